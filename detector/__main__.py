@@ -1,0 +1,5 @@
+"""`python -m detector` is the command `wholebody`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,136 @@
+"""The command `wholebody`.
+
+Commands import what they need themselves, so that `wholebody --help` is quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_model import app as model_app
+from .errors import InvalidSettings, WholebodyError
+from .settings import load_settings
+
+app = typer.Typer(
+    help='Whole-body pose: 133 keypoints per person, as a Learning Loop detector node and on the command line.',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(model_app, name='model')
+
+
+def main() -> None:
+    """Run the command line; errors of this project become one message on standard error."""
+    try:
+        app()
+    except InvalidSettings as error:
+        _fail(error, 2)
+    except WholebodyError as error:
+        _fail(error, 1)
+
+
+def _fail(error: WholebodyError, code: int) -> None:
+    for line in str(error).splitlines():
+        print(f'error: {line}', file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help='Address to bind to.  [default: NODE_HOST, else 0.0.0.0]')] = None,
+    port: Annotated[int | None, typer.Option(help='Port to bind to.  [default: BACKEND_PORT, else 8004]')] = None,
+) -> None:
+    """Serve the node: REST and Socket.IO on one port.
+
+    Settings come from the environment and from .env; the README lists them. Without LOOP_HOST the node contacts
+    nobody and stores no image. Without an installed model it serves the embedded test card model.
+    """
+    changes = {'node_host': host, 'backend_port': port}
+    settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
+
+    from .server import serve as serve_node
+
+    serve_node(settings)
+
+
+@app.command()
+def detect(
+    images: Annotated[list[Path], typer.Argument(help='Image files, or folders of them.', exists=True)],
+    output: Annotated[
+        Path | None,
+        typer.Option('--output', '-o', help='Write pictures with the skeletons: a file for one image, else a folder.'),
+    ] = None,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON, one line per image.')] = False,
+    url: Annotated[
+        str | None, typer.Option(help='Ask a running node, e.g. http://robot:8004, instead of running the model here.')
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help='A package to use instead of the installed model.', exists=True)
+    ] = None,
+) -> None:
+    """Find the persons in images and their 133 keypoints.
+
+    Prints a line per image, or JSON; images that fail are reported and make the exit status 1.
+    """
+    from .cli_detect import run
+
+    failed = run(load_settings(), images, output=output, as_json=as_json, url=url, model=model)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
+
+    The exit status is 1 if a check fails.
+    """
+    from .doctor import examine
+
+    settings = load_settings()
+    failed = False
+    for check in examine(settings):
+        failed |= check.state == 'failed'
+        print(f'{check.mark} {check.name}: {check.detail}')
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def card(
+    output: Annotated[Path, typer.Option('--output', '-o', help='Image file to write: .png or .jpg.')],
+    persons: Annotated[int, typer.Option(help='How many figures.', min=0, max=12)] = 1,
+    width: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 1280,
+    height: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 960,
+    background: Annotated[
+        Path | None, typer.Option(help='A picture to draw on; light grey without.', exists=True, dir_okay=False)
+    ] = None,
+) -> None:
+    """Draw a test card: a picture that the embedded model reads, to check a camera or the whole chain with."""
+    try:
+        from mock.test_card import write_card
+    except ImportError:
+        raise typer.BadParameter(
+            'the test card renderer is part of the source checkout (folder mock), not of the wheel; '
+            'an example card is installed: ' + str(_example_card())
+        ) from None
+    write_card(output, persons=persons, size=(width, height), background=background)
+    print(f'{output}: {persons} person{"" if persons == 1 else "s"}')
+
+
+def _example_card() -> Path:
+    from .embedded import EXAMPLE_CARD
+
+    return EXAMPLE_CARD
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option('--version', help='Print the version and exit.')] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of('wholebody-pose-node'))
+        raise typer.Exit

@@ -1,0 +1,134 @@
+"""`wholebody detect`: images from files, poses from the local engine or a running node."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import httpx
+from rich.console import Console
+from rich.progress import track
+
+from . import images, model_package, overlay
+from .engine import PoseEngine
+from .errors import InvalidRequest, WholebodyError
+from .images import Image
+from .model_store import ModelStore
+from .poses import Pose, poses_to_json
+from .settings import Settings
+
+_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
+_TIMEOUT_SECONDS: Final = 60
+
+
+class _Source(Protocol):
+    """Where poses come from."""
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        """The grouped form of an image's poses."""
+
+
+class _LocalEngine:
+    def __init__(self, settings: Settings, package: model_package.ModelPackage) -> None:
+        self._engine = PoseEngine(
+            package,
+            backend_type=settings.backend_type,
+            device=settings.device,
+            max_persons=settings.max_persons,
+        )
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        height, width = image.shape[:2]
+        start = time.perf_counter()
+        poses = self._engine.poses(image)
+        elapsed = round(1000 * (time.perf_counter() - start), 2)
+        answer = poses_to_json(poses, width=width, height=height, model_version=self._engine.package.model_version)
+        return answer | {'timing': {'inference_ms': elapsed}}
+
+
+class _Node:
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        try:
+            response = self._client.post('/poses', files={'file': (path.name, path.read_bytes())})
+            answer = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise WholebodyError(f'no answer from {self._client.base_url}: {error}') from error
+        if response.status_code != httpx.codes.OK:
+            raise WholebodyError(f'the node answers {response.status_code}: {answer.get("detail")}')
+        return dict(answer)
+
+
+def run(
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    output: Path | None,
+    as_json: bool,
+    url: str | None,
+    model: Path | None,
+) -> int:
+    """Detect on files and folders; print and draw the results.
+
+    :return: how many images failed.
+    :raises WholebodyError: there is nothing to work on or with.
+    """
+    files = list(_expand(paths))
+    if not files:
+        raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {", ".join(map(str, paths))}')
+    to_folder = len(files) > 1 or paths[0].is_dir()
+    with tempfile.TemporaryDirectory(prefix='wholebody-') as scratch:
+        source = _Node(url) if url else _LocalEngine(settings, _package(settings, model, Path(scratch)))
+        failed = 0
+        for base, path in track(files, 'detecting', console=Console(stderr=True), disable=len(files) == 1):
+            try:
+                _process(settings, source, path, _target(output, base, path) if to_folder else output, as_json)
+            except WholebodyError as error:
+                failed += 1
+                print(f'error: {path}: {error}', file=sys.stderr)
+    return failed
+
+
+def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
+    """Pairs of a base folder and an image file below it."""
+    for path in paths:
+        if path.is_dir():
+            yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in _ENDINGS)
+        else:
+            yield path.parent, path
+
+
+def _target(output: Path | None, base: Path, path: Path) -> Path | None:
+    return None if output is None else output / path.relative_to(base)
+
+
+def _package(settings: Settings, model: Path | None, scratch: Path) -> model_package.ModelPackage:
+    if model is None:
+        return model_package.open_package(ModelStore(settings.data_folder).current_or_embedded())
+    return model_package.open_package(model) if model.is_dir() else model_package.unpack(model, scratch)
+
+
+def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:
+    image = images.read(path, max_pixels=settings.max_image_pixels)
+    answer = source.detect(path, image)
+    if as_json:
+        print(json.dumps({'file': str(path)} | answer))
+    else:
+        print(_summary(path, answer, settings.confidence_threshold))
+    if target is not None:
+        poses = [Pose.from_json(pose) for pose in answer['poses']]
+        images.write(target, overlay.draw(image, poses, confidence_threshold=settings.confidence_threshold))
+
+
+def _summary(path: Path, answer: dict[str, Any], threshold: float) -> str:
+    persons = [
+        f'{pose["confidence"]:.2f} ({sum(point["confidence"] >= threshold for point in pose["keypoints"])} keypoints)'
+        for pose in answer['poses']
+    ]
+    found = f'{len(persons)} person{"" if len(persons) == 1 else "s"}'
+    return f'{path}: {found}{": " if persons else ""}{", ".join(persons)} [{answer["model_version"]}]'

@@ -1,0 +1,104 @@
+"""`wholebody model`: pack, verify, install and list model packages."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .settings import load_settings
+
+app = typer.Typer(help='Pack, verify, install and list model packages.', no_args_is_help=True)
+
+ColorOrderOption = Literal['RGB', 'BGR']
+Archive = Annotated[Path, typer.Argument(help='A package: a zip of model.json, det.onnx and pose.onnx.')]
+
+
+@app.command()
+def pack(
+    det: Annotated[Path, typer.Option(help='ONNX file of a YOLOX person detector.', exists=True, dir_okay=False)],
+    pose: Annotated[
+        Path, typer.Option(help='ONNX file of an RTMW or RTMPose whole-body estimator.', exists=True, dir_okay=False)
+    ],
+    output: Annotated[Path, typer.Option('--output', '-o', help='Package to write.')],
+    name: Annotated[str, typer.Option(help='Name of the model.')] = 'wholebody',
+    version: Annotated[str, typer.Option(help='Version, numbers and dots.')] = '1.0',
+    det_color: Annotated[ColorOrderOption, typer.Option(help='Channel order that the detector expects.')] = 'BGR',
+    pose_color: Annotated[ColorOrderOption, typer.Option(help='Channel order that the estimator expects.')] = 'RGB',
+    score_threshold: Annotated[float, typer.Option(help='Boxes below are dropped.', min=0, max=1)] = 0.5,
+    score_mapping: Annotated[
+        str, typer.Option(help='Raw keypoint score to confidence, as rising points raw:confidence.')
+    ] = '0:0,1:1',
+    origin: Annotated[str, typer.Option(help='Where the networks come from.')] = '',
+    licence: Annotated[str, typer.Option(help='Their licence.')] = '',
+) -> None:
+    """Pack two ONNX files into a package, and verify it.
+
+    The defaults are those of the published rtmlib models: BGR, 0..255 for YOLOX; RGB, ImageNet mean and standard
+    deviation for RTMW. Input sizes and the detector's output form are read from the files.
+    """
+    from .model_packing import pack_onnx
+
+    package = pack_onnx(
+        output,
+        detector=det,
+        estimator=pose,
+        name=name,
+        version=version,
+        detector_color=det_color,
+        estimator_color=pose_color,
+        score_threshold=score_threshold,
+        score_mapping=score_mapping,
+        origin=origin,
+        licence=licence,
+    )
+    print(f'{output}: {package.model_version}')
+
+
+@app.command()
+def verify(archive: Archive) -> None:
+    """Check a package wholly: files, description, hashes, and a trial inference."""
+    from .model_store import verify as verify_package
+
+    settings = load_settings()
+    package = verify_package(archive, backend_type=settings.backend_type, device=settings.device)
+    print(f'{archive}: {package.model_version} is valid')
+
+
+@app.command()
+def install(
+    archive: Archive,
+    replace: Annotated[bool, typer.Option('--replace', help='Install over the same version.')] = False,
+) -> None:
+    """Verify a package, install it into DATA_FOLDER and make it the current model.
+
+    A running node serves it after a restart.
+    """
+    from .model_store import ModelStore
+
+    settings = load_settings()
+    store = ModelStore(settings.data_folder)
+    package = store.install(archive, replace=replace, backend_type=settings.backend_type, device=settings.device)
+    print(f'{package.model_version} is installed in {package.folder} and current')
+
+
+@app.command('list')
+def list_models() -> None:
+    """List the installed models; the current one is marked."""
+    from .errors import InvalidPackage
+    from .model_package import open_package
+    from .model_store import ModelStore
+
+    store = ModelStore(load_settings().data_folder)
+    try:
+        current = store.current()
+    except InvalidPackage as error:
+        print(f'! {error}')
+        current = store.data_folder  # marks none
+    for model in store.installed():
+        if isinstance(model, InvalidPackage):
+            print(f'! {model}')
+        else:
+            mark = '*' if current is not None and model.folder.resolve() == current else ' '
+            print(f'{mark} {model.version}  {model.name}  {model.folder}')
+    embedded = open_package(store.embedded())
+    print(f'{" " if current else "*"} {embedded.version}  {embedded.name}  (embedded)')

@@ -1,0 +1,61 @@
+"""Every error that this project raises on purpose, each with the HTTP status that it is answered with.
+
+WholebodyError
+├── InvalidImage                400  the bytes are no image, or broken
+│   ├── UnsupportedImageFormat  415  an image of a kind that is not accepted
+│   └── ImageTooLarge           413  more bytes or pixels than the limit
+├── InvalidRequest              422  a field has the wrong type or value
+│   └── InvalidPackage          422  a model package fails its verification
+├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
+├── ModelUnavailable            503  no model serves (yet)
+├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
+└── InvalidSettings             500  a setting cannot be used; the node does not start
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+
+class WholebodyError(Exception):
+    """Base of all errors of this project; its text says what the caller can change."""
+
+    status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class InvalidImage(WholebodyError):
+    status = HTTPStatus.BAD_REQUEST
+
+
+class UnsupportedImageFormat(InvalidImage):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class ImageTooLarge(InvalidImage):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class InvalidRequest(WholebodyError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class InvalidPackage(InvalidRequest):
+    """A model package that fails its verification; the text names the field or file and the reason."""
+
+
+class NoLearningLoop(WholebodyError):
+    status = HTTPStatus.CONFLICT
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f'{what} needs a Learning Loop, and none is configured: set LOOP_HOST')
+
+
+class ModelUnavailable(WholebodyError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class RuntimeUnavailable(WholebodyError):
+    """An inference runtime or device that was asked for is missing or does not work."""
+
+
+class InvalidSettings(WholebodyError):
+    """One or more settings cannot be used; one line each."""

@@ -1,0 +1,172 @@
+"""Images: bytes and Socket.IO payloads ⇄ upright RGB arrays, within limits.
+
+An image is a uint8 array H×W×3, RGB, with its EXIF orientation applied.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from .errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageFormat
+
+Image = NDArray[np.uint8]
+
+FORMATS: Final = ('JPEG', 'MPO', 'PNG', 'WEBP')
+"""Pillow's names of the accepted formats; MPO is how it reads the multi-picture JPEGs of phones."""
+DEFAULT_MAX_PIXELS: Final = 64_000_000
+MAX_BYTES: Final = 64 * 1024**2
+"""Of one image as it is received; what rosys sends at most."""
+MIN_SIDE: Final = 8
+MAX_ASPECT_RATIO: Final = 64
+"""A longer strip would vanish in the person detector's letterbox."""
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Decode JPEG, PNG or WebP bytes of any colour mode into an upright RGB array.
+
+    Greyscale is repeated, 16 bits are reduced to 8, CMYK is converted, transparency is laid over white.
+
+    :raises UnsupportedImageFormat: another format, or an animation.
+    :raises ImageTooLarge: more than `max_pixels` pixels; seen before decoding.
+    :raises InvalidImage: no image, a broken one, or one of impossible size.
+    """
+    if not data:
+        raise InvalidImage('the image is empty (0 bytes)')
+    if len(data) > MAX_BYTES:
+        raise ImageTooLarge(f'the image has {len(data)} bytes; the limit is {MAX_BYTES}')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
+            picture = PillowImage.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise UnsupportedImageFormat('these bytes are not an image; send JPEG, PNG or WebP') from None
+    except PillowImage.DecompressionBombError:
+        raise ImageTooLarge(f'the image has more than the limit of {max_pixels} pixels') from None
+    except Exception as error:
+        raise InvalidImage(f'the image is broken: {error}') from error
+    with picture:
+        if picture.format not in FORMATS:
+            raise UnsupportedImageFormat(f'{picture.format} images are not accepted; send JPEG, PNG or WebP')
+        if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
+            raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
+        _check_size(picture.width, picture.height, max_pixels)
+        try:
+            array = np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+        except Exception as error:
+            raise InvalidImage(f'the image is broken: {error}') from error
+    return np.ascontiguousarray(array)
+
+
+def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode == 'RGB':
+        return picture
+    if picture.mode.startswith('I'):  # 16-bit greyscale, whatever the byte order
+        wide = np.asarray(picture).astype(np.int64)
+        return PillowImage.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)).convert('RGB')
+    if picture.has_transparency_data:
+        opaque = PillowImage.new('RGBA', picture.size, 'white')
+        opaque.alpha_composite(picture.convert('RGBA'))
+        return opaque.convert('RGB')
+    return picture.convert('RGB')
+
+
+def check(array: NDArray[Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Return the array if it is an image.
+
+    :raises InvalidImage: not uint8, not H×W×3, or of impossible size.
+    :raises ImageTooLarge: more than `max_pixels` pixels.
+    """
+    if array.dtype != np.uint8:
+        raise InvalidImage(f'the image array is {array.dtype}; send uint8, 0..255')
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise InvalidImage(f'the image array has the shape {array.shape}; send (height, width, 3), RGB')
+    _check_size(array.shape[1], array.shape[0], max_pixels)
+    return array
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageTooLarge(f'the image is {width}×{height} pixels; the limit is {max_pixels} (MAX_IMAGE_PIXELS)')
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImage(f'the image is {width}×{height} pixels; each side needs at least {MIN_SIDE}')
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidImage(
+            f'the image is {width}×{height} pixels; its sides may differ {MAX_ASPECT_RATIO}-fold at most'
+        )
+
+
+def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Read the image of a Socket.IO event.
+
+    :param payload: `{'bytes': …, 'dtype': 'uint8', 'shape': (height, width, 3)}`, RGB in C order, or
+        `{'format': 'jpeg', 'bytes': …}` with the bytes of an image file.
+    :raises InvalidRequest: the payload has not this form.
+    :raises InvalidImage: the image is broken or not acceptable (see `decode` and `check`).
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest("'image' must be an object with bytes, dtype and shape, or with format 'jpeg' and bytes")
+    data = payload.get('bytes')
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidRequest("'image' lacks its binary field 'bytes'")
+    match payload.get('format', 'raw'):
+        case 'jpeg':
+            return decode(bytes(data), max_pixels=max_pixels)
+        case 'raw':
+            return _from_raw(data, payload.get('dtype'), payload.get('shape'), max_pixels)
+        case other:
+            raise InvalidRequest(f"the image's format is {other!r}; send 'raw' or 'jpeg'")
+
+
+def _from_raw(data: bytes | bytearray | memoryview, dtype: object, shape: object, max_pixels: int) -> Image:
+    if dtype != 'uint8':
+        raise InvalidImage(f"the image's dtype is {dtype!r}; send 'uint8', 0..255")
+    if not (isinstance(shape, list | tuple) and all(type(size) is int and size >= 0 for size in shape)):
+        raise InvalidRequest(f"the image's shape is {shape!r}; send (height, width, 3)")
+    if len(shape) != 3 or shape[2] != 3:
+        raise InvalidImage(f"the image's shape is {tuple(shape)}; send (height, width, 3), RGB")
+    _check_size(shape[1], shape[0], max_pixels)
+    expected = shape[0] * shape[1] * 3
+    if len(data) != expected:
+        raise InvalidImage(f'the image has {len(data)} bytes; its shape {tuple(shape)} needs {expected}')
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
+    """Encode an RGB array as JPEG."""
+    buffer = io.BytesIO()
+    PillowImage.fromarray(image).save(buffer, format='JPEG', quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Read an image file.
+
+    :raises InvalidImage: see `decode`; also if the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidImage(f'{path}: {error.strerror}') from error
+    return decode(data, max_pixels=max_pixels)
+
+
+def write(path: Path, image: Image) -> None:
+    """Write an RGB array as JPEG, PNG or WebP, by the file's ending.
+
+    :raises UnsupportedImageFormat: another ending.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match path.suffix.lower():
+        case '.jpg' | '.jpeg':
+            path.write_bytes(encode_jpeg(image))
+        case '.png' | '.webp':
+            PillowImage.fromarray(image).save(path)
+        case other:
+            raise UnsupportedImageFormat(f'{path.name}: the ending {other!r} is none of .jpg, .png, .webp')

@@ -1,0 +1,82 @@
+"""Pose: one person's box and 133 keypoints, and its conversion to and from JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pose:
+    """One person's box and keypoints in pixels of the upright image; (0, 0) is the centre of its upper left pixel.
+
+    :param box: shape (4,), float32: x1, y1, x2, y2.
+    :param box_confidence: 0..1.
+    :param keypoints: shape (133, 2), float32: x, y.
+    :param confidences: shape (133,), float32, 0..1; always all 133, since a low confidence is information.
+    :raises ValueError: an array of another shape.
+    """
+
+    box: FloatArray
+    box_confidence: float
+    keypoints: FloatArray
+    confidences: FloatArray
+
+    def __post_init__(self) -> None:
+        shapes = self.box.shape, self.keypoints.shape, self.confidences.shape
+        if shapes != ((4,), (KEYPOINT_COUNT, 2), (KEYPOINT_COUNT,)):
+            raise ValueError(f'box, keypoints and confidences have the shapes {shapes}')
+
+    def to_json(self) -> dict[str, Any]:
+        """The grouped form of `POST /poses`: coordinates in pixels to 0.01, confidences to 0.0001."""
+        points = np.round(self.keypoints.astype(np.float64), 2).tolist()
+        confidences = np.round(self.confidences.astype(np.float64), 4).tolist()
+        x1, y1, x2, y2 = np.round(self.box.astype(np.float64), 2).tolist()
+        return {
+            'box': {'x': x1, 'y': y1, 'width': round(x2 - x1, 2), 'height': round(y2 - y1, 2)},
+            'confidence': round(float(self.box_confidence), 4),
+            'keypoints': [
+                {'name': name, 'x': x, 'y': y, 'confidence': confidence}
+                for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> 'Pose':
+        """The inverse of `to_json`; keypoints may come in any order.
+
+        :raises KeyError: a field or keypoint name is missing or unknown.
+        """
+        keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
+        confidences = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
+        for point in data['keypoints']:
+            index = KEYPOINT_INDEX[point['name']]
+            keypoints[index] = point['x'], point['y']
+            confidences[index] = point['confidence']
+        box = data['box']
+        corners = box['x'], box['y'], box['x'] + box['width'], box['y'] + box['height']
+        return cls(
+            box=np.array(corners, dtype=np.float32),
+            box_confidence=float(data['confidence']),
+            keypoints=keypoints,
+            confidences=confidences,
+        )
+
+
+def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_version: str) -> dict[str, Any]:
+    """The grouped answer for one image.
+
+    :param width: of the upright image in pixels.
+    :param height: of the upright image in pixels.
+    """
+    return {
+        'poses': [pose.to_json() for pose in poses],
+        'image': {'width': width, 'height': height},
+        'model_version': model_version,
+    }

@@ -1,0 +1,112 @@
+"""The REST routes that this node adds to upstream's, or has in their place."""
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from fastapi import APIRouter, File, Header, Request, UploadFile
+from fastapi.responses import JSONResponse
+from learning_loop_node.data_classes import AboutResponse, ImageMetadata
+
+from . import upstream
+from .errors import ModelUnavailable
+from .poses import poses_to_json
+
+if TYPE_CHECKING:
+    from .node import WholebodyNode
+
+router = APIRouter()
+
+ImageFile = Annotated[UploadFile, File(description='JPEG, PNG or WebP')]
+OptionalHeader = Annotated[str | None, Header(convert_underscores=False)]
+HyphenHeader = Annotated[str | None, Header(include_in_schema=False)]
+
+
+def _node(request: Request) -> 'WholebodyNode':
+    return cast('WholebodyNode', request.app)
+
+
+def as_dict(answer: Any) -> dict[str, Any]:
+    """A dataclass of upstream as plain data; enums in it are strings already."""
+    return asdict(answer)
+
+
+@router.post('/detect', response_model=ImageMetadata, tags=['detect'])
+async def detect(
+    request: Request,
+    file: ImageFile,
+    camera_id: OptionalHeader = None,
+    tags: Annotated[str | None, Header(description='Separated by commas')] = None,
+    source: Annotated[str | None, Header()] = None,
+    autoupload: Annotated[Literal['filtered', 'all', 'disabled'], Header()] = 'filtered',
+    creation_date: OptionalHeader = None,
+    hyphen_camera_id: Annotated[HyphenHeader, Header(alias='camera-id')] = None,
+    hyphen_creation_date: Annotated[HyphenHeader, Header(alias='creation-date')] = None,
+) -> JSONResponse:
+    """Find the persons in an image: boxes, and 133 points per person in the order of the boxes.
+
+        curl -F file=@photo.jpg localhost:8004/detect -H 'camera_id: front' -H 'tags: a,b' -H 'autoupload: disabled'
+
+    The headers `camera_id` and `creation_date` may be spelled with a hyphen too.
+    """
+    metadata = await _node(request).get_detections(
+        await file.read(),
+        [tag.strip() for tag in tags.split(',') if tag.strip()] if tags else [],
+        camera_id=camera_id or hyphen_camera_id,
+        source=source,
+        autoupload=autoupload,
+        creation_date=creation_date or hyphen_creation_date,
+    )
+    return await asyncio.to_thread(lambda: JSONResponse(as_dict(metadata)))
+
+
+@router.post('/poses', tags=['detect'])
+async def poses(request: Request, file: ImageFile) -> JSONResponse:
+    """Find the persons in an image: one object per person, with its 133 named keypoints.
+
+        curl -F file=@photo.jpg localhost:8004/poses
+
+    Nothing is uploaded to the Learning Loop.
+    """
+    return await asyncio.to_thread(JSONResponse, await grouped_poses(_node(request), await file.read()))
+
+
+async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
+    """The grouped form of one image's poses.
+
+    :param image: encoded bytes, or an RGB uint8 array H×W×3.
+    :raises WholebodyError: see `WholebodyNode.estimate`.
+    """
+    estimate = await node.estimate([image])
+    height, width = estimate.images[0].shape[:2]
+    answer = await asyncio.to_thread(
+        poses_to_json,
+        estimate.poses[0],
+        width=width,
+        height=height,
+        model_version=estimate.logic.package.model_version,
+    )
+    return answer | {'timing': estimate.timing}
+
+
+@router.get('/about', response_model=AboutResponse, tags=['about'])
+async def about(request: Request) -> JSONResponse:
+    """What this node is doing, which model serves, and how to get a real one."""
+    return JSONResponse(_node(request).about())
+
+
+@router.get('/health', tags=['operation'])
+async def health() -> dict[str, str]:
+    """Whether the process is alive; says nothing of a model."""
+    return {'status': 'UP'}
+
+
+@router.get('/ready', tags=['operation'])
+async def ready(request: Request) -> dict[str, str]:
+    """Whether a model serves; 503 if none does."""
+    node = _node(request)
+    try:
+        logic, _ = upstream.active_detector(node)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(node.build_error or str(error)) from None
+    return {'status': 'READY', 'model_version': logic.package.model_version}

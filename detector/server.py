@@ -1,0 +1,49 @@
+"""Serving a node with uvicorn, and its logging."""
+
+import logging.config
+
+import uvicorn
+
+from .settings import Settings
+from .sio_events import MAX_MESSAGE_BYTES
+
+SHUTDOWN_SECONDS = 5
+
+
+def serve(settings: Settings) -> None:
+    """Serve a node until SIGTERM or SIGINT."""
+    from .node import WholebodyNode
+
+    configure_logging(settings)  # after learning_loop_node, whose import replaces all handlers
+    uvicorn.run(
+        WholebodyNode(settings),
+        host=settings.node_host,
+        port=settings.backend_port,
+        lifespan='on',
+        log_config=None,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+def configure_logging(settings: Settings) -> None:
+    """One line per message on standard error, from `settings.effective_log_level` upwards."""
+    level = settings.effective_log_level
+    chatter = level if settings.debug or settings.loop_host is not None else 'WARNING'
+    logging.config.dictConfig(
+        {
+            'version': 1,
+            'disable_existing_loggers': False,
+            'formatters': {'line': {'format': '%(asctime)s %(levelname)-8s %(name)s: %(message)s'}},
+            'handlers': {'stderr': {'class': 'logging.StreamHandler', 'formatter': 'line'}},
+            'root': {'level': 'DEBUG' if settings.debug else 'WARNING', 'handlers': ['stderr']},
+            'loggers': {
+                'wholebody': {'level': level},
+                'uvicorn': {'level': level},
+                'Node': {'level': chatter, 'handlers': [], 'propagate': True},
+                'loop_communication': {'level': chatter},
+                'uvicorn.access': {'level': 'DEBUG' if settings.debug else 'WARNING'},
+                'learning_loop_node.helpers.environment_reader': {'level': 'ERROR'},  # lists what is not set
+            },
+        }
+    )

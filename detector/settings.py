@@ -1,0 +1,175 @@
+"""Every setting in one place: environment variables (and a `.env` file) read once, checked, documented.
+
+`LOOP_*`, `DATA_FOLDER` and the rest of learning_loop_node's own variables are read here too and handed on to it
+by `detector.upstream`; nothing else in the project reads the environment.
+"""
+
+import ipaddress
+import socket
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import InvalidSettings
+from .images import DEFAULT_MAX_PIXELS
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """All settings; each field's description is its line in the README.
+
+    :raises pydantic.ValidationError: an unknown or ill-typed value; `load_settings` makes one line of each.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file='.env', env_ignore_empty=True, extra='ignore', frozen=True, populate_by_name=True
+    )
+
+    # Learning Loop
+    loop_host: str | None = Field(
+        None,
+        validation_alias=AliasChoices('LOOP_HOST', 'HOST'),
+        description='Learning Loop to follow and to send to; unset: no traffic to anybody, nothing is stored',
+    )
+    loop_organization: str = Field(
+        'local', validation_alias=AliasChoices('LOOP_ORGANIZATION', 'ORGANIZATION'), description='Organization there'
+    )
+    loop_project: str = Field(
+        'wholebody', validation_alias=AliasChoices('LOOP_PROJECT', 'PROJECT'), description='Project there'
+    )
+    loop_username: str = Field(
+        '', validation_alias=AliasChoices('LOOP_USERNAME', 'USERNAME'), description='User name there'
+    )
+    loop_password: SecretStr = Field(
+        SecretStr(''), validation_alias=AliasChoices('LOOP_PASSWORD', 'PASSWORD'), description='Password there'
+    )
+    loop_ssl_cert_path: Path | None = Field(None, description='Certificate file that the Loop is checked against')
+    version_control_default: Annotated[Literal['follow_loop', 'pause'], BeforeValidator(_lower)] = Field(
+        'follow_loop', description='Whether to follow the deployment target from the start: `follow_loop` or `pause`'
+    )
+    sync_cycles: int = Field(6, ge=1, description='Status reports to the Loop: one every so many cycles of 5 seconds')
+    exclusive_model_build: bool = Field(
+        False, description='Unload the old model before the new one is built (for small GPUs)'
+    )
+    skip_repeat_on_start: bool = Field(
+        False, description='Start without contacting the Loop until `PUT /socketio` says on'
+    )
+    use_backdoor_controls: bool = Field(
+        False, description='Add `POST /reset`, for tests only: it deletes `DATA_FOLDER`'
+    )
+    max_outbox_size: int = Field(1000, ge=1, description='Images of normal priority that may wait for upload')
+    min_uncertain_threshold: Fraction = Field(0.3, description='Confidences from here …')
+    max_uncertain_threshold: Fraction = Field(0.6, description='… to here count as uncertain')
+
+    # node
+    node_name: str = Field('wholebody', min_length=1, description='Name that the Loop shows')
+    node_version: str | None = Field(None, description='Version that the Loop shows')
+    node_host: str = Field('0.0.0.0', description='Address to bind to')
+    backend_port: int = Field(
+        8004,
+        ge=1,
+        le=65535,
+        validation_alias=AliasChoices('BACKEND_PORT', 'NODE_PORT'),
+        description='Port to bind to',
+    )
+    data_folder: Path = Field(
+        default_factory=lambda: user_data_path('wholebody'),
+        description='Folder for installed models, outbox and node id (in the image `/data`)',
+    )
+    debug: bool = Field(False, description='Log at level DEBUG, whatever `LOG_LEVEL` says')
+    log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
+        'INFO', description='Least severe messages that are logged'
+    )
+
+    # engine
+    backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], BeforeValidator(_lower)] = Field(
+        'auto', description='Inference runtime: `auto`, `onnxruntime`, `openvino` or `opencv`'
+    )
+    device: Annotated[str, BeforeValidator(_lower)] = Field(
+        'cpu',
+        pattern=r'^(cpu|cuda(:\d+)?|tensorrt(:\d+)?|mps|gpu|npu)$',
+        description='`cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps` (CoreML), or `gpu`, `npu` (OpenVINO)',
+    )
+    mode: Annotated[Literal['lightweight', 'balanced', 'performance'] | None, BeforeValidator(_lower)] = Field(
+        None,
+        description='Published model that this machine is meant to run: `lightweight`, `balanced` or `performance`',
+    )
+    confidence_threshold: Fraction = Field(0.3, description='Keypoints below are not drawn')
+    max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
+    max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=64, description='Larger images are refused before decoding')
+
+    # Label Studio
+    label_studio_url: str | None = Field(
+        None, pattern=r'^https?://', description='Label Studio, e.g. `http://localhost:8080`'
+    )
+    label_studio_api_token: SecretStr | None = Field(None, description='Its API token, legacy or personal access token')
+
+    @field_validator('loop_host')
+    @classmethod
+    def _not_a_bind_address(cls, host: str | None) -> str | None:
+        """`HOST` is often an address to bind to (0.0.0.0) or this machine's own name: then it is no Loop."""
+        if host is None or host == socket.gethostname():
+            return None
+        try:
+            return None if ipaddress.ip_address(host).is_unspecified else host
+        except ValueError:
+            return host
+
+    @model_validator(mode='after')
+    def _consistent(self) -> Self:
+        if self.min_uncertain_threshold > self.max_uncertain_threshold:
+            raise ValueError('MIN_UNCERTAIN_THRESHOLD is above MAX_UNCERTAIN_THRESHOLD')
+        if self.loop_host is not None:
+            for field in ('loop_organization', 'loop_project'):
+                if field not in self.model_fields_set:
+                    raise ValueError(f'{field.upper()} must be set when LOOP_HOST is')
+        return self
+
+    @property
+    def loop_url(self) -> str | None:
+        """Base address of the Learning Loop, by the rule of learning_loop_node: https only for learning-loop.ai."""
+        if self.loop_host is None or '://' in self.loop_host:
+            return self.loop_host
+        return f'{"https" if "learning-loop.ai" in self.loop_host else "http"}://{self.loop_host}'
+
+    @property
+    def effective_log_level(self) -> str:
+        return 'DEBUG' if self.debug else self.log_level
+
+
+def environment_name(field: str) -> str:
+    """The environment variable of a settings field."""
+    return field.upper()
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment and `.env`.
+
+    :param overrides: fields that the caller sets, e.g. from the command line.
+    :raises InvalidSettings: one line per setting that cannot be used.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise InvalidSettings('\n'.join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: object) -> str:
+    assert isinstance(problem, dict)
+    name = environment_name(str(problem['loc'][0])) if problem['loc'] else ''
+    value = problem.get('input')
+    shown = f'={value}' if isinstance(value, str) and 'PASSWORD' not in name and 'TOKEN' not in name else ''
+    message = str(problem['msg']).removeprefix('Value error, ')
+    return f'{name}{shown}: {message}' if name else message
