@@ -75,6 +75,8 @@ def detect(
 
     Prints a line per image, or JSON; images that fail are reported and make the exit status 1.
     """
+    if url and model:
+        raise typer.BadParameter('a node runs its own model: give --url or --model, not both')
     from .cli_detect import run
 
     failed = run(load_settings(), images, output=output, as_json=as_json, url=url, model=model)

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -50,8 +51,8 @@ class _LocalEngine:
 
 
 class _Node:
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
 
     def detect(self, path: Path, image: Image) -> dict[str, Any]:
         try:
@@ -82,9 +83,14 @@ def run(
     if not files:
         raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {", ".join(map(str, paths))}')
     to_folder = len(files) > 1 or paths[0].is_dir()
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as scratch:
-        source = _Node(url) if url else _LocalEngine(settings, _package(settings, model, Path(scratch)))
-        failed = 0
+    failed = 0
+    with ExitStack() as stack:
+        source: _Source
+        if url:
+            source = _Node(stack.enter_context(httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)))
+        else:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
+            source = _LocalEngine(settings, _package(settings, model, Path(scratch)))
         for base, path in track(files, 'detecting', console=Console(stderr=True), disable=len(files) == 1):
             try:
                 _process(settings, source, path, _target(output, base, path) if to_folder else output, as_json)

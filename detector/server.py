@@ -1,6 +1,8 @@
 """Serving a node with uvicorn, and its logging."""
 
 import logging.config
+import signal
+import sys
 
 import uvicorn
 
@@ -11,9 +13,11 @@ SHUTDOWN_SECONDS = 5
 
 
 def serve(settings: Settings) -> None:
-    """Serve a node until SIGTERM or SIGINT."""
+    """Serve a node until SIGTERM or SIGINT; the process then ends with status 0."""
     from .node import WholebodyNode
 
+    # uvicorn raises the signal once more when it is done
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logging(settings)  # after learning_loop_node, whose import replaces all handlers
     uvicorn.run(
         WholebodyNode(settings),

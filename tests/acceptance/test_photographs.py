@@ -1,0 +1,117 @@
+"""Real weights and real photographs, where WHOLEBODY_TEST_DATA names a folder that holds them.
+
+The folder holds `yolox_nano_coco80.onnx` (YOLOX-nano with its published COCO weights, raw output, 416×416),
+photographs, and `coco_wholebody_two_images.json` with their persons in COCO-WholeBody's own fields.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+
+from detector import images
+from detector.engine import PersonDetector, PoseEngine
+from detector.model_package import unpack
+from detector.model_packing import pack_onnx
+from detector.runtimes import FloatArray, Runtime
+from mock.test_card_model import build_estimator
+
+from ..cards import iou
+
+DATA = os.environ.get('WHOLEBODY_TEST_DATA')
+pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with weights and photographs')
+
+
+def photographs() -> list[dict[str, Any]]:
+    """The images of the annotation file, each with its persons' boxes x, y, width, height, largest first."""
+    if DATA is None:
+        return []
+    annotations = json.loads((Path(DATA) / 'coco_wholebody_two_images.json').read_text())
+    return [
+        image
+        | {
+            'boxes': sorted(
+                (person['bbox'] for person in annotations['annotations'] if person['image_id'] == image['id']),
+                key=lambda box: -box[2] * box[3],
+            )
+        }
+        for image in annotations['images']
+    ]
+
+
+@pytest.fixture(scope='module')
+def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
+    """YOLOX-nano, packed by our own command's function, beside the test card's estimator."""
+    folder = tmp_path_factory.mktemp('nano')
+    onnx.save(build_estimator(), folder / 'rtmw.onnx')
+    pack_onnx(
+        folder / 'nano.zip',
+        detector=Path(str(DATA)) / 'yolox_nano_coco80.onnx',
+        estimator=folder / 'rtmw.onnx',
+        name='nano',
+        version='1.0',
+    )
+    (folder / 'unpacked').mkdir()
+    return PoseEngine(unpack(folder / 'nano.zip', folder / 'unpacked'))
+
+
+@pytest.mark.parametrize('photograph', photographs(), ids=lambda image: str(image['file_name']))
+def test_the_largest_person_is_found_and_nothing_but_persons(engine: PoseEngine, photograph: dict[str, Any]) -> None:
+    """IoU ≥ 0.6 with the annotated box; every other box lies on an annotated person too."""
+    image = images.read(Path(str(DATA)) / photograph['file_name'])
+    poses = engine.poses(image)
+    truth = [np.array([x, y, x + width, y + height]) for x, y, width, height in photograph['boxes']]
+    assert max(iou(pose.box, truth[0]) for pose in poses) >= 0.6
+    for pose in poses:
+        assert max(iou(pose.box, box) for box in truth) > 0.3
+    assert all(pose.confidences.shape == (133,) for pose in poses)
+
+
+class Recorder(Runtime):
+    """Passes on to a runtime and keeps the last batch."""
+
+    name = 'recorder'
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.batch = np.zeros(0, dtype=np.float32)
+
+    def run(self, batch: FloatArray) -> list[Any]:
+        self.batch = batch.copy()
+        return self.runtime.run(batch)
+
+
+def test_bgr_goes_into_the_detector(engine: PoseEngine) -> None:
+    """What reaches the network of a photograph: blue first, 0..255, letterboxed upper left on 114."""
+    recorder = Recorder(engine.detector.runtime)
+    detector = PersonDetector(recorder, engine.detector.spec)
+    image = images.read(Path(str(DATA)) / photographs()[0]['file_name'])
+    detector.detect(image)
+    assert recorder.batch.shape == (1, 3, 416, 416)
+    ratio = 416 / max(image.shape[:2])
+    small = cv2.resize(image, (int(image.shape[1] * ratio), int(image.shape[0] * ratio)))
+    height, width = small.shape[:2]
+    for channel, colour in enumerate((2, 1, 0)):
+        np.testing.assert_array_equal(recorder.batch[0, channel, :height, :width], small[..., colour])
+    assert (recorder.batch[0, :, height:] == 114).all()
+
+
+def test_other_classes_do_not_appear(engine: PoseEngine) -> None:
+    """The same network finds other things on these photographs; none of them becomes a person."""
+    others = 0
+    for photograph in photographs():
+        image = images.read(Path(str(DATA)) / photograph['file_name'])
+        pixels, _ = engine.detector.preprocess(np.ascontiguousarray(image[..., ::-1]))
+        (rows,) = engine.detector._infer(pixels)[0]
+        classes = (rows[:, 4:5] * rows[:, 5:]).argmax(axis=1)
+        scores = (rows[:, 4:5] * rows[:, 5:]).max(axis=1)
+        others += int(((scores > 0.5) & (classes != 0)).sum())
+        truth = [np.array([x, y, x + width, y + height]) for x, y, width, height in photograph['boxes']]
+        for box in engine.detector.detect(image)[0]:
+            assert max(iou(box, person) for person in truth) > 0.3
+    assert others > 0

@@ -1,0 +1,52 @@
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detector import model_package
+from detector.embedded import EMBEDDED_PACKAGE
+from detector.engine import PoseEngine
+from detector.model_package import ModelPackage
+
+from .processes import NodeProcess, running_node
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption('--integration', action='store_true', help='also run what must be installed first')
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --integration, leave those tests out and say so; with it nothing may be skipped."""
+    if config.getoption('--integration'):
+        return
+    chosen = [item for item in items if item.get_closest_marker('integration') is None]
+    left_out = [item for item in items if item.get_closest_marker('integration') is not None]
+    items[:] = chosen
+    config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture(autouse=True)
+def _away_from_any_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads a developer's .env."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope='session')
+def embedded() -> Iterator[ModelPackage]:
+    """The embedded package, unpacked."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield model_package.unpack(EMBEDDED_PACKAGE, Path(folder))
+
+
+@pytest.fixture(scope='session')
+def engine(embedded: ModelPackage) -> PoseEngine:
+    """An engine that runs the embedded package."""
+    return PoseEngine(embedded)
+
+
+@pytest.fixture(scope='session')
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node process without a Learning Loop, with the embedded model."""
+    with running_node(tmp_path_factory.mktemp('node')) as running:
+        yield running

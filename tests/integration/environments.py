@@ -1,0 +1,27 @@
+"""Virtual environments of their own for what must not share ours; made once, then reused."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def python_with(name: str, *requirements: str) -> Path:
+    """The interpreter of an environment that holds these requirements.
+
+    :param name: names the environment; change it with the requirements.
+    """
+    folder = user_cache_path('wholebody-tests') / name
+    python = folder / 'bin' / 'python'
+    complete = folder / 'complete'
+    if not complete.exists():
+        uv = os.environ.get('UV') or shutil.which('uv')
+        assert uv, 'uv is needed to make environments for integration tests'
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([uv, 'venv', '--quiet', '--python', '3.11', folder], check=True)
+        install = [uv, 'pip', 'install', '--quiet', '--compile-bytecode', '--python', python]
+        subprocess.run([*install, *requirements], check=True)
+        complete.touch()
+    return python

@@ -1,0 +1,48 @@
+"""The real edge client: rosys' DetectorHardware in a process and an environment of its own."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.images import Image
+from mock.test_card import arrange
+
+from ..cards import assert_read, make_card, poses_of
+from ..processes import NodeProcess
+from .environments import python_with
+
+pytestmark = pytest.mark.integration
+
+CLIENT = Path(__file__).parent / 'rosys_client.py'
+
+
+def drive(node: NodeProcess, frame: Image, transmission: str, folder: Path) -> dict[str, Any]:
+    np.save(folder / 'frame.npy', frame)
+    python = python_with('rosys-0.37', 'rosys==0.37.*')
+    command = [python, CLIENT, str(node.port), folder / 'frame.npy', transmission, folder / 'result.json']
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return dict(json.loads((folder / 'result.json').read_text()))
+
+
+@pytest.mark.parametrize('transmission', ['RAW', 'JPEG'])
+def test_rosys_gets_poses_from_a_4k_frame(node: NodeProcess, tmp_path: Path, transmission: str) -> None:
+    """detect and batch_detect within rosys' 5 seconds, raw in one message of 24 MB or as JPEG."""
+    figures = arrange(2, (3840, 2160))
+    answers = drive(node, make_card(figures, width=3840, height=2160), transmission, tmp_path)
+    assert_read(poses_of(answers['detect']), figures)
+    assert len(answers['batch_detect']) == 2
+    for item in answers['batch_detect']:
+        assert_read(poses_of(item), figures)
+
+
+def test_rosys_reads_about_and_the_model_version(node: NodeProcess, tmp_path: Path) -> None:
+    """What this node adds to upstream's answer does not disturb its parser."""
+    answers = drive(node, make_card(), 'RAW', tmp_path)
+    assert_read(poses_of(answers['detect']))
+    assert answers['about']['operation_mode'] == 'idle'
+    assert answers['model_version']['current_version'] == '0.0'

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector import runtimes
+from detector.errors import RuntimeUnavailable
+from detector.model_package import ModelPackage
+from detector.runtimes import BackendType, Runtime, open_runtime, usable_cpus
+
+from .cards import make_card
+
+BACKENDS: tuple[BackendType, ...] = ('onnxruntime', 'openvino', 'opencv')
+
+
+@pytest.mark.parametrize('role', ['detector', 'estimator'])
+def test_all_runtimes_compute_the_same(embedded: ModelPackage, role: str) -> None:
+    """The embedded networks give the same numbers on ONNX Runtime, OpenVINO (f32) and OpenCV DNN."""
+    path = embedded.detector_path if role == 'detector' else embedded.estimator_path
+    card = make_card(width=720, height=480)
+    if role == 'detector':
+        batch = np.full((1, 3, 640, 640), 114, dtype=np.float32)
+        batch[0, :, :480, :640] = card[:, :640, ::-1].transpose(2, 0, 1)
+    else:
+        crop = card[20:276, 30:222].astype(np.float32)
+        batch = ((crop - (123.675, 116.28, 103.53)) / (58.395, 57.12, 57.375)).transpose(2, 0, 1)[None]
+        batch = np.concatenate([batch, batch[..., ::-1]])
+    batch = np.ascontiguousarray(batch, dtype=np.float32)
+    reference, *others = (open_runtime(path, backend_type=backend).run(batch) for backend in BACKENDS)
+    assert any(output.max() > 0.5 for output in reference)
+    for outputs in others:
+        assert [output.shape for output in outputs] == [output.shape for output in reference]
+        for ours, theirs in zip(outputs, reference, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_device_that_is_not_there_is_an_error(embedded: ModelPackage) -> None:
+    """No silent fall-back to the CPU."""
+    for device in ('cuda', 'cuda:1', 'tensorrt', 'mps'):
+        with pytest.raises(RuntimeUnavailable, match=f'DEVICE={device}'):
+            open_runtime(embedded.detector_path, backend_type='onnxruntime', device=device)
+    with pytest.raises(RuntimeUnavailable, match='openvino knows cpu, gpu and npu'):
+        open_runtime(embedded.detector_path, backend_type='openvino', device='cuda')
+    with pytest.raises(RuntimeUnavailable, match='cpu only'):
+        open_runtime(embedded.detector_path, backend_type='opencv', device='cuda')
+    with pytest.raises(RuntimeUnavailable, match='BACKEND_TYPE=openvino'):
+        open_runtime(embedded.detector_path, backend_type='onnxruntime', device='npu')
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_file_that_is_no_network_is_an_error(tmp_path: Path, backend: BackendType) -> None:
+    """The message names the runtime and the file."""
+    path = tmp_path / 'text.onnx'
+    path.write_text('hello')
+    with pytest.raises(RuntimeUnavailable, match=f'{backend} on cpu cannot load text.onnx'):
+        open_runtime(path, backend_type=backend)
+
+
+def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` passes over what is missing; asking for it by name is an error."""
+    real = runtimes.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtimes.importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else real(name)
+    )
+    assert runtimes.choose_backend('cpu') == 'openvino'
+    assert open_runtime(embedded.detector_path).name == 'openvino on CPU'
+    with pytest.raises(RuntimeUnavailable, match='onnxruntime is not installed'):
+        open_runtime(embedded.detector_path, backend_type='onnxruntime')
+    monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(RuntimeUnavailable, match='no inference runtime'):
+        runtimes.choose_backend('cpu')
+
+
+def test_the_runtime_says_what_it_is(embedded: ModelPackage) -> None:
+    """Operators see it in /about."""
+    runtime: Runtime = open_runtime(embedded.detector_path)
+    assert runtime.name == 'onnxruntime on CPUExecutionProvider'
+    assert usable_cpus() >= 1
