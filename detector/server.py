@@ -39,7 +39,8 @@ def configure_logging(settings: Settings) -> None:
             'version': 1,
             'disable_existing_loggers': False,
             'formatters': {'line': {'format': '%(asctime)s %(levelname)-8s %(name)s: %(message)s'}},
-            'handlers': {'stderr': {'class': 'logging.StreamHandler', 'formatter': 'line'}},
+            'filters': {'fit': {'()': _FitForDetectors}},
+            'handlers': {'stderr': {'class': 'logging.StreamHandler', 'formatter': 'line', 'filters': ['fit']}},
             'root': {'level': 'DEBUG' if settings.debug else 'WARNING', 'handlers': ['stderr']},
             'loggers': {
                 'wholebody': {'level': level},
@@ -51,3 +52,10 @@ def configure_logging(settings: Settings) -> None:
             },
         }
     )
+
+
+class _FitForDetectors(logging.Filter):
+    """Drops what learning_loop_node says at every start and what only matters to trainers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return 'jpeginfo' not in str(record.msg)

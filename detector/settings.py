@@ -173,3 +173,35 @@ def _explain(problem: object) -> str:
     shown = f'={value}' if isinstance(value, str) and 'PASSWORD' not in name and 'TOKEN' not in name else ''
     message = str(problem['msg']).removeprefix('Value error, ')
     return f'{name}{shown}: {message}' if name else message
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table: environment variables with their aliases, defaults, descriptions."""
+    rows = ['| variable | default | meaning |', '|---|---|---|']
+    for field, info in Settings.model_fields.items():
+        alias = info.validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [environment_name(field)]
+        shown = ' or '.join(f'`{name}`' for name in names)
+        rows.append(f'| {shown} | {_default(field, info.default)} | {info.description} |')
+    return '\n'.join(rows) + '\n'
+
+
+def _default(field: str, default: object) -> str:
+    if field == 'data_folder':
+        return "the user's data folder"
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    return '' if default in (None, '') else f'`{str(default).lower() if isinstance(default, bool) else default}`'
+
+
+def _update_readme() -> None:
+    """Write the table into the README of the checkout."""
+    readme = Path(__file__).parent.parent / 'README.md'
+    head, _, rest = readme.read_text().partition('<!-- settings:')
+    marker, _, rest = rest.partition('-->\n')
+    _, end, tail = rest.partition('<!-- end of settings -->')
+    readme.write_text(f'{head}<!-- settings:{marker}-->\n{settings_table()}{end}{tail}')
+
+
+if __name__ == '__main__':
+    _update_readme()
