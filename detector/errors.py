@@ -6,8 +6,12 @@ WholebodyError
 │   └── ImageTooLarge           413  more bytes or pixels than the limit
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
+│       └── DamagedPackage      422  … since its bytes are not what they should be
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── ModelUnavailable            503  no model serves (yet)
+│   └── DeadlineExceeded        503  the request waited too long for its turn
+├── LoopFault                   502  the Learning Loop does not answer as agreed
+├── DownloadFailed              502  a file cannot be fetched from where it should be
 ├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
 └── InvalidSettings             500  a setting cannot be used; the node does not start
 """
@@ -42,6 +46,10 @@ class InvalidPackage(InvalidRequest):
     """A model package that fails its verification; the text names the field or file and the reason."""
 
 
+class DamagedPackage(InvalidPackage):
+    """A package whose bytes are broken, as an interrupted or faulty transfer leaves them."""
+
+
 class NoLearningLoop(WholebodyError):
     status = HTTPStatus.CONFLICT
 
@@ -51,6 +59,18 @@ class NoLearningLoop(WholebodyError):
 
 class ModelUnavailable(WholebodyError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class DeadlineExceeded(ModelUnavailable):
+    """A request that could not start before its deadline."""
+
+
+class LoopFault(WholebodyError):
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class DownloadFailed(WholebodyError):
+    status = HTTPStatus.BAD_GATEWAY
 
 
 class RuntimeUnavailable(WholebodyError):

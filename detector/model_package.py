@@ -7,6 +7,7 @@ it is read from the file here, and nobody may write the file back through the cl
 
 import hashlib
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictInt, ValidationError, field_validator, model_validator
 
 from . import package_zip
-from .errors import InvalidPackage
+from .errors import DamagedPackage, InvalidPackage
 from .skeleton import KEYPOINT_NAMES, PARTS, PERSON, canonical_name, category_id
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
 MODEL_JSON: Final = 'model.json'
+VERSION: Final = re.compile(r'\d{1,9}(\.\d{1,9}){0,3}', re.ASCII)
+"""Numbers and dots, as learning_loop_node recognises installed versions by."""
 
 IMAGENET_MEAN: Final = np.array([123.675, 116.28, 103.53])
 IMAGENET_STD: Final = np.array([58.395, 57.12, 57.375])
@@ -117,7 +120,7 @@ class _ModelJson(BaseModel):
     id: str = Field(min_length=1)
     organization: str
     project: str
-    version: str = Field(pattern=r'^\d+(\.\d+)*$')
+    version: str = Field(pattern=f'^{VERSION.pattern}$')
     host: str | None = None
     resolution: StrictInt | None = None  # the Loop client accepts no other number
     categories: list[_Category]
@@ -182,6 +185,13 @@ def unpack(archive: Path, folder: Path) -> ModelPackage:
     return open_package(folder)
 
 
+def set_version(folder: Path, version: str) -> None:
+    """Change the version in an unpacked package's description and nothing else."""
+    path = folder / MODEL_JSON
+    content = json.loads(path.read_bytes())
+    path.write_text(json.dumps(content | {'version': version}, indent=1))
+
+
 def _read_description(path: Path) -> _ModelJson:
     try:
         content = json.loads(path.read_bytes())
@@ -203,7 +213,7 @@ def _check_hash(path: Path, expected: str) -> None:
     except FileNotFoundError:
         raise InvalidPackage(f'{path.name} is missing') from None
     if actual != expected:
-        raise InvalidPackage(f'{path.name}: sha256 is {actual}, {MODEL_JSON} says {expected}')
+        raise DamagedPackage(f'{path.name}: sha256 is {actual}, {MODEL_JSON} says {expected}')
 
 
 def file_sha256(path: Path) -> str:

@@ -3,6 +3,7 @@
 The layout is that of learning_loop_node: `models/<version>/` and the symbolic link `current_model`.
 """
 
+import logging
 import os
 import shutil
 import tempfile
@@ -14,10 +15,13 @@ from . import model_package
 from .embedded import EMBEDDED_PACKAGE
 from .engine import PoseEngine
 from .errors import InvalidPackage
-from .model_package import ModelPackage, file_sha256, open_package
+from .model_package import VERSION, ModelPackage, file_sha256, open_package
 from .runtimes import BackendType
 
 _LINK: Final = 'current_model'
+_TEMPORARY: Final = '.install-'
+
+log = logging.getLogger('wholebody.models')
 
 
 def verify(archive: Path, *, backend_type: BackendType = 'auto', device: str = 'cpu') -> ModelPackage:
@@ -28,12 +32,8 @@ def verify(archive: Path, *, backend_type: BackendType = 'auto', device: str = '
     :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
     """
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        return _unpack_verified(archive, Path(folder), backend_type, device)
-
-
-def _unpack_verified(archive: Path, folder: Path, backend_type: BackendType, device: str) -> ModelPackage:
-    package = model_package.unpack(archive, folder)
-    PoseEngine(package, backend_type=backend_type, device=device).check()
+        package = model_package.unpack(archive, Path(folder))
+        PoseEngine(package, backend_type=backend_type, device=device).check()
     return package
 
 
@@ -60,42 +60,103 @@ class ModelStore:
             raise InvalidPackage(f'the current model {folder.name} is gone from {self.models}')
         return folder
 
+    def to_start_with(self) -> list[Path]:
+        """The folders to try when a node starts, best first: the current model, then the others, latest first.
+
+        The embedded model is tried only where none was ever selected: it would hide that a real one is missing.
+        """
+        if not (self.data_folder / _LINK).is_symlink():
+            return [self.embedded()]
+        current = (self.data_folder / _LINK).resolve()
+        others = [self.folder(version).resolve() for version in self.versions()]
+        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        return [current, *(folder for folder in others if folder != current)]
+
     def installed(self) -> list[ModelPackage | InvalidPackage]:
         """Every installed model, by version; broken ones as the error that says why."""
+        found: list[ModelPackage | InvalidPackage] = []
+        for version in self.versions():
+            try:
+                found.append(open_package(self.folder(version)))
+            except InvalidPackage as error:
+                found.append(InvalidPackage(f'{version}: {error}'))
+        return found
+
+    def versions(self) -> list[str]:
+        """The installed versions, sound or not, in their order."""
         if not self.models.is_dir():
             return []
-        found: list[ModelPackage | InvalidPackage] = []
-        for folder in sorted(self.models.iterdir(), key=_version_key):
-            if not folder.is_dir() or folder.name.startswith('.'):
-                continue
-            try:
-                found.append(open_package(folder))
-            except InvalidPackage as error:
-                found.append(InvalidPackage(f'{folder.name}: {error}'))
-        return found
+        names = (folder.name for folder in self.models.iterdir() if folder.is_dir())
+        return sorted((name for name in names if VERSION.fullmatch(name)), key=_version_key)
+
+    def folder(self, version: str) -> Path:
+        """Where a version lies, or would."""
+        return self.models / version
 
     def install(
         self, archive: Path, *, replace: bool = False, backend_type: BackendType = 'auto', device: str = 'cpu'
     ) -> ModelPackage:
-        """Verify a package, install it and make it current.
+        """Verify a package wholly, install it and make it current.
 
         :param replace: replace an installed model of the same version.
         :raises InvalidPackage: the package is not valid, or its version is installed already.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
+        version = verify(archive, backend_type=backend_type, device=device).version
+        if self.folder(version).exists() and not replace:
+            raise InvalidPackage(f'version {version} is installed already; --replace installs over it')
+        package = self.add(archive)
+        self.select(version)
+        return package
+
+    def add(self, archive: Path, *, version: str | None = None) -> ModelPackage:
+        """Unpack a package into its folder, over what is there; its networks are not tried.
+
+        :param version: that under which the Learning Loop offers it; it wins over what `model.json` says.
+        :raises InvalidPackage: names the file or field and the reason.
+        """
         self.models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.models, prefix='.install-') as temporary:
+        with tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary:
             fresh = Path(temporary) / 'new'
             fresh.mkdir()
-            version = _unpack_verified(archive, fresh, backend_type, device).version
-            target = self.models / version
+            package = model_package.unpack(archive, fresh)
+            if version is not None and version != package.version:
+                log.warning('model %s calls itself %s', version, package.version)
+                model_package.set_version(fresh, version)
+            target = self.folder(version or package.version)
             if target.exists():
-                if not replace:
-                    raise InvalidPackage(f'version {version} is installed already; --replace installs over it')
                 target.rename(Path(temporary) / 'old')
             fresh.rename(target)
-        self.select(version)
         return open_package(target)
+
+    def remove(self, version: str) -> None:
+        """Remove an installed version; nothing happens if there is none."""
+        if self.folder(version).is_dir():
+            doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
+            self.folder(version).rename(doomed)  # at once, so that no kill leaves half a model
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def prune(self, keep: int) -> None:
+        """Remove the versions that were installed first until `keep` are left; never the current one."""
+        current = (self.data_folder / _LINK).resolve().name
+        versions = sorted(self.versions(), key=lambda version: self.folder(version).stat().st_mtime)
+        removable = [version for version in versions if version != current]
+        for version in removable[: max(0, len(versions) - keep)]:
+            log.info('removing the old model %s', version)
+            self.remove(version)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half done."""
+        for leftover in self.models.glob(f'{_TEMPORARY}*'):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for link in self.data_folder.glob(f'.{_LINK}.*'):
+            link.unlink(missing_ok=True)
+
+    def download_path(self, name: str) -> Path:
+        """Where a package is downloaded to; interrupted downloads stay there to be resumed."""
+        folder = self.data_folder / 'downloads'
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f'{name}.zip'
 
     def select(self, version: str) -> None:
         """Make an installed version the current model."""
@@ -129,6 +190,5 @@ class ModelStore:
         return self.current() or self.embedded()
 
 
-def _version_key(folder: Path) -> tuple[list[int], str]:
-    parts = folder.name.split('.')
-    return ([int(part) for part in parts] if all(part.isdigit() for part in parts) else []), folder.name
+def _version_key(version: str) -> list[int]:
+    return [int(part) for part in version.split('.')]

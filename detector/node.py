@@ -2,68 +2,74 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from learning_loop_node import DetectorNode
-from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
+from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
 from learning_loop_node.detector.rest import about as upstream_about
 from learning_loop_node.detector.rest import detect as upstream_detect
-from learning_loop_node.enums import OperationMode
+from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import images, routes, sio_events, upstream
+from . import loop, routes, sio_events, upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from .errors import InvalidRequest, NoLearningLoop, WholebodyError
-from .images import Image
+from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
+from .inference import Inference
+from .model_package import VERSION, open_package
 from .model_store import ModelStore
-from .poses import Pose
+from .model_updates import ModelUpdater, Target
+from .outbox import LoopOutbox, NoOutbox
 from .settings import Settings
-from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
+from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory, to_metadata
 
 log = logging.getLogger('wholebody.node')
 
 AUTOUPLOAD_MODES: Final = ('filtered', 'all', 'disabled')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """The poses of some images, and how they came about.
-
-    :param poses: one list per image.
-    :param logic: the logic that found them.
-    :param timing: milliseconds by stage.
-    """
-
-    images: list[Image]
-    poses: list[list[Pose]]
-    logic: WholebodyDetectorLogic
-    timing: dict[str, float]
+_STATUS_SECONDS: Final = 8
+"""So long the Loop may take to accept a status report."""
 
 
 class WholebodyNode(DetectorNode):
     """A Learning Loop detector node for whole-body poses.
 
     Without LOOP_HOST it contacts nobody and stores no image.
+
+    :raises InvalidSettings: DATA_FOLDER cannot be written.
     """
 
     def __init__(self, settings: Settings) -> None:
+        settings.make_data_folder()
         upstream.apply_settings(settings)
         self.settings = settings
         self.store = ModelStore(settings.data_folder)
         self.build_error: str | None = None
-        self._inference = ThreadPoolExecutor(1, thread_name_prefix='inference')
-        super().__init__(settings.node_name, WholebodyLogicFactory(settings))
+        super().__init__(
+            settings.node_name,
+            WholebodyLogicFactory(settings),
+            uuid=upstream.node_id(settings.data_folder, settings.node_name),
+        )
         self.title = 'Whole-body pose node'
-        if not self.has_loop:
-            self.outbox = upstream.NoOutbox()
+        project = f'/{settings.loop_organization}/projects/{settings.loop_project}'
+        self._loop_project = project
+        if settings.loop_url is None:
+            self.outbox = NoOutbox()
+        else:
+            self.outbox = LoopOutbox(f'{settings.loop_url}/api{project}', loop.ssl_context(settings))
+        self.relevance_filter.outbox = self.outbox
+        self.updates = ModelUpdater(
+            self.store,
+            files_url=None if settings.loop_url is None else f'/api{project}/models',
+            connect=lambda: loop.connected_client(self.loop_communicator),
+            switch=self._switch,
+            keep=settings.keep_models,
+        )
+        self.inference = Inference(settings, self.detection_lock, lambda: upstream.active_detector(self)[0])
         self.add_exception_handler(WholebodyError, _answer_error)
         self.include_router(routes.router)
 
@@ -74,11 +80,8 @@ class WholebodyNode(DetectorNode):
     # ---------------------------------------------------------------- upstream's hooks
 
     def init_loop_communicator(self) -> None:
-        if self.has_loop:
-            super().init_loop_communicator()
-        else:
-            self.loop_communicator = upstream.NoLoopCommunicator()
-            self.websocket_url = ''
+        self.loop_communicator = loop.communicator(self.settings)
+        self.websocket_url = ''  # of a Socket.IO connection to the Loop, which detectors do not open
 
     def include_router(self, router: Any, **kwargs: Any) -> None:
         """Leave out the routes of upstream that ours replace."""
@@ -90,80 +93,184 @@ class WholebodyNode(DetectorNode):
         self.mount('/ws', sio_events.as_app(self.sio))
 
     async def on_startup(self) -> None:
+        """Serve the best model that works."""
+        if self.has_loop:
+            self.outbox.ensure_continuous_upload()
         try:
-            if self.has_loop:
-                self.outbox.ensure_continuous_upload()
-            folder = await asyncio.to_thread(self.store.current_or_embedded)
-            await self._build_and_swap_detector(str(folder))
-            logic, _ = upstream.active_detector(self)
-            log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
-            if logic.package.name == EMBEDDED_NAME:
-                log.warning(EMBEDDED_NOTICE)
-        except Exception as error:
+            await asyncio.to_thread(self.store.clean)
+            for folder in await asyncio.to_thread(self.store.to_start_with):
+                if await self._starts_with(folder):
+                    break
+        except (WholebodyError, OSError) as error:
             self.build_error = str(error)
-            log.exception('no model serves: %s', error)
+            log.error('no model serves: %s', error)
         self.operation_mode = OperationMode.Idle
 
+    async def _starts_with(self, folder: Path) -> bool:
+        try:
+            await self._switch(folder)
+        except (WholebodyError, OSError) as error:
+            self.build_error = self.build_error or str(error)  # that of the best candidate
+            log.error('the model in %s cannot serve: %s', folder, error)
+            return False
+        logic, _ = upstream.active_detector(self)
+        if logic.package.name == EMBEDDED_NAME:
+            log.warning(EMBEDDED_NOTICE)
+        return True
+
     async def on_shutdown(self) -> None:
+        await self.updates.stop()
         if self.has_loop:
             await super().on_shutdown()
         await self.sio.shutdown()
-        self._inference.shutdown(wait=False, cancel_futures=True)
+        self.inference.close()
+
+    # ---------------------------------------------------------------- following the Loop
 
     async def on_repeat(self) -> None:
+        """One cycle: ask for the target, work towards it, report."""
         if self.has_loop:
-            await super().on_repeat()
+            await self._poll_target()
+        await self.follow()
+        changed = self._note('update_model', self.updates.error)
+        self._repeat_cycles_to_next_sync -= 1
+        if changed or self._repeat_cycles_to_next_sync <= 0:
+            self._repeat_cycles_to_next_sync = self._regular_status_sync_cycles
+            await self._sync_status_with_loop()
 
-    async def set_model_version_mode(self, version_control_mode: str) -> None:
-        if not self.has_loop and version_control_mode not in ('follow_loop', 'pause'):
-            raise NoLearningLoop('A model version')
-        await super().set_model_version_mode(version_control_mode)
+    async def follow(self) -> None:
+        """Work towards the target, or stop where that is not wanted now."""
+        if self.operation_mode != OperationMode.Idle or self.version_control == VersionMode.Pause:
+            await self.updates.stop()
+            return
+        model = self.target_model
+        target = None if model is None else Target(version=model.version, model_id=model.id)
+        await self.updates.ensure(target, self._current_version())
 
-    async def _sync_status_with_loop(self) -> None:
-        if self.has_loop:
-            await super()._sync_status_with_loop()
+    async def _poll_target(self) -> None:
+        try:
+            target = await loop.deployment_target(self.loop_communicator, self._loop_project)
+        except LoopFault as error:
+            if self._note('deployment_target', str(error)):
+                log.warning('%s', error)
+            return
+        self._note('deployment_target', None)
+        self.loop_deployment_target = self._as_model_information(target)
+        if self.version_control == VersionMode.FollowLoop and self.target_model != self.loop_deployment_target:
+            log.info('the deployment target is %s', target.version)
+            self.target_model = self.loop_deployment_target
 
-    # ---------------------------------------------------------------- from images to poses
+    def _note(self, key: str, error: str | None) -> bool:
+        """Set or clear an error of the status; whether that changed it."""
+        before = self.status.errors.get(key)
+        if error is None:
+            self.status.reset_error(key)
+        else:
+            self.status.set_error(key, error)
+        return before != error
 
-    async def decode(self, image: ImageData) -> Image:
-        """The upright RGB array of an image, decoded in a thread.
+    def _current_version(self) -> str | None:
+        try:
+            return upstream.active_detector(self)[1].version
+        except WholebodyError:
+            return None
 
-        :raises InvalidImage: broken or not acceptable.
-        """
-        limit = self.settings.max_image_pixels
-        if isinstance(image, np.ndarray):
-            return images.check(image, max_pixels=limit)
-        return await asyncio.to_thread(images.decode, image, max_pixels=limit)
-
-    async def estimate(self, received: Sequence[ImageData]) -> Estimate:
-        """Find the poses in images, one inference at a time, off the event loop.
-
-        :param received: encoded images, or RGB arrays.
-        :raises InvalidImage: one of them is broken or not acceptable.
-        :raises ModelUnavailable: no model serves.
-        """
-        upstream.active_detector(self)  # fails fast, before the decoding
-        start = time.perf_counter()
-        decoded = await asyncio.gather(*(self.decode(image) for image in received))
-        waiting = time.perf_counter()
-        async with self.detection_lock:
-            running = time.perf_counter()
-            logic, _ = upstream.active_detector(self)
-            poses = await self._in_inference_thread(lambda: [logic.poses(image) for image in decoded])
-        timing = {
-            'decode_ms': waiting - start,
-            'wait_ms': running - waiting,
-            'inference_ms': time.perf_counter() - running,
-        }
-        return Estimate(
-            images=list(decoded),
-            poses=poses,
-            logic=logic,
-            timing={stage: round(1000 * seconds, 2) for stage, seconds in timing.items()},
+    def _as_model_information(self, target: Target) -> ModelInformation:
+        return ModelInformation(
+            id=target.model_id,
+            host='',
+            organization=self.settings.loop_organization,
+            project=self.settings.loop_project,
+            version=target.version,
         )
 
-    async def _in_inference_thread(self, work: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._inference, work)
+    async def set_model_version_mode(self, version_control_mode: str) -> None:
+        """Follow the Loop, pause, or serve one version; installed versions need no Loop.
+
+        :raises InvalidRequest: no such version.
+        :raises NoLearningLoop: the version is not installed, and there is no Loop to get it from.
+        :raises LoopFault: the Loop does not answer; then nothing changes.
+        """
+        mode = version_control_mode.strip()
+        self.updates.forget()
+        if mode in (VersionMode.FollowLoop.value, VersionMode.Pause.value):
+            self.version_control = VersionMode(mode)
+            if mode == VersionMode.FollowLoop.value and self.loop_deployment_target is not None:
+                self.target_model = self.loop_deployment_target
+        else:
+            target = await self._target_of_version(mode)
+            self.version_control = VersionMode.SpecificVersion
+            self.target_model = self._as_model_information(target)
+        await self.follow()
+
+    async def _target_of_version(self, version: str) -> Target:
+        if not VERSION.fullmatch(version):
+            raise InvalidRequest(f"{version!r} is no version; send 'follow_loop', 'pause' or a version such as 1.2")
+        if self.store.folder(version).is_dir():
+            return Target(version=version, model_id='installed')
+        if not self.has_loop:
+            raise NoLearningLoop(f'Model {version}, which is not installed,')
+        return await loop.find_model(self.loop_communicator, self._loop_project, version)
+
+    async def set_operation_mode(self, mode: OperationMode) -> None:
+        """Set the mode at once; the Loop hears of it when it can."""
+        self.operation_mode = mode
+        background_tasks.create(self._sync_status_with_loop())
+
+    async def _sync_status_with_loop(self) -> None:
+        if not self.has_loop:
+            return
+        try:
+            async with asyncio.timeout(_STATUS_SECONDS):
+                await super()._sync_status_with_loop()
+        except TimeoutError:
+            log.warning('the Learning Loop does not take a status report within %d seconds', _STATUS_SECONDS)
+
+    # ---------------------------------------------------------------- switching models
+
+    async def _switch(self, folder: Path) -> None:
+        """Build the model in a folder and let it serve; until then the old one does.
+
+        With EXCLUSIVE_MODEL_BUILD the old one is unloaded first, and requests wait; if the new one does not work,
+        the old one is built again.
+
+        :raises InvalidPackage: names the file or field and the reason.
+        :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
+        """
+        old = self._serving_folder()
+        if not self.settings.exclusive_model_build or old is None:
+            await self._build(folder)
+            return
+        async with self.detection_lock:
+            self.inference.unloading = True
+            try:
+                upstream.unload(self, folder.name)
+                await self._build(folder)
+            except BaseException:
+                upstream.serve_nothing(self)
+                await self._build(old)
+                raise
+            finally:
+                self.inference.unloading = False
+
+    async def _build(self, folder: Path) -> None:
+        model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
+        if model_info is None:
+            await asyncio.to_thread(open_package, folder)  # says what is wrong
+            raise AssertionError('unreachable')
+        logic = await self._detector_factory.build(model_info)
+        assert isinstance(logic, WholebodyDetectorLogic)
+        upstream.serve_with(self, logic, model_info)
+        self.build_error = None
+        log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
+
+    def _serving_folder(self) -> Path | None:
+        try:
+            return upstream.active_detector(self)[0].package.folder
+        except WholebodyError:
+            return None
+
+    # ---------------------------------------------------------------- detecting
 
     async def get_detections(
         self,
@@ -177,7 +284,7 @@ class WholebodyNode(DetectorNode):
     ) -> ImageMetadata:
         """Detect on one image, as upstream defines it.
 
-        :raises WholebodyError: see `estimate`; InvalidRequest for an unknown `autoupload`.
+        :raises WholebodyError: see `Inference.estimate`; InvalidRequest for an unknown `autoupload`.
         """
         results = await self.get_batch_detections(
             [image], tags, camera_id=camera_id, source=source, autoupload=autoupload, creation_date=creation_date
@@ -197,12 +304,12 @@ class WholebodyNode(DetectorNode):
         """Detect on several images of one camera, as upstream defines it.
 
         :return: one item per image, in their order.
-        :raises WholebodyError: see `estimate`; InvalidRequest for an unknown `autoupload`.
+        :raises WholebodyError: see `Inference.estimate`; InvalidRequest for an unknown `autoupload`.
         """
         if autoupload not in AUTOUPLOAD_MODES:
             raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
-        estimate = await self.estimate(images)
-        items = await asyncio.to_thread(lambda: [estimate.logic.metadata(poses) for poses in estimate.poses])
+        estimate = await self.inference.estimate(images)
+        items = await asyncio.to_thread(lambda: [to_metadata(poses, estimate.package) for poses in estimate.poses])
         for image, metadata in zip(images, items, strict=True):
             metadata.tags.extend(tags)
             metadata.source = source
@@ -234,14 +341,15 @@ class WholebodyNode(DetectorNode):
         if not self.has_loop:
             raise NoLearningLoop('An upload')
         for image in images:
-            await self.decode(image)
+            await self.inference.decode(image)
         await super().upload_images(images=images, images_metadata=images_metadata, upload_priority=upload_priority)
 
     # ---------------------------------------------------------------- about
 
     def about(self) -> dict[str, Any]:
         """Upstream's answer, plus what serves and how to get a real model."""
-        answer: dict[str, Any] = routes.as_dict(self.get_about_response())
+        answer: dict[str, Any] = asdict(self.get_about_response())
+        answer['update'] = self.updates.about()
         try:
             logic, _ = upstream.active_detector(self)
         except WholebodyError as error:

@@ -3,13 +3,15 @@
 A package comes over the network or from a stranger: nothing in it may lead out of its folder or fill the disk.
 """
 
+import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from .errors import InvalidPackage
+from .errors import DamagedPackage, InvalidPackage
 
 MAX_FILES: Final = 32
 MAX_UNPACKED_BYTES: Final = 2 * 1024**3
@@ -47,8 +49,8 @@ def unpack(archive: Path, folder: Path) -> None:
             _check(entries)
             for entry in entries:
                 _extract(source, entry, folder / entry.filename)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InvalidPackage(f'{archive.name} is not a readable zip file: {error}') from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
 
 
 def _check(entries: list[zipfile.ZipInfo]) -> None:
@@ -83,3 +85,5 @@ def _extract(source: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> N
     with source.open(entry) as content, target.open('xb') as sink:
         while chunk := content.read(_CHUNK):
             sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())  # a robot may lose its power at any moment

@@ -26,11 +26,6 @@ def _node(request: Request) -> 'WholebodyNode':
     return cast('WholebodyNode', request.app)
 
 
-def as_dict(answer: Any) -> dict[str, Any]:
-    """A dataclass of upstream as plain data; enums in it are strings already."""
-    return asdict(answer)
-
-
 @router.post('/detect', response_model=ImageMetadata, tags=['detect'])
 async def detect(
     request: Request,
@@ -57,7 +52,7 @@ async def detect(
         autoupload=autoupload,
         creation_date=creation_date or hyphen_creation_date,
     )
-    return await asyncio.to_thread(lambda: JSONResponse(as_dict(metadata)))
+    return await asyncio.to_thread(lambda: JSONResponse(asdict(metadata)))
 
 
 @router.post('/poses', tags=['detect'])
@@ -75,16 +70,16 @@ async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
     """The grouped form of one image's poses.
 
     :param image: encoded bytes, or an RGB uint8 array H×W×3.
-    :raises WholebodyError: see `WholebodyNode.estimate`.
+    :raises WholebodyError: see `Inference.estimate`.
     """
-    estimate = await node.estimate([image])
+    estimate = await node.inference.estimate([image])
     height, width = estimate.images[0].shape[:2]
     answer = await asyncio.to_thread(
         poses_to_json,
         estimate.poses[0],
         width=width,
         height=height,
-        model_version=estimate.logic.package.model_version,
+        model_version=estimate.package.model_version,
     )
     return answer | {'timing': estimate.timing}
 

@@ -6,6 +6,7 @@ by `detector.upstream`; nothing else in the project reads the environment.
 
 import ipaddress
 import socket
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     use_backdoor_controls: bool = Field(
         False, description='Add `POST /reset`, for tests only: it deletes `DATA_FOLDER`'
     )
+    keep_models: int = Field(3, ge=1, description='Installed versions to keep, the current one among them')
     max_outbox_size: int = Field(1000, ge=1, description='Images of normal priority that may wait for upload')
     min_uncertain_threshold: Fraction = Field(0.3, description='Confidences from here …')
     max_uncertain_threshold: Fraction = Field(0.6, description='… to here count as uncertain')
@@ -107,6 +109,9 @@ class Settings(BaseSettings):
         description='Published model that this machine is meant to run: `lightweight`, `balanced` or `performance`',
     )
     confidence_threshold: Fraction = Field(0.3, description='Keypoints below are not drawn')
+    deadline: float = Field(
+        5, gt=0, le=600, description='Seconds after which a request that still waits for its turn is refused'
+    )
     max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=64, description='Larger images are refused before decoding')
 
@@ -122,10 +127,18 @@ class Settings(BaseSettings):
         """`HOST` is often an address to bind to (0.0.0.0) or this machine's own name: then it is no Loop."""
         if host is None or host == socket.gethostname():
             return None
+        host = host.rstrip('/')
+        if '://' in host and not host.startswith(('http://', 'https://')):
+            raise ValueError('give a host name, with or without http:// or https:// and port')
         try:
             return None if ipaddress.ip_address(host).is_unspecified else host
         except ValueError:
             return host
+
+    @field_validator('data_folder')
+    @classmethod
+    def _absolute(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()
 
     @model_validator(mode='after')
     def _consistent(self) -> Self:
@@ -139,10 +152,22 @@ class Settings(BaseSettings):
 
     @property
     def loop_url(self) -> str | None:
-        """Base address of the Learning Loop, by the rule of learning_loop_node: https only for learning-loop.ai."""
+        """Base address of the Learning Loop; without a scheme by upstream's rule: https only for learning-loop.ai."""
         if self.loop_host is None or '://' in self.loop_host:
             return self.loop_host
         return f'{"https" if "learning-loop.ai" in self.loop_host else "http"}://{self.loop_host}'
+
+    def make_data_folder(self) -> None:
+        """Create DATA_FOLDER where it is missing, and try it.
+
+        :raises InvalidSettings: it cannot be written.
+        """
+        try:
+            self.data_folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.data_folder):
+                pass
+        except OSError as error:
+            raise InvalidSettings(f'DATA_FOLDER={self.data_folder}: cannot be written: {error.strerror}') from None
 
     @property
     def effective_log_level(self) -> str:

@@ -7,6 +7,7 @@ or comes without payload; that is why they are replaced rather than added to.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import socketio
@@ -16,7 +17,7 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from . import images, upstream
 from .errors import InvalidRequest, WholebodyError
 from .images import Image
-from .routes import as_dict, grouped_poses
+from .routes import grouped_poses
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -120,7 +121,7 @@ async def _detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     payload = _object(payload)
     options = _options(payload)
     metadata = await node.get_detections(await _image(node, payload.get('image')), **options)
-    return await asyncio.to_thread(as_dict, metadata)
+    return await asyncio.to_thread(asdict, metadata)
 
 
 async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
@@ -131,7 +132,7 @@ async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
         raise InvalidRequest("'images' must be a list of images")
     decoded = await asyncio.gather(*(_image(node, image) for image in received))
     metadata = await node.get_batch_detections(decoded, **options)
-    return await asyncio.to_thread(as_dict, metadata)
+    return await asyncio.to_thread(asdict, metadata)
 
 
 async def _poses(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
@@ -161,7 +162,7 @@ async def _info(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
         _, model_info = upstream.active_detector(node)
     except WholebodyError:
         return {'status': 'No model loaded'}
-    return as_dict(model_info)
+    return asdict(model_info)
 
 
 async def _about(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
@@ -169,15 +170,12 @@ async def _about(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
 
 
 async def _get_model_version(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
-    return as_dict(node.get_model_version_response())
+    return asdict(node.get_model_version_response())
 
 
 async def _set_model_version_mode(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     mode = _string(payload, 'the mode or version')
-    try:
-        await node.set_model_version_mode(mode)
-    except Exception as error:  # upstream raises bare Exceptions for what the caller got wrong
-        raise InvalidRequest(str(error)) from error
+    await node.set_model_version_mode(mode)
     return {'status': 'OK'}
 
 

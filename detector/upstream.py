@@ -2,24 +2,33 @@
 
 - It reads its settings from the environment, some at import (`GLOBALS.data_folder`), some when a node is made, and
   takes `HOST` and other common names for its own: `apply_settings` writes exactly what our settings say.
-- `DetectorNode._detector` is the state of the model, one of three private classes; `active_detector` reads it.
+- `DetectorNode._detector` is the state of the model, one of three private classes; `active_detector` reads it,
+  `serve_with`, `unload` and `serve_nothing` change it. Its own way of updating (`_update_model`, which ends the process
+  after two failures, and what that calls) is never entered: `WholebodyNode.on_repeat` takes its place.
+- `read_or_create_uuid` fails for ever on a truncated file; `node_id` does not.
 - `DetectorNode._setup_sio_server` registers the Socket.IO events and `include_router` adds the routes, both called
   by its constructor; `WholebodyNode` overrides both, since FastAPI offers no way to replace a route later.
 """
 
+import gc
+import json
 import os
-from typing import Any, Final
+import uuid
+from pathlib import Path
+from typing import Final
 
-import httpx
 from learning_loop_node.data_classes import ModelInformation
-from learning_loop_node.detector.detector_node import DetectorNode, DetectorUnavailableError, _unwrap_detector
-from learning_loop_node.detector.outbox import Outbox
-from learning_loop_node.enums import OutboxMode
+from learning_loop_node.detector.detector_node import (
+    DetectorNode,
+    DetectorUnavailableError,
+    _ActiveDetector,
+    _Initializing,
+    _unwrap_detector,
+    _Updating,
+)
 from learning_loop_node.globals import GLOBALS
-from learning_loop_node.helpers.misc import ImageData
-from learning_loop_node.loop_communication import LoopCommunicator
 
-from .errors import ModelUnavailable, NoLearningLoop
+from .errors import ModelUnavailable
 from .settings import Settings
 from .wholebody_logic import WholebodyDetectorLogic
 
@@ -65,25 +74,37 @@ def active_detector(node: DetectorNode) -> tuple[WholebodyDetectorLogic, ModelIn
     return active.logic, active.model_info
 
 
-class NoLoopCommunicator(LoopCommunicator):
-    """Stands where the Loop's client would, and never opens a connection."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.async_client = httpx.AsyncClient(base_url='http://no-loop.invalid', transport=_Refusing())
+def serve_with(node: DetectorNode, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
+    """Let a logic serve from now on."""
+    node._detector = _ActiveDetector(logic, model_info)
 
 
-class _Refusing(httpx.AsyncBaseTransport):
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise NoLearningLoop('This')
+def unload(node: DetectorNode, version: str) -> None:
+    """Let nothing serve until the model of a version is ready, so that the old one's memory is free for it."""
+    node._detector = _Updating(version=version)
+    gc.collect()
 
 
-class NoOutbox(Outbox):
-    """The outbox of a node without a Loop: nothing is stored, nothing is sent."""
+def serve_nothing(node: DetectorNode) -> None:
+    """Say that no model is there."""
+    node._detector = _Initializing()
 
-    async def save(self, image: ImageData, image_metadata: Any = None, upload_priority: bool = False) -> None:
-        raise NoLearningLoop('The outbox')
 
-    async def set_mode(self, mode: OutboxMode | str) -> None:
-        if OutboxMode(mode) == OutboxMode.CONTINUOUS_UPLOAD:
-            raise ValueError(str(NoLearningLoop('An upload')))
+def node_id(data_folder: Path, name: str) -> str:
+    """The node's id in upstream's file `uuids.json`; a file that cannot be read is set aside and begun anew."""
+    path = data_folder / 'uuids.json'
+    key = name.lower().replace(' ', '_')
+    try:
+        known = json.loads(path.read_bytes())
+        if isinstance(known.get(key), str):
+            return str(known[key])
+    except FileNotFoundError:
+        known = {}
+    except (ValueError, AttributeError):
+        path.replace(path.with_suffix('.broken'))
+        known = {}
+    known[key] = str(uuid.uuid4())
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps(known))
+    partial.replace(path)
+    return str(known[key])

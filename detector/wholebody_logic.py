@@ -53,40 +53,43 @@ class WholebodyDetectorLogic(DetectorLogic):
         :param image: RGB uint8, H×W×3.
         :raises InvalidImage: another array.
         """
-        return self.metadata(self.poses(image))
+        return to_metadata(self.poses(image), self.package)
 
     def batch_evaluate(self, images: Sequence[NDArray[Any]]) -> ImagesMetadata:
         """As `evaluate`, for several images; as many results, in their order."""
         return ImagesMetadata(items=[self.evaluate(image) for image in images])
 
-    def metadata(self, poses: Sequence[Pose]) -> ImageMetadata:
-        """Poses in the Loop's form: boxes in whole pixels, points in pixels to 0.01."""
-        metadata = ImageMetadata()
-        ids = self.package.category_ids
-        version = self.package.version
-        for pose in poses:
-            x1, y1, x2, y2 = np.round(pose.box).astype(int).tolist()
-            metadata.box_detections.append(
-                BoxDetection(
-                    category_name=PERSON,
-                    category_id=ids[PERSON],
-                    x=x1,
-                    y=y1,
-                    width=x2 - x1,
-                    height=y2 - y1,
-                    model_name=version,
-                    confidence=round(pose.box_confidence, 4),
-                )
+
+def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
+    """Poses in the Loop's form: boxes in whole pixels, points in pixels to 0.01.
+
+    :param package: gives category ids and the version.
+    """
+    metadata = ImageMetadata()
+    ids, version = package.category_ids, package.version
+    for pose in poses:
+        x1, y1, x2, y2 = np.round(pose.box).astype(int).tolist()
+        metadata.box_detections.append(
+            BoxDetection(
+                category_name=PERSON,
+                category_id=ids[PERSON],
+                x=x1,
+                y=y1,
+                width=x2 - x1,
+                height=y2 - y1,
+                model_name=version,
+                confidence=round(pose.box_confidence, 4),
             )
-            points = np.round(pose.keypoints.astype(np.float64), 2).tolist()
-            confidences = np.round(pose.confidences.astype(np.float64), 4).tolist()
-            metadata.point_detections.extend(
-                PointDetection(
-                    category_name=name, category_id=ids[name], x=x, y=y, model_name=version, confidence=confidence
-                )
-                for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
+        )
+        points = np.round(pose.keypoints.astype(np.float64), 2).tolist()
+        confidences = np.round(pose.confidences.astype(np.float64), 4).tolist()
+        metadata.point_detections.extend(
+            PointDetection(
+                category_name=name, category_id=ids[name], x=x, y=y, model_name=version, confidence=confidence
             )
-        return metadata
+            for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
+        )
+    return metadata
 
 
 class WholebodyLogicFactory(DetectorLogicFactory):

@@ -48,5 +48,5 @@ def engine(embedded: ModelPackage) -> PoseEngine:
 @pytest.fixture(scope='session')
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node process without a Learning Loop, with the embedded model."""
-    with running_node(tmp_path_factory.mktemp('node')) as running:
+    with running_node(tmp_path_factory.mktemp('node'), DEADLINE=60) as running:
         yield running

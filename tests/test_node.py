@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,19 @@ def test_many_clients_at_once_are_all_answered_rightly(node: NodeProcess) -> Non
         time.sleep(0.05)
     assert not failures
     assert answered > 10
+
+
+def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:
+    """Ten at once with a deadline of 0.3 s: who is served is served rightly, the others get 503 and hear why."""
+    with running_node(tmp_path, DEADLINE=0.3) as node, ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: node.detect(CARD), range(10)))
+        assert {answer.status_code for answer in answers} == {200, 503}
+        for answer in answers:
+            if answer.status_code == 200:
+                assert_read(poses_of(answer.json()))
+            else:
+                assert 'no inference within 0.3 seconds' in answer.json()['detail']
+        assert node.detect(CARD).status_code == 200
 
 
 @pytest.fixture(scope='module')

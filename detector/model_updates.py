@@ -1,0 +1,208 @@
+"""Following the Learning Loop: from a deployment target to the model that serves.
+
+A target that cannot be served never harms the one that serves. What was refused is remembered with what the Loop said
+of the file, and fetched again only when the Loop offers another one or somebody asks.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from .downloads import Validators, discard, download, noted_validators, probe
+from .errors import DamagedPackage, InvalidPackage, NoLearningLoop, WholebodyError
+from .model_package import MODEL_FORMAT, ModelPackage, file_sha256, open_package
+from .model_store import ModelStore
+
+log = logging.getLogger('wholebody.updates')
+
+MAX_PACKAGE_BYTES: Final = 2 * 1024**3
+_TRANSFER_FAULTS: Final = 3
+"""So often a file that is damaged, not wrong, is fetched again although the Loop says it is the same."""
+
+Switch = Callable[[Path], Awaitable[None]]
+Connect = Callable[[], Awaitable[httpx.AsyncClient]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model of the Loop that shall serve.
+
+    :param model_id: its id in the Loop.
+    """
+
+    version: str
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A package that did not pass.
+
+    :param validators: what the Loop said of the file; None if it was not fetched by this process.
+    :param damaged: the file was broken rather than wrong, as a faulty transfer leaves it.
+    :param faults: how often the same file was refused.
+    """
+
+    target: Target
+    sha256: str
+    validators: Validators | None
+    reason: str
+    damaged: bool
+    faults: int
+
+    @property
+    def worth_another_try(self) -> bool:
+        return self.damaged and self.faults < _TRANSFER_FAULTS
+
+
+class ModelUpdater:
+    """Installs targets in the background, one at a time, and lets the node switch to them.
+
+    :param files_url: address of the Loop's models; None without a Loop.
+    :param connect: gives a client of the Loop, logged in where that is possible.
+    :param switch: builds the model in a folder and lets it serve; raises if it does not work.
+    :param keep: how many versions may stay installed.
+    """
+
+    def __init__(
+        self, store: ModelStore, *, files_url: str | None, connect: Connect, switch: Switch, keep: int
+    ) -> None:
+        self._store = store
+        self._files_url = files_url
+        self._connect = connect
+        self._switch = switch
+        self._keep = keep
+        self._task: asyncio.Task[None] | None = None
+        self._refusals: dict[str, Refusal] = {}
+        self.target: Target | None = None
+        self.error: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def about(self) -> dict[str, Any]:
+        """What is going on, for `/about`."""
+        return {
+            'target': self.target.version if self.target else None,
+            'busy': self.busy,
+            'error': self.error,
+            'refused': [
+                {'version': refusal.target.version, 'sha256': refusal.sha256, 'reason': refusal.reason}
+                for refusal in self._refusals.values()
+            ],
+        }
+
+    def forget(self) -> None:
+        """Give every refused package another chance."""
+        self._refusals.clear()
+
+    async def ensure(self, target: Target | None, current_version: str | None) -> None:
+        """Work towards a target unless that is being done already; called every cycle.
+
+        :param target: None stops what is going on.
+        :param current_version: of the model that serves.
+        """
+        if self.busy and target != self.target:
+            await self.stop()
+        self.target = target
+        if target is None or target.version == current_version:
+            self.error = None
+        elif not self.busy:
+            self._task = asyncio.create_task(self._update(target), name=f'update to {target.version}')
+
+    async def wait(self) -> None:
+        """Wait until what is going on has ended."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def stop(self) -> None:
+        """Break off what is going on."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _update(self, target: Target) -> None:
+        try:
+            package = await self._installed(target) or await self._fetched(target)
+            await self._serve(target, package)
+            self.error = None
+            log.info('switched to %s', package.model_version)
+        except (WholebodyError, OSError, httpx.HTTPError) as error:
+            text = str(error) or type(error).__name__
+            if text != self.error:  # a fault that lasts would fill the log
+                log.error('cannot switch to model %s: %s', target.version, text)
+            self.error = text
+
+    async def _installed(self, target: Target) -> ModelPackage | None:
+        """The installed package of a version; a damaged one is removed."""
+        folder = self._store.folder(target.version)
+        if not folder.is_dir():
+            return None
+        try:
+            return await asyncio.to_thread(open_package, folder)
+        except InvalidPackage as error:
+            log.warning('the installed model %s is damaged (%s) and removed', target.version, error)
+            await asyncio.to_thread(self._store.remove, target.version)
+            return None
+
+    async def _fetched(self, target: Target) -> ModelPackage:
+        """Download and install a target.
+
+        :raises InvalidPackage: it is not valid, or was refused before and the Loop offers nothing else.
+        """
+        if self._files_url is None:
+            raise NoLearningLoop(f'Model {target.version}, which is not installed,')
+        client = await self._connect()
+        url = f'{self._files_url}/{target.model_id}/{MODEL_FORMAT}/file'
+        refusal = self._refusals.get(target.version)
+        if refusal is not None and not await self._is_another(client, url, target, refusal):
+            raise InvalidPackage(refusal.reason)
+        archive = self._store.download_path(f'{target.version}-{target.model_id}')
+        validators = await download(client, url, archive, max_bytes=MAX_PACKAGE_BYTES)
+        try:
+            return await asyncio.to_thread(self._store.add, archive, version=target.version)
+        except InvalidPackage as error:
+            sha256 = await asyncio.to_thread(file_sha256, archive)
+            self._refuse(target, error, validators, sha256)
+            discard(archive)
+            raise
+
+    async def _is_another(self, client: httpx.AsyncClient, url: str, target: Target, refusal: Refusal) -> bool:
+        """Whether the Loop offers something else than what was refused."""
+        if refusal.target != target or refusal.worth_another_try:
+            return True
+        return await probe(client, url) != refusal.validators
+
+    async def _serve(self, target: Target, package: ModelPackage) -> None:
+        """Switch to an installed package; one that does not work is removed again."""
+        archive = self._store.download_path(f'{target.version}-{target.model_id}')
+        try:
+            await self._switch(package.folder)
+        except WholebodyError as error:
+            self._refuse(target, error, noted_validators(archive), package.wholebody.estimator.sha256)
+            await asyncio.to_thread(self._store.remove, target.version)
+            raise
+        finally:
+            discard(archive)
+        await asyncio.to_thread(self._store.select, target.version)
+        await asyncio.to_thread(self._store.prune, self._keep)
+
+    def _refuse(self, target: Target, error: WholebodyError, validators: Validators | None, sha256: str) -> None:
+        previous = self._refusals.get(target.version)
+        faults = 1
+        if previous is not None and (previous.target, previous.validators) == (target, validators):
+            faults = previous.faults + 1
+        self._refusals[target.version] = Refusal(
+            target=target,
+            sha256=sha256,
+            validators=validators,
+            reason=str(error),
+            damaged=isinstance(error, DamagedPackage),
+            faults=faults,
+        )
