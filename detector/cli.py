@@ -3,6 +3,7 @@
 Commands import what they need themselves, so that `wholebody --help` is quick.
 """
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,17 +23,33 @@ app = typer.Typer(
 app.add_typer(model_app, name='model')
 
 
+@app.command(
+    'mock-loop',
+    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []},
+)
+def mock_loop(context: typer.Context) -> None:
+    """Serve a mock Learning Loop, or talk to a running one; `wholebody mock-loop --help` says more."""
+    try:
+        from mock.loop_commands import app as mock_app
+    except ImportError:
+        raise typer.BadParameter('the mock Learning Loop is part of the source checkout (folder mock)') from None
+    mock_app(context.args, prog_name='wholebody mock-loop')
+
+
 def main() -> None:
     """Run the command line; errors of this project become one message on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # a terminal that knows no ✓ is no reason to fail
     try:
         app()
     except InvalidSettings as error:
         _fail(error, 2)
-    except WholebodyError as error:
+    except (WholebodyError, OSError, UnicodeError) as error:
         _fail(error, 1)
 
 
-def _fail(error: WholebodyError, code: int) -> None:
+def _fail(error: Exception, code: int) -> None:
     for line in str(error).splitlines():
         print(f'error: {line}', file=sys.stderr)
     sys.exit(code)
@@ -75,7 +92,7 @@ def detect(
 
     Prints a line per image, or JSON; images that fail are reported and make the exit status 1.
     """
-    if url and model:
+    if url is not None and model is not None:
         raise typer.BadParameter('a node runs its own model: give --url or --model, not both')
     from .cli_detect import run
 

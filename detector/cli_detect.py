@@ -58,11 +58,19 @@ class _Node:
         try:
             response = self._client.post('/poses', files={'file': (path.name, path.read_bytes())})
             answer = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise WholebodyError(f'no answer from {self._client.base_url}: {error}') from error
-        if response.status_code != httpx.codes.OK:
-            raise WholebodyError(f'the node answers {response.status_code}: {answer.get("detail")}')
-        return dict(answer)
+        detail = answer.get('detail') if isinstance(answer, dict) else None
+        if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or 'poses' not in answer:
+            raise WholebodyError(f'{self._client.base_url} answers {response.status_code}: {detail or "no poses"}')
+        return answer
+
+
+def _client(url: str) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS)
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f'{url!r} is no address: {error}') from error
 
 
 def run(
@@ -83,18 +91,20 @@ def run(
     if not files:
         raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {", ".join(map(str, paths))}')
     to_folder = len(files) > 1 or paths[0].is_dir()
+    jobs = [(path, _target(output, base, path) if to_folder else output) for base, path in files]
+    _check_targets(jobs)
     failed = 0
     with ExitStack() as stack:
         source: _Source
-        if url:
-            source = _Node(stack.enter_context(httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS)))
+        if url is not None:
+            source = _Node(stack.enter_context(_client(url)))
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
             source = _LocalEngine(settings, _package(settings, model, Path(scratch)))
-        for base, path in track(files, 'detecting', console=Console(stderr=True), disable=len(files) == 1):
+        for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
             try:
-                _process(settings, source, path, _target(output, base, path) if to_folder else output, as_json)
-            except WholebodyError as error:
+                _process(settings, source, path, target, as_json)
+            except (WholebodyError, OSError) as error:
                 failed += 1
                 print(f'error: {path}: {error}', file=sys.stderr)
     return failed
@@ -111,6 +121,17 @@ def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
 
 def _target(output: Path | None, base: Path, path: Path) -> Path | None:
     return None if output is None else output / path.relative_to(base)
+
+
+def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
+    """Refuse to write over an input, or two pictures into one file."""
+    inputs = {path.resolve() for path, _ in jobs}
+    targets = [target.resolve() for _, target in jobs if target is not None]
+    for target in targets:
+        if target in inputs:
+            raise InvalidRequest(f'{target} is an input; give another output')
+        if targets.count(target) > 1:
+            raise InvalidRequest(f'{target} would be written more than once; detect these folders one by one')
 
 
 def _package(settings: Settings, model: Path | None, scratch: Path) -> model_package.ModelPackage:

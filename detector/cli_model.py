@@ -1,14 +1,21 @@
-"""`wholebody model`: pack, verify, install and list model packages."""
+"""`wholebody model`: pull, pack, verify, install, list and upload model packages."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from .settings import load_settings
 
-app = typer.Typer(help='Pack, verify, install and list model packages.', no_args_is_help=True)
+if TYPE_CHECKING:
+    from .catalogue import Watch
+    from .downloads import Progress as ByteProgress
 
+app = typer.Typer(help='Pull, pack, verify, install, list and upload model packages.', no_args_is_help=True)
+
+Mode = Literal['lightweight', 'balanced', 'performance']
 ColorOrderOption = Literal['RGB', 'BGR']
 Archive = Annotated[Path, typer.Argument(help='A package: a zip of model.json, det.onnx and pose.onnx.')]
 
@@ -102,3 +109,71 @@ def list_models() -> None:
             print(f'{mark} {model.version}  {model.name}  {model.folder}')
     embedded = open_package(store.embedded())
     print(f'{" " if current else "*"} {embedded.version}  {embedded.name}  (embedded)')
+
+
+@app.command()
+def pull(
+    mode: Annotated[Mode, typer.Argument(help='Which published model.')],
+    output: Annotated[
+        Path | None, typer.Option('--output', '-o', help='Write the package here instead of installing it.')
+    ] = None,
+    offline: Annotated[bool, typer.Option('--offline', help='Fetch nothing; use what was downloaded before.')] = False,
+) -> None:
+    """Fetch a published rtmlib model, pack it, verify it, install it and make it current.
+
+    Interrupted downloads are resumed, mirrors are tried, hashes are recorded and checked.
+    """
+    import asyncio
+
+    from .catalogue import pull as pull_model
+    from .model_store import ModelStore
+
+    settings = load_settings()
+    store = ModelStore(settings.data_folder)
+    archive = output or store.download_path(mode)
+    with _progress() as watch:
+        package = asyncio.run(
+            pull_model(
+                mode,
+                archive,
+                cache=store.download_path(mode).parent,
+                catalogue=settings.model_catalogue,
+                offline=offline,
+                watch=watch,
+            )
+        )
+    if output is None:
+        package = store.install(archive, replace=True, backend_type=settings.backend_type, device=settings.device)
+        archive.unlink()
+        print(f'{package.model_version} is installed in {package.folder} and current')
+    else:
+        print(f'{output}: {package.model_version}')
+
+
+@contextmanager
+def _progress() -> Iterator['Watch']:
+    """A progress bar per file, on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+
+        def watch(name: str) -> 'ByteProgress':
+            task = bars.add_task(name, total=None)
+            return lambda done, total: bars.update(task, completed=done, total=total)
+
+        yield watch
+
+
+@app.command()
+def upload(
+    archive: Archive,
+    training: Annotated[int, typer.Option(help='Number of the training that the model belongs to.', min=0)],
+) -> None:
+    """Upload a package to the Learning Loop (LOOP_HOST, LOOP_ORGANIZATION, LOOP_PROJECT) as a training's model."""
+    import asyncio
+
+    from .loop import upload_package
+
+    print(asyncio.run(upload_package(load_settings(), archive, training=training)))

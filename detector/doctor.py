@@ -65,7 +65,7 @@ class _Failed(Exception):
 def _checked(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, 'ok', check())
-    except (_Failed, WholebodyError, OSError) as error:
+    except (_Failed, WholebodyError, OSError, ValueError, KeyError) as error:
         return Check(name, 'failed', str(error))
     except httpx.HTTPError as error:
         return Check(name, 'failed', f'{error.request.url.host} does not answer: {error}')

@@ -18,7 +18,7 @@ log = logging.getLogger('wholebody.downloads')
 Progress = Callable[[int, int | None], None]
 """Called with the bytes there are so far and, where the server says it, the bytes there will be."""
 
-_CHUNK: Final = 1024**2
+_CHUNK: Final = 256 * 1024
 _ATTEMPTS: Final = 4
 _PAUSE_SECONDS: Final = 0.5
 

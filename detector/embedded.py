@@ -10,11 +10,12 @@ MODEL_FILES: Final = next(
 """Inside the package in a wheel, beside it in a checkout."""
 EMBEDDED_PACKAGE: Final = MODEL_FILES / 'test-card.zip'
 EXAMPLE_CARD: Final = MODEL_FILES / 'test-card.jpg'
+CATALOGUE: Final = MODEL_FILES / 'catalogue.json'
+"""The published models: addresses, sizes, colour orders, and hashes where they are known."""
 EMBEDDED_NAME: Final = 'test-card'
 
 EMBEDDED_NOTICE: Final = (
-    'This is the embedded test card model: it reads test cards and finds nobody in a photograph. For real poses '
-    'export or download a YOLOX person detector and an RTMW pose estimator as ONNX files (rtmlib names the published '
-    'ones in Wholebody.MODE), then: wholebody model pack --det det.onnx --pose pose.onnx -o wholebody.zip; '
-    'wholebody model install wholebody.zip'
+    'This is the embedded test card model: it reads test cards and finds nobody in a photograph. For real poses: '
+    'wholebody model pull balanced (or lightweight, performance), or pack ONNX files of your own with '
+    'wholebody model pack and wholebody model install; then restart the node'
 )

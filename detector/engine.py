@@ -109,7 +109,8 @@ class PoseEngine:
             except InvalidPackage:
                 raise
             except Exception as error:
-                raise InvalidPackage(f'{path.name}: a trial inference failed: {error}') from error
+                reason = ' '.join(str(error).split())[:300]
+                raise InvalidPackage(f'{path.name}: a trial inference failed: {reason}') from error
 
 
 def _prepared(image: Image, network: Network) -> NDArray[np.uint8]:

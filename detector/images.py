@@ -18,8 +18,8 @@ from .errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImag
 
 Image = NDArray[np.uint8]
 
-FORMATS: Final = ('JPEG', 'MPO', 'PNG', 'WEBP')
-"""Pillow's names of the accepted formats; MPO is how it reads the multi-picture JPEGs of phones."""
+FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
+_OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
 DEFAULT_MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 64 * 1024**2
 """Of one image as it is received; what rosys sends at most."""
@@ -44,16 +44,17 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
-            picture = PillowImage.open(io.BytesIO(data))
+            picture = PillowImage.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnsupportedImageFormat('these bytes are not an image; send JPEG, PNG or WebP') from None
+        other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+        what = f'{other} images are not accepted' if other else 'these bytes are not an image'
+        raise UnsupportedImageFormat(f'{what}; send JPEG, PNG or WebP') from None
     except PillowImage.DecompressionBombError:
         raise ImageTooLarge(f'the image has more than the limit of {max_pixels} pixels') from None
     except Exception as error:
         raise InvalidImage(f'the image is broken: {error}') from error
     with picture:
-        if picture.format not in FORMATS:
-            raise UnsupportedImageFormat(f'{picture.format} images are not accepted; send JPEG, PNG or WebP')
+        # MPO is Pillow's name of the multi-picture JPEGs of phones; their first picture is the photograph
         if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
             raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
         _check_size(picture.width, picture.height, max_pixels)
@@ -68,12 +69,12 @@ def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
     if picture.mode == 'RGB':
         return picture
     if picture.mode.startswith('I'):  # 16-bit greyscale, whatever the byte order
-        wide = np.asarray(picture).astype(np.int64)
-        return PillowImage.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8)).convert('RGB')
+        return PillowImage.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
     if picture.has_transparency_data:
-        opaque = PillowImage.new('RGBA', picture.size, 'white')
-        opaque.alpha_composite(picture.convert('RGBA'))
-        return opaque.convert('RGB')
+        layers = picture.convert('RGBA')
+        opaque = PillowImage.new('RGB', picture.size, 'white')
+        opaque.paste(layers, mask=layers.getchannel('A'))
+        return opaque
     return picture.convert('RGB')
 
 
@@ -102,13 +103,14 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image | bytes:
     """Read the image of a Socket.IO event.
 
     :param payload: `{'bytes': …, 'dtype': 'uint8', 'shape': (height, width, 3)}`, RGB in C order, or
         `{'format': 'jpeg', 'bytes': …}` with the bytes of an image file.
+    :return: the array, or the bytes of the file as they came, not decoded yet.
     :raises InvalidRequest: the payload has not this form.
-    :raises InvalidImage: the image is broken or not acceptable (see `decode` and `check`).
+    :raises InvalidImage: the array is not acceptable (see `check`).
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest("'image' must be an object with bytes, dtype and shape, or with format 'jpeg' and bytes")
@@ -117,18 +119,18 @@ def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Im
         raise InvalidRequest("'image' lacks its binary field 'bytes'")
     match payload.get('format', 'raw'):
         case 'jpeg':
-            return decode(bytes(data), max_pixels=max_pixels)
+            return bytes(data)
         case 'raw':
             return _from_raw(data, payload.get('dtype'), payload.get('shape'), max_pixels)
         case other:
-            raise InvalidRequest(f"the image's format is {other!r}; send 'raw' or 'jpeg'")
+            raise InvalidRequest(f"the image's format is {str(other)[:40]!r}; send 'raw' or 'jpeg'")
 
 
 def _from_raw(data: bytes | bytearray | memoryview, dtype: object, shape: object, max_pixels: int) -> Image:
     if dtype != 'uint8':
-        raise InvalidImage(f"the image's dtype is {dtype!r}; send 'uint8', 0..255")
+        raise InvalidImage(f"the image's dtype is {str(dtype)[:40]!r}; send 'uint8', 0..255")
     if not (isinstance(shape, list | tuple) and all(type(size) is int and size >= 0 for size in shape)):
-        raise InvalidRequest(f"the image's shape is {shape!r}; send (height, width, 3)")
+        raise InvalidRequest(f"the image's shape is {str(shape)[:40]}; send (height, width, 3)")
     if len(shape) != 3 or shape[2] != 3:
         raise InvalidImage(f"the image's shape is {tuple(shape)}; send (height, width, 3), RGB")
     _check_size(shape[1], shape[0], max_pixels)

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from learning_loop_node.helpers.misc import ImageData
@@ -18,18 +19,20 @@ from .poses import Pose
 from .settings import Settings
 from .wholebody_logic import WholebodyDetectorLogic
 
+_DECODERS: Final = 2
+"""Images that may be decoded at the same time."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The poses of some images, and how they came about.
+    """The poses of an image, and how they came about.
 
-    :param poses: one list per image.
     :param package: the model that found them.
     :param timing: milliseconds by stage.
     """
 
-    images: list[Image]
-    poses: list[list[Pose]]
+    image: Image
+    poses: list[Pose]
     package: ModelPackage
     timing: dict[str, float]
 
@@ -46,49 +49,45 @@ class Inference:
         self._lock = lock
         self._active = active
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
+        self._decoding = asyncio.Semaphore(_DECODERS)
         self.unloading = False
         """While a model is replaced that had to be unloaded first: requests wait for the new one."""
 
     async def decode(self, image: ImageData) -> Image:
-        """The upright RGB array of an image, decoded in a thread.
+        """The upright RGB array of an image, decoded in a thread, few at a time, since each may be large.
 
         :raises InvalidImage: broken or not acceptable.
         """
         limit = self._settings.max_image_pixels
         if isinstance(image, np.ndarray):
             return images.check(image, max_pixels=limit)
-        return await asyncio.to_thread(images.decode, image, max_pixels=limit)
+        async with self._decoding:
+            return await asyncio.to_thread(images.decode, image, max_pixels=limit)
 
-    async def estimate(self, received: Sequence[ImageData]) -> Estimate:
-        """Find the poses in images.
+    async def estimate(self, received: ImageData) -> Estimate:
+        """Find the poses in an image.
 
-        :param received: encoded images, or RGB arrays.
-        :raises InvalidImage: one of them is broken or not acceptable.
+        :param received: an encoded image, or an RGB array.
+        :raises InvalidImage: it is broken or not acceptable.
         :raises ModelUnavailable: no model serves.
         :raises DeadlineExceeded: other work kept this from starting in time.
         """
         if not self.unloading:
             self._active()  # fails fast, before the decoding
         start = time.perf_counter()
-        decoded = await asyncio.gather(*(self.decode(image) for image in received))
+        image = await self.decode(received)
         waiting = time.perf_counter()
         async with self._turn(start + self._settings.deadline):
             running = time.perf_counter()
             logic = self._active()
-            poses = await asyncio.get_running_loop().run_in_executor(
-                self._thread, lambda: [logic.poses(image) for image in decoded]
-            )
-        timing = {
+            poses = await asyncio.get_running_loop().run_in_executor(self._thread, logic.poses, image)
+        stages = {
             'decode_ms': waiting - start,
             'wait_ms': running - waiting,
             'inference_ms': time.perf_counter() - running,
         }
-        return Estimate(
-            images=list(decoded),
-            poses=poses,
-            package=logic.package,
-            timing={stage: round(1000 * seconds, 2) for stage, seconds in timing.items()},
-        )
+        timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
+        return Estimate(image=image, poses=poses, package=logic.package, timing=timing)
 
     @asynccontextmanager
     async def _turn(self, deadline: float) -> AsyncIterator[None]:
@@ -109,5 +108,5 @@ class Inference:
             self._lock.release()
 
     def close(self) -> None:
-        """Start no more inferences."""
+        """Start no more inferences; one that runs is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -2,7 +2,9 @@
 
 import asyncio
 import ssl
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -10,9 +12,10 @@ from learning_loop_node.loop_communication import LoopCommunicationException, Lo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import InvalidRequest, LoopFault, NoLearningLoop
-from .model_package import VERSION
+from .model_package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
 from .model_updates import Target
 from .settings import Settings
+from .upstream import apply_settings
 
 TIMEOUT = httpx.Timeout(60, connect=5)
 """Seconds without a byte; a Loop may take its time to pack a model."""
@@ -122,3 +125,36 @@ def _parse(kind: type[A], content: Any, what: str) -> A:
         problem = error.errors()[0]
         field = '.'.join(str(part) for part in problem['loc'])
         raise LoopFault(f'the {what} of the Learning Loop is malformed: {field}: {problem["msg"]}') from None
+
+
+async def upload_package(settings: Settings, archive: Path, *, training: int) -> str:
+    """Upload a package's files as the newest model of a training, as trainers do.
+
+    :return: what became of it.
+    :raises NoLearningLoop: LOOP_HOST is not set.
+    :raises InvalidPackage: it is not valid.
+    :raises LoopFault: the Loop does not take it.
+    """
+    if settings.loop_host is None:
+        raise NoLearningLoop('An upload')
+    apply_settings(settings)
+    path = (
+        f'/{settings.loop_organization}/projects/{settings.loop_project}'
+        f'/trainings/{training}/models/latest/{MODEL_FORMAT}/file'
+    )
+    loop = communicator(settings)
+    try:
+        with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
+            package = unpack(archive, Path(folder))
+            files = [Path(folder) / MODEL_JSON, package.detector_path, package.estimator_path]
+            response = await loop.put(path, files=[str(file) for file in files], timeout=600)
+    except (httpx.HTTPError, LoopCommunicationException) as error:
+        raise LoopFault(f'{settings.loop_url} does not take the upload: {error or type(error).__name__}') from error
+    finally:
+        await loop.async_client.aclose()
+    if response.status_code not in (httpx.codes.OK, httpx.codes.CONFLICT):
+        raise LoopFault(f'{settings.loop_url} answers {response.status_code} to the upload: {response.text[:200]}')
+    answer = response.json()
+    if response.status_code == httpx.codes.CONFLICT:
+        return f'{package.model_version} is stored there already: {(answer.get("detail") or {}).get("id")}'
+    return f'{package.model_version} is uploaded: {answer.get("id")}'

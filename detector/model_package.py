@@ -11,10 +11,10 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field, StrictInt, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from . import package_zip
 from .errors import DamagedPackage, InvalidPackage
@@ -22,6 +22,8 @@ from .skeleton import KEYPOINT_NAMES, PARTS, PERSON, canonical_name, category_id
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
 MODEL_JSON: Final = 'model.json'
+_MAX_MODEL_JSON_BYTES: Final = 1024**2
+_MAX_RAW_SCORE: Final = 1e6
 VERSION: Final = re.compile(r'\d{1,9}(\.\d{1,9}){0,3}', re.ASCII)
 """Numbers and dots, as learning_loop_node recognises installed versions by."""
 
@@ -33,7 +35,11 @@ ColorOrder = Literal['RGB', 'BGR']
 Triple = tuple[float, float, float]
 
 
-class Network(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Network(_Strict):
     """One ONNX network.
 
     :param input_size: width, height in pixels.
@@ -82,7 +88,7 @@ class Estimator(Network):
     """The RTMW or RTMPose pose estimator: simcc_x (N, 133, 2·W), simcc_y (N, 133, 2·H)."""
 
 
-class Wholebody(BaseModel):
+class Wholebody(_Strict):
     """The object `wholebody` of model.json.
 
     :param precision: `f32` where lower precision would break the network, else `any`.
@@ -103,6 +109,8 @@ class Wholebody(BaseModel):
     @classmethod
     def _monotone(cls, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         raw, mapped = np.array(points).T
+        if np.abs(raw).max() > _MAX_RAW_SCORE:
+            raise ValueError(f'raw scores lie within ±{_MAX_RAW_SCORE:g}')
         if not (np.all(np.diff(raw) > 0) and np.all(np.diff(mapped) >= 0)):
             raise ValueError('the points must rise')
         if mapped[0] < 0 or mapped[-1] > 1:
@@ -110,21 +118,34 @@ class Wholebody(BaseModel):
         return points
 
 
-class _Category(BaseModel):
+class _Loadable(BaseModel):
+    """The types that learning_loop_node's own loader insists on; it accepts no near misses."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class _Category(_Loadable):
     id: str = Field(min_length=1)
     name: str = Field(min_length=1)
+    description: str | None = None
+    hotkey: str | None = None
+    color: str | None = None
+    point_size: int | None = None
     type: str | None = None
 
 
-class _ModelJson(BaseModel):
+class _ModelJson(_Loadable):
     id: str = Field(min_length=1)
     organization: str
     project: str
     version: str = Field(pattern=f'^{VERSION.pattern}$')
     host: str | None = None
-    resolution: StrictInt | None = None  # the Loop client accepts no other number
+    resolution: int | None = None
+    model_root_path: str | None = None
+    model_size: str | None = None
+    conf_threshold: float | None = None
     categories: list[_Category]
-    wholebody: Wholebody
+    wholebody: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +153,12 @@ class ModelPackage:
     """An opened package whose description and hashes have been checked.
 
     :param folder: where its files lie.
+    :param id: that of the model in the Loop, where it comes from one.
     :param category_ids: ids of `person` and the 133 keypoints by our names; those of the Loop where it gave some.
     """
 
     folder: Path
+    id: str
     version: str
     wholebody: Wholebody
     category_ids: dict[str, str]
@@ -163,13 +186,14 @@ def open_package(folder: Path) -> ModelPackage:
 
     :raises InvalidPackage: names the file or field and the reason.
     """
-    description = _read_description(folder / MODEL_JSON)
-    for network in (description.wholebody.detector, description.wholebody.estimator):
+    description, wholebody = _read_description(folder / MODEL_JSON)
+    for network in (wholebody.detector, wholebody.estimator):
         _check_hash(folder / network.file, network.sha256)
     return ModelPackage(
         folder=folder,
+        id=description.id,
         version=description.version,
-        wholebody=description.wholebody,
+        wholebody=wholebody,
         category_ids=_category_ids(description.categories),
     )
 
@@ -185,25 +209,35 @@ def unpack(archive: Path, folder: Path) -> ModelPackage:
     return open_package(folder)
 
 
-def set_version(folder: Path, version: str) -> None:
-    """Change the version in an unpacked package's description and nothing else."""
+def set_identity(folder: Path, *, version: str, model_id: str) -> None:
+    """Change version and id in an unpacked package's description and nothing else."""
     path = folder / MODEL_JSON
-    content = json.loads(path.read_bytes())
-    path.write_text(json.dumps(content | {'version': version}, indent=1))
+    content = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps(content | {'version': version, 'id': model_id}, indent=1), encoding='utf-8')
 
 
-def _read_description(path: Path) -> _ModelJson:
+def _read_description(path: Path) -> tuple[_ModelJson, Wholebody]:
     try:
-        content = json.loads(path.read_bytes())
+        if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
+            raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
+        content = json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise InvalidPackage(f'{MODEL_JSON} is missing') from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidPackage(f'{MODEL_JSON} is not readable as JSON: {error}') from error
+    description = _validated(_ModelJson, content, ())
+    return description, _validated(Wholebody, description.wholebody, ('wholebody',))
+
+
+M = TypeVar('M', bound=BaseModel)
+
+
+def _validated(kind: type[M], content: Any, path: tuple[str, ...]) -> M:
     try:
-        return _ModelJson.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = '.'.join(str(part) for part in problem['loc']) or 'the file'
+        field = '.'.join(str(part) for part in (*path, *problem['loc'])) or 'the file'
         raise InvalidPackage(f'{MODEL_JSON}: {field}: {problem["msg"]}') from None
 
 

@@ -47,13 +47,18 @@ class ModelStore:
         self.data_folder = data_folder
         self.models = data_folder / 'models'
 
+    @property
+    def has_current(self) -> bool:
+        """Whether a model was ever selected."""
+        return (self.data_folder / _LINK).is_symlink()
+
     def current(self) -> Path | None:
         """The folder of the current model, or None if none was ever selected.
 
         :raises InvalidPackage: the link leads nowhere.
         """
         link = self.data_folder / _LINK
-        if not link.is_symlink():
+        if not self.has_current:
             return None
         folder = link.resolve()
         if not folder.is_dir():
@@ -65,7 +70,7 @@ class ModelStore:
 
         The embedded model is tried only where none was ever selected: it would hide that a real one is missing.
         """
-        if not (self.data_folder / _LINK).is_symlink():
+        if not self.has_current:
             return [self.embedded()]
         current = (self.data_folder / _LINK).resolve()
         others = [self.folder(version).resolve() for version in self.versions()]
@@ -109,10 +114,11 @@ class ModelStore:
         self.select(version)
         return package
 
-    def add(self, archive: Path, *, version: str | None = None) -> ModelPackage:
+    def add(self, archive: Path, *, version: str | None = None, model_id: str | None = None) -> ModelPackage:
         """Unpack a package into its folder, over what is there; its networks are not tried.
 
         :param version: that under which the Learning Loop offers it; it wins over what `model.json` says.
+        :param model_id: that of the Learning Loop; it wins as well.
         :raises InvalidPackage: names the file or field and the reason.
         """
         self.models.mkdir(parents=True, exist_ok=True)
@@ -120,9 +126,10 @@ class ModelStore:
             fresh = Path(temporary) / 'new'
             fresh.mkdir()
             package = model_package.unpack(archive, fresh)
-            if version is not None and version != package.version:
-                log.warning('model %s calls itself %s', version, package.version)
-                model_package.set_version(fresh, version)
+            if version is not None and model_id is not None:
+                if version != package.version:
+                    log.warning('model %s calls itself %s', version, package.version)
+                model_package.set_identity(fresh, version=version, model_id=model_id)
             target = self.folder(version or package.version)
             if target.exists():
                 target.rename(Path(temporary) / 'old')

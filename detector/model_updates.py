@@ -24,6 +24,9 @@ MAX_PACKAGE_BYTES: Final = 2 * 1024**3
 _TRANSFER_FAULTS: Final = 3
 """So often a file that is damaged, not wrong, is fetched again although the Loop says it is the same."""
 
+INSTALLED: Final = 'installed'
+"""Stands for the id of whatever model is installed under a version."""
+
 Switch = Callable[[Path], Awaitable[None]]
 Connect = Callable[[], Awaitable[httpx.AsyncClient]]
 
@@ -140,12 +143,13 @@ class ModelUpdater:
             self.error = text
 
     async def _installed(self, target: Target) -> ModelPackage | None:
-        """The installed package of a version; a damaged one is removed."""
+        """The installed package of a target; a damaged one is removed, that of another model is fetched over."""
         folder = self._store.folder(target.version)
         if not folder.is_dir():
             return None
         try:
-            return await asyncio.to_thread(open_package, folder)
+            package = await asyncio.to_thread(open_package, folder)
+            return package if target.model_id in (INSTALLED, package.id) else None
         except InvalidPackage as error:
             log.warning('the installed model %s is damaged (%s) and removed', target.version, error)
             await asyncio.to_thread(self._store.remove, target.version)
@@ -166,7 +170,7 @@ class ModelUpdater:
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         validators = await download(client, url, archive, max_bytes=MAX_PACKAGE_BYTES)
         try:
-            return await asyncio.to_thread(self._store.add, archive, version=target.version)
+            return await asyncio.to_thread(self._store.add, archive, version=target.version, model_id=target.model_id)
         except InvalidPackage as error:
             sha256 = await asyncio.to_thread(file_sha256, archive)
             self._refuse(target, error, validators, sha256)

@@ -3,27 +3,27 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from learning_loop_node import DetectorNode
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
-from learning_loop_node.detector.rest import about as upstream_about
-from learning_loop_node.detector.rest import detect as upstream_detect
+from learning_loop_node.detector.rest import about, detect, model_version_control, outbox_mode
 from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import loop, routes, sio_events, upstream
+from . import catalogue, loop, routes, sio_events, upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
 from .inference import Inference
+from .limits import RequestLimits
 from .model_package import VERSION, open_package
 from .model_store import ModelStore
-from .model_updates import ModelUpdater, Target
+from .model_updates import INSTALLED, ModelUpdater, Target
 from .outbox import LoopOutbox, NoOutbox
 from .settings import Settings
 from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory, to_metadata
@@ -31,6 +31,8 @@ from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory, to_m
 log = logging.getLogger('wholebody.node')
 
 AUTOUPLOAD_MODES: Final = ('filtered', 'all', 'disabled')
+_REPLACED: Final = (detect.router, about.router, model_version_control.router, outbox_mode.router)
+_PULL_AGAIN_SECONDS: Final = 60
 _STATUS_SECONDS: Final = 8
 """So long the Loop may take to accept a status report."""
 
@@ -49,6 +51,7 @@ class WholebodyNode(DetectorNode):
         self.settings = settings
         self.store = ModelStore(settings.data_folder)
         self.build_error: str | None = None
+        self._first_model: asyncio.Task[None] | None = None
         super().__init__(
             settings.node_name,
             WholebodyLogicFactory(settings),
@@ -70,7 +73,9 @@ class WholebodyNode(DetectorNode):
             keep=settings.keep_models,
         )
         self.inference = Inference(settings, self.detection_lock, lambda: upstream.active_detector(self)[0])
+        self.add_middleware(RequestLimits)
         self.add_exception_handler(WholebodyError, _answer_error)
+        self.add_exception_handler(RequestValidationError, _answer_invalid_request)
         self.include_router(routes.router)
 
     @property
@@ -85,7 +90,7 @@ class WholebodyNode(DetectorNode):
 
     def include_router(self, router: Any, **kwargs: Any) -> None:
         """Leave out the routes of upstream that ours replace."""
-        if router not in (upstream_detect.router, upstream_about.router):
+        if router not in _REPLACED:
             super().include_router(router, **kwargs)
 
     def _setup_sio_server(self) -> None:
@@ -98,13 +103,17 @@ class WholebodyNode(DetectorNode):
             self.outbox.ensure_continuous_upload()
         try:
             await asyncio.to_thread(self.store.clean)
+            if self.settings.mode is not None and not self.store.has_current:
+                self._first_model = asyncio.create_task(self._pull_first_model(self.settings.mode))
+                return
             for folder in await asyncio.to_thread(self.store.to_start_with):
                 if await self._starts_with(folder):
                     break
         except (WholebodyError, OSError) as error:
             self.build_error = str(error)
             log.error('no model serves: %s', error)
-        self.operation_mode = OperationMode.Idle
+        finally:
+            self.operation_mode = OperationMode.Idle
 
     async def _starts_with(self, folder: Path) -> bool:
         try:
@@ -118,7 +127,26 @@ class WholebodyNode(DetectorNode):
             log.warning(EMBEDDED_NOTICE)
         return True
 
+    async def _pull_first_model(self, mode: str) -> None:
+        """Fetch the published model that MODE names; until then nothing serves, unless the Loop is faster."""
+        archive = self.store.download_path(mode)
+        while not self.store.has_current:
+            self.build_error = f'the {mode} model (MODE) is being downloaded'
+            try:
+                await catalogue.pull(mode, archive, cache=archive.parent, catalogue=self.settings.model_catalogue)
+                package = await asyncio.to_thread(self.store.add, archive)
+                await self._switch(package.folder)
+                await asyncio.to_thread(self.store.select, package.version)
+                archive.unlink()
+                return
+            except (WholebodyError, OSError) as error:
+                self.build_error = f'the {mode} model (MODE) cannot be downloaded: {error}'
+                log.error('%s; the next try is in %d seconds', self.build_error, _PULL_AGAIN_SECONDS)
+                await asyncio.sleep(_PULL_AGAIN_SECONDS)
+
     async def on_shutdown(self) -> None:
+        if self._first_model is not None:
+            self._first_model.cancel()
         await self.updates.stop()
         if self.has_loop:
             await super().on_shutdown()
@@ -207,7 +235,7 @@ class WholebodyNode(DetectorNode):
         if not VERSION.fullmatch(version):
             raise InvalidRequest(f"{version!r} is no version; send 'follow_loop', 'pause' or a version such as 1.2")
         if self.store.folder(version).is_dir():
-            return Target(version=version, model_id='installed')
+            return Target(version=version, model_id=INSTALLED)
         if not self.has_loop:
             raise NoLearningLoop(f'Model {version}, which is not installed,')
         return await loop.find_model(self.loop_communicator, self._loop_project, version)
@@ -308,9 +336,13 @@ class WholebodyNode(DetectorNode):
         """
         if autoupload not in AUTOUPLOAD_MODES:
             raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
-        estimate = await self.inference.estimate(images)
-        items = await asyncio.to_thread(lambda: [to_metadata(poses, estimate.package) for poses in estimate.poses])
-        for image, metadata in zip(images, items, strict=True):
+        if len(images) > sio_events.MAX_BATCH:
+            raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {sio_events.MAX_BATCH}')
+        items = []
+        for image in images:  # one after the other, so that others get their turns in between
+            estimate = await self.inference.estimate(image)
+            metadata = await asyncio.to_thread(to_metadata, estimate.poses, estimate.package)
+            items.append(metadata)
             metadata.tags.extend(tags)
             metadata.source = source
             if creation_date is not None:
@@ -344,28 +376,12 @@ class WholebodyNode(DetectorNode):
             await self.inference.decode(image)
         await super().upload_images(images=images, images_metadata=images_metadata, upload_priority=upload_priority)
 
-    # ---------------------------------------------------------------- about
 
-    def about(self) -> dict[str, Any]:
-        """Upstream's answer, plus what serves and how to get a real model."""
-        answer: dict[str, Any] = asdict(self.get_about_response())
-        answer['update'] = self.updates.about()
-        try:
-            logic, _ = upstream.active_detector(self)
-        except WholebodyError as error:
-            answer['wholebody'] = {'model_version': None, 'notice': self.build_error or str(error)}
-            return answer
-        package = logic.package
-        embedded = package.name == EMBEDDED_NAME
-        answer['wholebody'] = {
-            'model_version': package.model_version,
-            'runtime': logic.engine.runtime,
-            'embedded': embedded,
-            'origin': package.wholebody.origin,
-            'licence': package.wholebody.licence,
-            'notice': EMBEDDED_NOTICE if embedded else None,
-        }
-        return answer
+async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    """Say which field is wrong and why, without the value, which may be large or no text."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
+    return JSONResponse({'detail': '; '.join(faults)}, status_code=422)
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:

@@ -72,4 +72,4 @@ class NoOutbox(Outbox):
 
     async def set_mode(self, mode: OutboxMode | str) -> None:
         if OutboxMode(mode) == OutboxMode.CONTINUOUS_UPLOAD:
-            raise ValueError(str(NoLearningLoop('An upload')))
+            raise NoLearningLoop('An upload')

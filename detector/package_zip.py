@@ -3,8 +3,11 @@
 A package comes over the network or from a stranger: nothing in it may lead out of its folder or fill the disk.
 """
 
+import errno
 import os
+import re
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +22,7 @@ MAX_COMPRESSION_RATIO: Final = 50
 """Networks hardly compress; the embedded package, mostly zeros, stays under this."""
 RATIO_FREE_BYTES: Final = 8 * 1024**2
 """Files up to this size may have any ratio."""
+_PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 _CHUNK: Final = 1024**2
 
 
@@ -49,7 +53,19 @@ def unpack(archive: Path, folder: Path) -> None:
             _check(entries)
             for entry in entries:
                 _extract(source, entry, folder / entry.filename)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is what seeking to an offset gives that only a damaged file names
+            raise
         raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
 
 
@@ -75,6 +91,10 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise InvalidPackage(f'{name!r} leads out of the package')
     if entry.is_dir() or '/' in name or '\\' in name:
         raise InvalidPackage(f'{name!r} is in a folder; a package is flat, with model.json at the top of the zip')
+    if not _PLAIN_NAME.fullmatch(name):
+        raise InvalidPackage(f'{name[:100]!r} is no plain file name')
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidPackage(f'{name!r} is compressed in another way than deflate')
     ratio = entry.file_size / max(entry.compress_size, 1)
     if entry.file_size > RATIO_FREE_BYTES and ratio > MAX_COMPRESSION_RATIO:
         raise InvalidPackage(f'{name!r} unpacks to {ratio:.0f} times its size; {MAX_COMPRESSION_RATIO} is the limit')

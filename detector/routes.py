@@ -5,11 +5,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, File, Header, Request, UploadFile
-from fastapi.responses import JSONResponse
-from learning_loop_node.data_classes import AboutResponse, ImageMetadata
+from fastapi.responses import JSONResponse, PlainTextResponse
+from learning_loop_node.data_classes import AboutResponse, ImageMetadata, ModelVersionResponse
+from learning_loop_node.enums import OutboxMode
 
 from . import upstream
-from .errors import ModelUnavailable
+from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from .errors import InvalidRequest, ModelUnavailable
 from .poses import poses_to_json
 
 if TYPE_CHECKING:
@@ -72,11 +74,11 @@ async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
     :param image: encoded bytes, or an RGB uint8 array H×W×3.
     :raises WholebodyError: see `Inference.estimate`.
     """
-    estimate = await node.inference.estimate([image])
-    height, width = estimate.images[0].shape[:2]
+    estimate = await node.inference.estimate(image)
+    height, width = estimate.image.shape[:2]
     answer = await asyncio.to_thread(
         poses_to_json,
-        estimate.poses[0],
+        estimate.poses,
         width=width,
         height=height,
         model_version=estimate.package.model_version,
@@ -87,15 +89,81 @@ async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
 @router.get('/about', response_model=AboutResponse, tags=['about'])
 async def about(request: Request) -> JSONResponse:
     """What this node is doing, which model serves, and how to get a real one."""
-    return JSONResponse(_node(request).about())
+    return JSONResponse(about_node(_node(request)))
 
 
+def about_node(node: 'WholebodyNode') -> dict[str, Any]:
+    """Upstream's answer, plus what serves, what is refused, and how to get a real model."""
+    answer: dict[str, Any] = asdict(node.get_about_response()) | {'update': node.updates.about()}
+    try:
+        logic, _ = upstream.active_detector(node)
+    except ModelUnavailable as error:
+        return answer | {'wholebody': {'model_version': None, 'notice': node.build_error or str(error)}}
+    package = logic.package
+    embedded = package.name == EMBEDDED_NAME
+    serving = {
+        'model_version': package.model_version,
+        'runtime': logic.engine.runtime,
+        'embedded': embedded,
+        'origin': package.wholebody.origin,
+        'licence': package.wholebody.licence,
+        'notice': EMBEDDED_NOTICE if embedded else None,
+    }
+    return answer | {'wholebody': serving}
+
+
+@router.get('/model_version', response_model=ModelVersionResponse, tags=['model_version'])
+async def get_model_version(request: Request) -> JSONResponse:
+    """The versions that serve, are wanted, and are installed."""
+    return JSONResponse(asdict(_node(request).get_model_version_response()))
+
+
+@router.put('/model_version', tags=['model_version'])
+async def put_model_version(request: Request) -> str:
+    """Follow the Loop, pause, or serve one version.
+
+    curl -X PUT -d follow_loop localhost:8004/model_version
+    curl -X PUT -d 1.2 localhost:8004/model_version
+    """
+    await _node(request).set_model_version_mode((await request.body()).decode())
+    return 'OK'
+
+
+@router.get('/outbox_mode', response_class=PlainTextResponse, tags=['outbox_mode'])
+async def get_outbox_mode(request: Request) -> str:
+    """`continuous_upload` or `stopped`."""
+    return str(_node(request).outbox.get_mode().value)
+
+
+@router.put('/outbox_mode', tags=['outbox_mode'])
+async def put_outbox_mode(request: Request) -> str:
+    """Start or stop sending to the Loop.
+
+    curl -X PUT -d stopped localhost:8004/outbox_mode
+    """
+    await set_outbox_mode(_node(request), (await request.body()).decode())
+    return 'OK'
+
+
+async def set_outbox_mode(node: 'WholebodyNode', mode: str) -> None:
+    """Start or stop sending to the Loop.
+
+    :raises InvalidRequest: no such mode.
+    :raises NoLearningLoop: there is nobody to send to.
+    """
+    if mode not in {known.value for known in OutboxMode}:
+        raise InvalidRequest(f"the outbox mode {mode[:40]!r} is none of 'continuous_upload', 'stopped'")
+    await node.outbox.set_mode(mode)
+
+
+@router.head('/health', include_in_schema=False)
 @router.get('/health', tags=['operation'])
 async def health() -> dict[str, str]:
     """Whether the process is alive; says nothing of a model."""
     return {'status': 'UP'}
 
 
+@router.head('/ready', include_in_schema=False)
 @router.get('/ready', tags=['operation'])
 async def ready(request: Request) -> dict[str, str]:
     """Whether a model serves; 503 if none does."""

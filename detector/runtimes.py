@@ -56,7 +56,8 @@ def open_runtime(path: Path, *, backend_type: BackendType = 'auto', device: str 
     except RuntimeUnavailable:
         raise
     except Exception as error:
-        raise RuntimeUnavailable(f'{name} on {device} cannot load {path.name}: {error}') from error
+        reason = ' '.join(str(error).split())[:300]
+        raise RuntimeUnavailable(f'{name} on {device} cannot load {path.name}: {reason}') from error
 
 
 def choose_backend(device: str) -> str:

@@ -5,10 +5,12 @@ by `detector.upstream`; nothing else in the project reads the environment.
 """
 
 import ipaddress
+import os
+import re
 import socket
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
     loop_host: str | None = Field(
         None,
         validation_alias=AliasChoices('LOOP_HOST', 'HOST'),
-        description='Learning Loop to follow and to send to; unset: no traffic to anybody, nothing is stored',
+        description='Learning Loop to follow and to send to; unset: no traffic to anybody, no image is stored',
     )
     loop_organization: str = Field(
         'local', validation_alias=AliasChoices('LOOP_ORGANIZATION', 'ORGANIZATION'), description='Organization there'
@@ -106,7 +108,10 @@ class Settings(BaseSettings):
     )
     mode: Annotated[Literal['lightweight', 'balanced', 'performance'] | None, BeforeValidator(_lower)] = Field(
         None,
-        description='Published model that this machine is meant to run: `lightweight`, `balanced` or `performance`',
+        description='Published model to pull at the start if none is installed: `lightweight`, `balanced` …',
+    )
+    model_catalogue: Path | None = Field(
+        None, description='Catalogue of published models, if not the shipped `model_files/catalogue.json`'
     )
     confidence_threshold: Fraction = Field(0.3, description='Keypoints below are not drawn')
     deadline: float = Field(
@@ -121,19 +126,21 @@ class Settings(BaseSettings):
     )
     label_studio_api_token: SecretStr | None = Field(None, description='Its API token, legacy or personal access token')
 
+    @model_validator(mode='before')
+    @classmethod
+    def _host_may_be_no_loop(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`HOST` is often an address to bind to, or this machine's own: then it is no Loop."""
+        host = os.environ.get('HOST')
+        if 'LOOP_HOST' in os.environ or not host or values.get('LOOP_HOST') != host or not _is_own_address(host):
+            return values
+        return {name: value for name, value in values.items() if name != 'LOOP_HOST'}
+
     @field_validator('loop_host')
     @classmethod
-    def _not_a_bind_address(cls, host: str | None) -> str | None:
-        """`HOST` is often an address to bind to (0.0.0.0) or this machine's own name: then it is no Loop."""
-        if host is None or host == socket.gethostname():
-            return None
-        host = host.rstrip('/')
-        if '://' in host and not host.startswith(('http://', 'https://')):
+    def _host_with_or_without_scheme(cls, host: str | None) -> str | None:
+        if host is not None and not re.fullmatch(r'(https?://)?[^/?#@\s]+/?', host):
             raise ValueError('give a host name, with or without http:// or https:// and port')
-        try:
-            return None if ipaddress.ip_address(host).is_unspecified else host
-        except ValueError:
-            return host
+        return host and host.rstrip('/')
 
     @field_validator('data_folder')
     @classmethod
@@ -172,6 +179,14 @@ class Settings(BaseSettings):
     @property
     def effective_log_level(self) -> str:
         return 'DEBUG' if self.debug else self.log_level
+
+
+def _is_own_address(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() in ('localhost', socket.gethostname().lower())
+    return address.is_unspecified or address.is_loopback
 
 
 def environment_name(field: str) -> str:

@@ -5,19 +5,23 @@ or comes without payload; that is why they are replaced rather than added to.
 """
 
 import asyncio
+import json
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import socketio
 from dacite import DaciteError, from_dict
+from engineio.payload import Payload
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
+from learning_loop_node.helpers.misc import ImageData
 
 from . import images, upstream
-from .errors import InvalidRequest, WholebodyError
-from .images import Image
-from .routes import grouped_poses
+from .errors import InvalidRequest, ModelUnavailable, WholebodyError
+from .routes import about_node, grouped_poses, set_outbox_mode
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -27,21 +31,31 @@ log = logging.getLogger('wholebody.socketio')
 MAX_MESSAGE_BYTES: Final = images.MAX_BYTES + 1024**2
 """Of one WebSocket message: a frame of the largest size and what describes it."""
 
+_LOG_SECONDS: Final = 1.0
+
+MAX_BATCH: Final = 64
+"""Images of one `batch_detect`."""
+
 Handler = Callable[['WholebodyNode', Any], Awaitable[dict[str, Any]]]
 
 
 def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
     """A Socket.IO server with all events registered."""
-    server = socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES)
+    Payload.max_decode_packets = MAX_BATCH + 16  # of one polling request; beyond, a message is lost without a word
+    server = socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES, json=_TolerantJson)
     for name, handler in EVENTS.items():
         server.on(name, _answering(node, name, handler))
 
-    async def connect(sid: str, environ: Mapping[str, Any], auth: Any = None) -> None:
+    async def connect(sid: str, *details: Any) -> dict[str, str] | None:
+        if not (details and isinstance(details[0], Mapping) and 'asgi.scope' in details[0]):
+            return {'error': "'connect' is no event to send"}  # a client can, and reaches this
         node.connected_clients.append(sid)
+        return None
 
-    async def disconnect(sid: str, reason: str) -> None:
+    async def disconnect(sid: str, *_: Any) -> dict[str, str]:
         if sid in node.connected_clients:
             node.connected_clients.remove(sid)
+        return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
         return {'error': f'unknown event {event!r}; known are {", ".join(EVENTS)}'}
@@ -60,18 +74,34 @@ def as_app(server: socketio.AsyncServer) -> Any:
 def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Wrap a handler so that whatever arrives and whatever happens, the client gets an answer."""
 
+    last_logged = -math.inf
+
     async def answer(sid: str, *payload: Any) -> dict[str, Any]:
+        nonlocal last_logged
         try:
             if len(payload) > 1:
                 raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
             return await handler(node, payload[0] if payload else None)
         except WholebodyError as error:
+            if time.monotonic() - last_logged > _LOG_SECONDS:  # a robot may send the same fault ten times a second
+                last_logged = time.monotonic()
+                log.warning('%s is answered with an error: %s', name, error)
             return {'error': str(error)}
         except Exception:
             log.exception('the event %s failed', name)
             return {'error': f'{name} failed inside the node; its log says why'}
 
     return answer
+
+
+class _TolerantJson:
+    """The json module, but for numbers so long that the Socket.IO library would drop the message without a word."""
+
+    dumps = staticmethod(json.dumps)
+
+    @staticmethod
+    def loads(text: str | bytes, **_: Any) -> Any:
+        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits))
 
 
 # ---------------------------------------------------------------- payloads
@@ -110,8 +140,8 @@ def _options(payload: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _image(node: 'WholebodyNode', payload: Any) -> Image:
-    return await asyncio.to_thread(images.from_payload, payload, max_pixels=node.settings.max_image_pixels)
+def _image(node: 'WholebodyNode', payload: Any) -> ImageData:
+    return images.from_payload(payload, max_pixels=node.settings.max_image_pixels)
 
 
 # ---------------------------------------------------------------- events
@@ -120,7 +150,7 @@ async def _image(node: 'WholebodyNode', payload: Any) -> Image:
 async def _detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     payload = _object(payload)
     options = _options(payload)
-    metadata = await node.get_detections(await _image(node, payload.get('image')), **options)
+    metadata = await node.get_detections(_image(node, payload.get('image')), **options)
     return await asyncio.to_thread(asdict, metadata)
 
 
@@ -130,31 +160,41 @@ async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     received = payload.get('images')
     if not isinstance(received, list):
         raise InvalidRequest("'images' must be a list of images")
-    decoded = await asyncio.gather(*(_image(node, image) for image in received))
-    metadata = await node.get_batch_detections(decoded, **options)
+    batch = [_image(node, image) for image in received]
+    metadata = await node.get_batch_detections(batch, **options)
     return await asyncio.to_thread(asdict, metadata)
 
 
 async def _poses(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
-    return await grouped_poses(node, await _image(node, _object(payload).get('image')))
+    return await grouped_poses(node, _image(node, _object(payload).get('image')))
 
 
 async def _upload(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     payload = _object(payload)
-    metadata = ImageMetadata()
-    if payload.get('metadata'):
-        try:
-            metadata = from_dict(data_class=ImageMetadata, data=dict(_object(payload['metadata'])))
-        except DaciteError as error:
-            raise InvalidRequest(f"'metadata': {error}") from None
-        _, model_info = upstream.active_detector(node)
-        metadata = node.add_category_id_to_detections(model_info, metadata)
     await node.upload_images(
-        images=[await _image(node, payload.get('image'))],
-        images_metadata=ImagesMetadata(items=[metadata]),
+        images=[_image(node, payload.get('image'))],
+        images_metadata=ImagesMetadata(items=[_metadata(node, payload.get('metadata'))]),
         upload_priority=bool(payload.get('upload_priority', False)),
     )
     return {'status': 'OK'}
+
+
+def _metadata(node: 'WholebodyNode', payload: Any) -> ImageMetadata:
+    """The metadata of an upload, with category ids where a model is there that knows them."""
+    if not payload:
+        return ImageMetadata()
+    try:
+        metadata = from_dict(data_class=ImageMetadata, data=dict(_object(payload)))
+        json.dumps(asdict(metadata), allow_nan=False)
+    except (DaciteError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequest(f"'metadata' is not that of an image: {' '.join(str(error).split())[:200]}") from None
+    try:
+        _, model_info = upstream.active_detector(node)
+    except ModelUnavailable as error:
+        log.warning('an upload gets no category ids: %s', error)
+        return metadata
+    node.add_category_id_to_detections(model_info, metadata)
+    return metadata
 
 
 async def _info(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
@@ -166,7 +206,7 @@ async def _info(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
 
 
 async def _about(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
-    return node.about()
+    return about_node(node)
 
 
 async def _get_model_version(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
@@ -184,10 +224,7 @@ async def _get_outbox_mode(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
 
 
 async def _set_outbox_mode(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
-    try:
-        await node.outbox.set_mode(_string(payload, 'the outbox mode'))
-    except (ValueError, TimeoutError) as error:
-        raise InvalidRequest(str(error)) from error
+    await set_outbox_mode(node, _string(payload, 'the outbox mode'))
     return {'status': 'OK'}
 
 

@@ -57,7 +57,7 @@ class Fault(BaseModel):
             raise ValueError(f'{self.kind} is a fault of model_file')
         if self.kind == 'reject_image' and self.endpoint != 'images':
             raise ValueError('reject_image is a fault of images')
-        if any(character in self.filename for character in '\r\n\0'):
+        if not (self.filename.isascii() and self.filename.isprintable()):
             raise ValueError('the filename must fit into a header')
         return self
 

@@ -16,7 +16,7 @@ from detector import images, overlay
 from detector.poses import Pose
 from detector.skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, canonical_name
 
-from .loop_store import LoopError
+from .loop_errors import LoopError
 
 
 class _Lenient(BaseModel):
@@ -156,9 +156,7 @@ def poses_of(metadata: dict[str, Any]) -> list[Pose]:
                 confidences[position] = point['confidence']
         x, y = box['x'], box['y']
         corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
-        poses.append(
-            Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences)
-        )
+        poses.append(Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences))
     return poses
 
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Final, cast
 from fastapi import Depends, HTTPException, Request
 
 from .loop_faults import Faults
-from .loop_store import LoopStore, Project
+from .loop_project import Project
+from .loop_store import LoopStore
 
 COOKIE: Final = 'session'
 REQUESTS_KEPT: Final = 2000

@@ -50,6 +50,14 @@ def assert_read(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> N
         assert np.median(pose.confidences) > 0.6
 
 
+def assert_misread(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> None:
+    """No figure was read as drawn: nobody was found in its place, or most of the keypoints lie elsewhere."""
+    for figure in figures:
+        for pose in poses:
+            if iou(pose.box, figure.box) >= 0.5:
+                assert np.median(errors(pose, figure)) > 10 * tolerance(figure)
+
+
 def poses_of(metadata: dict[str, Any]) -> list[Pose]:
     """The poses in an answer of `detect`: box i and points 133·i … 133·i + 132."""
     boxes, points = metadata['box_detections'], metadata['point_detections']

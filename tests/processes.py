@@ -41,11 +41,35 @@ class NodeProcess:
         return httpx.post(f'{self.url}/detect', files={'file': image}, headers=headers, timeout=30)
 
     @contextmanager
-    def socketio(self) -> Iterator[socketio.SimpleClient]:
-        """A connected Socket.IO client over WebSocket."""
-        with socketio.SimpleClient() as client:
-            client.connect(self.url, socketio_path='/ws/socket.io', transports=['websocket'])
-            yield client
+    def socketio(self, transport: str = 'websocket') -> Iterator['SocketClient']:
+        """A connected Socket.IO client.
+
+        :param transport: `websocket` or `polling`.
+        """
+        client = socketio.Client(reconnection=False)
+        client.connect(self.url, socketio_path='/ws/socket.io', transports=[transport])
+        try:
+            yield SocketClient(client)
+        finally:
+            client.disconnect()
+
+
+class SocketClient:
+    """A Socket.IO client that gives up when an answer does not come."""
+
+    def __init__(self, client: socketio.Client) -> None:
+        self._client = client
+
+    def call(self, event: str, *payload: Any, timeout: float = 20) -> Any:
+        """Send an event and return its acknowledgement.
+
+        :raises socketio.exceptions.TimeoutError: none came.
+        """
+        return self._client.call(event, payload or None, timeout=timeout)
+
+    def emit(self, event: str, *payload: Any) -> None:
+        """Send an event and ask for nothing."""
+        self._client.emit(event, payload or None)
 
 
 def clean_environment(**settings: Any) -> dict[str, str]:

@@ -71,12 +71,32 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
     assert (tmp_path / 'out' / 'sub' / 'b.jpg').is_file()
 
 
+def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:
+    """`detect f -o f` and two files of one name would destroy pictures; both are refused before any work."""
+    images.write(tmp_path / 'a' / 'x.png', make_card())
+    images.write(tmp_path / 'b' / 'x.png', make_card())
+    before = (tmp_path / 'a' / 'x.png').read_bytes()
+    for arguments, message in (
+        (['detect', tmp_path / 'a', '-o', tmp_path / 'a'], 'is an input'),
+        (['detect', tmp_path / 'a' / 'x.png', '-o', tmp_path / 'a' / 'x.png'], 'is an input'),
+        (['detect', tmp_path / 'a' / 'x.png', tmp_path / 'b' / 'x.png', '-o', tmp_path / 'o'], 'more than once'),
+    ):
+        result = invoke(*arguments)
+        assert result.exit_code == 1
+        assert message in str(result.exception)
+    assert (tmp_path / 'a' / 'x.png').read_bytes() == before
+    assert not (tmp_path / 'o').exists()
+
+
 def test_detect_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     """An empty folder, a node that does not answer: one line, no traceback."""
     (tmp_path / 'empty').mkdir()
     for arguments, message in (
         (['detect', str(tmp_path / 'empty')], 'error: no images'),
         (['model', 'verify', str(tmp_path / 'missing.zip')], 'error: .*missing.zip: no such file'),
+        (['card', '-o', str(tmp_path)], 'error: .*ending'),
+        (['card', '-o', '/proc/none/card.png'], 'error: .*No such file'),
+        (['detect', str(EXAMPLE_CARD), '--url', 'http://a b:x'], 'error: .*is no address'),
     ):
         monkeypatch.setattr('sys.argv', ['wholebody', *arguments])
         with pytest.raises(SystemExit) as ended:

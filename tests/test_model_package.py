@@ -89,6 +89,15 @@ def set_in(*path: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_in('wholebody', 'score_mapping', value=[[0, 0.5], [1, 0.2]]), 'must rise'),
         (set_in('wholebody', 'score_mapping', value=[[0, 0], [8, 2]]), 'lie in 0..1'),
         (set_in('wholebody', 'keypoint_layout', value='halpe26'), "'coco133'"),
+        (set_in('wholebody', 'score_mapping', value=[[float('-inf'), 0], [1, 1]]), 'finite'),
+        (set_in('wholebody', 'score_mapping', value=[[-1e308, 0], [1e308, 1]]), 'raw scores lie within'),
+        (set_in('wholebody', 'estimator', 'mean', value=[float('nan'), 0, 0]), 'finite'),
+        (set_in('version', value=300 * '1'), 'version'),
+        (set_in('model_size', value=5), 'model_size'),
+        (set_in('conf_threshold', value='high'), 'conf_threshold'),
+        (set_in('model_root_path', value=5), 'model_root_path'),
+        (lambda d: d['categories'][0].update(color=5), 'categories.0.color'),
+        (lambda d: d['categories'][0].update(point_size='5'), 'categories.0.point_size'),
     ],
 )
 def test_a_faulty_description_is_refused_by_field(
@@ -104,6 +113,10 @@ def test_a_faulty_description_is_refused_by_field(
     [
         ({'model.json': b'{'}, 'not readable as JSON'),
         ({'model.json': b'[]'}, 'the file'),
+        ({'model.json': 100000 * b'['}, 'not readable as JSON'),
+        ({'model.json': b'\xef\xbb\xbf{}'}, 'not readable as JSON'),
+        ({'model.json': '{}'.encode('utf-16')}, 'not readable as JSON'),
+        ({'model.json': 2_000_000 * b' '}, 'larger than'),
         ({'model.json': None}, 'model.json is missing'),
         ({'pose.onnx': None}, 'pose.onnx is missing'),
         ({'det.onnx': b'garbage'}, 'det.onnx: sha256 is'),

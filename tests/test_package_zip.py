@@ -1,6 +1,7 @@
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from detector import package_zip
@@ -42,6 +43,10 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('..\\evil', 'leads out'),
         ('folder/model.json', 'is in a folder'),
         ('folder/', 'is in a folder'),
+        ('.', 'no plain file name'),
+        ('.hidden', 'no plain file name'),
+        ('é.onnx', 'no plain file name'),
+        (300 * 'a', 'no plain file name'),
     ],
 )
 def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str, message: str) -> None:
@@ -88,6 +93,34 @@ def test_a_directory_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidPackage, match='not a readable zip'):
         unpack(archive, tmp_path)
     assert sum(file.stat().st_size for file in (tmp_path / 'out').iterdir()) <= 1000
+
+
+def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    """Flipped bytes anywhere in a package: it is unpacked, or refused with InvalidPackage."""
+    whole = zip_of(tmp_path / 'whole.zip', 'model.json', 'det.onnx', content=bytes(range(256)) * 8).read_bytes()
+    rng = np.random.default_rng(2)
+    refused = 0
+    for number in range(300):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(damaged), 3):
+            damaged[position] = rng.integers(0, 256)
+        archive, folder = tmp_path / 'damaged.zip', tmp_path / f'out{number}'
+        archive.write_bytes(damaged)
+        folder.mkdir()
+        try:
+            package_zip.unpack(archive, folder)
+        except InvalidPackage:
+            refused += 1
+    assert refused > 100
+
+
+def test_other_compressions_are_refused(tmp_path: Path) -> None:
+    """Only deflate: the others' decoders bring failures of their own."""
+    archive = tmp_path / 'lzma.zip'
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_LZMA) as target:
+        target.writestr('det.onnx', bytes(1000))
+    with pytest.raises(InvalidPackage, match='another way than deflate'):
+        unpack(archive, tmp_path)
 
 
 def test_too_many_or_doubled_files_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bind_address_is_not_taken_for_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """HOST=0.0.0.0, ::, or this machine's name is no Loop; another HOST is, as upstream has it."""
-    for address in ('0.0.0.0', '::', socket.gethostname()):
+    for address in ('0.0.0.0', '::', '127.0.0.1', 'localhost', socket.gethostname()):
         monkeypatch.setenv('HOST', address)
         assert load_settings().loop_host is None
     monkeypatch.setenv('HOST', 'loop.example')
@@ -68,6 +69,42 @@ def test_a_loop_needs_organization_and_project(monkeypatch: pytest.MonkeyPatch) 
         load_settings()
     monkeypatch.setenv('LOOP_PROJECT', 'p')
     assert load_settings().loop_url == 'https://learning-loop.ai'
+
+
+@pytest.mark.parametrize(
+    ('host', 'url'),
+    [
+        ('loop.example', 'http://loop.example'),
+        ('loop.example:8443', 'http://loop.example:8443'),
+        ('https://loop.example:8443/', 'https://loop.example:8443'),
+        ('http://learning-loop.ai', 'http://learning-loop.ai'),
+        ('learning-loop.ai', 'https://learning-loop.ai'),
+        ('127.0.0.1:5005', 'http://127.0.0.1:5005'),
+        (socket.gethostname(), f'http://{socket.gethostname()}'),
+    ],
+)
+def test_a_loop_is_named_with_or_without_scheme_and_port(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
+    """Without a scheme upstream's rule holds; what LOOP_HOST says is never taken for anything else."""
+    monkeypatch.setenv('LOOP_HOST', host)
+    monkeypatch.setenv('LOOP_ORGANIZATION', 'o')
+    monkeypatch.setenv('LOOP_PROJECT', 'p')
+    assert load_settings().loop_url == url
+
+
+@pytest.mark.parametrize('host', ['ftp://loop', 'http://', 'loop/path', 'user:pw@loop', 'a b'])
+def test_what_is_no_host_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """Credentials in an address would end up in logs."""
+    monkeypatch.setenv('LOOP_HOST', host)
+    with pytest.raises(InvalidSettings, match='give a host name'):
+        load_settings()
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Before anything else is tried; a relative one is taken from the working directory for good."""
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(InvalidSettings, match=r'DATA_FOLDER=.*file.*: cannot be written'):
+        load_settings(data_folder=tmp_path / 'file' / 'data').make_data_folder()
+    assert load_settings(data_folder='data').data_folder == tmp_path / 'data'
 
 
 def test_upstream_names_and_cases_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +134,8 @@ def test_thresholds_in_the_wrong_order_are_refused(monkeypatch: pytest.MonkeyPat
         load_settings()
 
 
-def test_a_dotenv_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_a_dotenv_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`.env` of the working directory counts, the environment wins, empty lines of `.env.example` mean unset."""
-    from pathlib import Path
-
     Path('.env').write_text('BACKEND_PORT=83\nLOOP_HOST=\nLOG_LEVEL=ERROR\n')
     monkeypatch.setenv('LOG_LEVEL', 'INFO')
     settings = load_settings()

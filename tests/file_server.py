@@ -1,0 +1,79 @@
+"""An HTTP server of one file that can be told to misbehave; knows ranges and ETags."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class FileServer:
+    """What is served and how.
+
+    :param cuts: for each of the next requests the number of bytes after which the connection is cut.
+    :param statuses: for each of the next requests a status to answer instead.
+    :param ranges: the `Range` header of each request so far.
+    """
+
+    content: bytes
+    etag: bool = True
+    cuts: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    ranges: list[str | None] = field(default_factory=list)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.port}/model.zip'
+
+
+@contextmanager
+def serving(content: bytes) -> Iterator[FileServer]:
+    state = FileServer(content)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+
+        def do_GET(self) -> None:
+            wanted = self.headers.get('Range')
+            state.ranges.append(wanted)
+            if state.statuses:
+                self.send_error(state.statuses.pop(0))
+                return
+            etag = f'"{hashlib.sha256(state.content).hexdigest()}"'
+            start = 0
+            if wanted and self.headers.get('If-Range') == etag:
+                start = int(wanted.removeprefix('bytes=').removesuffix('-'))
+            self.send_response(206 if start else 200)
+            if state.etag:
+                self.send_header('ETag', etag)
+            if start:
+                size = len(state.content)
+                self.send_header('Content-Range', f'bytes {start}-{size - 1}/{size}')
+            self.send_header('Content-Length', str(len(state.content) - start))
+            self.end_headers()
+            body = state.content[start:]
+            if state.cuts:
+                self.wfile.write(body[: state.cuts.pop(0)])
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A cut connection is no error here."""
+
+    with Server(('127.0.0.1', 0), Handler) as server:
+        state.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield state
+        server.shutdown()
