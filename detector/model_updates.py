@@ -135,6 +135,7 @@ class ModelUpdater:
             package = await self._installed(target) or await self._fetched(target)
             await self._serve(target, package)
             self.error = None
+            self._refusals.pop(target.version, None)
             log.info('switched to %s', package.model_version)
         except (WholebodyError, OSError, httpx.HTTPError) as error:
             text = str(error) or type(error).__name__

@@ -51,12 +51,14 @@ class WholebodyNode(DetectorNode):
         self.settings = settings
         self.store = ModelStore(settings.data_folder)
         self.build_error: str | None = None
+        self._reported_version: str | None = None
         self._first_model: asyncio.Task[None] | None = None
         super().__init__(
             settings.node_name,
             WholebodyLogicFactory(settings),
             uuid=upstream.node_id(settings.data_folder, settings.node_name),
         )
+        self.repeat_loop_cycle_sec = settings.poll_seconds  # type: ignore[assignment]  # upstream only sleeps by it
         self.title = 'Whole-body pose node'
         project = f'/{settings.loop_organization}/projects/{settings.loop_project}'
         self._loop_project = project
@@ -161,6 +163,9 @@ class WholebodyNode(DetectorNode):
             await self._poll_target()
         await self.follow()
         changed = self._note('update_model', self.updates.error)
+        version = self._current_version()
+        changed |= version != self._reported_version
+        self._reported_version = version
         self._repeat_cycles_to_next_sync -= 1
         if changed or self._repeat_cycles_to_next_sync <= 0:
             self._repeat_cycles_to_next_sync = self._regular_status_sync_cycles

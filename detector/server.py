@@ -1,6 +1,7 @@
 """Serving a node with uvicorn, and its logging."""
 
 import logging.config
+import os
 import signal
 import sys
 
@@ -19,11 +20,14 @@ def serve(settings: Settings) -> None:
     # uvicorn raises the signal once more when it is done
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logging(settings)  # after learning_loop_node, whose import replaces all handlers
+    if settings.debug:
+        os.environ['PYTHONASYNCIODEBUG'] = '1'
     uvicorn.run(
         WholebodyNode(settings),
         host=settings.node_host,
         port=settings.backend_port,
         lifespan='on',
+        loop='asyncio' if settings.debug else 'auto',  # uvloop does not tell what is slow
         log_config=None,
         ws_max_size=MAX_MESSAGE_BYTES,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,

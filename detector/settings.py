@@ -62,7 +62,8 @@ class Settings(BaseSettings):
     version_control_default: Annotated[Literal['follow_loop', 'pause'], BeforeValidator(_lower)] = Field(
         'follow_loop', description='Whether to follow the deployment target from the start: `follow_loop` or `pause`'
     )
-    sync_cycles: int = Field(6, ge=1, description='Status reports to the Loop: one every so many cycles of 5 seconds')
+    poll_seconds: float = Field(5, ge=0.1, description='Seconds between looks at the deployment target: one cycle')
+    sync_cycles: int = Field(6, ge=1, description='Status reports to the Loop: one every so many cycles')
     exclusive_model_build: bool = Field(
         False, description='Unload the old model before the new one is built (for small GPUs)'
     )
@@ -92,7 +93,10 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path('wholebody'),
         description='Folder for installed models, outbox and node id (in the image `/data`)',
     )
-    debug: bool = Field(False, description='Log at level DEBUG, whatever `LOG_LEVEL` says')
+    debug: bool = Field(
+        False,
+        description='Log at level DEBUG, whatever `LOG_LEVEL` says, and what holds the event loop up for over 0.1 s',
+    )
     log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
         'INFO', description='Least severe messages that are logged'
     )

@@ -1,0 +1,118 @@
+"""Switching models for long: under load, with large packages, through kills. Takes minutes."""
+
+import re
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mock.test_card_model import build_detector
+
+from ..cards import assert_read, poses_of
+from ..mock.loops import MockLoopProcess, running_mock_loop
+from ..packages import make_package, with_network
+from ..processes import NodeProcess, running_node
+from ..test_following import Load, version_of, wait_for, wait_for_version
+from ..test_node import CARD
+from ..test_sio_events import RAW
+
+pytestmark = pytest.mark.integration
+
+
+def large_package(path: Path, megabytes: int) -> Path:
+    """The embedded package with random weights in its detector that nothing uses."""
+    model = build_detector()
+    ballast = np.random.default_rng(0).random(megabytes * 250_000, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(ballast, 'ballast'))
+    network = path.with_suffix('.onnx')
+    onnx.save(model, network)
+    with_network(path, 'detector', network)
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    network.unlink()
+    return path
+
+
+class SocketLoad(Load):
+    """As `Load`, over Socket.IO with raw frames."""
+
+    def _run(self) -> None:
+        with self.node.socketio() as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.call('detect', {'image': RAW}, timeout=60)
+                    boxes = answer.get('box_detections', [])
+                    assert len(boxes) == 2, str(answer)[:200]
+                    self.versions |= {box['model_name'] for box in boxes}
+                    self.answers += 1
+                except Exception as error:
+                    self.failures.append(repr(error))
+
+
+def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
+    """Four clients, REST and Socket.IO; two versions, one of 200 MB; the event loop is never held up over 0.1 s."""
+    with running_mock_loop(tmp_path / 'loop') as loop:
+        loop.upload_package(make_package(tmp_path / 'small.zip', version='1.1'), '1.1')
+        loop.upload_package(large_package(tmp_path / 'large.zip', 200), '2.0')
+        loop.set_target('1.1')
+        settings = {'POLL_SECONDS': 0.5, 'DEADLINE': 60, 'KEEP_MODELS': 1, 'DEBUG': 1, **loop.settings}
+        with running_node(tmp_path / 'node', **settings) as node:
+            wait_for_version(node, '1.1')
+            started = len(node.log.read_text())
+            with Load(node) as a, Load(node) as b, SocketLoad(node) as c, SocketLoad(node) as d:
+                for number in range(10):
+                    version = '2.0' if number % 2 == 0 else '1.1'
+                    loop.set_target(version)
+                    wait_for_version(node, version, 90)
+                    answers = a.answers
+                    wait_for(lambda before=answers: a.answers > before + 1, 30, 'answers')
+            for load in (a, b, c, d):
+                assert load.failures == []
+                assert load.answers > 20
+                assert load.versions == {'1.1', '2.0'}
+            log = node.log.read_text()[started:]
+            assert [name for name in ('1.1', '2.0') if (node.data_folder / 'models' / name).exists()] == ['1.1']
+    held_up = [float(seconds) for seconds in re.findall(r'Executing .* took (\d+\.\d+) seconds', log)]
+    assert [seconds for seconds in held_up if seconds > 0.1] == []
+
+
+def restart_and_check(folder: Path, loop: MockLoopProcess, seconds: float, versions: set[str]) -> None:
+    """Start a node, kill it after some time of following."""
+    with running_node(folder, POLL_SECONDS=0.2, KEEP_MODELS=1, **loop.settings) as node:
+        assert version_of(node) in versions
+        assert_read(poses_of(node.detect(CARD).json()))
+        _change_target(loop, node)
+        time.sleep(seconds)
+        node.process.send_signal(signal.SIGKILL)
+        node.process.wait()
+
+
+def _change_target(loop: MockLoopProcess, node: NodeProcess) -> None:
+    loop.set_target('2.0' if version_of(node) == '1.1' else '1.1')
+
+
+def test_sigkill_at_twenty_moments_leaves_a_good_model(tmp_path: Path) -> None:
+    """During download, unpacking and switching (a slow Loop, 20 MB): every restart serves a model that works."""
+    rng = np.random.default_rng(7)
+    with running_mock_loop(tmp_path / 'loop') as loop:
+        loop.upload_package(large_package(tmp_path / 'a.zip', 20), '1.1')
+        loop.upload_package(large_package(tmp_path / 'b.zip', 20), '2.0')
+        loop.fault('model_file', 'throttle', bytes_per_second=20_000_000)
+        loop.set_target('1.1')
+        with running_node(tmp_path / 'node', POLL_SECONDS=0.2, **loop.settings) as node:
+            wait_for_version(node, '1.1', 30)
+        for _ in range(20):
+            restart_and_check(tmp_path / 'node', loop, float(rng.uniform(0.1, 2.5)), {'1.1', '2.0'})
+        with running_node(tmp_path / 'node', POLL_SECONDS=0.2, KEEP_MODELS=1, **loop.settings) as node:
+            loop.set_target('1.1')
+            wait_for_version(node, '1.1', 30)
+            leftovers = [path.name for path in (node.data_folder / 'models').iterdir() if path.name.startswith('.')]
+            assert leftovers == []
