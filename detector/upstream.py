@@ -45,7 +45,7 @@ def apply_settings(settings: Settings) -> None:
         'LOOP_PROJECT': settings.loop_project,
         'LOOP_USERNAME': settings.loop_username,
         'LOOP_PASSWORD': settings.loop_password.get_secret_value(),
-        'LOOP_SSL_CERT_PATH': settings.loop_ssl_cert_path,
+        'LOOP_SSL_CERT_PATH': None,  # ours build their own contexts; upstream's way is deprecated in httpx
         'NODE_VERSION': settings.node_version,
         'VERSION_CONTROL_DEFAULT': settings.version_control_default,
         'SYNC_CYCLES': settings.sync_cycles,
