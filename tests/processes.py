@@ -52,6 +52,8 @@ class NodeProcess:
             yield SocketClient(client)
         finally:
             client.disconnect()
+            if client.eio.http is not None:
+                client.eio.http.close()  # the library leaves its session of a polling client open
 
 
 class SocketClient:

@@ -125,10 +125,16 @@ FAULTS: list[tuple[str, str, dict[str, Any]]] = [
     ('model_file', 'corrupt', {}),
     ('model_file', 'html', {}),
 ]
+QUICK = FAULTS[1], FAULTS[10], FAULTS[12]
+"""Those that a plain run tries; each takes some seconds."""
 
 
 @pytest.mark.parametrize(
-    ('endpoint', 'kind', 'parameters'), FAULTS, ids=[f'{e} {k} {p.get("status", "")}' for e, k, p in FAULTS]
+    ('endpoint', 'kind', 'parameters'),
+    [
+        pytest.param(*fault, marks=[] if fault in QUICK else pytest.mark.integration, id=' '.join(map(str, fault[:2])))
+        for fault in FAULTS
+    ],
 )
 def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
     follower: NodeProcess,

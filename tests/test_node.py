@@ -287,7 +287,7 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
     package.estimator_path.write_bytes(b'damaged')
     with running_node(tmp_path, ready=False) as node:
         deadline = time.monotonic() + 20
-        while 'no model serves' not in node.log.read_text() and time.monotonic() < deadline:
+        while 'cannot serve' not in node.log.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         ready = httpx.get(f'{node.url}/ready')
         assert ready.status_code == 503

@@ -16,9 +16,9 @@ RAW = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
 JPEG = {'format': 'jpeg', 'bytes': images.encode_jpeg(make_card(), quality=90)}
 
 
-@pytest.fixture(scope='module', params=['websocket', 'polling'])
+@pytest.fixture(scope='module', params=['websocket', pytest.param('polling', marks=pytest.mark.integration)])
 def client(node: NodeProcess, request: pytest.FixtureRequest) -> Any:
-    """One connection for all tests: bad events must not end it. (A polling client takes 25 s to close.)"""
+    """One connection for all tests: bad events must not end it. A polling client takes half a minute to close."""
     with node.socketio(transport=request.param) as connected:
         yield connected
 
