@@ -11,7 +11,7 @@ import httpx
 from learning_loop_node.loop_communication import LoopCommunicationException, LoopCommunicator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .errors import InvalidRequest, LoopFault, NoLearningLoop
+from .errors import InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
 from .model_package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
 from .model_updates import Target
 from .settings import Settings
@@ -70,10 +70,13 @@ def communicator(settings: Settings) -> LoopCommunicator:
 def ssl_context(settings: Settings) -> ssl.SSLContext:
     """What the Loop's certificate is checked against.
 
-    :raises OSError: LOOP_SSL_CERT_PATH cannot be read.
+    :raises InvalidSettings: LOOP_SSL_CERT_PATH is no file of certificates.
     """
-    cafile = settings.loop_ssl_cert_path
-    return ssl.create_default_context(cafile=None if cafile is None else str(cafile))
+    path = settings.loop_ssl_cert_path
+    try:
+        return ssl.create_default_context(cafile=None if path is None else str(path))
+    except OSError as error:
+        raise InvalidSettings(f'LOOP_SSL_CERT_PATH={path}: {error.strerror or error}') from None
 
 
 async def connected_client(loop: LoopCommunicator) -> httpx.AsyncClient:

@@ -41,6 +41,10 @@ class Target:
     version: str
     model_id: str
 
+    def is_met_by(self, package: ModelPackage | None) -> bool:
+        """Whether a package is this model; a local one of the same number is another."""
+        return package is not None and package.version == self.version and self.model_id in (INSTALLED, package.id)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -105,16 +109,16 @@ class ModelUpdater:
         """Give every refused package another chance."""
         self._refusals.clear()
 
-    async def ensure(self, target: Target | None, current_version: str | None) -> None:
+    async def ensure(self, target: Target | None, current: ModelPackage | None) -> None:
         """Work towards a target unless that is being done already; called every cycle.
 
         :param target: None stops what is going on.
-        :param current_version: of the model that serves.
+        :param current: the model that serves.
         """
         if self.busy and target != self.target:
             await self.stop()
         self.target = target
-        if target is None or target.version == current_version:
+        if target is None or target.is_met_by(current):
             self.error = None
         elif not self.busy:
             self._task = asyncio.create_task(self._update(target), name=f'update to {target.version}')
@@ -150,7 +154,7 @@ class ModelUpdater:
             return None
         try:
             package = await asyncio.to_thread(open_package, folder)
-            return package if target.model_id in (INSTALLED, package.id) else None
+            return package if target.is_met_by(package) else None
         except InvalidPackage as error:
             log.warning('the installed model %s is damaged (%s) and removed', target.version, error)
             await asyncio.to_thread(self._store.remove, target.version)

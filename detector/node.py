@@ -21,7 +21,7 @@ from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
 from .inference import Inference
 from .limits import RequestLimits
-from .model_package import VERSION, open_package
+from .model_package import VERSION, ModelPackage, open_package
 from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
 from .outbox import LoopOutbox, NoOutbox
@@ -51,7 +51,7 @@ class WholebodyNode(DetectorNode):
         self.settings = settings
         self.store = ModelStore(settings.data_folder)
         self.build_error: str | None = None
-        self._reported_version: str | None = None
+        self._reported: ModelPackage | None = None
         self._first_model: asyncio.Task[None] | None = None
         super().__init__(
             settings.node_name,
@@ -163,9 +163,9 @@ class WholebodyNode(DetectorNode):
             await self._poll_target()
         await self.follow()
         changed = self._note('update_model', self.updates.error)
-        version = self._current_version()
-        changed |= version != self._reported_version
-        self._reported_version = version
+        current = self._current()
+        changed |= current != self._reported
+        self._reported = current
         self._repeat_cycles_to_next_sync -= 1
         if changed or self._repeat_cycles_to_next_sync <= 0:
             self._repeat_cycles_to_next_sync = self._regular_status_sync_cycles
@@ -178,7 +178,7 @@ class WholebodyNode(DetectorNode):
             return
         model = self.target_model
         target = None if model is None else Target(version=model.version, model_id=model.id)
-        await self.updates.ensure(target, self._current_version())
+        await self.updates.ensure(target, self._current())
 
     async def _poll_target(self) -> None:
         try:
@@ -202,9 +202,10 @@ class WholebodyNode(DetectorNode):
             self.status.set_error(key, error)
         return before != error
 
-    def _current_version(self) -> str | None:
+    def _current(self) -> ModelPackage | None:
+        """The model that serves."""
         try:
-            return upstream.active_detector(self)[1].version
+            return upstream.active_detector(self)[0].package
         except WholebodyError:
             return None
 
@@ -270,7 +271,7 @@ class WholebodyNode(DetectorNode):
         :raises InvalidPackage: names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
-        old = self._serving_folder()
+        old = self._current()
         if not self.settings.exclusive_model_build or old is None:
             await self._build(folder)
             return
@@ -281,7 +282,7 @@ class WholebodyNode(DetectorNode):
                 await self._build(folder)
             except BaseException:
                 upstream.serve_nothing(self)
-                await self._build(old)
+                await self._build(old.folder)
                 raise
             finally:
                 self.inference.unloading = False
@@ -296,12 +297,6 @@ class WholebodyNode(DetectorNode):
         upstream.serve_with(self, logic, model_info)
         self.build_error = None
         log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
-
-    def _serving_folder(self) -> Path | None:
-        try:
-            return upstream.active_detector(self)[0].package.folder
-        except WholebodyError:
-            return None
 
     # ---------------------------------------------------------------- detecting
 

@@ -124,6 +124,13 @@ FAULTS: list[tuple[str, str, dict[str, Any]]] = [
     ('model_file', 'truncate', {}),
     ('model_file', 'corrupt', {}),
     ('model_file', 'html', {}),
+    ('images', 'status', {'status': 413}),
+    ('images', 'status', {'status': 422}),
+    ('images', 'status', {'status': 429}),
+    ('images', 'reject_image', {}),
+    ('images', 'drop', {}),
+    ('images', 'lose_response', {}),
+    ('images', 'delay', {'seconds': 2}),
 ]
 QUICK = FAULTS[1], FAULTS[10], FAULTS[12]
 """Those that a plain run tries; each takes some seconds."""
@@ -149,9 +156,10 @@ def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
     with Load(follower) as load:
         fault = loop.fault(endpoint, kind, **parameters)
         loop.set_target(version)
-        wait_for(lambda: loop.fired(fault) >= (1 if kind == 'delay' else 2) or endpoint == 'detectors', 20, 'the fault')
+        often = 2 if endpoint in ('target', 'model_file') and kind != 'delay' else 1
+        wait_for(lambda: loop.fired(fault) >= often or endpoint == 'detectors', 30, 'the fault')
         time.sleep(2 * CYCLE)
-        if endpoint != 'detectors' and kind != 'delay':
+        if often == 2:
             assert version_of(follower) != version
         loop.clear_faults()
         wait_for_version(follower, version)
@@ -264,6 +272,10 @@ def test_versions_are_chosen_by_hand(
     assert version_of(follower) == current
     assert set_mode(follower, '1.0').status_code == 200
     wait_for_version(follower, '1.0')
+    fault = loop.fault('models', 'status', status=500)
+    failing = set_mode(follower, '77.7')
+    assert (failing.status_code, 'answers 500' in failing.json()['detail']) == (502, True)
+    loop.delete_fault(fault)
     unknown = set_mode(follower, '77.7')
     assert (unknown.status_code, 'no model of version 77.7' in unknown.json()['detail']) == (422, True)
     loop.upload_package(make_package(tmp_path / 'a.zip', version='88.8'), '88.8')

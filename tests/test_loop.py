@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from detector import loop
-from detector.errors import InvalidPackage, InvalidRequest, LoopFault, NoLearningLoop
+from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
 from detector.outbox import LoopOutbox, NoOutbox
 from detector.settings import Settings
 from detector.upstream import apply_settings, node_id
@@ -150,6 +150,15 @@ async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uplo
                 assert CARD in server.requests[-1][2]
             assert len(outbox.get_upload_folders()) == waiting
             await client.async_client.aclose()
+
+
+def test_a_certificate_path_without_certificates_is_named(tmp_path: Path) -> None:
+    """Missing, or a file of something else: the start stops with the setting's name."""
+    (tmp_path / 'text').write_text('hello')
+    for name in ('missing', 'text'):
+        settings = Settings(data_folder=tmp_path, loop_ssl_cert_path=tmp_path / name)
+        with pytest.raises(InvalidSettings, match=f'LOOP_SSL_CERT_PATH=.*{name}: '):
+            loop.ssl_context(settings)
 
 
 async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> None:

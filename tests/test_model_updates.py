@@ -1,12 +1,15 @@
 """The updater alone: what is remembered, what is tried again. Whole nodes are in test_following.py."""
 
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from detector import package_zip
 from detector.errors import RuntimeUnavailable
+from detector.model_package import ModelPackage, open_package
 from detector.model_store import ModelStore
 from detector.model_updates import INSTALLED, ModelUpdater, Target
 
@@ -40,9 +43,13 @@ class Bench:
 
     async def cycle(self, target: Target = TARGET) -> str | None:
         """One cycle, waited for; the error that remains."""
-        await self.updater.ensure(target, self.switched[-1] if self.switched else None)
+        await self.updater.ensure(target, self.current)
         await self.updater.wait()
         return self.updater.error
+
+    @property
+    def current(self) -> ModelPackage | None:
+        return open_package(self.store.folder(self.switched[-1])) if self.switched else None
 
     @property
     def fetched(self) -> int:
@@ -78,7 +85,7 @@ async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench
     bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
     assert await bench.cycle(Target(version='1.5', model_id=INSTALLED)) is None
     assert bench.fetched == 0
-    bench.switched.clear()
+    assert getattr(bench.current, 'name', None) == 'own'
     assert await bench.cycle() is None
     (package,) = bench.store.installed()
     assert getattr(package, 'name', None) == 'test-card'
@@ -127,6 +134,25 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
     assert bench.switched == ['1.5']
 
 
+async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space left while unpacking: nothing half done remains, and with space the next cycle needs no download."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(package_zip, '_extract', full)
+        assert 'No space left' in str(await bench.cycle())
+        assert list(bench.store.models.iterdir()) == []
+        assert bench.updater.about()['refused'] == []
+    fetched = bench.fetched
+    assert await bench.cycle() is None
+    assert bench.fetched == fetched + 1  # only to ask whether the file is still the same
+    assert bench.switched == ['1.5']
+
+
 async def test_a_new_target_breaks_off_what_is_going_on(bench: Bench) -> None:
     """The Loop's operators changed their mind during a download."""
     await bench.updater.ensure(TARGET, None)
@@ -134,7 +160,7 @@ async def test_a_new_target_breaks_off_what_is_going_on(bench: Bench) -> None:
     other = Target(version='1.6', model_id='def')
     assert await bench.cycle(other) is None
     assert bench.switched == ['1.6']
-    await bench.updater.ensure(None, '1.6')
+    await bench.updater.ensure(None, bench.current)
     assert not bench.updater.busy
 
 
