@@ -48,12 +48,15 @@ class NodeProcess:
         """
         client = socketio.Client(reconnection=False)
         client.connect(self.url, socketio_path='/ws/socket.io', transports=[transport])
+        connections = client.eio.ws, client.eio.http  # which the library leaves open when the node ends first
         try:
             yield SocketClient(client)
         finally:
             client.disconnect()
-            if client.eio.http is not None:
-                client.eio.http.close()  # the library leaves its session of a polling client open
+            if connections[0] is not None:
+                connections[0].shutdown()
+            if connections[1] is not None:
+                connections[1].close()
 
 
 class SocketClient:
