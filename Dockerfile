@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
-# Works on amd64 and arm64: every pinned package has wheels for both.
+# Works on amd64 and arm64: every pinned package has wheels for both (OpenVINO wants glibc 2.35 on arm64).
 
-FROM python:3.11-slim AS build
+FROM python:3.11-slim-bookworm AS build
 RUN python -m venv /venv
 COPY requirements.lock /src/
 # --no-deps: the lock is complete, and rtmlib's GUI builds of OpenCV must not come back
@@ -11,7 +11,7 @@ COPY detector /src/detector
 COPY model_files /src/model_files
 RUN /venv/bin/pip install --no-cache-dir --no-deps /src
 
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 RUN useradd --create-home --uid 1000 wholebody && install -d -o wholebody /data
 COPY --from=build /venv /venv
 COPY mock /app/mock

@@ -32,6 +32,8 @@ DOT_TOLERANCE: Final = 44.0
 LINE_LENGTH: Final = 11
 MAX_THICKNESS: Final = 24
 """Of a frame's side, in pixels of the detector's input: what continues this far to a side is an area, not a line."""
+PEAK_GAIN: Final = 1.2
+"""Brings the peak of a dot of full size to about 0.95."""
 MIN_FRAME_SIZE: Final = 24.0
 """Pixels of the detector's input; smaller frames score lower in proportion."""
 
@@ -119,9 +121,6 @@ def _bins(size: int) -> FloatArray:
     kernel = np.exp(-(distance**2) / (2 * 1.5**2))
     kernel[kernel < 1e-6] = 0  # packs well
     return np.asarray(PEAK_GAIN * kernel / kernel.sum(axis=0).max())
-
-
-PEAK_GAIN: Final = 1.2
 
 
 def _lines(graph: '_Graph', match: str, *, vertical: bool) -> str:

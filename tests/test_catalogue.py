@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import zipfile
@@ -120,7 +121,7 @@ async def test_the_mirror_is_used_when_the_first_is_down(
     good = servers[0].url
     with serving(b'not a zip at all') as wrong:
         down = f'http://127.0.0.1:{free_port()}/det.zip'
-        hashed = __import__('hashlib').sha256(servers[0].content).hexdigest()
+        hashed = hashlib.sha256(servers[0].content).hexdigest()
         catalogue = catalogue_of(tmp_path, servers, urls=[down, f'{wrong.url}/det.zip', good], sha256=hashed)
         await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
     assert verify(tmp_path / 'l.zip').name == 'lightweight'

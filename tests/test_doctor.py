@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from detector.doctor import Check, examine
+from detector.model_store import ModelStore
 from detector.settings import Settings
 
 from .packages import make_package
@@ -111,8 +112,6 @@ def test_label_studio_and_its_token_are_tried(
 
 def test_a_damaged_model_and_a_missing_device_are_found(tmp_path: Path) -> None:
     """The check of the model says what is wrong with it."""
-    from detector.model_store import ModelStore
-
     package = ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip'))
     missing = examined(tmp_path, device='cuda')['model']
     assert missing.state == 'failed'

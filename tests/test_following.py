@@ -11,6 +11,8 @@ import httpx
 import numpy as np
 import pytest
 
+from detector.model_store import ModelStore
+
 from .cards import assert_read, poses_of
 from .mock.loops import MockLoopProcess, running_mock_loop
 from .packages import constant_network, make_package, with_network
@@ -365,8 +367,6 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
 
 def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None:
     """A robot in the field goes back to the version before."""
-    from detector.model_store import ModelStore
-
     store = ModelStore(tmp_path / 'data')
     store.install(make_package(tmp_path / 'a.zip', version='1.1'))
     store.install(make_package(tmp_path / 'b.zip', version='1.2'))

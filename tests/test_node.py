@@ -18,6 +18,7 @@ from skimage import data as photographs
 
 from detector import images
 from detector.embedded import EXAMPLE_CARD
+from detector.model_store import ModelStore
 from detector.poses import Pose
 from detector.skeleton import KEYPOINT_NAMES
 from mock.build_model_files import EXAMPLE_FIGURES
@@ -280,8 +281,6 @@ def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodePr
 def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
     """A current model that is damaged: alive, not ready, and the reason in every answer."""
     data = tmp_path / 'data'
-    from detector.model_store import ModelStore
-
     store = ModelStore(data)
     package = store.install(make_package(tmp_path / 'p.zip'))
     package.estimator_path.write_bytes(b'damaged')
@@ -303,8 +302,6 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
 
 def test_an_installed_model_is_served(tmp_path: Path) -> None:
     """Installed by the library or command, found at the start."""
-    from detector.model_store import ModelStore
-
     ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip', version='4.2', name='mine'))
     with running_node(tmp_path) as node:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'
