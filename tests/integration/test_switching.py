@@ -82,7 +82,8 @@ def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
             assert [name for name in ('1.1', '2.0') if (node.data_folder / 'models' / name).exists()] == ['1.1']
     assert 'Using selector' in node.log.read_text()  # asyncio's debug mode is on, which tells what is slow
     held_up = [float(seconds) for seconds in re.findall(r'Executing .* took (\d+\.\d+) seconds', log)]
-    assert [seconds for seconds in held_up if seconds > 0.1] == []
+    # What a switch does it does every time, five times with each package; once or twice is the machine's doing.
+    assert len([seconds for seconds in held_up if seconds > 0.1]) < 3, held_up
 
 
 def restart_and_check(folder: Path, loop: MockLoopProcess, seconds: float, versions: set[str]) -> None:
