@@ -148,10 +148,16 @@ class ModelUpdater:
             self.error = text
 
     async def _installed(self, target: Target) -> ModelPackage | None:
-        """The installed package of a target; a damaged one is removed, that of another model is fetched over."""
+        """The installed package of a target; a damaged one is removed, that of another model is fetched over.
+
+        :raises InvalidPackage: it was asked for as it is installed, and did not work before.
+        """
         folder = self._store.folder(target.version)
         if not folder.is_dir():
             return None
+        refusal = self._refusals.get(target.version)
+        if target.model_id == INSTALLED and refusal is not None and refusal.target == target:
+            raise InvalidPackage(refusal.reason)
         try:
             package = await asyncio.to_thread(open_package, folder)
             return package if target.is_met_by(package) else None
@@ -189,13 +195,14 @@ class ModelUpdater:
         return await probe(client, url) != refusal.validators
 
     async def _serve(self, target: Target, package: ModelPackage) -> None:
-        """Switch to an installed package; one that does not work is removed again."""
+        """Switch to an installed package; one of the Loop's that does not work is removed again."""
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         try:
             await self._switch(package.folder)
         except WholebodyError as error:
             self._refuse(target, error, noted_validators(archive), package.wholebody.estimator.sha256)
-            await asyncio.to_thread(self._store.remove, target.version)
+            if target.model_id != INSTALLED:  # that could not be fetched again
+                await asyncio.to_thread(self._store.remove, target.version)
             raise
         finally:
             discard(archive)

@@ -136,6 +136,8 @@ class WholebodyNode(DetectorNode):
             self.build_error = f'the {mode} model (MODE) is being downloaded'
             try:
                 await catalogue.pull(mode, archive, cache=archive.parent, catalogue=self.settings.model_catalogue)
+                if self.store.has_current:
+                    return
                 package = await asyncio.to_thread(self.store.add, archive)
                 await self._switch(package.folder)
                 await asyncio.to_thread(self.store.select, package.version)

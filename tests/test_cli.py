@@ -1,13 +1,13 @@
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from typer.testing import CliRunner, Result
 
 from detector import images
 from detector.cli import app, main
@@ -16,6 +16,7 @@ from detector.poses import Pose
 from mock.build_model_files import EXAMPLE_FIGURES
 from mock.test_card_model import build_detector, build_estimator
 
+from . import commands
 from .cards import assert_read, make_card
 from .packages import altered, make_package
 from .processes import NodeProcess, clean_environment
@@ -28,14 +29,8 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
 
 
-def invoke(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: Any) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+invoke = partial(commands.invoke, app)
+succeed = partial(commands.succeed, app)
 
 
 def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:

@@ -134,6 +134,20 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
     assert bench.switched == ['1.5']
 
 
+async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: Bench, tmp_path: Path) -> None:
+    """It could not be fetched again; it is tried once, and again when somebody asks."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
+    target = Target(version='1.5', model_id=INSTALLED)
+    bench.broken = True
+    assert await bench.cycle(target) == 'no such device'
+    bench.broken = False
+    assert await bench.cycle(target) == 'no such device'
+    assert bench.store.versions() == ['1.5']
+    bench.updater.forget()
+    assert await bench.cycle(target) is None
+    assert bench.fetched == 0
+
+
 async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner, Result
 
 from detector import images
 from mock.loop_commands import app
 
+from .. import commands
 from ..cards import make_card
 from ..packages import make_package
 from ..processes import PROJECT, clean_environment, free_port
@@ -37,14 +37,8 @@ def _fresh(loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MOCK_LOOP_URL', loop.url)
 
 
-def invoke(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: Any) -> str:
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+invoke = partial(commands.invoke, app)
+succeed = partial(commands.succeed, app)
 
 
 def test_upload_list_and_switch(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""Running a command line in this process."""
+
+from typing import Any
+
+import typer
+from typer.testing import CliRunner, Result
+
+
+def invoke(app: typer.Typer, *arguments: Any) -> Result:
+    """Run a command, whatever comes of it."""
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def succeed(app: typer.Typer, *arguments: Any) -> str:
+    """Run a command that must succeed; what it printed."""
+    result = invoke(app, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
