@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from .cli_model import app as model_app
+from .cli_outbox import app as outbox_app
 from .errors import InvalidSettings, WholebodyError
 from .settings import load_settings
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(model_app, name='model')
+app.add_typer(outbox_app, name='outbox')
 
 
 @app.command(

@@ -7,9 +7,11 @@ WholebodyError
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
 │       └── DamagedPackage      422  … since its bytes are not what they should be
+├── NotFound                    404  what the address names is not there (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── ModelUnavailable            503  no model serves (yet)
 │   └── DeadlineExceeded        503  the request waited too long for its turn
+├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
 ├── DownloadFailed              502  a file cannot be fetched from where it should be
 ├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
@@ -50,6 +52,10 @@ class DamagedPackage(InvalidPackage):
     """A package whose bytes are broken, as an interrupted or faulty transfer leaves them."""
 
 
+class NotFound(WholebodyError):
+    status = HTTPStatus.NOT_FOUND
+
+
 class NoLearningLoop(WholebodyError):
     status = HTTPStatus.CONFLICT
 
@@ -63,6 +69,12 @@ class ModelUnavailable(WholebodyError):
 
 class DeadlineExceeded(ModelUnavailable):
     """A request that could not start before its deadline."""
+
+
+class OutboxFault(WholebodyError):
+    """The disk, or the outbox's limit, leaves no room for an image."""
+
+    status = HTTPStatus.INSUFFICIENT_STORAGE
 
 
 class LoopFault(WholebodyError):

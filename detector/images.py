@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
 from PIL import Image as PillowImage
-from PIL import ImageOps, UnidentifiedImageError
 
 from .errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageFormat
 
@@ -20,6 +20,8 @@ Image = NDArray[np.uint8]
 
 FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
 _OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
+_TURNED: Final = range(2, 9)
+"""Values of EXIF's Orientation that ask for a turn or a mirroring."""
 DEFAULT_MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 64 * 1024**2
 """Of one image as it is received; what rosys sends at most."""
@@ -145,6 +147,23 @@ def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
     buffer = io.BytesIO()
     PillowImage.fromarray(image).save(buffer, format='JPEG', quality=quality, subsampling=0)
     return buffer.getvalue()
+
+
+def as_jpeg(received: Image | bytes, decoded: Image) -> bytes:
+    """An upright JPEG of an image for those who know no EXIF and no other format.
+
+    :param received: an RGB array, or an image file's bytes; those of an upright JPEG are returned as they are.
+    :param decoded: what `decode` makes of it.
+    """
+    if isinstance(received, bytes) and _is_upright_jpeg(received):
+        return received
+    return encode_jpeg(decoded)
+
+
+def _is_upright_jpeg(data: bytes) -> bool:
+    with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
+        turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L') and not turned
 
 
 def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:

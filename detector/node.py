@@ -11,12 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from learning_loop_node import DetectorNode
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
-from learning_loop_node.detector.rest import about, detect, model_version_control, outbox_mode
+from learning_loop_node.detector.rest import about, detect, model_version_control, outbox_mode, upload
 from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, loop, routes, sio_events, upstream
+from . import catalogue, loop, metadata, routes, routes_outbox, sio_events, upstream
+from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
 from .inference import Inference
@@ -24,14 +25,13 @@ from .limits import RequestLimits
 from .model_package import VERSION, ModelPackage, open_package
 from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
-from .outbox import LoopOutbox, NoOutbox
+from .outbox import NoOutbox, Outbox, open_outbox
 from .settings import Settings
-from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory, to_metadata
+from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
 
 log = logging.getLogger('wholebody.node')
 
-AUTOUPLOAD_MODES: Final = ('filtered', 'all', 'disabled')
-_REPLACED: Final = (detect.router, about.router, model_version_control.router, outbox_mode.router)
+_REPLACED: Final = (detect.router, upload.router, about.router, model_version_control.router, outbox_mode.router)
 _PULL_AGAIN_SECONDS: Final = 60
 _STATUS_SECONDS: Final = 8
 """So long the Loop may take to accept a status report."""
@@ -62,11 +62,8 @@ class WholebodyNode(DetectorNode):
         self.title = 'Whole-body pose node'
         project = f'/{settings.loop_organization}/projects/{settings.loop_project}'
         self._loop_project = project
-        if settings.loop_url is None:
-            self.outbox = NoOutbox()
-        else:
-            self.outbox = LoopOutbox(f'{settings.loop_url}/api{project}', loop.ssl_context(settings))
-        self.relevance_filter.outbox = self.outbox
+        self.outbox: Outbox | NoOutbox = open_outbox(settings)  # type: ignore[assignment]  # replaces upstream's
+        self.collector = None if isinstance(self.outbox, NoOutbox) else Collector(self.outbox, settings)
         self.updates = ModelUpdater(
             self.store,
             files_url=None if settings.loop_url is None else f'/api{project}/models',
@@ -79,6 +76,7 @@ class WholebodyNode(DetectorNode):
         self.add_exception_handler(WholebodyError, _answer_error)
         self.add_exception_handler(RequestValidationError, _answer_invalid_request)
         self.include_router(routes.router)
+        self.include_router(routes_outbox.router)
 
     @property
     def has_loop(self) -> bool:
@@ -101,8 +99,7 @@ class WholebodyNode(DetectorNode):
 
     async def on_startup(self) -> None:
         """Serve the best model that works."""
-        if self.has_loop:
-            self.outbox.ensure_continuous_upload()
+        await self.outbox.start()
         try:
             await asyncio.to_thread(self.store.clean)
             if self.settings.mode is not None and not self.store.has_current:
@@ -116,6 +113,18 @@ class WholebodyNode(DetectorNode):
             log.error('no model serves: %s', error)
         finally:
             self.operation_mode = OperationMode.Idle
+
+    async def soft_reload(self) -> None:
+        """Begin anew with a DATA_FOLDER that has been emptied; what `POST /reset` does, for tests only."""
+        await self.updates.stop()
+        await self.outbox.close()
+        if self.collector is not None:
+            self.collector.relevance.forget()
+        upstream.serve_nothing(self)
+        self.updates.forget()
+        self.target_model = self.loop_deployment_target = None
+        self.version_control = VersionMode(self.settings.version_control_default)
+        await self.on_startup()
 
     async def _starts_with(self, folder: Path) -> bool:
         try:
@@ -151,9 +160,8 @@ class WholebodyNode(DetectorNode):
     async def on_shutdown(self) -> None:
         if self._first_model is not None:
             self._first_model.cancel()
-        await self.updates.stop()
-        if self.has_loop:
-            await super().on_shutdown()
+        saved = [] if self.collector is None else [self.collector.close()]
+        await asyncio.gather(self.updates.stop(), self.outbox.close(), *saved)
         await self.sio.shutdown()
         self.inference.close()
 
@@ -340,43 +348,42 @@ class WholebodyNode(DetectorNode):
             raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
         if len(images) > sio_events.MAX_BATCH:
             raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {sio_events.MAX_BATCH}')
+        if creation_date is not None:
+            metadata.check_date(creation_date)
         items = []
         for image in images:  # one after the other, so that others get their turns in between
             estimate = await self.inference.estimate(image)
-            metadata = await asyncio.to_thread(to_metadata, estimate.poses, estimate.package)
-            items.append(metadata)
-            metadata.tags.extend(tags)
-            metadata.source = source
+            item = await asyncio.to_thread(metadata.to_metadata, estimate.poses, estimate.package)
+            items.append(item)
+            item.tags.extend(tags)
+            item.source = source
             if creation_date is not None:
-                metadata.created = creation_date
-            self._maybe_upload(image, metadata, camera_id, autoupload)
+                item.created = creation_date
+            if self.collector is not None and autoupload != 'disabled':
+                await self.collector.collect(
+                    image, estimate, item, camera_id=camera_id, filtered=autoupload == 'filtered'
+                )
         return ImagesMetadata(items=items)
 
-    def _maybe_upload(self, image: ImageData, metadata: ImageMetadata, camera_id: str | None, autoupload: str) -> None:
-        if not self.has_loop:
-            return
-        if autoupload == 'filtered':
-            background_tasks.create(self.relevance_filter.may_upload_detections(metadata, camera_id, image))
-        elif autoupload == 'all':
-            background_tasks.create(self.outbox.save(image, metadata))
-
-    async def upload_images(
+    async def upload_images(  # type: ignore[override]  # upstream's returns nothing
         self,
         *,
         images: Sequence[ImageData],
         images_metadata: ImagesMetadata | None = None,
         upload_priority: bool = False,
-    ) -> None:
-        """Queue images for the Loop.
+    ) -> list[str]:
+        """Accept images for the Loop; they get the tag `picked_by_system`.
 
+        :return: their names in the outbox.
         :raises NoLearningLoop: there is none to send them to.
-        :raises InvalidImage: one of them is broken or not acceptable; then none is queued.
+        :raises InvalidImage: one of them is broken or not acceptable; then none is accepted.
+        :raises OutboxFault: the disk does not take one; those before it are accepted, as the text says.
         """
-        if not self.has_loop:
+        if self.collector is None:
             raise NoLearningLoop('An upload')
-        for image in images:
-            await self.inference.decode(image)
-        await super().upload_images(images=images, images_metadata=images_metadata, upload_priority=upload_priority)
+        items = [ImageMetadata() for _ in images] if images_metadata is None else images_metadata.items
+        jpegs = [await self.inference.jpeg(image) for image in images]
+        return await self.collector.accept(list(zip(jpegs, items, strict=True)), priority=upload_priority)
 
 
 async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:

@@ -1,8 +1,8 @@
-"""Pose: one person's box and 133 keypoints, and its conversion to and from JSON."""
+"""Pose: one person's box and 133 keypoints, its conversion to and from JSON, and how alike two of them are."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,3 +80,55 @@ def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_versi
         'image': {'width': width, 'height': height},
         'model_version': model_version,
     }
+
+
+BOX_TO_OKS_AREA: Final = 0.53
+"""Share of its box that a person's outline covers on average, as mmpose takes it for the OKS where only boxes exist."""
+
+
+def oks(
+    points: NDArray[Any],
+    others: NDArray[Any],
+    visible: NDArray[np.bool_],
+    *,
+    area: NDArray[Any] | float,
+    sigmas: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """Object keypoint similarity, 0..1: the mean over keypoints of exp(-d² / (2 · area · (2σ)²)).
+
+    The formula is that of COCO (pycocotools, `computeOks`).
+
+    :param points: (…, K, 2), in units whose square the area is in.
+    :param others: (…, K, 2), broadcast against `points`.
+    :param visible: (…, K), the keypoints that count; without any the similarity is 0.
+    :param area: (…) of the persons.
+    :param sigmas: (K,), see `skeleton.OKS_SIGMAS`.
+    :return: (…).
+    """
+    offsets = points - others
+    squares = np.square(offsets[..., 0]) + np.square(offsets[..., 1])
+    variances = np.square(2 * sigmas)
+    similarities = np.exp(-squares / (2 * np.asarray(area)[..., None] * variances))
+    mean: NDArray[np.float64] = (similarities * visible).sum(axis=-1) / np.maximum(visible.sum(axis=-1), 1)
+    return mean
+
+
+def box_ious(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of boxes.
+
+    :param boxes: (…, 4): x1, y1, x2, y2.
+    :param others: (…, 4), broadcast against `boxes`.
+    :return: (…), 0..1.
+    """
+    # by columns, since numpy is slow at reducing an axis of two
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _columns(boxes), _columns(others)
+    width = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
+    height = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
+    intersection = width * height
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - intersection
+    ious: NDArray[np.float64] = intersection / np.maximum(union, 1e-9)
+    return ious
+
+
+def _columns(boxes: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]

@@ -5,13 +5,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, File, Header, Request, UploadFile
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from learning_loop_node.data_classes import AboutResponse, ImageMetadata, ModelVersionResponse
-from learning_loop_node.enums import OutboxMode
 
 from . import upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from .errors import InvalidRequest, ModelUnavailable
+from .errors import ModelUnavailable
 from .poses import poses_to_json
 
 if TYPE_CHECKING:
@@ -93,8 +92,9 @@ async def about(request: Request) -> JSONResponse:
 
 
 def about_node(node: 'WholebodyNode') -> dict[str, Any]:
-    """Upstream's answer, plus what serves, what is refused, and how to get a real model."""
-    answer: dict[str, Any] = asdict(node.get_about_response()) | {'update': node.updates.about()}
+    """Upstream's answer, plus what serves, what is refused, what waits for the Loop, and how to get a real model."""
+    answer: dict[str, Any] = asdict(node.get_about_response())
+    answer |= {'update': node.updates.about(), 'outbox': node.outbox.about()}
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:
@@ -127,33 +127,6 @@ async def put_model_version(request: Request) -> str:
     """
     await _node(request).set_model_version_mode((await request.body()).decode())
     return 'OK'
-
-
-@router.get('/outbox_mode', response_class=PlainTextResponse, tags=['outbox_mode'])
-async def get_outbox_mode(request: Request) -> str:
-    """`continuous_upload` or `stopped`."""
-    return str(_node(request).outbox.get_mode().value)
-
-
-@router.put('/outbox_mode', tags=['outbox_mode'])
-async def put_outbox_mode(request: Request) -> str:
-    """Start or stop sending to the Loop.
-
-    curl -X PUT -d stopped localhost:8004/outbox_mode
-    """
-    await set_outbox_mode(_node(request), (await request.body()).decode())
-    return 'OK'
-
-
-async def set_outbox_mode(node: 'WholebodyNode', mode: str) -> None:
-    """Start or stop sending to the Loop.
-
-    :raises InvalidRequest: no such mode.
-    :raises NoLearningLoop: there is nobody to send to.
-    """
-    if mode not in {known.value for known in OutboxMode}:
-        raise InvalidRequest(f"the outbox mode {mode[:40]!r} is none of 'continuous_upload', 'stopped'")
-    await node.outbox.set_mode(mode)
 
 
 @router.head('/health', include_in_schema=False)

@@ -74,9 +74,25 @@ class Settings(BaseSettings):
         False, description='Add `POST /reset`, for tests only: it deletes `DATA_FOLDER`'
     )
     keep_models: int = Field(3, ge=1, description='Installed versions to keep, the current one among them')
-    max_outbox_size: int = Field(1000, ge=1, description='Images of normal priority that may wait for upload')
+    upload_seconds: float = Field(
+        5, ge=0.05, le=3600, description='Seconds between uploads while less than a batch of images waits'
+    )
+    max_outbox_size: int = Field(
+        1000, ge=1, description='Images of normal priority that may wait for upload; beyond, the oldest are dropped'
+    )
+    max_outbox_mib: int = Field(
+        4096,
+        ge=1,
+        description='MiB that all waiting images may take; beyond, the oldest normal ones are dropped',
+    )
     min_uncertain_threshold: Fraction = Field(0.3, description='Confidences from here …')
     max_uncertain_threshold: Fraction = Field(0.6, description='… to here count as uncertain')
+    relevance_reset_seconds: float = Field(
+        3600, gt=0, description='Seconds after which an uncertain pose that was not seen any more is news again'
+    )
+    random_upload_share: Fraction = Field(
+        0, description='Share of the images that is sent whatever is on them, tagged `random`, for unbiased evaluation'
+    )
 
     # node
     node_name: str = Field('wholebody', min_length=1, description='Name that the Loop shows')
@@ -167,6 +183,10 @@ class Settings(BaseSettings):
         if self.loop_host is None or '://' in self.loop_host:
             return self.loop_host
         return f'{"https" if "learning-loop.ai" in self.loop_host else "http"}://{self.loop_host}'
+
+    @property
+    def outbox_folder(self) -> Path:
+        return self.data_folder / 'outbox'
 
     def make_data_folder(self) -> None:
         """Create DATA_FOLDER where it is missing, and try it.

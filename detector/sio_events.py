@@ -14,14 +14,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import socketio
-from dacite import DaciteError, from_dict
 from engineio.payload import Payload
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
-from . import images, upstream
+from . import images, metadata, upstream
 from .errors import InvalidRequest, ModelUnavailable, WholebodyError
-from .routes import about_node, grouped_poses, set_outbox_mode
+from .routes import about_node, grouped_poses
+from .routes_outbox import set_outbox_mode
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -150,8 +150,8 @@ def _image(node: 'WholebodyNode', payload: Any) -> ImageData:
 async def _detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     payload = _object(payload)
     options = _options(payload)
-    metadata = await node.get_detections(_image(node, payload.get('image')), **options)
-    return await asyncio.to_thread(asdict, metadata)
+    detected = await node.get_detections(_image(node, payload.get('image')), **options)
+    return await asyncio.to_thread(asdict, detected)
 
 
 async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
@@ -161,8 +161,8 @@ async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     if not isinstance(received, list):
         raise InvalidRequest("'images' must be a list of images")
     batch = [_image(node, image) for image in received]
-    metadata = await node.get_batch_detections(batch, **options)
-    return await asyncio.to_thread(asdict, metadata)
+    detected = await node.get_batch_detections(batch, **options)
+    return await asyncio.to_thread(asdict, detected)
 
 
 async def _poses(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
@@ -170,31 +170,31 @@ async def _poses(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
 
 
 async def _upload(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+    """Accept an image for the Loop; what rosys sends is understood, in `metadata` or beside it."""
     payload = _object(payload)
+    given = await asyncio.to_thread(_metadata, node, payload)
     await node.upload_images(
         images=[_image(node, payload.get('image'))],
-        images_metadata=ImagesMetadata(items=[_metadata(node, payload.get('metadata'))]),
+        images_metadata=ImagesMetadata(items=[given]),
         upload_priority=bool(payload.get('upload_priority', False)),
     )
     return {'status': 'OK'}
 
 
-def _metadata(node: 'WholebodyNode', payload: Any) -> ImageMetadata:
+def _metadata(node: 'WholebodyNode', payload: Mapping[str, Any]) -> ImageMetadata:
     """The metadata of an upload, with category ids where a model is there that knows them."""
-    if not payload:
-        return ImageMetadata()
+    given = metadata.parse(payload.get('metadata'))
+    for field, name in (('source', 'source'), ('creation_date', 'created')):
+        value = _optional_string(payload, field)
+        if value is not None:
+            setattr(given, name, metadata.check_date(value) if name == 'created' else value)
     try:
-        metadata = from_dict(data_class=ImageMetadata, data=dict(_object(payload)))
-        json.dumps(asdict(metadata), allow_nan=False)
-    except (DaciteError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest(f"'metadata' is not that of an image: {' '.join(str(error).split())[:200]}") from None
-    try:
-        _, model_info = upstream.active_detector(node)
+        logic, model_info = upstream.active_detector(node)
     except ModelUnavailable as error:
         log.warning('an upload gets no category ids: %s', error)
-        return metadata
-    node.add_category_id_to_detections(model_info, metadata)
-    return metadata
+        return given
+    metadata.add_category_ids(given, logic.package, model_info)
+    return given
 
 
 async def _info(node: 'WholebodyNode', _: Any) -> dict[str, Any]:

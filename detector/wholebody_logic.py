@@ -5,23 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from learning_loop_node import DetectorLogic, DetectorLogicFactory
-from learning_loop_node.data_classes import (
-    BoxDetection,
-    ImageMetadata,
-    ImagesMetadata,
-    ModelInformation,
-    PointDetection,
-)
+from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
 from numpy.typing import NDArray
 
 from . import images
 from .engine import PoseEngine
+from .metadata import to_metadata
 from .model_package import MODEL_FORMAT, ModelPackage, open_package
 from .poses import Pose
 from .settings import Settings
-from .skeleton import KEYPOINT_NAMES, PERSON
 
 
 class WholebodyDetectorLogic(DetectorLogic):
@@ -58,38 +51,6 @@ class WholebodyDetectorLogic(DetectorLogic):
     def batch_evaluate(self, images: Sequence[NDArray[Any]]) -> ImagesMetadata:
         """As `evaluate`, for several images; as many results, in their order."""
         return ImagesMetadata(items=[self.evaluate(image) for image in images])
-
-
-def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
-    """Poses in the Loop's form: boxes in whole pixels, points in pixels to 0.01.
-
-    :param package: gives category ids and the version.
-    """
-    metadata = ImageMetadata()
-    ids, version = package.category_ids, package.version
-    for pose in poses:
-        x1, y1, x2, y2 = np.round(pose.box).astype(int).tolist()
-        metadata.box_detections.append(
-            BoxDetection(
-                category_name=PERSON,
-                category_id=ids[PERSON],
-                x=x1,
-                y=y1,
-                width=x2 - x1,
-                height=y2 - y1,
-                model_name=version,
-                confidence=round(pose.box_confidence, 4),
-            )
-        )
-        points = np.round(pose.keypoints.astype(np.float64), 2).tolist()
-        confidences = np.round(pose.confidences.astype(np.float64), 4).tolist()
-        metadata.point_detections.extend(
-            PointDetection(
-                category_name=name, category_id=ids[name], x=x, y=y, model_name=version, confidence=confidence
-            )
-            for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
-        )
-    return metadata
 
 
 class WholebodyLogicFactory(DetectorLogicFactory):

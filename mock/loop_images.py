@@ -5,16 +5,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
-import numpy as np
 from PIL import Image as PillowImage
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from detector import images, overlay
-from detector.poses import Pose
-from detector.skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, canonical_name
+from detector.metadata import poses_of
 
 from .loop_errors import LoopError
 
@@ -134,30 +132,6 @@ def _check_jpeg(name: str, content: bytes) -> tuple[int, int]:
 
 def _reject(name: str, reason: str) -> NoReturn:
     raise LoopError(f'{name}: {reason}')
-
-
-_NO_CONFIDENCE: Final = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
-
-
-def poses_of(metadata: dict[str, Any]) -> list[Pose]:
-    """The poses in ImageMetadata in which person i has the points 133·i to 133·i + 132.
-
-    Boxes without points of their own become poses without visible keypoints.
-    """
-    poses = []
-    points = metadata.get('point_detections') or []
-    for index, box in enumerate(metadata.get('box_detections') or []):
-        keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
-        confidences = _NO_CONFIDENCE.copy()
-        for point in points[KEYPOINT_COUNT * index : KEYPOINT_COUNT * (index + 1)]:
-            position = KEYPOINT_INDEX.get(canonical_name(point['category_name']) or '')
-            if position is not None:
-                keypoints[position] = point['x'], point['y']
-                confidences[position] = point['confidence']
-        x, y = box['x'], box['y']
-        corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
-        poses.append(Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences))
-    return poses
 
 
 def draw_skeletons(jpeg: bytes, metadata: dict[str, Any]) -> bytes:
