@@ -154,17 +154,16 @@ class OutboxQueue:
         return True
 
     def _take_excess(self) -> list[Entry]:
-        """Take out what is beyond the limits: the oldest of normal priority that are not on their way."""
-        normal = self._entries[False]
-        count, size = len(normal), self.size
+        """Take out what is beyond the limits: the oldest of normal priority. What is on its way does not count."""
+        normal = [entry for entry in self._entries[False].values() if entry.name not in self._in_flight]
+        count, size = len(normal), self._bytes[True] + sum(entry.size for entry in normal)
         excess = []
-        for entry in normal.values():
+        for entry in normal:
             if count <= self._max_images and size <= self._max_bytes:
                 break
-            if entry.name not in self._in_flight:
-                excess.append(entry)
-                count -= 1
-                size -= entry.size
+            excess.append(entry)
+            count -= 1
+            size -= entry.size
         for entry in excess:
             self._take_out(entry)
         self.counters.dropped += len(excess)

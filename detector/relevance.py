@@ -40,6 +40,8 @@ MAX_CAMERAS: Final = 128
 
 ABSENT: Final = 0.15
 """A keypoint of lower confidence is plainly absent, as those of hidden legs are."""
+PRESENT: Final = 0.3
+"""A keypoint of this confidence has a place that means something."""
 MIN_PRESENT_SHARE: Final = 0.25
 """A part of which fewer keypoints are inside the image and not absent is not judged."""
 BORDER_PIXELS: Final = 1.0
@@ -128,7 +130,7 @@ class Relevance:
             history = self._history(camera_id)
             now = self._clock()
             for index in suspects:
-                view = group.view(index, self._min)
+                view = group.view(index)
                 if not history.knows(view, now=now, since=now - self._reset_seconds):
                     remembered.append((history, *history.remember(view, now)))
                     found |= dict.fromkeys(causes[index])
@@ -162,9 +164,9 @@ class Relevance:
         """Per pose what is doubtful about it, as tags."""
         confidences = np.column_stack([group.box_confidences, group.part_confidences(size)])
         uncertain = (confidences >= self._min) & (confidences <= self._max)  # nan is neither
-        present = group.confidences >= max(self._min, ABSENT)
+        present = group.confidences >= PRESENT
         faults = {
-            NO_BODY: (group.box_confidences >= self._min) & ~group.has_body(present),
+            NO_BODY: ~group.has_body(present),
             OUTSIDE_BOX: group.leaves_box(present),
             SAME_BODY: group.shares_body(present),
         }
@@ -202,13 +204,13 @@ class _Group:
         self._sides = np.maximum(self.boxes[:, 2:] - self.boxes[:, :2], 1)
         self._areas = self._sides.prod(axis=1)
 
-    def view(self, index: int, min_confidence: float) -> _View:
+    def view(self, index: int) -> _View:
         box = self.boxes[index]
         centre = (box[:2] + box[2:]) / 2
         return _View(
             box=box,
             posture=(self.keypoints[index, _BODY] - centre) / np.sqrt(self._areas[index]),
-            visible=self.confidences[index, _BODY] >= max(min_confidence, ABSENT),
+            visible=self.confidences[index, _BODY] >= PRESENT,
         )
 
     def part_confidences(self, size: tuple[int, int]) -> Floats:

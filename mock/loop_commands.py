@@ -145,6 +145,7 @@ def fault(
     endpoint: Annotated[str, typer.Argument(help=', '.join(get_args(Endpoint)))],
     kind: Annotated[str, typer.Argument(help=', '.join(get_args(Kind)))],
     count: Annotated[int | None, typer.Option(help='Requests that it meets; until deleted without.', min=1)] = None,
+    share: Annotated[float | None, typer.Option(help='Part of the requests that meet it, by chance, 0..1.')] = None,
     seconds: Annotated[float | None, typer.Option(help='Of a delay.')] = None,
     at: Annotated[float | None, typer.Option(help='Part of the body, 0..1: delay, drop, truncate, corrupt.')] = None,
     bytes_per_second: Annotated[int | None, typer.Option(help='Of throttle.')] = None,
@@ -156,6 +157,7 @@ def fault(
     """Order a fault: from now on, requests to the endpoint meet it."""
     given = {
         'count': count,
+        'share': share,
         'seconds': seconds,
         'at': at,
         'bytes_per_second': bytes_per_second,

@@ -1,11 +1,13 @@
 """Faults of the mock Learning Loop on demand: what they are, which are due, and the broken files that some serve.
 
 Faults of different kinds add up: a delay, then a status, say. Of the same kind the oldest that is left fires, so that a
-sequence can be set in advance. They live as long as the process.
+sequence can be set in advance; where chance spares a request, the next of the kind has its turn. They live as long as
+the process.
 """
 
 import hashlib
 import itertools
+import random
 import threading
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -39,11 +41,15 @@ class Fault(BaseModel):
     - `filename`: serve it with `filename="…"` in its Content-Disposition.
     - `reject_image`: 422 for every batch that holds the image of this name; without a name, for the first image of the
       first batch from now on, whose name is then filled in.
+
+    All but `reject_image` can be left to chance: with `share` 0.1, every tenth request or so meets the fault. `count`
+    and `fired` are those that met it.
     """
 
     endpoint: Endpoint
     kind: Kind
     count: int | None = Field(None, ge=1, description='How many requests; until deleted without')
+    share: float = Field(1.0, gt=0, le=1, description='Part of the requests that meet it, by chance, 0..1')
     seconds: float = Field(1.0, ge=0, le=600)
     at: float | None = Field(None, ge=0, le=1, description='Part of a body, 0..1')
     bytes_per_second: int = Field(100_000, ge=1)
@@ -57,6 +63,8 @@ class Fault(BaseModel):
             raise ValueError(f'{self.kind} is a fault of model_file')
         if self.kind == 'reject_image' and self.endpoint != 'images':
             raise ValueError('reject_image is a fault of images')
+        if self.kind == 'reject_image' and self.share < 1:
+            raise ValueError('reject_image meets every batch that holds its image; it takes no share')
         if not (self.filename.isascii() and self.filename.isprintable()):
             raise ValueError('the filename must fit into a header')
         return self
@@ -112,7 +120,8 @@ class Faults:
         """The fault of this kind that a request meets; counts it."""
         with self._lock:
             for fault in self._faults:
-                if fault.endpoint == endpoint and fault.kind == kind and fault.active:
+                its_turn = fault.endpoint == endpoint and fault.kind == kind and fault.active
+                if its_turn and random.random() < fault.share:
                     fault.fired += 1
                     return fault.model_copy()
         return None

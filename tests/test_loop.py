@@ -1,5 +1,6 @@
 """What goes to the Learning Loop, and to nobody else."""
 
+import asyncio
 import http.server
 import json
 import ssl
@@ -12,14 +13,14 @@ from typing import Any
 
 import pytest
 import trustme
+from learning_loop_node.data_classes import ImageMetadata
 
 from detector import loop
 from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
-from detector.outbox import LoopOutbox, NoOutbox
+from detector.outbox import NoOutbox, Outbox, open_outbox
 from detector.settings import Settings
 from detector.upstream import apply_settings, node_id
 
-from .cards import make_card
 from .mock.loops import running_mock_loop
 from .packages import make_package
 from .test_cli import invoke, succeed
@@ -108,6 +109,14 @@ def settings_for(host: str, folder: Path, **more: Any) -> Settings:
     return settings
 
 
+async def full_outbox(settings: Settings) -> Outbox:
+    """An outbox with one image, not sending yet."""
+    outbox = open_outbox(settings)
+    assert isinstance(outbox, Outbox)
+    await outbox.save(CARD, ImageMetadata())
+    return outbox
+
+
 async def test_the_password_goes_to_the_configured_host_only(tmp_path: Path) -> None:
     """A redirect to another host is not followed, neither at the login nor with a question nor with images."""
     with recording() as configured, recording() as other:
@@ -116,14 +125,15 @@ async def test_the_password_goes_to_the_configured_host_only(tmp_path: Path) -> 
         client = loop.communicator(settings)
         with pytest.raises(LoopFault):
             await loop.deployment_target(client, PROJECT)
-        outbox = LoopOutbox(f'{settings.loop_url}/api{PROJECT}', loop.ssl_context(settings))
-        await outbox.save(CARD)
-        await outbox.upload()
+        outbox = await full_outbox(settings)
+        await outbox.set_mode('continuous_upload')
+        await asyncio.sleep(0.5)
+        await outbox.close()
         await client.async_client.aclose()
         assert any(b'hunter2' in body for _, _, body in configured.requests)
         assert any(path.endswith('/images') for _, path, _ in configured.requests)
         assert other.requests == []
-        assert len(outbox.get_upload_folders()) == 1
+        assert outbox.queue.count == 1
 
 
 async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uploads(tmp_path: Path) -> None:
@@ -137,18 +147,19 @@ async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uplo
             host = f'https://localhost:{server.port}'
             settings = settings_for(host, tmp_path / str(waiting), loop_ssl_cert_path=cert)
             client = loop.communicator(settings)
-            outbox = LoopOutbox(f'{settings.loop_url}/api{PROJECT}', loop.ssl_context(settings))
-            await outbox.save(CARD)
+            outbox = await full_outbox(settings)
+            await outbox.set_mode('continuous_upload')
+            await asyncio.sleep(0.5)
+            await outbox.close()
             if cert is None:
                 with pytest.raises(LoopFault, match='(?i)certificate'):
                     await loop.deployment_target(client, PROJECT)
-                await outbox.upload()
                 assert server.requests == []
+                assert 'certificate' in outbox.about()['error'].lower()
             else:
                 assert (await loop.deployment_target(client, PROJECT)).version == '1.0'
-                await outbox.upload()
-                assert CARD in server.requests[-1][2]
-            assert len(outbox.get_upload_folders()) == waiting
+                assert any(CARD in body for _, _, body in server.requests)
+            assert outbox.queue.count == waiting
             await client.async_client.aclose()
 
 
@@ -170,7 +181,7 @@ async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> 
             await question()
     outbox = NoOutbox()
     with pytest.raises(NoLearningLoop):
-        await outbox.save(make_card())
+        await outbox.save(CARD, ImageMetadata())
     with pytest.raises(NoLearningLoop):
         await outbox.set_mode('continuous_upload')
     await client.async_client.aclose()
@@ -185,20 +196,6 @@ async def test_models_are_found_by_version(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match='no model of version 9.9'):
             await loop.find_model(client, PROJECT, '9.9')
         await client.async_client.aclose()
-
-
-async def test_images_reach_the_mock_loop_and_a_faulty_one_does_not_stop_the_others(tmp_path: Path) -> None:
-    """422 for a batch splits it until the culprit is alone; that one is dropped, the rest arrives."""
-    with running_mock_loop(tmp_path / 'loop') as server:
-        settings = settings_for(server.host, tmp_path)
-        outbox = LoopOutbox(f'{settings.loop_url}/api{PROJECT}', loop.ssl_context(settings))
-        for _ in range(5):
-            await outbox.save(CARD)
-        await outbox.save(b'no image')
-        await outbox.upload()
-        assert len(server.images()) == 5
-        assert outbox.get_upload_folders() == []
-        assert server.jpeg(server.images()[0]['id']) == CARD
 
 
 def test_a_package_is_uploaded_as_a_trainings_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

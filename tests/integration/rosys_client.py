@@ -3,7 +3,8 @@
     python rosys_client.py PORT FRAME.npy RAW|JPEG RESULT.json
 
 Sends the frame (RGB uint8, H×W×3) by `detect` and `batch_detect`, as a robot does with its time-out of 5 seconds,
-and asks for `about` and the model version. What rosys' own objects hold then is written as JSON.
+uploads it with what was detected, and asks for `about` and the model version. What rosys' own objects hold then is
+written as JSON.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ async def drive(port: int, frame: np.ndarray[Any, Any], transmission: str) -> di
     first, *others = (Image.from_array(frame, camera_id='camera') for _ in range(3))
     detected = await detector.detect(first, autoupload=Autoupload.DISABLED)
     batch = await detector.batch_detect(others, autoupload=Autoupload.DISABLED)
+    await detector.upload(first, tags=['robot'], source='rosys', creation_date='2026-01-31T12:00:00')
     about = await detector.fetch_detector_info()
     versions = await detector.fetch_model_version_info()
     await detector.disconnect()

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from detector.images import Image
+from detector.skeleton import category_id
 from mock.test_card import arrange
 
 from ..cards import assert_read, make_card, poses_of
-from ..processes import NodeProcess
+from ..mock.loops import running_mock_loop
+from ..processes import NodeProcess, running_node
 from .environments import python_with
 
 pytestmark = pytest.mark.integration
@@ -38,6 +41,23 @@ def test_rosys_gets_poses_from_a_4k_frame(node: NodeProcess, tmp_path: Path, tra
     assert len(answers['batch_detect']) == 2
     for item in answers['batch_detect']:
         assert_read(poses_of(item), figures)
+
+
+def test_what_rosys_uploads_reaches_the_loop(tmp_path: Path) -> None:
+    """With what it had detected, its tags, source and date, and category ids; as rosys sends it, without an answer."""
+    with (
+        running_mock_loop(tmp_path / 'loop') as loop,
+        running_node(tmp_path / 'node', UPLOAD_SECONDS=0.1, **loop.settings) as node,
+    ):
+        drive(node, make_card(), 'RAW', tmp_path)
+        deadline = time.monotonic() + 20
+        while not loop.images() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        (image,) = loop.images()
+    assert (image['tags'], image['source']) == (['robot', 'picked_by_system'], 'rosys')
+    assert image['metadata']['created'].startswith('2026-01-31T12:00:00')
+    assert_read(poses_of(image['metadata']))
+    assert image['metadata']['point_detections'][0]['category_id'] == category_id('nose')
 
 
 def test_rosys_reads_about_and_the_model_version(node: NodeProcess, tmp_path: Path) -> None:

@@ -115,6 +115,25 @@ def test_faults_of_different_kinds_add_up_and_can_be_deleted_singly(loop: MockLo
     assert timed(loop, 'models')[1] < 0.3
 
 
+def test_a_fault_with_a_share_is_met_by_chance(loop: MockLoopProcess) -> None:
+    """About so many requests; `fired` counts those, and chance spares the others."""
+    fault = loop.fault('status', 'status', status=503, share=0.5)
+    answers = [call(loop, 'status').status_code for _ in range(200)]
+    assert set(answers) == {200, 503}
+    assert 50 < answers.count(503) < 150
+    assert loop.fired(fault) == answers.count(503)
+
+
+def test_a_share_of_requests_is_counted_and_hands_on_to_the_next_fault(loop: MockLoopProcess) -> None:
+    """A count is of the requests that met the fault; those that were spared meet the next of the same kind."""
+    first = loop.fault('status', 'status', status=503, share=0.5, count=40)
+    second = loop.fault('status', 'status', status=500)
+    answers = [call(loop, 'status').status_code for _ in range(200)]
+    assert (answers.count(503), answers.count(500)) == (40, 160)
+    assert 500 in answers[:40]
+    assert (loop.fired(first), loop.fired(second)) == (40, 160)
+
+
 def timed(loop: MockLoopProcess, endpoint: str) -> tuple[int, float]:
     start = time.monotonic()
     return call(loop, endpoint).status_code, time.monotonic() - start
@@ -237,6 +256,9 @@ def test_a_page_of_html_comes_in_place_of_the_answer(loop: MockLoopProcess) -> N
         {'endpoint': 'target', 'kind': 'status', 'status': 42},
         {'endpoint': 'model_file', 'kind': 'filename', 'filename': 'a\r\nb: c'},
         {'endpoint': 'images', 'kind': 'drop', 'count': 0},
+        {'endpoint': 'images', 'kind': 'drop', 'share': 0},
+        {'endpoint': 'images', 'kind': 'drop', 'share': 1.5},
+        {'endpoint': 'images', 'kind': 'reject_image', 'share': 0.5},
     ],
     ids=str,
 )

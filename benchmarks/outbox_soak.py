@@ -1,0 +1,397 @@
+"""Many images through a node that is killed and a Learning Loop that fails at random: none that was accepted is lost.
+
+    uv run python -m benchmarks.outbox_soak --images 5000 --kills 5
+
+Starts real processes. Every image shows its number, by which it is known wherever it ends. The last images are sent
+when the Loop is well again; of them none may arrive twice.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import numpy as np
+import socketio
+
+from detector import images
+from detector.errors import InvalidImage
+from detector.outbox import BATCH_IMAGES
+from tests.mock.loops import MockLoopProcess, running_mock_loop
+from tests.processes import NodeProcess, SocketClient, running_node
+from tests.test_following import wait_for
+
+CLIENTS: Final = 8
+CALM_PART: Final = 0.05
+MOST_WAITING: Final = 200
+FEWEST_WAITING: Final = 50
+"""Images in the outbox at which the clients pause, and go on: the Loop is to fail for all, not only for the last."""
+BEHIND_SECONDS: Final = 2.0
+"""So long after the answer of `detect` its image may still be on its way to the disk."""
+PATIENCE_SECONDS: Final = 1800
+SETTINGS: Final[dict[str, Any]] = {'UPLOAD_SECONDS': 0.1, 'MAX_OUTBOX_SIZE': 1_000_000, 'DEADLINE': 60}
+FAULTS: Final[tuple[dict[str, Any], ...]] = (
+    {'kind': 'delay', 'seconds': 0.3},
+    {'kind': 'throttle', 'bytes_per_second': 2000},
+    {'kind': 'status', 'status': 500},
+    {'kind': 'status', 'status': 413},
+    {'kind': 'status', 'status': 429, 'share': 0.05},
+    {'kind': 'status', 'status': 503, 'share': 0.05},
+    {'kind': 'html'},
+    {'kind': 'drop'},
+    {'kind': 'lose_response'},
+)
+SHARE: Final = 0.1
+"""Of the requests that meet a fault, where it says nothing else."""
+
+
+@dataclass(kw_only=True)
+class Sent:
+    """An image as a client knows it.
+
+    :param raw: sent as an array, so that the node makes the JPEG.
+    :param behind: stored after the answer.
+    :param name: under which it will arrive, if the answer says so.
+    :param answered: `time.monotonic`; None: there was no answer, and the image may arrive or not.
+    """
+
+    source: str
+    raw: bool = False
+    behind: bool = False
+    name: str | None = None
+    answered: float | None = None
+
+    def accepted(self, kills: list[float]) -> bool:
+        """Whether it has to arrive."""
+        if self.answered is None:
+            return False
+        return not self.behind or all(not -1 < kill - self.answered < BEHIND_SECONDS for kill in kills)
+
+
+@dataclass(kw_only=True)
+class Report:
+    """:param duplicates: arrivals beyond the first of an image.
+    :param violations: what must not be; empty if all is well.
+    """
+
+    sent: int = 0
+    accepted: int = 0
+    unknown: int = 0
+    arrived: int = 0
+    duplicates: int = 0
+    set_aside: int = 0
+    corrupt: int = 0
+    kills: int = 0
+    seconds: float = 0
+    fired: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+
+# ---------------------------------------------------------------- images
+
+
+def draw(number: int) -> images.Image:
+    """64×48 pixels of noise; the upper half shows the number in 24 bits, a black or white block each."""
+    picture = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    bits = np.array([number >> bit & 1 for bit in range(24)], dtype=np.uint8).reshape(3, 8)
+    picture[:24] = np.kron(255 * bits, np.ones((8, 8), dtype=np.uint8))[..., None]
+    return picture
+
+
+def jpeg_of(number: int) -> bytes:
+    return images.encode_jpeg(draw(number), quality=90)
+
+
+def number_on(jpeg: bytes) -> int:
+    """:raises InvalidImage: it is broken."""
+    blocks = images.decode(jpeg)[:24].reshape(3, 8, 8, 8, 3).mean(axis=(1, 3, 4)).flatten()
+    return sum(1 << bit for bit, brightness in enumerate(blocks.tolist()) if brightness > 127)
+
+
+# ---------------------------------------------------------------- sending
+
+
+class Soak:
+    """What the clients share: the node that runs, the images that were sent, and what is seen of the outbox."""
+
+    def __init__(self) -> None:
+        self.node: NodeProcess | None = None
+        self.kills: list[float] = []
+        self.sent: dict[int, Sent] = {}
+        self.set_aside: dict[str, int] = {}
+        self.violations: set[str] = set()
+        self.room = threading.Event()
+        self.limit = 0
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> list[int]:
+        """Numbers of images to send next; none when all were."""
+        with self._lock:
+            first = len(self.sent)
+            numbers = list(range(first, min(first + count, self.limit)))
+            self.sent |= {number: Sent(source=f'soak-{first:06}') for number in numbers}
+            return numbers
+
+    def start(self, limit: int, rng: random.Random) -> list['Client']:
+        """Clients that send until so many images are sent in all."""
+        self.limit = limit
+        return [Client(self, rng.getrandbits(32)) for _ in range(CLIENTS)]
+
+    def wait_until_sent(self, count: int) -> None:
+        wait_for(lambda: len(self.sent) >= count, PATIENCE_SECONDS, f'{count} images sent')
+
+    def kill(self, node: NodeProcess) -> None:
+        """End the node with SIGKILL, under the hands of the clients."""
+        self.kills.append(time.monotonic())
+        node.process.kill()
+        self.room.clear()
+        node.process.wait()
+        node.log.rename(node.log.with_name(f'node-{len(self.kills)}.log'))
+
+    def look(self) -> int:
+        """Check the outbox's counters, and hold the clients back or let them go.
+
+        :return: how many images wait.
+        """
+        if self.node is None:
+            return 0
+        about = httpx.get(f'{self.node.url}/outbox', params={'limit': 0}, timeout=20).json()
+        ends = ('uploaded', 'set_aside', 'dropped', 'vanished', 'cleared', 'waiting')
+        if about['found'] + about['saved'] != sum(about[end] for end in ends):
+            self.violations.add(f'the counters do not add up: {about}')
+        self.violations |= {f'an image is {end}' for end in ('failed', 'dropped', 'vanished', 'cleared') if about[end]}
+        waiting = int(about['waiting'])
+        if waiting >= MOST_WAITING:
+            self.room.clear()
+        elif waiting <= FEWEST_WAITING:
+            self.room.set()
+        return waiting
+
+    def look_aside(self, data_folder: Path) -> None:
+        """Note what was set aside, before the node deletes it: it keeps the last 100."""
+        for folder in (data_folder / 'outbox' / 'set_aside').glob('*'):
+            name = folder.name
+            if name in self.set_aside:
+                continue
+            try:
+                metadata = json.loads((folder / f'image_{name}.json').read_bytes())
+                self.set_aside[name] = number = number_on((folder / f'image_{name}.jpg').read_bytes())
+                assert self.sent[number].source == metadata['source']
+            except (OSError, ValueError, LookupError, InvalidImage, AssertionError) as error:
+                self.violations.add(f'set aside and corrupt: {name}: {error!r}')
+
+    @contextmanager
+    def watched(self, data_folder: Path) -> Iterator[None]:
+        """Look all the time."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.2):
+                try:
+                    self.look_aside(data_folder)
+                    self.look()
+                except httpx.TransportError:
+                    pass  # it was killed
+                except Exception as error:
+                    self.violations.add(f'GET /outbox: {error!r}')
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.limit = 0  # ends the clients, where a failure ends all
+            ended.set()
+            thread.join()
+
+
+class Client(threading.Thread):
+    """Sends JPEGs over REST and arrays over Socket.IO until all are sent; what gets no answer is not sent again."""
+
+    def __init__(self, soak: Soak, seed: int) -> None:
+        super().__init__()
+        self.soak = soak
+        self.rng = random.Random(seed)
+        self.http = httpx.Client(timeout=60)
+        self.sockets = ExitStack()
+        self.socket: tuple[NodeProcess, SocketClient] | None = None
+        self.start()
+
+    def run(self) -> None:
+        with self.http, self.sockets:
+            while len(self.soak.sent) < self.soak.limit:
+                raw, detect = self.rng.random() < 0.5, self.rng.random() < 0.4
+                if self.soak.room.wait(0.2):
+                    self.send(self.soak.take(1 if raw or detect else self.rng.randint(1, 4)), raw, detect)
+
+    def send(self, numbers: list[int], raw: bool, detect: bool) -> None:
+        """Send some images in one request, and note what comes of it."""
+        sent = [self.soak.sent[number] for number in numbers]
+        if not sent:
+            return
+        for image in sent:
+            image.raw, image.behind = raw, detect
+        event = 'detect' if detect else 'upload'
+        options = {'source': sent[0].source, 'autoupload': 'all', 'upload_priority': self.rng.random() < 0.3}
+        try:
+            answer = self.over_socket(event, numbers, options) if raw else self.over_rest(event, numbers, options)
+            assert not answer.keys() & {'error', 'detail'}, f'{event} is answered with {answer}'
+            for image, name in zip(sent, answer.get('names', [None] * len(sent)), strict=True):
+                image.name, image.answered = name, time.monotonic()
+        except (httpx.TransportError, socketio.exceptions.SocketIOError):
+            pass  # it was killed
+        except Exception as error:
+            self.soak.violations.add(repr(error))
+
+    def over_rest(self, event: str, numbers: list[int], options: dict[str, Any]) -> dict[str, Any]:
+        assert self.soak.node is not None
+        files = [('file' if event == 'detect' else 'files', jpeg_of(number)) for number in numbers]
+        headers = {name: str(value) for name, value in options.items()}
+        return dict(self.http.post(f'{self.soak.node.url}/{event}', files=files, headers=headers).json())
+
+    def over_socket(self, event: str, numbers: list[int], options: dict[str, Any]) -> dict[str, Any]:
+        node = self.soak.node
+        assert node is not None
+        if self.socket is None or self.socket[0] is not node:
+            self.sockets.close()
+            self.socket = node, self.sockets.enter_context(node.socketio())
+        picture = draw(numbers[0])
+        image = {'bytes': picture.tobytes(), 'dtype': 'uint8', 'shape': picture.shape}
+        return dict(self.socket[1].call(event, {'image': image} | options, timeout=5))
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(folder: Path, *, count: int, kills: int, seed: int) -> Report:
+    """Send images, kill the node now and then, let all arrive, and check.
+
+    :param folder: empty; keeps the logs.
+    """
+    start = time.monotonic()
+    rng = random.Random(seed)
+    soak = Soak()
+    calm = count - int(count * CALM_PART)
+    data_folder = folder / 'node' / 'data'
+    with running_mock_loop(folder / 'loop') as loop, soak.watched(data_folder):
+        for fault in FAULTS:
+            loop.fault('images', **({'share': SHARE} | fault))
+        settings = SETTINGS | loop.settings
+        clients = soak.start(calm, rng)
+        for moment in sorted(rng.sample(range(calm // 10, calm * 9 // 10), kills)):
+            with running_node(folder / 'node', **settings) as soak.node:
+                loop.fault('images', 'reject_image')
+                soak.wait_until_sent(moment)
+                time.sleep(rng.uniform(0, 2))
+                soak.kill(soak.node)
+        with running_node(folder / 'node', **settings) as soak.node:
+            loop.fault('images', 'reject_image')
+            drain(soak, clients)
+            faults = loop.faults()
+            for fault in faults:
+                if fault['kind'] != 'reject_image':
+                    loop.delete_fault(fault['id'])
+            drain(soak, soak.start(count, rng))
+        soak.look_aside(data_folder)
+        report = Report(sent=len(soak.sent), kills=kills, set_aside=len(soak.set_aside), fired=fired(faults))
+        check_arrivals(report, soak, loop, calm)
+    check_rest(report, soak, faults, folder)
+    report.violations += sorted(soak.violations)
+    report.seconds = round(time.monotonic() - start, 1)
+    return report
+
+
+def drain(soak: Soak, clients: list[Client]) -> None:
+    """Wait until all is sent, and nothing is left in the outbox."""
+    soak.wait_until_sent(soak.limit)
+    for client in clients:
+        client.join()
+    time.sleep(BEHIND_SECONDS)
+    wait_for(lambda: soak.look() == 0, PATIENCE_SECONDS, 'an empty outbox')
+
+
+def fired(faults: list[dict[str, Any]]) -> dict[str, int]:
+    """How many requests met each kind of fault."""
+    counts: Counter[str] = Counter()
+    for fault in faults:
+        counts[fault['kind'] + f' {fault["status"]}' * (fault['kind'] == 'status')] += fault['fired']
+    return dict(counts)
+
+
+def check_arrivals(report: Report, soak: Soak, loop: MockLoopProcess, calm: int) -> None:
+    """Whether every accepted image is at the Loop or set aside, as it was sent; and who came more than once, and why.
+
+    :param calm: the first image that was sent when all faults were over.
+    """
+    names: dict[int, list[str]] = defaultdict(list)
+    for received in loop.images(metadata=False):
+        try:
+            number = number_on(jpeg := loop.jpeg(received['id']))
+            image = soak.sent[number]
+            assert image.source == received['source']
+            assert image.raw or jpeg == jpeg_of(number)
+        except (InvalidImage, LookupError, AssertionError) as error:
+            report.corrupt += 1
+            report.violations.append(f'corrupt: {received["name"]}, {received["source"]}: {error!r}')
+        else:
+            names[number].append(received['name'])
+    set_aside = set(soak.set_aside.values())
+    for number, image in soak.sent.items():
+        came = names[number]
+        accepted = image.accepted(soak.kills)
+        report.accepted += accepted
+        report.unknown += not accepted
+        report.arrived += bool(came)
+        report.duplicates += max(0, len(came) - 1)
+        if accepted and not came and number not in set_aside:
+            report.violations.append(f'lost: {number}, {image}')
+        if came and set(came) != {f'image_{image.name}' if image.name else came[0]}:
+            report.violations.append(f'arrived under other names: {number}, {image}, {came}')
+        if number >= calm and len(came) != 1:
+            report.violations.append(f'sent while all was well, arrived {len(came)} times: {number}, {image}')
+    if report.duplicates > BATCH_IMAGES * (report.fired['lose_response'] + report.kills):
+        report.violations.append('more duplicates than lost answers and kills account for')
+
+
+def check_rest(report: Report, soak: Soak, faults: list[dict[str, Any]], folder: Path) -> None:
+    """Whether what the Loop refuses is set aside, the outbox is empty, and nothing failed in a way not foreseen."""
+    refused = {fault['image'] for fault in faults if fault['kind'] == 'reject_image'}
+    refused -= {f'image_{name}' for name in soak.set_aside}
+    report.violations += [f'refused, not set aside: {name}' for name in refused]
+    for name in ('normal', 'priority', '.saving', '.removing'):
+        left = sorted((folder / 'node' / 'data' / 'outbox' / name).rglob('*'))
+        report.violations += [f'left behind: {path}' for path in left]
+    logs = [folder / 'loop.log', *(folder / 'node').glob('*.log')]
+    report.violations += [f'a traceback in {log}' for log in logs if 'Traceback' in log.read_text()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--images', type=int, default=5000)
+    parser.add_argument('--kills', type=int, default=5)
+    parser.add_argument('--seed', type=int, default=random.randrange(1_000_000))
+    parser.add_argument('--folder', type=Path, help='for logs and all that is stored; a temporary one without')
+    options = parser.parse_args()
+    print(f'seed {options.seed}', flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        report = run(folder, count=options.images, kills=options.kills, seed=options.seed)
+    for name, value in asdict(report).items():
+        if name != 'violations':
+            print(f'{name.replace("_", " "):<10}  {value}')
+    print('\n'.join(report.violations) or 'every accepted image has arrived whole, or is set aside')
+    return 1 if report.violations else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
