@@ -1,4 +1,4 @@
-"""The Learning Loop's metadata of an image: made from poses, read back into poses, and taken from those who upload.
+"""The Learning Loop's metadata of an image: made from poses, and taken from those who upload.
 
 Person i is `box_detections[i]`; `point_detections[133 * i : 133 * i + 133]` are that person's points in schema order.
 """
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from learning_loop_node.data_classes import BoxDetection, ImageMetadata, ModelInformation, PointDetection
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from .errors import InvalidRequest
 from .model_package import ModelPackage
 from .poses import Pose
-from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES, PERSON, canonical_name
+from .skeleton import KEYPOINT_NAMES, PERSON, canonical_name
 
 _ADAPTER: Final = TypeAdapter(ImageMetadata)
 _LISTS: Final = (
@@ -57,27 +57,6 @@ def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
             for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
         )
     return metadata
-
-
-def poses_of(metadata: Mapping[str, Any]) -> list[Pose]:
-    """The poses in an image's metadata, given as JSON; boxes without points of their own have no visible keypoints.
-
-    :raises KeyError: a detection lacks a field.
-    """
-    poses = []
-    points = metadata.get('point_detections') or []
-    for index, box in enumerate(metadata.get('box_detections') or []):
-        keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
-        confidences = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
-        for point in points[KEYPOINT_COUNT * index : KEYPOINT_COUNT * (index + 1)]:
-            position = KEYPOINT_INDEX.get(canonical_name(point['category_name']) or '')
-            if position is not None:
-                keypoints[position] = point['x'], point['y']
-                confidences[position] = point['confidence']
-        x, y = box['x'], box['y']
-        corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
-        poses.append(Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences))
-    return poses
 
 
 def parse(payload: object) -> ImageMetadata:

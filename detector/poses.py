@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES
+from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
 
 FloatArray = NDArray[np.float32]
 
@@ -80,6 +80,30 @@ def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_versi
         'image': {'width': width, 'height': height},
         'model_version': model_version,
     }
+
+
+def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
+    """The poses in the Loop's metadata of an image, person i with the points 133·i to 133·i + 132.
+
+    A box without points of its own has no visible keypoints.
+
+    :param metadata: ImageMetadata as JSON.
+    :raises KeyError: a detection lacks a field.
+    """
+    poses = []
+    points = metadata.get('point_detections') or []
+    for index, box in enumerate(metadata.get('box_detections') or []):
+        keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
+        confidences = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
+        for point in points[KEYPOINT_COUNT * index : KEYPOINT_COUNT * (index + 1)]:
+            position = KEYPOINT_INDEX.get(canonical_name(point['category_name']) or '')
+            if position is not None:
+                keypoints[position] = point['x'], point['y']
+                confidences[position] = point['confidence']
+        x, y = box['x'], box['y']
+        corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
+        poses.append(Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences))
+    return poses
 
 
 BOX_TO_OKS_AREA: Final = 0.53

@@ -15,6 +15,7 @@ from . import images, metadata, overlay
 from .errors import InvalidRequest, NoLearningLoop, NotFound
 from .outbox import NoOutbox, Outbox
 from .outbox_files import Entry
+from .poses import poses_from_metadata
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -111,7 +112,7 @@ async def get_outbox_image(request: Request, name: str, skeletons: bool = False)
         jpeg = entry.jpeg.read_bytes()
         if not skeletons:
             return jpeg
-        poses = metadata.poses_of(json.loads(entry.metadata.read_bytes()))
+        poses = poses_from_metadata(json.loads(entry.metadata.read_bytes()))
         drawn = overlay.draw(images.decode(jpeg), poses, confidence_threshold=threshold)
         return images.encode_jpeg(drawn, quality=90)
 

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from pydantic import BaseModel, ConfigDict, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from detector import images, overlay
-from detector.metadata import poses_of
+from detector.poses import poses_from_metadata
 
 from .loop_errors import LoopError
 
@@ -136,4 +136,4 @@ def _reject(name: str, reason: str) -> NoReturn:
 
 def draw_skeletons(jpeg: bytes, metadata: dict[str, Any]) -> bytes:
     """A JPEG with the skeletons of its metadata drawn over it."""
-    return images.encode_jpeg(overlay.draw(images.decode(jpeg), poses_of(metadata)), quality=90)
+    return images.encode_jpeg(overlay.draw(images.decode(jpeg), poses_from_metadata(metadata)), quality=90)

@@ -9,6 +9,7 @@ from learning_loop_node.data_classes import ImageMetadata, ModelInformation
 from detector import metadata
 from detector.errors import InvalidRequest
 from detector.model_package import ModelPackage
+from detector.poses import poses_from_metadata
 from detector.skeleton import category_id
 
 from .test_poses import make_pose
@@ -29,7 +30,7 @@ def test_poses_survive_the_loops_form(embedded: ModelPackage) -> None:
     from dataclasses import asdict
 
     poses = [make_pose(1), make_pose(2)]
-    again = metadata.poses_of(asdict(metadata.to_metadata(poses, embedded)))
+    again = poses_from_metadata(asdict(metadata.to_metadata(poses, embedded)))
     assert len(again) == 2
     for pose, copy in zip(poses, again, strict=True):
         np.testing.assert_allclose(copy.keypoints, pose.keypoints, atol=0.0051)
@@ -39,13 +40,13 @@ def test_poses_survive_the_loops_form(embedded: ModelPackage) -> None:
 
 def test_boxes_without_points_have_no_visible_keypoints() -> None:
     """As an uploader may send them; unknown points are passed over."""
-    (alone,) = metadata.poses_of({'box_detections': [BOX]})
+    (alone,) = poses_from_metadata({'box_detections': [BOX]})
     assert alone.confidences.max() == 0
-    (pointed,) = metadata.poses_of(
+    (pointed,) = poses_from_metadata(
         {'box_detections': [BOX], 'point_detections': [POINT, POINT | {'category_name': 'x'}]}
     )
     assert (pointed.confidences > 0).sum() == 1
-    assert metadata.poses_of({'box_detections': None}) == []
+    assert poses_from_metadata({'box_detections': None}) == []
 
 
 def test_metadata_is_read_as_rosys_sends_it() -> None:
