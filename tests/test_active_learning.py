@@ -2,10 +2,9 @@
 
 import io
 import json
+import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,13 +16,16 @@ import pytest
 from PIL import Image as PillowImage
 
 from detector import images
+from detector.cli import app
+from detector.errors import WholebodyError
 from detector.images import Image
 from detector.skeleton import PART_BY_NAME, PARTS, category_id
 from mock.test_card import Figure
 
 from .cards import FIGURES, assert_found, assert_read, make_card, poses_of
+from .commands import invoke, succeed
 from .mock.loops import MockLoopProcess, running_mock_loop
-from .processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
+from .processes import NodeProcess, clean_environment, free_port, running_node
 from .test_node import CARD
 
 FADED = 0.45
@@ -353,7 +355,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
     assert len({image['name'] for image in loop.images()}) == 1
 
 
-@pytest.mark.parametrize('connected', [False, True])
+@pytest.mark.parametrize('connected', [True, pytest.param(False, marks=pytest.mark.integration)])
 def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, connected: bool) -> None:
     """Exit within 5 seconds with code 0, the image still in the outbox; the next start sends it."""
     loop.fault('images', 'delay', seconds=60)
@@ -383,40 +385,36 @@ def _terminate_in_time(node: NodeProcess) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_the_commands_list_export_and_clear(tmp_path: Path) -> None:
-    """`wholebody outbox` on the folder of this machine and at a running node; the node counts what was cleared."""
-    settings = {'LOOP_HOST': f'127.0.0.1:{free_port()}', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
-    with running_node(tmp_path, UPLOAD_SECONDS=0.1, **settings) as node:
-
-        def run(*arguments: str) -> str:
-            command = [sys.executable, '-m', 'detector', 'outbox', *arguments]
-            environment = clean_environment(DATA_FOLDER=node.data_folder) | {
-                'PYTHONPATH': str(Path(__file__).parents[1])
-            }
-            return subprocess.run(
-                command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-            ).stdout
-
-        assert run('list') == run('list', '--url', node.url) == '0 images, 0.0 MiB\n'
-        for source in ('first', 'second'):
-            httpx.post(f'{node.url}/upload?source={source}', files={'files': CARD})
-        for url in ([], ['--url', node.url]):
-            table = run('list', *url)
-            assert '2 images, ' in table
-            assert table.index('second') < table.index('first')
-            listed = [json.loads(line) for line in run('list', '--json', *url).splitlines()]
-            assert [image['source'] for image in listed] == ['second', 'first']
-            target = tmp_path / f'export{len(url)}'
-            assert '2 images' in run('export', str(target), *url)
-            assert sorted(path.suffix for path in target.iterdir()) == ['.jpg', '.jpg', '.json', '.json']
-            assert all(path.read_bytes() == CARD for path in target.glob('*.jpg'))
-        assert run('clear', '--yes') == '2 images deleted\n'
-        assert run('list') == '0 images, 0.0 MiB\n'
-        closed = subprocess.run(
-            [sys.executable, '-m', 'detector', 'outbox', 'list', '--url', f'http://127.0.0.1:{free_port()}'],
-            env=clean_environment(PYTHONPATH=PROJECT),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (closed.returncode, closed.stderr.startswith('error: no answer from')) == (1, True)
+def test_the_commands_list_export_and_clear(
+    learner: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`wholebody outbox` on the folder of this machine and at a running node, which counts what was cleared."""
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv('DATA_FOLDER', str(learner.data_folder))
+    assert (
+        succeed(app, 'outbox', 'list') == succeed(app, 'outbox', 'list', '--url', learner.url) == '0 images, 0.0 MiB\n'
+    )
+    httpx.put(f'{learner.url}/outbox_mode', content='stopped')
+    vanished = outbox(learner)['vanished']
+    for source in ('first', 'second'):
+        httpx.post(f'{learner.url}/upload?source={source}', files={'files': CARD})
+    for url in ([], ['--url', learner.url]):
+        table = succeed(app, 'outbox', 'list', *url)
+        assert '2 images, ' in table
+        assert table.index('second') < table.index('first')
+        listed = [json.loads(line) for line in succeed(app, 'outbox', 'list', '--json', *url).splitlines()]
+        assert [image['source'] for image in listed] == ['second', 'first']
+        target = tmp_path / f'export{len(url)}'
+        assert '2 images' in succeed(app, 'outbox', 'export', target, *url)
+        assert sorted(path.suffix for path in target.iterdir()) == ['.jpg', '.jpg', '.json', '.json']
+        assert all(path.read_bytes() == CARD for path in target.glob('*.jpg'))
+    assert invoke(app, 'outbox', 'clear').exit_code == 1, 'nobody said yes'
+    assert succeed(app, 'outbox', 'clear', '--yes') == '2 images deleted\n'
+    assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'
+    httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')
+    until(lambda: outbox(learner)['vanished'] == vanished + 2)
+    for address, message in ((f'http://127.0.0.1:{free_port()}', 'no answer from'), ('http://x:y', 'is no address')):
+        error = invoke(app, 'outbox', 'list', '--url', address).exception
+        assert isinstance(error, WholebodyError)
+        assert message in str(error)

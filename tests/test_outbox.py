@@ -274,13 +274,13 @@ async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> 
 async def test_batches_that_are_too_slow_are_made_smaller(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A Loop that needs 0.1 s per image, one of them 1 s, and a limit of 0.3 s: smaller batches, more time for one."""
-    monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.3)
+    """50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: smaller batches, more time for one."""
+    monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.2)
     entries = await fill(outbox, 12)
     slow = entries[5].name
 
     async def answer(received: list[str]) -> web.Response:
-        await asyncio.sleep(sum(1 if name == slow else 0.1 for name in received))
+        await asyncio.sleep(sum(0.5 if name == slow else 0.05 for name in received))
         return web.json_response({})
 
     script.answer = answer  # type: ignore[method-assign]

