@@ -1,21 +1,20 @@
 """ONNX graphs with random weights, calibrated while they are built, and the layers that YOLOX and RTMW share.
 
-Each node is computed as soon as it is added, on calibration pictures. So a convolution knows what reaches it, and its
-weights can be scaled as a batch norm with those pictures' statistics, folded, would scale them: nothing vanishes,
-overflows or is subnormal anywhere in the network, which would falsify its speed.
+Each node is computed as soon as it is added, on calibration pictures. So each layer knows what reaches it, and its
+weights can be scaled: activations stay of order 1 through the whole network, whatever the picture. If they vanished,
+overflowed or were subnormal, its speed would not be that of a trained network.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 FloatArray = NDArray[np.float32]
@@ -23,10 +22,11 @@ FloatArray = NDArray[np.float32]
 OPSET: Final = 11
 IR_VERSION: Final = 6
 """Those of the published networks."""
+
+LEVEL: Final = 1.5
+"""Root mean square of what a convolution hands to its activation."""
 BIAS_STD: Final = 0.3
-CENTRE = 0.
-RMS = 1.5
-"""Of what reaches an activation, whose own standard deviation is 1."""
+"""Of biases. They keep the layers alive where a picture is blank; much larger ones would hide the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,13 @@ class Tensor:
 
 
 class Network:
-    """Collects nodes and random weights; counts both.
+    """Collects the nodes and random weights of a graph, and counts parameters and multiply-adds.
 
-    :param name: of the graph.
+    :param name: that of the graph.
     :param pictures: what to calibrate with, (N, 3, H, W), as the network gets it.
-    :param input_name: of the graph's input.
+    :param input_name: that of the graph's input.
     :param dynamic_batch: whether the graph takes any number of pictures; else one.
-    :param seed: of the weights.
+    :param seed: that of the weights.
     """
 
     def __init__(
@@ -60,78 +60,105 @@ class Network:
         self.name = name
         self.input = Tensor(input_name, pictures)
         self.parameters = 0
-        """As the papers count them: weights, biases, and a scale and a shift per channel of a batch norm."""
+        """As papers count them: weights, biases, and scale and shift of each channel of a batch norm."""
         self.multiply_adds = 0
         """Of convolutions and matrix products, for one picture."""
+        self.outputs: dict[str, Sequence[str | int]] = {}
+        """Sizes after the batch by name; `labels` is int64, all others float32. To be set before `model`."""
         self.rng = np.random.default_rng(seed)
-        self._batch: str | int = 'batch' if dynamic_batch else 1
+        self._batch = 'batch' if dynamic_batch else 1
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
 
-    def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> Tensor:
+    def constant(self, value: ArrayLike, dtype: DTypeLike = np.float32) -> Tensor:
         constant = Tensor(f'constant_{len(self._constants)}', np.asarray(value, dtype))
         self._constants.append(numpy_helper.from_array(constant.value, constant.name))
         return constant
 
     def add(self, operator: str, *inputs: Tensor, output: str | None = None, **attributes: Any) -> Tensor:
-        """Add a node with one output, and compute it."""
-        (tensor,) = self.add_many(operator, *inputs, outputs=[output or self._name(operator)], **attributes)
-        return tensor
+        """Add a node with one output, and compute it.
 
-    def add_many(self, operator: str, *inputs: Tensor, outputs: Sequence[str], **attributes: Any) -> list[Tensor]:
-        node = helper.make_node(operator, [tensor.name for tensor in inputs], outputs, name=outputs[0], **attributes)
+        :param output: its name, where it is an output of the graph.
+        """
+        return self._add(operator, inputs, [output or f'{operator}_{len(self._nodes)}'], attributes)[0]
+
+    def add_all(self, operator: str, *inputs: Tensor, outputs: int, **attributes: Any) -> list[Tensor]:
+        """Add a node with several outputs, and compute it."""
+        names = [f'{operator}_{len(self._nodes)}_{index}' for index in range(outputs)]
+        return self._add(operator, inputs, names, attributes)
+
+    def _add(
+        self, operator: str, inputs: Sequence[Tensor], outputs: Sequence[str], attributes: dict[str, Any]
+    ) -> list[Tensor]:
+        names = [tensor.name for tensor in inputs]
+        node = helper.make_node(operator, names, outputs, name=outputs[0], **attributes)
         self._nodes.append(node)
         return [Tensor(name, value) for name, value in zip(outputs, _compute(node, inputs), strict=True)]
 
-    def conv(
-        self, x: Tensor, channels: int, kernel: int, *, stride: int = 1, depthwise: bool = False, batch_norm: bool = True,
-        mean: float | None = None, std: float = 1.0,
-    ) -> Tensor:  # fmt: skip
-        """A convolution, of which each channel is shifted and scaled to a mean and a standard deviation.
+    def scale(self, x: Tensor, *, mean: float, std: float) -> Tensor:
+        """Multiply by a random parameter per element of the last axis."""
+        factors = self.constant(self.rng.normal(mean, std, x.value.shape[-1]))
+        self.parameters += factors.value.size
+        return self.add('Mul', x, factors)
 
-        :param batch_norm: whether it stands for a convolution and a batch norm, folded.
-        :param mean: by default random: these are the biases of a trained network.
+    def shift(self, x: Tensor, *, mean: float, std: float) -> Tensor:
+        """Add a random parameter per element of the last axis."""
+        offsets = self.constant(self.rng.normal(mean, std, x.value.shape[-1]))
+        self.parameters += offsets.value.size
+        return self.add('Add', x, offsets)
+
+    def matmul(self, a: Tensor, b: Tensor, *, output: str | None = None) -> Tensor:
+        y = self.add('MatMul', a, b, output=output)
+        self.multiply_adds += prod(y.value.shape[1:]) * int(a.value.shape[-1])
+        return y
+
+    def linear(self, x: Tensor, features: int, *, std: float = 1.0, output: str | None = None) -> Tensor:
+        """A product with a matrix of parameters, scaled to a standard deviation."""
+        weights = self.rng.standard_normal((x.value.shape[-1], features), np.float32)
+        weights *= std / (x.value @ weights).std()
+        self.parameters += weights.size
+        return self.matmul(x, self.constant(weights), output=output)
+
+    def conv(
+        self,
+        x: Tensor,
+        channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        batch_norm: bool = True,
+        spread: tuple[ArrayLike, float] | None = None,
+    ) -> Tensor:
+        """A convolution, with the batch norm behind it folded into weights and biases.
+
+        Without `spread` one factor brings all of its channels to `LEVEL`. A batch norm would also take away each
+        channel's mean, but a deep network that does so without having learned to is chaotic: the runtimes' different
+        rounding would end in different keypoints.
+
+        :param batch_norm: whether there is one; else it has biases of its own.
+        :param spread: mean (of all channels, or of each) and standard deviation that each channel is brought to.
         """
         shape = (channels, 1 if depthwise else x.channels, kernel, kernel)
-        weights = self.rng.normal(0, prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+        weights = self.rng.standard_normal(shape, np.float32)
         attributes = {
             'kernel_shape': [kernel, kernel],
             'strides': [stride, stride],
-            'pads': [kernel // 2] * 4,
+            'pads': 4 * [kernel // 2],
             'group': channels if depthwise else 1,
         }
-        name = self._name('Conv')
         trial = helper.make_node('Conv', [x.name, 'weights'], ['y'], **attributes)
         (y,) = _compute(trial, [x, Tensor('weights', weights)])
-        means = y.mean(axis=(0, 2, 3), dtype=np.float64)
-        if mean is None:
-            kept = (1 - CENTRE) * means
-            rms = np.sqrt(y.var() + ((y.mean(axis=(0,2,3)) - CENTRE * means) ** 2).mean())
-            rms = np.sqrt(((y - (CENTRE*means)[:, None, None])**2).mean())
-            scale = np.full(channels, RMS / rms)
-            shift = -CENTRE * means * scale + self.rng.normal(0, BIAS_STD, channels)
-        else:
-            spread = y.std(axis=(0, 2, 3), dtype=np.float64)
-            scale = std / np.maximum(spread, np.median(spread) / 4)
-            shift = mean - scale * means
+        factor, bias = _calibration(y, spread)
+        if spread is None:
+            bias = self.rng.normal(0, BIAS_STD, channels)
         self.parameters += weights.size + channels * (2 if batch_norm else 1)
         self.multiply_adds += weights.size * prod(y.shape[2:])
-        folded = self.constant(weights * scale[:, None, None, None])
-        bias = self.constant(shift)
-        self._nodes.append(helper.make_node('Conv', [x.name, folded.name, bias.name], [name], name=name, **attributes))
-        return Tensor(name, (y * scale[:, None, None] + shift[:, None, None]).astype(np.float32))
-
-    def linear(self, x: Tensor, features: int, *, std: float = 1.0) -> Tensor:
-        """A product with a matrix, without bias, scaled to a standard deviation."""
-        weights = self.rng.normal(0, 1, (x.value.shape[-1], features)).astype(np.float32)
-        weights *= std / (x.value @ weights).std()
-        self.parameters += weights.size
-        return self.matmul(x, self.constant(weights))
-
-    def matmul(self, a: Tensor, b: Tensor) -> Tensor:
-        y = self.add('MatMul', a, b)
-        self.multiply_adds += prod(y.value.shape[1:]) * int(a.value.shape[-1])
-        return y
+        folded = [self.constant(weights * factor[:, None, None, None]), self.constant(bias)]
+        name = f'Conv_{len(self._nodes)}'
+        inputs = [x.name, *(tensor.name for tensor in folded)]
+        self._nodes.append(helper.make_node('Conv', inputs, [name], name=name, **attributes))
+        return Tensor(name, (y * factor[:, None, None] + bias[:, None, None]).astype(np.float32))
 
     def silu(self, x: Tensor) -> Tensor:
         return self.add('Mul', x, self.add('Sigmoid', x))
@@ -141,105 +168,117 @@ class Network:
     ) -> Tensor:
         return self.silu(self.conv(x, channels, kernel, stride=stride, depthwise=depthwise))
 
+    def upsample(self, x: Tensor) -> Tensor:
+        """Twice as wide and high, by repetition."""
+        asymmetric = {'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'}
+        no_region, scales = self.constant([]), self.constant([1, 1, 2, 2])
+        return self.add('Resize', x, no_region, scales, mode='nearest', **asymmetric)
+
     def spp(self, x: Tensor) -> Tensor:
-        """The spatial pyramid pooling bottleneck of both backbones."""
+        """The spatial pyramid pooling of both backbones."""
         y = self.conv_silu(x, x.channels // 2)
         pooled = [
-            self.add('MaxPool', y, kernel_shape=[size, size], strides=[1, 1], pads=[size // 2] * 4)
+            self.add('MaxPool', y, kernel_shape=[size, size], strides=[1, 1], pads=4 * [size // 2])
             for size in (5, 9, 13)
         ]
         return self.conv_silu(self.add('Concat', y, *pooled, axis=1), x.channels)
 
     def csp(
-        self, x: Tensor, channels: int, blocks: int, block: Callable[[Tensor], Tensor], *, shortcut: bool,
+        self,
+        x: Tensor,
+        channels: int,
+        blocks: int,
+        block: Callable[[Tensor], Tensor],
+        *,
+        shortcut: bool,
         attention: bool = False,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """A cross stage partial layer: half of the channels go through blocks.
 
         :param shortcut: whether each block's input is added to its output.
+        :param attention: whether each channel is weighted by what all channels' means say.
         """
-        main, short = self.conv_silu(x, channels // 2), self.conv_silu(x, channels // 2)
+        short, main = self.conv_silu(x, channels // 2), self.conv_silu(x, channels // 2)
         for _ in range(blocks):
-            main = self.add('Add', main, block(main)) if shortcut else block(main)
+            main = self.add('Add', block(main), main) if shortcut else block(main)
         both = self.add('Concat', main, short, axis=1)
         if attention:
-            mean = self.add('GlobalAveragePool', both)
-            weight = self.conv(mean, channels, 1, batch_norm=False)
+            weight = self.conv(self.add('GlobalAveragePool', both), channels, 1, batch_norm=False)
             both = self.add('Mul', both, self.add('HardSigmoid', weight, alpha=1 / 6, beta=0.5))
         return self.conv_silu(both, channels)
 
     def pafpn(self, levels: Sequence[Tensor], csp: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
-        """The path aggregation network of both necks: from coarse to fine and back.
+        """The path aggregation network of both necks: from coarse to fine, and back.
 
-        :param levels: of three strides, finest first.
-        :param csp: makes a tensor one of so many channels.
+        :param levels: finest first.
+        :param csp: takes a tensor and the number of channels to give.
         """
-        top, lateral = levels[-1], []
+        top, laterals = levels[-1], []
         for finer in reversed(levels[:-1]):
-            lateral.append(self.conv_silu(top, finer.channels))
-            top = csp(self.add('Concat', self.upsample(lateral[-1]), finer, axis=1), finer.channels)
+            laterals.append(self.conv_silu(top, finer.channels))
+            top = csp(self.add('Concat', self.upsample(laterals[-1]), finer, axis=1), finer.channels)
         outputs = [top]
-        for coarser, level in zip(reversed(lateral), levels[1:], strict=True):
-            down = self.conv_silu(outputs[-1], coarser.channels, 3, stride=2)
-            outputs.append(csp(self.add('Concat', down, coarser, axis=1), level.channels))
+        for lateral, level in zip(reversed(laterals), levels[1:], strict=True):
+            down = self.conv_silu(outputs[-1], outputs[-1].channels, 3, stride=2)
+            outputs.append(csp(self.add('Concat', down, lateral, axis=1), level.channels))
         return outputs
 
-    def upsample(self, x: Tensor) -> Tensor:
-        """Twice as wide and high, by repetition."""
-        scales = self.constant([1, 1, 2, 2])
-        return self.add(
-            'Resize', x, self.constant([]), scales, mode='nearest', coordinate_transformation_mode='asymmetric',
-            nearest_mode='floor',
-        )  # fmt: skip
-
-    def model(self, outputs: dict[str, tuple[int, Sequence[str | int]]]) -> onnx.ModelProto:
-        """The finished model.
-
-        :param outputs: element types and shapes after the batch by name.
-        """
-        source = helper.make_tensor_value_info(
-            self.input.name, TensorProto.FLOAT, [self._batch, *self.input.value.shape[1:]]
-        )
+    def model(self) -> onnx.ModelProto:
+        shape = [self._batch, *self.input.value.shape[1:]]
         sinks = [
-            helper.make_tensor_value_info(name, kind, [self._batch, *shape]) for name, (kind, shape) in outputs.items()
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name == 'labels' else TensorProto.FLOAT, [self._batch, *sizes]
+            )
+            for name, sizes in self.outputs.items()
         ]
-        graph = helper.make_graph(self._nodes, self.name, [source], sinks, self._constants)
-        model = helper.make_model(
-            graph, producer_name='wholebody random weights', opset_imports=[helper.make_opsetid('', OPSET)]
-        )
-        model.ir_version = IR_VERSION
+        source = helper.make_tensor_value_info(self.input.name, TensorProto.FLOAT, shape)
+        model = _model(helper.make_graph(self._nodes, self.name, [source], sinks, self._constants))
         onnx.checker.check_model(model, full_check=True)
         return model
 
-    def _name(self, operator: str) -> str:
-        return f'{operator.lower()}_{len(self._nodes)}'
+
+def _calibration(y: FloatArray, spread: tuple[ArrayLike, float] | None) -> tuple[FloatArray, FloatArray]:
+    """Factor and bias of each channel; see `Network.conv`."""
+    channels = y.shape[1]
+    if spread is None:
+        level = np.sqrt(np.square(y, dtype=np.float64).mean())
+        return np.full(channels, LEVEL / level, np.float32), np.zeros(channels, np.float32)
+    mean, std = spread
+    stds = y.std(axis=(0, 2, 3), dtype=np.float64)
+    factor = std / np.maximum(stds, np.median(stds) / 4)  # what hardly varies would else follow its rounding errors
+    bias = mean - factor * y.mean(axis=(0, 2, 3), dtype=np.float64)
+    return factor.astype(np.float32), bias.astype(np.float32)
 
 
 def _compute(node: onnx.NodeProto, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:
-    """The outputs of one node; by one thread, which adds in the same order each time."""
+    """The outputs of a node; by one thread, so that sums come out the same each time."""
     values = {tensor.name: tensor.value for tensor in inputs}
     sources = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
         for name, value in values.items()
     ]
     sinks = [helper.make_empty_tensor_value_info(name) for name in node.output]
-    model = helper.make_model(
-        helper.make_graph([node], 'node', sources, sinks), opset_imports=[helper.make_opsetid('', OPSET)]
-    )
-    model.ir_version = IR_VERSION
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    model = _model(helper.make_graph([node], 'node', sources, sinks)).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     return list(session.run(None, values))
 
 
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(graph, producer_name='wholebody', opset_imports=[helper.make_opsetid('', OPSET)])
+    model.ir_version = IR_VERSION
+    return model
+
+
 def random_pictures(count: int, *, width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures whose contrast falls with its fineness as that of photographs does, (N, H, W, 3)."""
+    """Pictures whose contrast falls with its fineness, as that of photographs does, (N, H, W, 3); the last has most."""
     rng = np.random.default_rng(seed)
     pictures = np.full((count, height, width, 3), 114, dtype=np.float32)
-    for picture in pictures:
-        for octave in range(1, int(np.log2(max(width, height)))):
-            coarse = rng.normal(0, 60 / octave, (2**octave, 2**octave, 3)).astype(np.float32)
-            picture += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    for index in range(count):
+        contrast = 120 * (index + 1) / count
+        for octave in range(1, int(np.log2(min(width, height)))):
+            coarse = rng.normal(0, contrast / octave, (2**octave, 2**octave, 3)).astype(np.float32)
+            pictures[index] += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(pictures, 0, 255).astype(np.uint8)

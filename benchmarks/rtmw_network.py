@@ -1,97 +1,100 @@
-"""RTMW (Jiang et al., 2024, arXiv:2407.08634) as an ONNX graph with random weights.
+"""RTMW (Jiang et al., 2024, arXiv:2407.08634), the whole-body pose estimator, with random weights.
 
-Channels, depths and kernels are those of mmpose's configurations rtmw-{m,l}_8xb1024-270e_cocktail14-256x192 and
+Its layers and their sizes are those of mmpose's configurations rtmw-{m,l}_8xb1024-270e_cocktail14-256x192 and
 rtmw-l_8xb320-270e_cocktail14-384x288.
 """
 
 from typing import Final
 
 import numpy as np
-import onnx
-from onnx import TensorProto
 
 from detector.model_package import IMAGENET_MEAN, IMAGENET_STD
 from detector.skeleton import KEYPOINT_COUNT
 
 from .network_layers import Network, Tensor, random_pictures
 
-TOKEN: Final = 256
-ATTENTION: Final = 128
-EXPANDED: Final = 2 * TOKEN
-"""Widths of the gated attention unit."""
-HEAD_KERNEL: Final = 7
-SIMCC_STD: Final = 0.2
-"""Brings the peaks to about 0.6."""
+_TOKEN: Final = 256
+_EXPANDED: Final = 2 * _TOKEN
+_ATTENTION: Final = 128
+"""Widths in the gated attention unit: of a keypoint's token, of its gate and value, of its query and key."""
+_HEAD_KERNEL: Final = 7
+_SIMCC_STD: Final = 0.2
+"""Brings the highest of some hundred bins to about 0.6: a keypoint found with middling confidence."""
 
 
-def build_estimator(*, deepen: float, widen: float, width: int, height: int, seed: int = 0) -> tuple[onnx.ModelProto, Network]:
-    """The pose estimator."""
-    pictures = random_pictures(4, width=width, height=height, seed=seed)
-    normalised = ((pictures - IMAGENET_MEAN) / IMAGENET_STD).transpose(0, 3, 1, 2)
-    net = Network('rtmw', np.ascontiguousarray(normalised, dtype=np.float32), dynamic_batch=True, seed=seed)
+def build_estimator(*, deepen: float, widen: float, width: int, height: int, seed: int = 0) -> Network:
+    """The pose estimator.
+
+    Input `input` (N, 3, H, W) RGB, normalised; outputs `simcc_x` (N, 133, 2·W) and `simcc_y` (N, 133, 2·H).
+
+    :param deepen: how many blocks it has, 1 in RTMW-l.
+    :param widen: how many channels it has, 1 in RTMW-l.
+    """
+    pictures = (random_pictures(4, width=width, height=height, seed=seed) - IMAGENET_MEAN) / IMAGENET_STD
+    pixels = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
+    network = Network('rtmw', pixels, dynamic_batch=True, seed=seed)
+    fine, coarse = _features(network, deepen, widen)
+    tokens = _attend(network, _tokens(network, fine, coarse))
+    network.linear(tokens, 2 * width, std=_SIMCC_STD, output='simcc_x')
+    network.linear(tokens, 2 * height, std=_SIMCC_STD, output='simcc_y')
+    network.outputs = {'simcc_x': (KEYPOINT_COUNT, 2 * width), 'simcc_y': (KEYPOINT_COUNT, 2 * height)}
+    return network
+
+
+def _features(network: Network, deepen: float, widen: float) -> tuple[Tensor, Tensor]:
+    """The CSPNeXt backbone and its neck; what they give at strides 16 and 32."""
 
     def block(x: Tensor) -> Tensor:
-        y = net.conv_silu(x, x.channels, 3)
-        y = net.conv_silu(y, x.channels, 5, depthwise=True)
-        return net.conv_silu(y, x.channels)
+        y = network.conv_silu(x, x.channels, 3)
+        y = network.conv_silu(y, x.channels, 5, depthwise=True)
+        return network.conv_silu(y, x.channels)
 
-    base = int(64 * widen)
-    x = net.conv_silu(net.input, base // 2, 3, stride=2)
-    x = net.conv_silu(x, base // 2, 3)
-    x = net.conv_silu(x, base, 3)
+    channels = int(64 * widen)
+    x = network.conv_silu(network.input, channels // 2, 3, stride=2)
+    x = network.conv_silu(x, channels // 2, 3)
+    x = network.conv_silu(x, channels, 3)
     levels = []
-    for stage, blocks in enumerate((3, 6, 6, 3)):
-        last = stage == 3
-        x = net.conv_silu(x, 2 * x.channels, 3, stride=2)
+    for blocks, last in ((3, False), (6, False), (6, False), (3, True)):
+        x = network.conv_silu(x, 2 * x.channels, 3, stride=2)
         if last:
-            x = net.spp(x)
-        x = net.csp(x, x.channels, round(blocks * deepen), block, shortcut=not last, attention=True)
+            x = network.spp(x)
+        x = network.csp(x, x.channels, round(blocks * deepen), block, shortcut=not last, attention=True)
         levels.append(x)
-    _, fine, coarse = net.pafpn(levels[1:], lambda x, channels: net.csp(x, channels, 2, block, shortcut=False))
-    tokens = _attention(net, _tokens(net, fine, coarse))
-    for name, features in (('simcc_x', 2 * width), ('simcc_y', 2 * height)):
-        y = net.linear(tokens, features, std=SIMCC_STD)
-        net._nodes[-1].output[0] = name
-    return net.model({
-        'simcc_x': (TensorProto.FLOAT, (KEYPOINT_COUNT, 2 * width)),
-        'simcc_y': (TensorProto.FLOAT, (KEYPOINT_COUNT, 2 * height)),
-    }), net
+    _, fine, coarse = network.pafpn(levels[1:], lambda x, channels: network.csp(x, channels, 2, block, shortcut=False))
+    return fine, coarse
 
 
-def _tokens(net: Network, fine: Tensor, coarse: Tensor) -> Tensor:
-    def relu(x, channels):
-        return net.add('Relu', net.conv(x, channels, HEAD_KERNEL, mean=0.5))
+def _tokens(network: Network, fine: Tensor, coarse: Tensor) -> Tensor:
+    """The first part of the head: one token per keypoint, half of it of either stride, (N, 133, 256)."""
 
-    shuffled = net.add('DepthToSpace', coarse, blocksize=2, mode='CRD')
-    decoded = relu(shuffled, coarse.channels // 4)
+    def conv_relu(x: Tensor, channels: int) -> Tensor:
+        return network.add('Relu', network.conv(x, channels, _HEAD_KERNEL, spread=(0.5, 1.0)))
+
+    decoded = conv_relu(network.add('DepthToSpace', coarse, blocksize=2, mode='CRD'), coarse.channels // 4)
     halves = []
-    for features in (coarse, net.add('Concat', decoded, fine, axis=1)):
-        maps = relu(features, KEYPOINT_COUNT)
-        flat = net.add('Reshape', maps, net.constant([0, 0, -1], np.int64))
-        halves.append(net.linear(_scale_norm(net, flat), TOKEN // 2))
-    return net.add('Concat', *halves, axis=2)
+    for x in (coarse, network.add('Concat', decoded, fine, axis=1)):
+        maps = conv_relu(x, KEYPOINT_COUNT)
+        flat = network.add('Reshape', maps, network.constant([0, 0, -1], np.int64))
+        halves.append(network.linear(_scale_norm(network, flat), _TOKEN // 2))
+    return network.add('Concat', *halves, axis=2)
 
 
-def _scale_norm(net: Network, x: Tensor) -> Tensor:
-    norm = net.add('ReduceL2', x, axes=[2], keepdims=1)
-    norm = net.add('Mul', norm, net.constant(x.value.shape[-1] ** -0.5))
-    norm = net.add('Clip', norm, net.constant(1e-5))
-    net.parameters += 1
-    return net.add('Mul', net.add('Div', x, norm), net.constant([1.1]))
+def _attend(network: Network, x: Tensor) -> Tensor:
+    """The gated attention unit between the keypoints' tokens, with its shortcut."""
+    mixed = network.silu(network.linear(_scale_norm(network, x), 2 * _EXPANDED + _ATTENTION))
+    gate, value, base = network.add_all('Split', mixed, outputs=3, split=[_EXPANDED, _EXPANDED, _ATTENTION], axis=2)
+    query, key = (network.shift(network.scale(base, mean=0.5, std=0.3), mean=0.5, std=0.3) for _ in range(2))
+    likeness = network.matmul(query, network.add('Transpose', key, perm=[0, 2, 1]))
+    kernel = network.add('Relu', network.add('Div', likeness, network.constant(_ATTENTION**0.5)))
+    kernel = network.add('Mul', kernel, kernel)
+    attended = network.linear(network.add('Mul', gate, network.matmul(kernel, value)), _TOKEN)
+    return network.add('Add', network.scale(x, mean=1, std=0.1), attended)
 
 
-def _attention(net: Network, x: Tensor) -> Tensor:
-    uv = net.silu(net.linear(_scale_norm(net, x), 2 * EXPANDED + ATTENTION))
-    name = net._name('split')
-    u, v, base = net.add_many('Split', uv, outputs=[name, name + '_v', name + '_base'], axis=2, split=[EXPANDED, EXPANDED, ATTENTION])
-    def aff():
-        net.parameters += 2 * ATTENTION
-        return net.add('Add', net.add('Mul', base, net.constant(net.rng.normal(0, 1, ATTENTION))), net.constant(net.rng.normal(0, .5, ATTENTION)))
-    q, k = aff(), aff()
-    qk = net.matmul(q, net.add('Transpose', k, perm=[0, 2, 1]))
-    kernel = net.add('Relu', net.add('Div', qk, net.constant(ATTENTION**0.5)))
-    kernel = net.add('Mul', kernel, kernel)
-    y = net.linear(net.add('Mul', u, net.matmul(kernel, v)), TOKEN)
-    net.parameters += TOKEN
-    scaled = net.add('Mul', x, net.constant(net.rng.normal(1, 0.1, TOKEN)))
-    return net.add('Add', scaled, y)
+def _scale_norm(network: Network, x: Tensor) -> Tensor:
+    """Bring each token to one length, a parameter of the network."""
+    length = network.add('ReduceL2', x, axes=[2], keepdims=1)
+    level = network.add('Mul', length, network.constant(x.value.shape[-1] ** -0.5))
+    level = network.add('Clip', level, network.constant(1e-5))
+    network.parameters += 1
+    return network.add('Mul', network.add('Div', x, level), network.constant([1.1]))

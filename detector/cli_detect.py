@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 from . import images, model_package, overlay
-from .engine import PoseEngine
+from .engine import EngineOptions, PoseEngine
 from .errors import InvalidRequest, WholebodyError
 from .images import Image
 from .model_store import ModelStore
@@ -34,12 +34,8 @@ class _Source(Protocol):
 
 class _LocalEngine:
     def __init__(self, settings: Settings, package: model_package.ModelPackage) -> None:
-        self._engine = PoseEngine(
-            package,
-            backend_type=settings.backend_type,
-            device=settings.device,
-            max_persons=settings.max_persons,
-        )
+        self._engine = PoseEngine(package, EngineOptions.of(settings))
+        self._engine.check()
 
     def detect(self, path: Path, image: Image) -> dict[str, Any]:
         height, width = image.shape[:2]

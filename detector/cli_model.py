@@ -64,10 +64,11 @@ def pack(
 @app.command()
 def verify(archive: Archive) -> None:
     """Check a package wholly: files, description, hashes, and a trial inference."""
+    from .engine import EngineOptions
     from .model_store import verify as verify_package
 
     settings = load_settings()
-    package = verify_package(archive, backend_type=settings.backend_type, device=settings.device)
+    package = verify_package(archive, EngineOptions.of(settings))
     print(f'{archive}: {package.model_version} is valid')
 
 
@@ -80,11 +81,12 @@ def install(
 
     A running node serves it after a restart.
     """
+    from .engine import EngineOptions
     from .model_store import ModelStore
 
     settings = load_settings()
     store = ModelStore(settings.data_folder)
-    package = store.install(archive, replace=replace, backend_type=settings.backend_type, device=settings.device)
+    package = store.install(archive, replace=replace, options=EngineOptions.of(settings))
     print(f'{package.model_version} is installed in {package.folder} and current')
 
 
@@ -126,6 +128,7 @@ def pull(
     import asyncio
 
     from .catalogue import pull as pull_model
+    from .engine import EngineOptions
     from .model_store import ModelStore
 
     settings = load_settings()
@@ -143,7 +146,7 @@ def pull(
             )
         )
     if output is None:
-        package = store.install(archive, replace=True, backend_type=settings.backend_type, device=settings.device)
+        package = store.install(archive, replace=True, options=EngineOptions.of(settings))
         archive.unlink()
         print(f'{package.model_version} is installed in {package.folder} and current')
     else:

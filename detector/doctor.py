@@ -13,15 +13,15 @@ import httpx
 
 from . import images
 from .embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
-from .engine import PoseEngine
+from .engine import EngineOptions, PoseEngine
 from .errors import WholebodyError
 from .model_package import open_package, unpack
 from .model_store import ModelStore
-from .runtimes import BackendType, usable_cpus
+from .runtimes import Backend, usable_cpus
 from .settings import Settings
 
 _PACKAGES: Final = ('learning-loop-node', 'rtmlib', 'onnxruntime', 'openvino', 'opencv-python-headless')
-_RUNTIMES: Final[tuple[BackendType, ...]] = ('onnxruntime', 'openvino', 'opencv')
+_RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
 _TIMEOUT_SECONDS: Final = 5
 
 
@@ -98,10 +98,10 @@ def _data_folder(folder: Path) -> str:
     return str(folder)
 
 
-def _runtime(backend_type: BackendType) -> str:
+def _runtime(backend_type: Backend) -> str:
     """Read the example card with a runtime on the CPU."""
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        engine = PoseEngine(unpack(EMBEDDED_PACKAGE, Path(folder)), backend_type=backend_type)
+        engine = PoseEngine(unpack(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
         found = len(engine.poses(images.read(EXAMPLE_CARD)))
     if found != 2:
         raise _Failed(f'finds {found} persons on the example card, which shows 2')
@@ -118,7 +118,7 @@ def _devices() -> str:
 
 def _model(settings: Settings) -> str:
     package = open_package(ModelStore(settings.data_folder).current_or_embedded())
-    engine = PoseEngine(package, backend_type=settings.backend_type, device=settings.device)
+    engine = PoseEngine(package, EngineOptions.of(settings))
     engine.check()
     note = '; embedded, finds nobody in photographs' if package.name == EMBEDDED_NAME else ''
     return f'{package.model_version} works with {engine.runtime}{note}'

@@ -13,10 +13,9 @@ from typing import Final
 
 from . import model_package
 from .embedded import EMBEDDED_PACKAGE
-from .engine import PoseEngine
+from .engine import EngineOptions, PoseEngine
 from .errors import InvalidPackage
 from .model_package import VERSION, ModelPackage, file_sha256, open_package
-from .runtimes import BackendType
 
 _LINK: Final = 'current_model'
 _TEMPORARY: Final = '.install-'
@@ -24,7 +23,7 @@ _TEMPORARY: Final = '.install-'
 log = logging.getLogger('wholebody.models')
 
 
-def verify(archive: Path, *, backend_type: BackendType = 'auto', device: str = 'cpu') -> ModelPackage:
+def verify(archive: Path, options: EngineOptions | None = None) -> ModelPackage:
     """Verify a package wholly, a trial inference included.
 
     :return: its description; the folder that it names is gone again.
@@ -33,7 +32,7 @@ def verify(archive: Path, *, backend_type: BackendType = 'auto', device: str = '
     """
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         package = model_package.unpack(archive, Path(folder))
-        PoseEngine(package, backend_type=backend_type, device=device).check()
+        PoseEngine(package, options).check()
     return package
 
 
@@ -98,16 +97,14 @@ class ModelStore:
         """Where a version lies, or would."""
         return self.models / version
 
-    def install(
-        self, archive: Path, *, replace: bool = False, backend_type: BackendType = 'auto', device: str = 'cpu'
-    ) -> ModelPackage:
+    def install(self, archive: Path, *, replace: bool = False, options: EngineOptions | None = None) -> ModelPackage:
         """Verify a package wholly, install it and make it current.
 
         :param replace: replace an installed model of the same version.
         :raises InvalidPackage: the package is not valid, or its version is installed already.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
-        version = verify(archive, backend_type=backend_type, device=device).version
+        version = verify(archive, options).version
         if self.folder(version).exists() and not replace:
             raise InvalidPackage(f'version {version} is installed already; --replace installs over it')
         package = self.add(archive)

@@ -6,7 +6,6 @@ The three are imported only when asked for, since each costs start-up time and m
 import importlib.util
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -16,18 +15,21 @@ from numpy.typing import NDArray
 from .errors import RuntimeUnavailable
 
 FloatArray = NDArray[np.float32]
-BackendType = Literal['auto', 'onnxruntime', 'openvino', 'opencv']
+Backend = Literal['onnxruntime', 'openvino', 'opencv']
+Precision = Literal['f32', 'bf16']
 
-_PACKAGES: Final = {'onnxruntime': 'onnxruntime', 'openvino': 'openvino', 'opencv': 'cv2'}
+_PACKAGES: Final[dict[Backend, str]] = {'onnxruntime': 'onnxruntime', 'openvino': 'openvino', 'opencv': 'cv2'}
 
 
 class Runtime(ABC):
     """A network loaded into an inference runtime; calls must not overlap.
 
     :param name: the runtime and what it runs on, e.g. `onnxruntime on CPUExecutionProvider`.
+    :param precision: in which it computes.
     """
 
     name: str
+    precision: Precision = 'f32'
 
     @abstractmethod
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
@@ -38,37 +40,63 @@ class Runtime(ABC):
         """
 
 
-def open_runtime(path: Path, *, backend_type: BackendType = 'auto', device: str = 'cpu') -> Runtime:
+def open_runtime(
+    path: Path,
+    *,
+    backend_type: Backend = 'onnxruntime',
+    device: str = 'cpu',
+    precision: Precision = 'f32',
+    cache: Path | None = None,
+) -> Runtime:
     """Load an ONNX file.
 
-    :param backend_type: `auto` takes the first installed of ONNX Runtime, OpenVINO and OpenCV that knows the device.
     :param device: see the setting DEVICE.
-    :raises RuntimeUnavailable: the runtime is not installed, lacks the device, or rejects the network.
+    :param cache: a folder for compiled networks, so that the next start is quick; None: nothing is kept.
+    :raises RuntimeUnavailable: the runtime is not installed, lacks the device or precision, or rejects the network.
     """
-    name = choose_backend(device) if backend_type == 'auto' else backend_type
-    if importlib.util.find_spec(_PACKAGES[name]) is None:
-        raise RuntimeUnavailable(f'BACKEND_TYPE={name}: the package {_PACKAGES[name]} is not installed')
-    opener: Callable[[Path, str], Runtime] = {'onnxruntime': _OnnxRuntime, 'openvino': _OpenVino, 'opencv': _OpenCv}[
-        name
-    ]
+    if not is_installed(backend_type):
+        raise RuntimeUnavailable(f'BACKEND_TYPE={backend_type}: the package {_PACKAGES[backend_type]} is not installed')
+    openers: dict[Backend, type[_OnnxRuntime | _OpenVino | _OpenCv]] = {
+        'onnxruntime': _OnnxRuntime,
+        'openvino': _OpenVino,
+        'opencv': _OpenCv,
+    }
     try:
-        return opener(path, device)
+        return openers[backend_type](path, device, precision, cache)
     except RuntimeUnavailable:
         raise
     except Exception as error:
         reason = ' '.join(str(error).split())[:300]
-        raise RuntimeUnavailable(f'{name} on {device} cannot load {path.name}: {reason}') from error
+        raise RuntimeUnavailable(f'{backend_type} on {device} cannot load {path.name}: {reason}') from error
 
 
-def choose_backend(device: str) -> str:
-    """The runtime that `auto` stands for on a device.
+def is_installed(backend_type: Backend) -> bool:
+    return importlib.util.find_spec(_PACKAGES[backend_type]) is not None
 
-    :raises RuntimeUnavailable: none is installed that knows the device.
+
+def installed_for(device: str) -> list[Backend]:
+    """The installed runtimes that know a device, the usual one first.
+
+    :raises RuntimeUnavailable: there is none.
     """
-    for name in ('openvino', 'onnxruntime') if device in ('gpu', 'npu') else ('onnxruntime', 'openvino', 'opencv'):
-        if importlib.util.find_spec(_PACKAGES[name]) is not None:
-            return name
-    raise RuntimeUnavailable(f'no inference runtime is installed for DEVICE={device}')
+    known: tuple[Backend, ...] = {
+        'cpu': ('onnxruntime', 'openvino', 'opencv'),
+        'gpu': ('openvino',),
+        'npu': ('openvino',),
+    }.get(device, ('onnxruntime',))  # type: ignore[assignment]  # a tuple of literals
+    found = [name for name in known if is_installed(name)]
+    if not found:
+        raise RuntimeUnavailable(f'no inference runtime is installed for DEVICE={device}')
+    return found
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, by Linux's names, e.g. `amx_bf16`; empty where that cannot be read."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace').splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(':')[2] for line in lines if line.startswith('flags')), '').split())
 
 
 def usable_cpus() -> int:
@@ -82,11 +110,17 @@ def usable_cpus() -> int:
     return count
 
 
+def _only_f32(backend_type: Backend, precision: Precision) -> None:
+    if precision != 'f32':
+        raise RuntimeUnavailable(f'PRECISION={precision}: {backend_type} computes f32 here; set BACKEND_TYPE=openvino')
+
+
 class _OnnxRuntime(Runtime):
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
         import onnxruntime
 
-        provider, options = _execution_provider(device)
+        _only_f32('onnxruntime', precision)
+        provider, options = _execution_provider(device, cache)
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeUnavailable(f'DEVICE={device}: this build of onnxruntime has no {provider}')
         session_options = onnxruntime.SessionOptions()
@@ -106,7 +140,7 @@ class _OnnxRuntime(Runtime):
         return cast(list[NDArray[Any]], self._session.run(None, {self._input: batch}))
 
 
-def _execution_provider(device: str) -> tuple[str, dict[str, str]]:
+def _execution_provider(device: str, cache: Path | None) -> tuple[str, dict[str, str]]:
     kind, _, number = device.partition(':')
     try:
         provider = {
@@ -117,34 +151,46 @@ def _execution_provider(device: str) -> tuple[str, dict[str, str]]:
         }[kind]
     except KeyError:
         raise RuntimeUnavailable(f'DEVICE={device}: onnxruntime does not know it; set BACKEND_TYPE=openvino') from None
-    return provider, {'device_id': number} if number else {}
+    options = {'device_id': number} if number else {}
+    if kind == 'tensorrt' and cache is not None:
+        folder = cache / 'tensorrt'
+        folder.mkdir(parents=True, exist_ok=True)
+        options |= {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(folder)}
+    return provider, options
 
 
 class _OpenVino(Runtime):
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
         import openvino
 
         if device not in ('cpu', 'gpu', 'npu'):
             raise RuntimeUnavailable(f'DEVICE={device}: openvino knows cpu, gpu and npu')
         core = openvino.Core()
+        capabilities = core.get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES')
+        if precision.upper().replace('F32', 'FP32') not in capabilities:
+            raise RuntimeUnavailable(f'PRECISION={precision}: this {device} computes {", ".join(capabilities)}')
         # Stated, since OpenVINO takes bfloat16 by itself where the CPU has it.
-        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
         if device == 'cpu':
             config['INFERENCE_NUM_THREADS'] = str(usable_cpus())
+        if cache is not None:
+            config['CACHE_DIR'] = str(cache / 'openvino')
         model = core.compile_model(core.read_model(str(path)), device.upper(), config)
         self._outputs = list(model.outputs)
         self._request = model.create_infer_request()
+        self.precision = precision
         self.name = f'openvino on {device.upper()}'
 
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
-        results = self._request.infer({0: batch})
+        results = self._request.infer({0: batch}, share_inputs=True)
         return [np.array(results[output]) for output in self._outputs]
 
 
 class _OpenCv(Runtime):
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
         import cv2
 
+        _only_f32('opencv', precision)
         if device != 'cpu':
             raise RuntimeUnavailable(f'DEVICE={device}: opencv runs on cpu only here')
         self._network = cv2.dnn.readNetFromONNX(str(path))

@@ -10,7 +10,7 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, Model
 from numpy.typing import NDArray
 
 from . import images
-from .engine import PoseEngine
+from .engine import EngineOptions, PoseEngine
 from .metadata import to_metadata
 from .model_package import MODEL_FORMAT, ModelPackage, open_package
 from .poses import Pose
@@ -73,12 +73,6 @@ class WholebodyLogicFactory(DetectorLogicFactory):
         return await asyncio.to_thread(self._build, Path(model_info.model_root_path))
 
     def _build(self, folder: Path) -> WholebodyDetectorLogic:
-        settings = self._settings
-        engine = PoseEngine(
-            open_package(folder),
-            backend_type=settings.backend_type,
-            device=settings.device,
-            max_persons=settings.max_persons,
-        )
+        engine = PoseEngine(open_package(folder), EngineOptions.of(self._settings))
         engine.check()
-        return WholebodyDetectorLogic(engine, max_pixels=settings.max_image_pixels)
+        return WholebodyDetectorLogic(engine, max_pixels=self._settings.max_image_pixels)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from rtmlib import YOLOX, RTMPose
 
-from detector.engine import PersonDetector, PoseEngine
+from detector.engine import EngineOptions, PoseEngine
 from detector.errors import InvalidPackage
 from detector.model_package import Detector, ModelPackage
+from detector.person_detector import PersonDetector
 from detector.runtimes import FloatArray, Runtime
 from mock.test_card import MAX_PERSONS, Figure, arrange
 
@@ -47,7 +48,7 @@ def test_keypoints_equal_those_of_rtmlib(
         assert np.abs(boxes - box).max(axis=1).min() < 0.01
     if not figures:
         return
-    poses = engine.poses_in_boxes(image, boxes, confidences)
+    (poses,) = engine.poses_in_boxes([(image, boxes, confidences)])
     keypoints, scores = estimator(image, boxes)
     inside = np.clip(keypoints, 0, [size[0] - 1, size[1] - 1])
     np.testing.assert_allclose(np.stack([pose.keypoints for pose in poses]), inside, atol=0.5)
@@ -57,13 +58,14 @@ def test_keypoints_equal_those_of_rtmlib(
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino', 'opencv'])
 def test_every_runtime_reads_the_card(embedded: ModelPackage, backend: str) -> None:
     """From image to poses, not only tensor to tensor."""
-    assert_read(PoseEngine(embedded, backend_type=backend).poses(make_card()))  # type: ignore[arg-type]
+    assert_read(PoseEngine(embedded, EngineOptions(backend_type=backend)).poses(make_card()))  # type: ignore[arg-type]
 
 
 def test_nobody_means_no_pose(engine: PoseEngine) -> None:
     """rtmlib would take the whole image for a person."""
     assert engine.poses(np.full((480, 640, 3), 90, dtype=np.uint8)) == []
-    assert engine.poses_in_boxes(make_card(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32)) == []
+    assert engine.poses_in_boxes([(make_card(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))]) == [[]]
+    assert engine.poses_of_images([]) == []
 
 
 def test_all_persons_up_to_the_limit_are_found_best_first(engine: PoseEngine, embedded: ModelPackage) -> None:
@@ -74,7 +76,7 @@ def test_all_persons_up_to_the_limit_are_found_best_first(engine: PoseEngine, em
     assert_read(poses, figures)
     confidences = [pose.box_confidence for pose in poses]
     assert confidences == sorted(confidences, reverse=True)
-    few = PoseEngine(embedded, max_persons=3).poses(image)
+    few = PoseEngine(embedded, EngineOptions(max_persons=3)).poses(image)
     assert [pose.box_confidence for pose in few] == confidences[:3]
 
 
@@ -83,14 +85,14 @@ def test_red_and_blue_are_not_interchangeable(engine: PoseEngine) -> None:
     swapped = np.ascontiguousarray(make_card()[..., ::-1])
     assert_misread(engine.poses(swapped))
     boxes = np.stack([figure.box for figure in FIGURES])
-    assert_misread(engine.poses_in_boxes(swapped, boxes, np.ones(2, dtype=np.float32)))
+    assert_misread(engine.poses_in_boxes([(swapped, boxes, np.ones(2, dtype=np.float32))])[0])
 
 
 def test_boxes_given_from_outside_get_their_pose(engine: PoseEngine) -> None:
     """A box that a person drew, a little off, gives that person's points and no other's."""
     figure = FIGURES[1]
     rough = (figure.box + np.array([-6, -5, 7, 6], dtype=np.float32))[None]
-    (pose,) = engine.poses_in_boxes(make_card(), rough, np.ones(1, dtype=np.float32))
+    ((pose,),) = engine.poses_in_boxes([(make_card(), rough, np.ones(1, dtype=np.float32))])
     assert np.percentile(np.linalg.norm(pose.keypoints - figure.keypoints, axis=1), 95) < 2
     assert pose.box_confidence == 1
 
@@ -99,7 +101,8 @@ def test_boxes_given_from_outside_get_their_pose(engine: PoseEngine) -> None:
 def test_strange_boxes_give_finite_points_inside_the_image(engine: PoseEngine, box: tuple[int, ...]) -> None:
     """Outside, half outside, empty or inverted."""
     image = make_card()
-    (pose,) = engine.poses_in_boxes(image, np.array([box], dtype=np.float32), np.ones(1, dtype=np.float32))
+    boxes = np.array([box], dtype=np.float32)
+    ((pose,),) = engine.poses_in_boxes([(image, boxes, np.ones(1, dtype=np.float32))])
     assert np.isfinite(pose.keypoints).all()
     assert (pose.keypoints >= 0).all()
     assert (pose.keypoints <= (image.shape[1] - 1, image.shape[0] - 1)).all()
@@ -191,4 +194,4 @@ def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> Non
     """8400 rows belong to 640×640, not to 416×416."""
     detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
-        detector.check(np.zeros((480, 640, 3), dtype=np.uint8))
+        detector.check()

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from detector import runtimes
+from detector.engine import PoseEngine
 from detector.errors import RuntimeUnavailable
 from detector.model_package import ModelPackage
-from detector.runtimes import BackendType, Runtime, open_runtime, usable_cpus
+from detector.runtimes import Backend, Runtime, open_runtime, usable_cpus
 
 from .cards import make_card
 
-BACKENDS: tuple[BackendType, ...] = ('onnxruntime', 'openvino', 'opencv')
+BACKENDS: tuple[Backend, ...] = ('onnxruntime', 'openvino', 'opencv')
 
 
 @pytest.mark.parametrize('role', ['detector', 'estimator'])
@@ -48,7 +49,7 @@ def test_a_device_that_is_not_there_is_an_error(embedded: ModelPackage) -> None:
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_a_file_that_is_no_network_is_an_error(tmp_path: Path, backend: BackendType) -> None:
+def test_a_file_that_is_no_network_is_an_error(tmp_path: Path, backend: Backend) -> None:
     """The message names the runtime and the file."""
     path = tmp_path / 'text.onnx'
     path.write_text('hello')
@@ -62,13 +63,13 @@ def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkey
     monkeypatch.setattr(
         runtimes.importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else real(name)
     )
-    assert runtimes.choose_backend('cpu') == 'openvino'
-    assert open_runtime(embedded.detector_path).name == 'openvino on CPU'
+    assert runtimes.installed_for('cpu') == ['openvino', 'opencv']
+    assert PoseEngine(embedded).runtime == 'openvino on CPU, f32'
     with pytest.raises(RuntimeUnavailable, match='onnxruntime is not installed'):
         open_runtime(embedded.detector_path, backend_type='onnxruntime')
     monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(RuntimeUnavailable, match='no inference runtime'):
-        runtimes.choose_backend('cpu')
+        runtimes.installed_for('cpu')
 
 
 def test_the_runtime_says_what_it_is(embedded: ModelPackage) -> None:

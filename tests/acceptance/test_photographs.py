@@ -15,9 +15,10 @@ import onnx
 import pytest
 
 from detector import images
-from detector.engine import PersonDetector, PoseEngine
+from detector.engine import PoseEngine
 from detector.model_package import unpack
 from detector.model_packing import pack_onnx
+from detector.person_detector import PersonDetector
 from detector.runtimes import FloatArray, Runtime
 from mock.test_card_model import build_estimator
 
@@ -106,8 +107,9 @@ def test_other_classes_do_not_appear(engine: PoseEngine) -> None:
     others = 0
     for photograph in photographs():
         image = images.read(Path(str(DATA)) / photograph['file_name'])
-        pixels, _ = engine.detector.preprocess(np.ascontiguousarray(image[..., ::-1]))
-        (rows,) = engine.detector._infer(pixels)[0]
+        recorder = Recorder(engine.detector.runtime)
+        PersonDetector(recorder, engine.detector.spec).detect(image)
+        ((rows,),) = recorder.run(recorder.batch)
         classes = (rows[:, 4:5] * rows[:, 5:]).argmax(axis=1)
         scores = (rows[:, 4:5] * rows[:, 5:]).max(axis=1)
         others += int(((scores > 0.5) & (classes != 0)).sum())
