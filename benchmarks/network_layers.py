@@ -23,10 +23,12 @@ OPSET: Final = 11
 IR_VERSION: Final = 6
 """Those of the published networks."""
 
-LEVEL: Final = 1.5
+LEVEL: Final = 3.0
 """Root mean square of what a convolution hands to its activation."""
 BIAS_STD: Final = 0.3
 """Of biases. They keep the layers alive where a picture is blank; much larger ones would hide the picture."""
+_CONTRAST: Final = 50.0
+"""Of the calibration pictures; less than that of most photographs, for where they are flat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,12 +275,11 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def random_pictures(count: int, *, width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures whose contrast falls with its fineness, as that of photographs does, (N, H, W, 3); the last has most."""
+    """Pictures whose contrast falls with its fineness, as that of photographs does, (N, H, W, 3)."""
     rng = np.random.default_rng(seed)
     pictures = np.full((count, height, width, 3), 114, dtype=np.float32)
-    for index in range(count):
-        contrast = 120 * (index + 1) / count
-        for octave in range(1, int(np.log2(min(width, height)))):
-            coarse = rng.normal(0, contrast / octave, (2**octave, 2**octave, 3)).astype(np.float32)
+    for octave in range(1, int(np.log2(min(width, height)))):
+        for index in range(count):
+            coarse = rng.normal(0, _CONTRAST / octave, (2**octave, 2**octave, 3)).astype(np.float32)
             pictures[index] += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.clip(pictures, 0, 255).astype(np.uint8)

@@ -83,7 +83,7 @@ def _attend(network: Network, x: Tensor) -> Tensor:
     """The gated attention unit between the keypoints' tokens, with its shortcut."""
     mixed = network.silu(network.linear(_scale_norm(network, x), 2 * _EXPANDED + _ATTENTION))
     gate, value, base = network.add_all('Split', mixed, outputs=3, split=[_EXPANDED, _EXPANDED, _ATTENTION], axis=2)
-    query, key = (network.shift(network.scale(base, mean=0.5, std=0.3), mean=0.5, std=0.3) for _ in range(2))
+    query, key = (network.shift(network.scale(base, mean=0.3, std=0.3), mean=0.3, std=0.1) for _ in range(2))
     likeness = network.matmul(query, network.add('Transpose', key, perm=[0, 2, 1]))
     kernel = network.add('Relu', network.add('Div', likeness, network.constant(_ATTENTION**0.5)))
     kernel = network.add('Mul', kernel, kernel)

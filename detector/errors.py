@@ -10,7 +10,8 @@ WholebodyError
 ├── NotFound                    404  what the address names is not there (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── ModelUnavailable            503  no model serves (yet)
-│   └── DeadlineExceeded        503  the request waited too long for its turn
+│   └── Busy                    503  too many requests are before this one
+│       └── DeadlineExceeded    503  the request waited too long for its turn
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
 ├── DownloadFailed              502  a file cannot be fetched from where it should be
@@ -67,7 +68,18 @@ class ModelUnavailable(WholebodyError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-class DeadlineExceeded(ModelUnavailable):
+class Busy(ModelUnavailable):
+    """A request that gets no turn.
+
+    :param retry_after: seconds after which it may have better luck.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(Busy):
     """A request that could not start before its deadline."""
 
 

@@ -1,8 +1,8 @@
-"""From received images to poses: decoding, waiting for one's turn, inference; never on the event loop."""
+"""From received images to poses: admission, decoding, inference; never on the event loop."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,15 +12,19 @@ import numpy as np
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images
+from .admission import Admission, Ticket
 from .errors import DeadlineExceeded
 from .images import Image
 from .model_package import ModelPackage
 from .poses import Pose
 from .settings import Settings
+from .streams import Streams
 from .wholebody_logic import WholebodyDetectorLogic
 
 _DECODERS: Final = 2
 """Images that may be decoded at the same time."""
+GROUP_IMAGES: Final = 4
+"""Of a batch, that share a turn, so that others get theirs in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +32,7 @@ class Estimate:
     """The poses of an image, and how they came about.
 
     :param package: the model that found them.
-    :param timing: milliseconds by stage.
+    :param timing: milliseconds by stage; images that shared an inference have equal parts of it.
     """
 
     image: Image
@@ -50,6 +54,8 @@ class Inference:
         self._active = active
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
         self._decoding = asyncio.Semaphore(_DECODERS)
+        self._streams: tuple[WholebodyDetectorLogic, Streams] | None = None
+        self.admission = Admission(max_waiting=settings.max_waiting, deadline=settings.deadline)
         self.unloading = False
         """While a model is replaced that had to be unloaded first: requests wait for the new one."""
 
@@ -71,44 +77,87 @@ class Inference:
         """
         return await asyncio.to_thread(images.as_jpeg, image, await self.decode(image))
 
-    async def estimate(self, received: ImageData) -> Estimate:
+    async def estimate(
+        self, received: ImageData, *, camera_id: str | None = None, stream: Hashable | None = None
+    ) -> Estimate:
         """Find the poses in an image.
 
         :param received: an encoded image, or an RGB array.
+        :param camera_id: whose frames may do without a detection each (DETECTION_INTERVAL).
+        :param stream: an earlier frame of the same stream that still waits is given up for this one.
         :raises InvalidImage: it is broken or not acceptable.
         :raises ModelUnavailable: no model serves.
-        :raises DeadlineExceeded: other work kept this from starting in time.
+        :raises Busy: other work keeps this from starting in time, or a newer frame has come.
         """
+        self._fail_fast()
+        async with self.admission.enter(stream=stream) as ticket:
+            (estimate,) = await self._estimate_group([received], ticket, camera_id)
+            return estimate
+
+    async def estimate_batch(self, received: Sequence[ImageData], *, live: bool = True) -> AsyncIterator[Estimate]:
+        """Find the poses in several images, which share inferences; others have their turns in between.
+
+        :param live: somebody waits for the answer now.
+        :raises WholebodyError: see `estimate`.
+        """
+        self._fail_fast()
+        for start in range(0, len(received), GROUP_IMAGES):
+            async with self.admission.enter(live=live) as ticket:
+                estimates = await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, None)
+            for estimate in estimates:
+                yield estimate
+
+    def _fail_fast(self) -> None:
+        """Before the decoding, if no model is there."""
         if not self.unloading:
-            self._active()  # fails fast, before the decoding
+            self._active()
+
+    async def _estimate_group(
+        self, received: Sequence[ImageData], ticket: Ticket, camera_id: str | None
+    ) -> list[Estimate]:
         start = time.perf_counter()
-        image = await self.decode(received)
+        group = await asyncio.gather(*(self.decode(image) for image in received))
         waiting = time.perf_counter()
-        async with self._turn(start + self._settings.deadline):
+        async with self.admission.turn(ticket), self._model(ticket):
             running = time.perf_counter()
             logic = self._active()
-            poses = await asyncio.get_running_loop().run_in_executor(self._thread, logic.poses, image)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, logic, group, camera_id)
+        done = time.perf_counter()
+        self.admission.took(done - running)
         stages = {
             'decode_ms': waiting - start,
             'wait_ms': running - waiting,
-            'inference_ms': time.perf_counter() - running,
+            'inference_ms': (done - running) / len(group),
         }
         timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
-        return Estimate(image=image, poses=poses, package=logic.package, timing=timing)
+        return [
+            Estimate(image=image, poses=poses, package=logic.package, timing=timing)
+            for image, poses in zip(group, found, strict=True)
+        ]
+
+    def _run(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
+        """In the inference thread."""
+        interval = self._settings.detection_interval
+        if interval == 1 or camera_id is None or len(group) > 1:
+            return logic.engine.poses_of_images(group)
+        if self._streams is None or self._streams[0] is not logic:
+            self._streams = logic, Streams(logic.engine, interval=interval)
+        return [self._streams[1].poses(group[0], camera_id)]
 
     @asynccontextmanager
-    async def _turn(self, deadline: float) -> AsyncIterator[None]:
-        """Hold the lock.
+    async def _model(self, ticket: Ticket) -> AsyncIterator[None]:
+        """Keep the model in place.
 
-        :param deadline: until when to wait for it, in seconds of `time.perf_counter`.
-        :raises DeadlineExceeded: others held it for too long.
+        :raises DeadlineExceeded: it is being replaced, and that takes too long.
         """
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.perf_counter())):
+            async with asyncio.timeout(max(0.0, ticket.deadline - time.monotonic())):
                 await self._lock.acquire()
         except TimeoutError:
-            reason = 'the model is being replaced' if self.unloading else 'other requests come first'
-            raise DeadlineExceeded(f'no inference within {self._settings.deadline:g} seconds: {reason}') from None
+            seconds = self._settings.deadline
+            raise DeadlineExceeded(
+                f'no inference within {seconds:g} seconds: the model is being replaced', retry_after=seconds
+            ) from None
         try:
             yield
         finally:

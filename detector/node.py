@@ -2,13 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from learning_loop_node import DetectorNode
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
 from learning_loop_node.detector.rest import about, detect, model_version_control, outbox_mode, upload
@@ -16,11 +13,11 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, loop, metadata, routes, routes_outbox, sio_events, upstream
+from . import catalogue, error_answers, loop, metadata, routes, routes_outbox, sio_events, upstream
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
-from .inference import Inference
+from .inference import Estimate, Inference
 from .limits import RequestLimits
 from .model_package import VERSION, ModelPackage, open_package
 from .model_store import ModelStore
@@ -73,8 +70,7 @@ class WholebodyNode(DetectorNode):
         )
         self.inference = Inference(settings, self.detection_lock, lambda: upstream.active_detector(self)[0])
         self.add_middleware(RequestLimits)
-        self.add_exception_handler(WholebodyError, _answer_error)
-        self.add_exception_handler(RequestValidationError, _answer_invalid_request)
+        error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
 
@@ -319,15 +315,18 @@ class WholebodyNode(DetectorNode):
         source: str | None = None,
         autoupload: str = 'filtered',
         creation_date: str | None = None,
+        stream: Hashable | None = None,
     ) -> ImageMetadata:
         """Detect on one image, as upstream defines it.
 
+        :param stream: see `Inference.estimate`; images that are to be uploaded in any case are not given up.
         :raises WholebodyError: see `Inference.estimate`; InvalidRequest for an unknown `autoupload`.
         """
-        results = await self.get_batch_detections(
-            [image], tags, camera_id=camera_id, source=source, autoupload=autoupload, creation_date=creation_date
+        _check_options(autoupload, creation_date)
+        estimate = await self.inference.estimate(
+            image, camera_id=camera_id, stream=None if autoupload == 'all' else stream
         )
-        return results.items[0]
+        return await self._finish(image, estimate, tags, camera_id, source, autoupload, creation_date)
 
     async def get_batch_detections(
         self,
@@ -344,26 +343,34 @@ class WholebodyNode(DetectorNode):
         :return: one item per image, in their order.
         :raises WholebodyError: see `Inference.estimate`; InvalidRequest for an unknown `autoupload`.
         """
-        if autoupload not in AUTOUPLOAD_MODES:
-            raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
+        _check_options(autoupload, creation_date)
         if len(images) > sio_events.MAX_BATCH:
             raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {sio_events.MAX_BATCH}')
-        if creation_date is not None:
-            metadata.check_date(creation_date)
-        items = []
-        for image in images:  # one after the other, so that others get their turns in between
-            estimate = await self.inference.estimate(image)
-            item = await asyncio.to_thread(metadata.to_metadata, estimate.poses, estimate.package)
-            items.append(item)
-            item.tags.extend(tags)
-            item.source = source
-            if creation_date is not None:
-                item.created = creation_date
-            if self.collector is not None and autoupload != 'disabled':
-                await self.collector.collect(
-                    image, estimate, item, camera_id=camera_id, filtered=autoupload == 'filtered'
-                )
+        items: list[ImageMetadata] = []
+        async for estimate in self.inference.estimate_batch(images):
+            image = images[len(items)]
+            items.append(await self._finish(image, estimate, tags, camera_id, source, autoupload, creation_date))
         return ImagesMetadata(items=items)
+
+    async def _finish(
+        self,
+        image: ImageData,
+        estimate: Estimate,
+        tags: list[str],
+        camera_id: str | None,
+        source: str | None,
+        autoupload: str,
+        creation_date: str | None,
+    ) -> ImageMetadata:
+        """Bring an estimate into the Loop's form, and keep the image if it is wanted."""
+        item = await asyncio.to_thread(metadata.to_metadata, estimate.poses, estimate.package)
+        item.tags.extend(tags)
+        item.source = source
+        if creation_date is not None:
+            item.created = creation_date
+        if self.collector is not None and autoupload != 'disabled':
+            await self.collector.collect(image, estimate, item, camera_id=camera_id, filtered=autoupload == 'filtered')
+        return item
 
     async def upload_images(  # type: ignore[override]  # upstream's returns nothing
         self,
@@ -386,13 +393,8 @@ class WholebodyNode(DetectorNode):
         return await self.collector.accept(list(zip(jpegs, items, strict=True)), priority=upload_priority)
 
 
-async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
-    """Say which field is wrong and why, without the value, which may be large or no text."""
-    assert isinstance(error, RequestValidationError)
-    faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
-    return JSONResponse({'detail': '; '.join(faults)}, status_code=422)
-
-
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, WholebodyError)
-    return JSONResponse({'detail': str(error)}, status_code=error.status)
+def _check_options(autoupload: str, creation_date: str | None) -> None:
+    if autoupload not in AUTOUPLOAD_MODES:
+        raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
+    if creation_date is not None:
+        metadata.check_date(creation_date)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
+from .skeleton import KEYPOINT_COUNT, KEYPOINT_INDEX, KEYPOINT_NAMES, OKS_SIGMAS, PART_BY_NAME, canonical_name
 
 FloatArray = NDArray[np.float32]
 
@@ -106,6 +106,12 @@ def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
     return poses
 
 
+BODY: Final = PART_BY_NAME['body'].slice
+PRESENT: Final = 0.3
+"""A keypoint of this confidence has a place that means something."""
+MIN_BODY_KEYPOINTS: Final = 3
+"""Present ones, that make a body."""
+SAME_BODY_OKS: Final = 0.7
 BOX_TO_OKS_AREA: Final = 0.53
 """Share of its box that a person's outline covers on average, as mmpose takes it for the OKS where only boxes exist."""
 
@@ -135,6 +141,33 @@ def oks(
     similarities = np.exp(-squares / (2 * np.asarray(area)[..., None] * variances))
     mean: NDArray[np.float64] = (similarities * visible).sum(axis=-1) / np.maximum(visible.sum(axis=-1), 1)
     return mean
+
+
+def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether another of the poses has its body where this one has: two boxes of one person.
+
+    :param boxes: (N, 4): x1, y1, x2, y2.
+    :param keypoints: (N, 133, 2).
+    :param confidences: (N, 133).
+    :return: (N,).
+    """
+    shares = np.zeros(len(boxes), dtype=np.bool_)
+    first, second = np.nonzero(np.triu(box_ious(boxes[:, None], boxes[None]) > 0, k=1))
+    if not first.size:
+        return shares
+    bodies, present = keypoints[:, BODY], confidences[:, BODY] >= PRESENT
+    both = present[first] & present[second]
+    areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 1).prod(axis=1)
+    similarities = oks(
+        bodies[first],
+        bodies[second],
+        both,
+        area=BOX_TO_OKS_AREA * np.minimum(areas[first], areas[second]),
+        sigmas=OKS_SIGMAS[BODY],
+    )
+    same = (both.sum(axis=1) >= MIN_BODY_KEYPOINTS) & (similarities >= SAME_BODY_OKS)
+    shares[first[same]] = shares[second[same]] = True
+    return shares
 
 
 def box_ious(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .poses import BOX_TO_OKS_AREA, Pose, box_ious, oks
-from .skeleton import OKS_SIGMAS, PART_BY_NAME, PARTS
+from .poses import BODY, BOX_TO_OKS_AREA, MIN_BODY_KEYPOINTS, PRESENT, Pose, box_ious, oks, shared_bodies
+from .skeleton import OKS_SIGMAS, PARTS
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -40,26 +40,21 @@ MAX_CAMERAS: Final = 128
 
 ABSENT: Final = 0.15
 """A keypoint of lower confidence is plainly absent, as those of hidden legs are."""
-PRESENT: Final = 0.3
-"""A keypoint of this confidence has a place that means something."""
 MIN_PRESENT_SHARE: Final = 0.25
 """A part of which fewer keypoints are inside the image and not absent is not judged."""
 BORDER_PIXELS: Final = 1.0
 """Keypoints that close to the image's border lie outside: the engine moves them there."""
-MIN_BODY_KEYPOINTS: Final = 3
 MIN_BODY_EXTENT: Final = 0.1
 """Of the box's diagonal, that the body's keypoints must span."""
 BOX_MARGIN: Final = 0.1
 """Of the box's width and height, that keypoints may leave it by."""
 MAX_OUTSIDE_SHARE: Final = 0.1
 """Of the present keypoints, that may lie farther out."""
-SAME_BODY_OKS: Final = 0.7
 SAME_PLACE_IOU: Final = 0.5
 SAME_POSTURE_OKS: Final = 0.85
 """A raised arm moves its two keypoints and, with them, the box: that is a new posture."""
 
-_BODY: Final = PART_BY_NAME['body'].slice
-_BODY_SIGMAS: Final = OKS_SIGMAS[_BODY]
+_BODY_SIGMAS: Final = OKS_SIGMAS[BODY]
 _STARTS: Final = [part.start for part in PARTS]
 _SIZES: Final = np.array([len(part.indices) for part in PARTS])
 
@@ -168,7 +163,7 @@ class Relevance:
         faults = {
             NO_BODY: ~group.has_body(present),
             OUTSIDE_BOX: group.leaves_box(present),
-            SAME_BODY: group.shares_body(present),
+            SAME_BODY: shared_bodies(group.boxes, group.keypoints, group.confidences),
         }
         causes = []
         for index, row in enumerate(uncertain.tolist()):
@@ -209,8 +204,8 @@ class _Group:
         centre = (box[:2] + box[2:]) / 2
         return _View(
             box=box,
-            posture=(self.keypoints[index, _BODY] - centre) / np.sqrt(self._areas[index]),
-            visible=self.confidences[index, _BODY] >= PRESENT,
+            posture=(self.keypoints[index, BODY] - centre) / np.sqrt(self._areas[index]),
+            visible=self.confidences[index, BODY] >= PRESENT,
         )
 
     def part_confidences(self, size: tuple[int, int]) -> Floats:
@@ -225,8 +220,8 @@ class _Group:
 
     def has_body(self, present: Bools) -> Bools:
         """Whether a pose has a few keypoints of a body, and not all in one spot."""
-        body = present[:, _BODY]
-        points = self.keypoints[:, _BODY]
+        body = present[:, BODY]
+        points = self.keypoints[:, BODY]
         low = np.where(body[..., None], points, np.inf).min(axis=1)
         high = np.where(body[..., None], points, -np.inf).max(axis=1)
         extent = np.linalg.norm(np.maximum(high - low, 0), axis=1)
@@ -241,27 +236,6 @@ class _Group:
         outside = ((self.keypoints < low[:, None]) | (self.keypoints > high[:, None])).any(axis=2) & present
         share: Bools = outside.sum(axis=1) > MAX_OUTSIDE_SHARE * present.sum(axis=1)
         return share
-
-    def shares_body(self, present: Bools) -> Bools:
-        """Whether another pose has its body where this one has."""
-        shares = np.zeros(len(self.boxes), dtype=np.bool_)
-        if len(self.boxes) < 2:
-            return shares
-        first, second = np.nonzero(np.triu(box_ious(self.boxes[:, None], self.boxes[None]) > 0, k=1))
-        if not first.size:
-            return shares
-        body = present[:, _BODY]
-        both = body[first] & body[second]
-        similarities = oks(
-            self.keypoints[first, _BODY],
-            self.keypoints[second, _BODY],
-            both,
-            area=BOX_TO_OKS_AREA * np.minimum(self._areas[first], self._areas[second]),
-            sigmas=_BODY_SIGMAS,
-        )
-        same = (both.sum(axis=1) >= MIN_BODY_KEYPOINTS) & (similarities >= SAME_BODY_OKS)
-        shares[first[same]] = shares[second[same]] = True
-        return shares
 
 
 class _History:

@@ -140,6 +140,12 @@ class Settings(BaseSettings):
     deadline: float = Field(
         5, gt=0, le=600, description='Seconds after which a request that still waits for its turn is refused'
     )
+    max_waiting: int = Field(
+        16, ge=1, le=1000, description='Requests that may wait for their turn; the next hears 503 at once'
+    )
+    detection_interval: int = Field(
+        1, ge=1, le=100, description='Frames of one `camera_id` per run of the person detector; between, it is tracked'
+    )
     max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=64, description='Larger images are refused before decoding')
 

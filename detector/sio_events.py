@@ -36,7 +36,8 @@ _LOG_SECONDS: Final = 1.0
 MAX_BATCH: Final = 64
 """Images of one `batch_detect`."""
 
-Handler = Callable[['WholebodyNode', Any], Awaitable[dict[str, Any]]]
+Handler = Callable[['WholebodyNode', str, Any], Awaitable[dict[str, Any]]]
+"""Takes the node, the id of the connection, and the payload."""
 
 
 def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
@@ -81,7 +82,7 @@ def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[.
         try:
             if len(payload) > 1:
                 raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
-            return await handler(node, payload[0] if payload else None)
+            return await handler(node, sid, payload[0] if payload else None)
         except WholebodyError as error:
             if time.monotonic() - last_logged > _LOG_SECONDS:  # a robot may send the same fault ten times a second
                 last_logged = time.monotonic()
@@ -147,14 +148,16 @@ def _image(node: 'WholebodyNode', payload: Any) -> ImageData:
 # ---------------------------------------------------------------- events
 
 
-async def _detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _detect(node: 'WholebodyNode', sid: str, payload: Any) -> dict[str, Any]:
+    """Detect on a frame; one of the same connection and camera that still waits is given up for it."""
     payload = _object(payload)
     options = _options(payload)
-    detected = await node.get_detections(_image(node, payload.get('image')), **options)
+    stream = None if options['camera_id'] is None else (sid, options['camera_id'])
+    detected = await node.get_detections(_image(node, payload.get('image')), **options, stream=stream)
     return await asyncio.to_thread(asdict, detected)
 
 
-async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
     payload = _object(payload)
     options = _options(payload)
     received = payload.get('images')
@@ -165,11 +168,11 @@ async def _batch_detect(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
     return await asyncio.to_thread(asdict, detected)
 
 
-async def _poses(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _poses(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
     return await grouped_poses(node, _image(node, _object(payload).get('image')))
 
 
-async def _upload(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _upload(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
     """Accept an image for the Loop; what rosys sends is understood, in `metadata` or beside it."""
     payload = _object(payload)
     given = await asyncio.to_thread(_metadata, node, payload)
@@ -197,33 +200,33 @@ def _metadata(node: 'WholebodyNode', payload: Mapping[str, Any]) -> ImageMetadat
     return given
 
 
-async def _info(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
+async def _info(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
     try:
-        _, model_info = upstream.active_detector(node)
+        model_info = upstream.active_detector(node)[1]
     except WholebodyError:
         return {'status': 'No model loaded'}
     return asdict(model_info)
 
 
-async def _about(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
+async def _about(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
     return about_node(node)
 
 
-async def _get_model_version(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
+async def _get_model_version(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
     return asdict(node.get_model_version_response())
 
 
-async def _set_model_version_mode(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _set_model_version_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
     mode = _string(payload, 'the mode or version')
     await node.set_model_version_mode(mode)
     return {'status': 'OK'}
 
 
-async def _get_outbox_mode(node: 'WholebodyNode', _: Any) -> dict[str, Any]:
+async def _get_outbox_mode(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
     return {'outbox_mode': node.outbox.get_mode().value}
 
 
-async def _set_outbox_mode(node: 'WholebodyNode', payload: Any) -> dict[str, Any]:
+async def _set_outbox_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
     await set_outbox_mode(node, _string(payload, 'the outbox mode'))
     return {'status': 'OK'}
 

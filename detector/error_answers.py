@@ -1,0 +1,28 @@
+"""What HTTP callers get when something goes wrong: a JSON `detail` that says what to change."""
+
+import math
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from .errors import Busy, WholebodyError
+
+
+def install(app: FastAPI) -> None:
+    """Let an app answer our errors and those of FastAPI's own checks."""
+    app.add_exception_handler(WholebodyError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+
+
+async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, WholebodyError)
+    headers = {'Retry-After': str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Busy) else None
+    return JSONResponse({'detail': str(error)}, status_code=error.status, headers=headers)
+
+
+async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    """Say which field is wrong and why, without the value, which may be large or no text."""
+    assert isinstance(error, RequestValidationError)
+    faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
+    return JSONResponse({'detail': '; '.join(faults)}, status_code=422)
