@@ -1,23 +1,38 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from rtmlib import YOLOX, RTMPose
 
 from detector.engine import EngineOptions, PoseEngine
 from detector.errors import InvalidPackage
-from detector.model_package import Detector, ModelPackage
+from detector.model_package import Detector, Estimator, ModelPackage
 from detector.person_detector import PersonDetector
+from detector.pose_estimator import PoseEstimator
 from detector.runtimes import FloatArray, Runtime
 from mock.test_card import MAX_PERSONS, Figure, arrange
 
 from .cards import FIGURES, assert_misread, assert_read, make_card
 
-EIGHT = arrange(8, (1280, 960))
+
+@dataclass(frozen=True)
+class Pair:
+    """Our engine, and rtmlib's own classes as they come, on the same networks and runtime."""
+
+    engine: PoseEngine
+    detector: YOLOX
+    estimator: RTMPose
 
 
-@pytest.fixture(scope='module')
-def reference(embedded: ModelPackage) -> tuple[YOLOX, RTMPose]:
-    """rtmlib's own classes, as it comes, on the same networks."""
-    return YOLOX(str(embedded.detector_path), (640, 640)), RTMPose(str(embedded.estimator_path), (192, 256))
+@pytest.fixture(scope='module', params=['onnxruntime', 'openvino', 'opencv'])
+def pair(embedded: ModelPackage, request: pytest.FixtureRequest) -> Pair:
+    engine = PoseEngine(embedded, EngineOptions(backend_type=request.param, precision='f32'))
+    engine.check()
+    return Pair(
+        engine=engine,
+        detector=YOLOX(str(embedded.detector_path), (640, 640), backend=request.param),
+        estimator=RTMPose(str(embedded.estimator_path), (192, 256), backend=request.param),
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,20 +41,20 @@ def reference(embedded: ModelPackage) -> tuple[YOLOX, RTMPose]:
         ((), (640, 480)),
         (FIGURES[:1], (481, 457)),
         (FIGURES, (720, 480)),
-        (EIGHT, (1280, 960)),
+        (arrange(4, (801, 1203)), (801, 1203)),
+        (arrange(10, (1600, 1200)), (1600, 1200)),
         ((Figure(x=0, y=0, height=480), Figure(x=360.5, y=10.2, height=430)), (721, 480)),
     ],
-    ids=['nobody', 'odd size', 'two', 'eight', 'at the border'],
+    ids=['nobody', 'odd size', 'two', 'four', 'ten', 'at the border'],
 )
 def test_keypoints_equal_those_of_rtmlib(
-    engine: PoseEngine,
-    reference: tuple[YOLOX, RTMPose],
+    pair: Pair,
     figures: tuple[Figure, ...],
     size: tuple[int, int],
 ) -> None:
-    """Same boxes, and given the same boxes and colour order the same keypoints to 0.5 px."""
+    """Same boxes, and given the same boxes and colour order the same keypoints to 0.5 px, in batches of any size."""
     image = make_card(figures, width=size[0], height=size[1])
-    detector, estimator = reference
+    engine, detector, estimator = pair.engine, pair.detector, pair.estimator
     boxes, confidences = engine.detector.detect(image)
     theirs = detector(np.ascontiguousarray(image[..., ::-1]))
     limit = np.array([size[0], size[1], size[0], size[1]])
@@ -195,3 +210,99 @@ def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> Non
     detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
         detector.check()
+
+
+def test_images_share_inferences_and_keep_their_persons(engine: PoseEngine) -> None:
+    """Several images at once give what each gives alone."""
+    nine = make_card(arrange(9, (1280, 960)), width=1280, height=960)
+    cards = [make_card(FIGURES[:1]), make_card(()), make_card(), nine]
+    together = engine.poses_of_images(cards)
+    assert [len(poses) for poses in together] == [1, 0, 2, 9]
+    for card, poses in zip(cards, together, strict=True):
+        for pose, alone in zip(poses, engine.poses(card), strict=True):
+            np.testing.assert_allclose(pose.keypoints, alone.keypoints, atol=0.5)
+
+
+class Counted(Runtime):
+    """A SimCC network of our making that counts its runs and may be unable to batch.
+
+    :param fault: `refuses` batches, computes them `wrongly`, or None.
+    """
+
+    name = 'counted'
+
+    def __init__(self, fault: str | None = None) -> None:
+        self.fault = fault
+        self.sizes: list[int] = []
+
+    def run(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+        self.sizes.append(len(batch))
+        if len(batch) > 1 and self.fault == 'refuses':
+            raise RuntimeError('Got invalid dimensions for input')
+        sums = batch.sum(axis=(1, 2, 3)) / 1e5
+        if len(batch) > 1 and self.fault == 'wrongly':
+            sums[1] = sums[0]
+        noise = np.random.default_rng(0).normal(0, 1, (1, 133, 896)).astype(np.float32)
+        values = noise * (1 + sums[:, None, None])
+        return [values[..., :384], values[..., 384:]]
+
+
+def estimator_spec() -> Estimator:
+    return Estimator(file='pose.onnx', sha256=64 * '0', input_size=(192, 256), color_order='RGB')
+
+
+@pytest.mark.parametrize(
+    ('persons', 'sizes'), [(0, []), (1, [1]), (2, [2]), (3, [2, 1]), (8, [8]), (10, [8, 2]), (23, [8, 8, 4, 2, 1])]
+)
+def test_persons_go_in_batches_of_few_sizes(persons: int, sizes: list[int]) -> None:
+    """Runtimes prepare for every size that they meet."""
+    runtime = Counted()
+    estimator = PoseEstimator(runtime, estimator_spec())
+    estimator.check()
+    runtime.sizes = []
+    box = np.array([10, 10, 100, 200], dtype=np.float32)
+    keypoints, scores = estimator.estimate(persons * [(make_card(), box)])
+    assert runtime.sizes == sizes
+    assert (keypoints.shape, scores.shape) == ((persons, 133, 2), (persons, 133))
+
+
+@pytest.mark.parametrize('fault', ['refuses', 'wrongly'])
+def test_networks_that_cannot_batch_run_person_by_person(fault: str) -> None:
+    """Exports for one person, and runtimes that compute batches wrongly, are found out when the model is tried."""
+    runtime = Counted(fault)
+    estimator = PoseEstimator(runtime, estimator_spec())
+    estimator.check()
+    runtime.sizes = []
+    estimator.estimate(3 * [(make_card(), np.array([10, 10, 100, 200], dtype=np.float32))])
+    assert runtime.sizes == [1, 1, 1]
+
+
+def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
+    """Letterbox, crop, normalisation: what reaches the networks, for an odd image and boxes beyond its border."""
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (333, 517, 3), dtype=np.uint8)
+    seen = []
+
+    class Recording(Canned):
+        def run(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+            seen.append(batch.copy())
+            return super().run(batch)
+
+    detector = PersonDetector(Recording(np.zeros((1, 0, 5), np.float32)), detector_spec('nms'))
+    detector.detect(make_card())
+    detector.detect(image)
+    theirs = YOLOX.__new__(YOLOX)
+    theirs.model_input_size = (416, 416)
+    expected, _ = theirs.preprocess(image[..., ::-1])
+    np.testing.assert_array_equal(seen[-1][0], expected.transpose(2, 0, 1).astype(np.float32))
+
+    spec = embedded.wholebody.estimator
+    simcc = np.zeros((1, 133, 384), np.float32), np.zeros((1, 133, 512), np.float32)
+    estimator = PoseEstimator(Recording(*simcc), spec)
+    theirs_pose = RTMPose.__new__(RTMPose)
+    theirs_pose.model_input_size, theirs_pose.mean, theirs_pose.std = spec.input_size, spec.mean, spec.std
+    for box in ((20, 30, 200, 320), (-40, 100.5, 90.25, 400), (0, 0, 517, 333)):
+        corners = np.array(box, dtype=np.float32)
+        estimator.estimate([(image, corners)])
+        crop, _, _ = theirs_pose.preprocess(image, corners)
+        np.testing.assert_array_equal(seen[-1][0], crop.transpose(2, 0, 1).astype(np.float32))
