@@ -103,6 +103,33 @@ def detect(
 
 
 @app.command()
+def bench(
+    package: Annotated[Path, typer.Argument(help='A package.', exists=True, dir_okay=False)],
+    persons: Annotated[str, typer.Option(help='Numbers of persons to measure with.')] = '1,4,10',
+    image: Annotated[
+        Path | None, typer.Option(help='A picture to measure with; 640×480 of structured noise without.', exists=True)
+    ] = None,
+    rounds: Annotated[int, typer.Option(help='Turns of each variant per number of persons.', min=1)] = 10,
+    output: Annotated[
+        Path | None, typer.Option('--output', '-o', help='JSON file to write; a plot is put beside it.')
+    ] = None,
+) -> None:
+    """Compare, on this machine: this engine on each runtime and precision, rtmlib, and the bare networks.
+
+    Each variant runs in a process of its own; they take turns, and the figures are medians per frame.
+    """
+    from .cli_bench import run
+
+    try:
+        counts = [int(part) for part in persons.split(',')]
+    except ValueError:
+        counts = []
+    if not counts or not all(0 <= count <= 100 for count in counts):
+        raise typer.BadParameter(f'--persons {persons}: give numbers from 0 to 100, such as 1,4,10')
+    run(package, image=image, persons=counts, rounds=rounds, output=output)
+
+
+@app.command()
 def doctor() -> None:
     """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
 
