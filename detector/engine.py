@@ -22,7 +22,8 @@ from .settings import Settings
 class EngineOptions:
     """How to run a package; see the settings of the same names.
 
-    :param cache: a folder for compiled networks and for what was found out about runtimes.
+    :param cache: a folder for what was found out about runtimes; with it compiled networks are kept as well, in the
+        package's folder.
     """
 
     backend_type: BackendType = 'auto'

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import time
 from dataclasses import dataclass
@@ -33,12 +34,14 @@ _MEMORY: Final = 'runtimes.json'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """:param reason: why, for the log."""
+    """:param compiled: a folder for compiled networks; None: they are not kept.
+    :param reason: why, for the log.
+    """
 
     backend_type: Backend
     device: str
     precision: Precision
-    cache: Path | None
+    compiled: Path | None
     reason: str
 
     def open(self, path: Path) -> Runtime:
@@ -47,7 +50,7 @@ class Choice:
         :raises RuntimeUnavailable: see `runtimes.open_runtime`.
         """
         return open_runtime(
-            path, backend_type=self.backend_type, device=self.device, precision=self.precision, cache=self.cache
+            path, backend_type=self.backend_type, device=self.device, precision=self.precision, compiled=self.compiled
         )
 
 
@@ -64,13 +67,14 @@ def choose(
     bf16 is taken where the CPU has matrix units for it (AMX; elsewhere OpenVINO gains nothing by it) and the package
     allows it. In f32 the installed runtimes are tried on the package's networks, once: the outcome is kept.
 
-    :param cache: where outcomes and compiled networks are kept.
+    :param cache: where outcomes are kept; compiled networks are, with the package, and go with it.
     :raises RuntimeUnavailable: what is asked for is missing, or nothing is installed for the device.
     """
     precision = _bounded(precision, package)
+    compiled = package.folder / 'compiled' if cache is not None and os.access(package.folder, os.W_OK) else None
 
     def choice(backend: Backend, chosen: Precision, reason: str) -> Choice:
-        return Choice(backend_type=backend, device=device, precision=chosen, cache=cache, reason=reason)
+        return Choice(backend_type=backend, device=device, precision=chosen, compiled=compiled, reason=reason)
 
     wants_bf16 = precision == 'bf16' or (precision == 'auto' and device == 'cpu' and 'amx_bf16' in cpu_flags())
     if wants_bf16 and backend_type in ('auto', 'openvino') and is_installed('openvino'):

@@ -46,12 +46,12 @@ def open_runtime(
     backend_type: Backend = 'onnxruntime',
     device: str = 'cpu',
     precision: Precision = 'f32',
-    cache: Path | None = None,
+    compiled: Path | None = None,
 ) -> Runtime:
     """Load an ONNX file.
 
     :param device: see the setting DEVICE.
-    :param cache: a folder for compiled networks, so that the next start is quick; None: nothing is kept.
+    :param compiled: a folder for compiled networks, so that the next start is quick; None: they are not kept.
     :raises RuntimeUnavailable: the runtime is not installed, lacks the device or precision, or rejects the network.
     """
     if not is_installed(backend_type):
@@ -62,7 +62,7 @@ def open_runtime(
         'opencv': _OpenCv,
     }
     try:
-        return openers[backend_type](path, device, precision, cache)
+        return openers[backend_type](path, device, precision, compiled)
     except RuntimeUnavailable:
         raise
     except Exception as error:
@@ -116,11 +116,11 @@ def _only_f32(backend_type: Backend, precision: Precision) -> None:
 
 
 class _OnnxRuntime(Runtime):
-    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
         import onnxruntime
 
         _only_f32('onnxruntime', precision)
-        provider, options = _execution_provider(device, cache)
+        provider, options = _execution_provider(device, compiled)
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeUnavailable(f'DEVICE={device}: this build of onnxruntime has no {provider}')
         session_options = onnxruntime.SessionOptions()
@@ -140,7 +140,7 @@ class _OnnxRuntime(Runtime):
         return cast(list[NDArray[Any]], self._session.run(None, {self._input: batch}))
 
 
-def _execution_provider(device: str, cache: Path | None) -> tuple[str, dict[str, str]]:
+def _execution_provider(device: str, compiled: Path | None) -> tuple[str, dict[str, str]]:
     kind, _, number = device.partition(':')
     try:
         provider = {
@@ -152,15 +152,13 @@ def _execution_provider(device: str, cache: Path | None) -> tuple[str, dict[str,
     except KeyError:
         raise RuntimeUnavailable(f'DEVICE={device}: onnxruntime does not know it; set BACKEND_TYPE=openvino') from None
     options = {'device_id': number} if number else {}
-    if kind == 'tensorrt' and cache is not None:
-        folder = cache / 'tensorrt'
-        folder.mkdir(parents=True, exist_ok=True)
-        options |= {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(folder)}
+    if kind == 'tensorrt' and compiled is not None:
+        options |= {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(compiled)}
     return provider, options
 
 
 class _OpenVino(Runtime):
-    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
         import openvino
 
         if device not in ('cpu', 'gpu', 'npu'):
@@ -173,8 +171,8 @@ class _OpenVino(Runtime):
         config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
         if device == 'cpu':
             config['INFERENCE_NUM_THREADS'] = str(usable_cpus())
-        if cache is not None:
-            config['CACHE_DIR'] = str(cache / 'openvino')
+        if compiled is not None:
+            config['CACHE_DIR'] = str(compiled)
         model = core.compile_model(core.read_model(str(path)), device.upper(), config)
         self._outputs = list(model.outputs)
         self._request = model.create_infer_request()
@@ -187,7 +185,7 @@ class _OpenVino(Runtime):
 
 
 class _OpenCv(Runtime):
-    def __init__(self, path: Path, device: str, precision: Precision, cache: Path | None) -> None:
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
         import cv2
 
         _only_f32('opencv', precision)
