@@ -143,7 +143,7 @@ class Network:
         """
         shape = (channels, 1 if depthwise else x.channels, kernel, kernel)
         weights = self.rng.standard_normal(shape, np.float32)
-        attributes = {
+        attributes: dict[str, Any] = {
             'kernel_shape': [kernel, kernel],
             'strides': [stride, stride],
             'pads': 4 * [kernel // 2],
@@ -153,7 +153,7 @@ class Network:
         (y,) = _compute(trial, [x, Tensor('weights', weights)])
         factor, bias = _calibration(y, spread)
         if spread is None:
-            bias = self.rng.normal(0, BIAS_STD, channels)
+            bias = self.rng.normal(0, BIAS_STD, channels).astype(np.float32)
         self.parameters += weights.size + channels * (2 if batch_norm else 1)
         self.multiply_adds += weights.size * prod(y.shape[2:])
         folded = [self.constant(weights * factor[:, None, None, None]), self.constant(bias)]
@@ -164,6 +164,11 @@ class Network:
 
     def silu(self, x: Tensor) -> Tensor:
         return self.add('Mul', x, self.add('Sigmoid', x))
+
+    def hard_sigmoid(self, x: Tensor) -> Tensor:
+        """Spelt out, since OpenCV 5.0.0 takes a HardSigmoid before any product for a part of a hard swish."""
+        steep = self.add('Add', self.add('Mul', x, self.constant(1 / 6)), self.constant(0.5))
+        return self.add('Clip', steep, self.constant(0), self.constant(1))
 
     def conv_silu(
         self, x: Tensor, channels: int, kernel: int = 1, *, stride: int = 1, depthwise: bool = False
@@ -206,7 +211,7 @@ class Network:
         both = self.add('Concat', main, short, axis=1)
         if attention:
             weight = self.conv(self.add('GlobalAveragePool', both), channels, 1, batch_norm=False)
-            both = self.add('Mul', both, self.add('HardSigmoid', weight, alpha=1 / 6, beta=0.5))
+            both = self.add('Mul', both, self.hard_sigmoid(weight))
         return self.conv_silu(both, channels)
 
     def pafpn(self, levels: Sequence[Tensor], csp: Callable[[Tensor, int], Tensor]) -> list[Tensor]:

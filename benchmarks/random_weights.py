@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import onnx
 
@@ -41,9 +41,9 @@ class Published:
     multiply_adds: float
 
 
-_SMALL, _MEDIUM, _LARGE = (
-    {'deepen': deepen, 'widen': widen} for deepen, widen in ((0.33, 0.375), (0.67, 0.75), (1, 1))
-)
+_SMALL: Final[dict[str, Any]] = {'deepen': 0.33, 'widen': 0.375}
+_MEDIUM: Final[dict[str, Any]] = {'deepen': 0.67, 'widen': 0.75}
+_LARGE: Final[dict[str, Any]] = {'deepen': 1, 'widen': 1}
 
 DETECTORS: Final = {
     'yolox-tiny': Published(build=partial(build_detector, size=416, **_SMALL), parameters=5.06, multiply_adds=3.23),
@@ -124,8 +124,6 @@ def _write(network: Network, path: Path, published: Published) -> Built:
 def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, seed: int = 0) -> Path:
     """Build the two networks of a mode into a folder and pack them.
 
-    An estimator that lies there already is taken as it is: it is the same for each number of persons.
-
     :param mode: one of `MODES`.
     :param persons: how many the detector reports in every picture; see `build_detector`.
     :return: the package, verified.
@@ -133,15 +131,12 @@ def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, se
     from detector.model_packing import pack_onnx
 
     detector, estimator = MODES[mode]
-    estimator_path = folder / f'{estimator}.onnx'
-    if not estimator_path.exists():
-        write_estimator(folder, estimator, seed=seed)
-    built = write_detector(folder, detector, form=form, persons=persons, seed=seed)
-    archive = folder / f'{mode}-{built.path.stem}.zip'
+    detector_path = write_detector(folder, detector, form=form, persons=persons, seed=seed).path
+    archive = folder / f'{mode}-{detector_path.stem}.zip'
     pack_onnx(
         archive,
-        detector=built.path,
-        estimator=estimator_path,
+        detector=detector_path,
+        estimator=write_estimator(folder, estimator, seed=seed).path,
         name=f'random-{mode}',
         version='1.0',
         origin='random weights: finds nothing, takes as long as the published networks',
@@ -169,7 +164,7 @@ def report(built: list[Built]) -> bool:
     return close
 
 
-def _names(text: str, known: tuple[str, ...]) -> list[str]:
+def _names(text: str, known: list[str]) -> list[str]:
     names = text.split(',')
     for name in names:
         if name not in known:
@@ -179,17 +174,25 @@ def _names(text: str, known: tuple[str, ...]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    all_models, forms = (*DETECTORS, *ESTIMATORS), get_args(Form)
+    models, forms, modes = [*DETECTORS, *ESTIMATORS], list(get_args(Form)), list(MODES)
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--models', type=partial(_names, known=all_models), help='by default all, without --packages')
-    parser.add_argument('--forms', type=partial(_names, known=forms), default=list(forms), help='of the detectors')
+    parser.add_argument('--models', type=partial(_names, known=models), help=f'{",".join(models)}; by default all')
+    parser.add_argument('--forms', type=partial(_names, known=forms), default=forms, help='of the detectors: nms,raw')
     parser.add_argument('--classes', type=int, help='of the detectors; by default 1 with nms, 80 with raw')
     parser.add_argument('--persons', type=int, help='that the detectors report, wherever they look')
-    parser.add_argument('--packages', type=partial(_names, known=tuple(MODES)), default=[], help='|'.join(MODES))
+    parser.add_argument('--packages', type=partial(_names, known=modes), default=[], help=','.join(modes))
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()
+    try:
+        close = _run(options)
+    except ValueError as error:
+        parser.error(str(error))
+    sys.exit(not close)
+
+
+def _run(options: argparse.Namespace) -> bool:
     built = []
-    for name in options.models or ([] if options.packages else all_models):
+    for name in options.models or ([] if options.packages else [*DETECTORS, *ESTIMATORS]):
         if name in ESTIMATORS:
             built.append(write_estimator(options.folder, name, seed=options.seed))
             continue
@@ -203,7 +206,7 @@ def main() -> None:
     for mode in options.packages:
         for form in options.forms:
             print(pack(options.folder, mode, options.persons, form, seed=options.seed))
-    sys.exit(not close)
+    return close
 
 
 if __name__ == '__main__':

@@ -53,13 +53,14 @@ def build_detector(
     :param widen: how many channels it has, 1 in YOLOX-l.
     :param classes: 80 of COCO, or 1 as the Human-Art detectors; class 0 is a person.
     :param persons: how many it finds; see above.
+    :raises ValueError: they are too many.
     """
+    found = None if persons is None else _found(persons, size)
     pictures = random_pictures(1, width=size, height=size, seed=seed)
     pictures[:, size - size // 4 :] = 114  # the margin of a wide picture
     pixels = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
     network = Network('yolox', pixels, input_name='images' if form == 'raw' else 'input', seed=seed)
     levels = _features(network, deepen, widen)
-    found = None if persons is None else _found(persons, size)
     rows = [
         _head(network, x, int(256 * widen), classes, found=found if x is levels[-1] else None, damped=found is not None)
         for x in levels
@@ -88,8 +89,8 @@ def person_boxes(persons: int, size: int) -> FloatArray:
     if min(width, height) < _STRIDES[-1]:
         raise ValueError(f'{persons} persons are too many for an input of {size}×{size}')
     row, column = np.divmod(np.arange(persons), columns)
-    corners = np.stack([column + 0.1, row + 0.1, column + 0.9, row + 0.9], axis=1) * [width, height, width, height]
-    return corners.astype(np.float32)
+    corners = np.stack([column + 0.1, row + 0.1, column + 0.9, row + 0.9], axis=1)
+    return np.asarray(corners * [width, height, width, height], dtype=np.float32)
 
 
 def _found(persons: int, size: int) -> FloatArray:

@@ -22,7 +22,7 @@ Url = Annotated[
     str | None,
     typer.Option(help='Ask a running node, e.g. http://robot:8004, instead of looking into DATA_FOLDER here.'),
 ]
-_PAGE: Final = 500
+_ALL: Final = 100_000
 _TIMEOUT_SECONDS: Final = 60
 
 
@@ -89,9 +89,10 @@ def clear(
     entries = outbox.entries()
     if entries and not yes:
         typer.confirm(f'Delete {_counted(len(entries))} that the Learning Loop has not got yet?', abort=True)
-    for entry in entries:
-        outbox.files.remove(entry)
-    print(f'{_counted(len(entries))} deleted')
+    deleted = sum(outbox.files.remove(entry) for entry in entries)
+    print(f'{_counted(deleted)} deleted')
+    if deleted < len(entries):
+        raise WholebodyError(f'{_counted(len(entries) - deleted)} cannot be deleted; the log says why')
 
 
 def _counted(count: int) -> str:
@@ -144,17 +145,12 @@ class _Node:
         self._client = client
 
     def images(self) -> list[Description]:
-        images: list[Description] = []
-        while True:
-            answer = self._get('/outbox', limit=_PAGE, offset=len(images))
-            try:
-                assert answer is not None
-                page = [Description(**image) for image in answer.json()['images']]
-            except (AssertionError, ValueError, KeyError, TypeError):
-                raise WholebodyError(f'{self._client.base_url} is no node with an outbox') from None
-            if not page:
-                return images
-            images += page
+        answer = self._get('/outbox', limit=_ALL)  # in one piece, since the list changes all the time
+        try:
+            assert answer is not None
+            return [Description(**image) for image in answer.json()['images']]
+        except (AssertionError, ValueError, KeyError, TypeError):
+            raise WholebodyError(f'{self._client.base_url} is no node with an outbox') from None
 
     def read(self, name: str) -> tuple[bytes, bytes] | None:
         jpeg, metadata = (self._get(f'/outbox/{name}/{kind}') for kind in ('image', 'metadata'))

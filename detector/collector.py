@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from learning_loop_node.data_classes import ImageMetadata
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images
+from .admission import Admission
 from .errors import OutboxFault
 from .inference import Estimate
 from .outbox import Outbox
@@ -25,7 +27,9 @@ MAX_SAVING: Final = 8
 """Images that may be on their way to the disk; each may take as much memory as the largest frame."""
 WAIT_SECONDS: Final = 1.0
 """So long an answer is held back while the disk is behind; then the image is given up."""
-CLOSE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 1.5
+UPLOAD_DEADLINE: Final = 30.0
+"""Seconds in which the turn of an upload must come; one is decoded and stored at a time."""
 
 
 class Collector:
@@ -39,26 +43,36 @@ class Collector:
             random_share=settings.random_upload_share,
         )
         self._outbox = outbox
+        self._max_pixels = settings.max_image_pixels
+        self._uploads = Admission(max_waiting=settings.max_waiting, deadline=UPLOAD_DEADLINE)
         self._slots = asyncio.Semaphore(MAX_SAVING)
+        self._behind = False
         self._saving: set[asyncio.Task[None]] = set()
 
-    async def accept(self, uploads: Sequence[tuple[bytes, ImageMetadata]], *, priority: bool) -> list[str]:
-        """Store uploaded images.
+    async def accept(self, uploads: Sequence[tuple[ImageData, ImageMetadata]], *, priority: bool) -> list[str]:
+        """Store uploaded images, one request after the other.
 
-        :param uploads: upright JPEGs and what is known of them.
+        :param uploads: images as they came, and what is known of them.
         :return: their names in the outbox.
+        :raises InvalidImage: one of them is broken or not acceptable; then none is stored.
         :raises OutboxFault: one cannot be stored; those before it are.
+        :raises Busy: too many uploads are before this one.
         """
-        names: list[str] = []
-        for jpeg, metadata in uploads:
-            if PICKED not in metadata.tags:
-                metadata.tags.append(PICKED)
-            try:
-                entry = await self._outbox.save(jpeg, metadata, priority=priority)
-            except OutboxFault as error:
-                raise OutboxFault(f'{error}; {len(names)} of {len(uploads)} images are accepted') from error
-            names.append(entry.name)
-        return names
+        async with self._uploads.enter() as ticket, self._uploads.turn(ticket):
+            jpegs = [await self._outbox.run(partial(self._jpeg, received)) for received, _ in uploads]
+            names: list[str] = []
+            for jpeg, (_, metadata) in zip(jpegs, uploads, strict=True):
+                if PICKED not in metadata.tags:
+                    metadata.tags.append(PICKED)
+                try:
+                    entry = await self._outbox.save(jpeg, metadata, priority=priority)
+                except OutboxFault as error:
+                    raise OutboxFault(f'{error}; {len(names)} of {len(uploads)} images are accepted') from error
+                names.append(entry.name)
+            return names
+
+    def _jpeg(self, received: ImageData) -> bytes:
+        return images.as_jpeg(received, images.decode_any(received, max_pixels=self._max_pixels))
 
     async def collect(
         self,
@@ -87,9 +101,7 @@ class Collector:
                 return
             metadata.tags.extend(verdict.tags)
         what = f'an image of camera {camera_id!r:.80}, source {metadata.source!r:.80}, tags {metadata.tags!r:.200}'
-        try:
-            await asyncio.wait_for(self._slots.acquire(), WAIT_SECONDS)
-        except TimeoutError:
+        if not await self._take_slot():
             self._outbox.queue.not_saved()
             self._give_up(verdict, what, f'{MAX_SAVING} others are not on the disk yet')
             return
@@ -97,14 +109,30 @@ class Collector:
         self._saving.add(task)
         task.add_done_callback(self._saving.discard)
 
+    async def _take_slot(self) -> bool:
+        """Wait a moment for the disk, but not with one image after the other."""
+        if self._behind and self._slots.locked():
+            return False
+        try:
+            await asyncio.wait_for(self._slots.acquire(), WAIT_SECONDS)
+        except TimeoutError:
+            self._behind = True
+            return False
+        self._behind = False
+        return True
+
     async def _save(
         self, received: ImageData, estimate: Estimate, metadata: ImageMetadata, verdict: Verdict, what: str
     ) -> None:
         try:
-            jpeg = await asyncio.to_thread(images.as_jpeg, received, estimate.image)
+            jpeg = await self._outbox.run(partial(images.as_jpeg, received, estimate.image))
             await self._outbox.save(jpeg, metadata)
         except OutboxFault as error:
             self._give_up(verdict, what, str(error))
+        except asyncio.CancelledError:
+            self._outbox.queue.not_saved()
+            self._give_up(verdict, what, 'the node ends before the disk has it')
+            raise
         except Exception as error:
             log.exception('saving failed inside the node')
             self._outbox.queue.not_saved()
@@ -117,6 +145,10 @@ class Collector:
         log.error('%s is lost for the Learning Loop: %s', what, why)
 
     async def close(self) -> None:
-        """Wait for what is on its way to the disk."""
-        if self._saving:
-            await asyncio.wait(self._saving, timeout=CLOSE_SECONDS)
+        """Wait for what is on its way to the disk; what does not get there in time is counted and logged."""
+        if not self._saving:
+            return
+        _, late = await asyncio.wait(self._saving, timeout=CLOSE_SECONDS)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)

@@ -26,6 +26,8 @@ DEFAULT_MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 64 * 1024**2
 """Of one image as it is received; what rosys sends at most."""
 MIN_SIDE: Final = 8
+_MAX_JPEG_SIDE: Final = 65500
+"""Of libjpeg."""
 MAX_ASPECT_RATIO: Final = 64
 """A longer strip would vanish in the person detector's letterbox."""
 
@@ -65,6 +67,16 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         except Exception as error:
             raise InvalidImage(f'the image is broken: {error}') from error
     return np.ascontiguousarray(array)
+
+
+def decode_any(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """An image as it was received, as an upright RGB array.
+
+    :raises InvalidImage: see `decode` and `check`.
+    """
+    if isinstance(received, bytes):
+        return decode(received, max_pixels=max_pixels)
+    return check(received, max_pixels=max_pixels)
 
 
 def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
@@ -143,7 +155,14 @@ def _from_raw(data: bytes | bytearray | memoryview, dtype: object, shape: object
 
 
 def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
-    """Encode an RGB array as JPEG."""
+    """Encode an RGB array as JPEG.
+
+    :raises ImageTooLarge: a side is longer than the format allows.
+    """
+    if max(image.shape[:2]) > _MAX_JPEG_SIDE:
+        raise ImageTooLarge(
+            f'the image is {image.shape[1]}×{image.shape[0]}; JPEG holds {_MAX_JPEG_SIDE} pixels a side'
+        )
     buffer = io.BytesIO()
     PillowImage.fromarray(image).save(buffer, format='JPEG', quality=quality, subsampling=0)
     return buffer.getvalue()

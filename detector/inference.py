@@ -70,13 +70,6 @@ class Inference:
         async with self._decoding:
             return await asyncio.to_thread(images.decode, image, max_pixels=limit)
 
-    async def jpeg(self, image: ImageData) -> bytes:
-        """The upright JPEG of an image; see `images.as_jpeg`.
-
-        :raises InvalidImage: broken or not acceptable.
-        """
-        return await asyncio.to_thread(images.as_jpeg, image, await self.decode(image))
-
     async def estimate(
         self, received: ImageData, *, camera_id: str | None = None, stream: Hashable | None = None
     ) -> Estimate:

@@ -23,6 +23,8 @@ _LISTS: Final = (
     'box_detections', 'point_detections', 'segmentation_detections', 'classification_detections',
     'box_annotations', 'point_annotations',
 )  # fmt: skip
+_MAX_COORDINATE: Final = 1_000_000
+"""Pixels; no image is that large."""
 _SHOWN: Final = 5
 """Unknown categories that an error lists."""
 
@@ -80,12 +82,16 @@ def parse(payload: object) -> ImageMetadata:
             content[name] = [_in_whole_pixels(box) for box in content[name]]
     try:
         metadata = _ADAPTER.validate_python(content)
-        json.dumps(asdict(metadata), allow_nan=False)
+        check_text(json.dumps(asdict(metadata), allow_nan=False, ensure_ascii=False))
+        located: list[BoxDetection | PointDetection] = [*metadata.box_detections, *metadata.point_detections]
+        for item in located:
+            if max(abs(item.x), abs(item.y)) > _MAX_COORDINATE:
+                raise InvalidRequest(f"'metadata': the {item.category_name} lies over {_MAX_COORDINATE} pixels away")
     except ValidationError as error:
         problem = error.errors()[0]
         field = '.'.join(str(part) for part in problem['loc'])
         raise InvalidRequest(f"'metadata' is not that of an image: {field}: {problem['msg']}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OverflowError) as error:
         raise InvalidRequest(f"'metadata' is not that of an image: {error}") from None
     if metadata.created is not None:
         check_date(metadata.created)
@@ -101,6 +107,18 @@ def _in_whole_pixels(box: object) -> object:
         if isinstance(box.get(name), float) and np.isfinite(box[name])
     }
     return {**box, **sides}
+
+
+def check_text(text: str) -> str:
+    """Return a text that can be written and sent.
+
+    :raises InvalidRequest: it has halves of surrogate pairs, as broken JSON encoders leave them.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest('a text is not valid Unicode: it has half a surrogate pair') from None
+    return text
 
 
 def check_date(text: str) -> str:

@@ -59,7 +59,7 @@ class WholebodyNode(DetectorNode):
         self.title = 'Whole-body pose node'
         project = f'/{settings.loop_organization}/projects/{settings.loop_project}'
         self._loop_project = project
-        self.outbox: Outbox | NoOutbox = open_outbox(settings)  # type: ignore[assignment]  # replaces upstream's
+        self.outbox: Outbox | NoOutbox = open_outbox(settings, held=lambda: self._skip_repeat_loop)  # type: ignore[assignment]  # replaces upstream's
         self.collector = None if isinstance(self.outbox, NoOutbox) else Collector(self.outbox, settings)
         self.updates = ModelUpdater(
             self.store,
@@ -385,12 +385,12 @@ class WholebodyNode(DetectorNode):
         :raises NoLearningLoop: there is none to send them to.
         :raises InvalidImage: one of them is broken or not acceptable; then none is accepted.
         :raises OutboxFault: the disk does not take one; those before it are accepted, as the text says.
+        :raises Busy: too many uploads are before this one.
         """
         if self.collector is None:
             raise NoLearningLoop('An upload')
         items = [ImageMetadata() for _ in images] if images_metadata is None else images_metadata.items
-        jpegs = [await self.inference.jpeg(image) for image in images]
-        return await self.collector.accept(list(zip(jpegs, items, strict=True)), priority=upload_priority)
+        return await self.collector.accept(list(zip(images, items, strict=True)), priority=upload_priority)
 
 
 def _check_options(autoupload: str, creation_date: str | None) -> None:

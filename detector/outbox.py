@@ -4,10 +4,12 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from learning_loop_node.data_classes import ImageMetadata
 from learning_loop_node.enums import OutboxMode
@@ -19,6 +21,8 @@ from .outbox_post import Answer, LoopPoster, Outcome
 from .outbox_queue import OutboxQueue
 from .settings import Settings
 
+T = TypeVar('T')
+
 log = logging.getLogger('wholebody.outbox')
 
 BATCH_IMAGES: Final = 20
@@ -26,18 +30,23 @@ BATCH_IMAGES: Final = 20
 BATCH_BYTES: Final = 64 * 1024**2
 """Of one request with more than one image."""
 BATCH_SECONDS: Final = 30.0
-"""So long the Loop may take over a request; an image that was too slow on its own gets twice the time next."""
-MAX_SECONDS: Final = 600.0
+"""So long the Loop may take over a request; twice as long after a single image was too slow, up to …"""
+MAX_BATCH_SECONDS: Final = 120.0
+_PATIENCE_LOSS: Final = 0.9
+"""… and that much less after each success, down to the former."""
 MAX_PAUSE_SECONDS: Final = 60.0
 """Between tries, however often they fail."""
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
-GRACE_SECONDS: Final = 2.0
+_FIRST_BLAME_INTERVALS: Final = 4
+"""Before an image that fails while others arrive is tried again; then twice as long each time."""
+GRACE_SECONDS: Final = 1.5
 """So long a request that is under way may take when uploading is to stop."""
 
 
-def open_outbox(settings: Settings) -> 'Outbox | NoOutbox':
+def open_outbox(settings: Settings, *, held: Callable[[], bool] = lambda: False) -> 'Outbox | NoOutbox':
     """The outbox below DATA_FOLDER, sending to the configured Loop; not started yet.
 
+    :param held: see `Outbox`.
     :raises InvalidSettings: LOOP_SSL_CERT_PATH is no file of certificates.
     """
     if settings.loop_url is None:
@@ -47,33 +56,43 @@ def open_outbox(settings: Settings) -> 'Outbox | NoOutbox':
     )
     project = f'{settings.loop_url}/api/{settings.loop_organization}/projects/{settings.loop_project}'
     poster = LoopPoster(f'{project}/images', loop.ssl_context(settings))
-    return Outbox(queue, poster, interval=settings.upload_seconds)
+    return Outbox(queue, poster, interval=settings.upload_seconds, held=held)
 
 
 class Outbox:
     """Stores images, and sends them in batches while its mode is `continuous_upload`.
 
     An image is accepted when `save` returns, and arrives at least once: a batch that was under way at a kill or a cut
-    is sent again, under the same file names.
+    is sent again, under the same file names. Disks may stall, so the outbox has threads of its own.
 
     :param interval: seconds between batches while less than a batch waits, and before the first retry.
+    :param held: whether nothing may be sent for now, whatever the mode.
     """
 
-    def __init__(self, queue: OutboxQueue, poster: LoopPoster, *, interval: float) -> None:
+    def __init__(
+        self, queue: OutboxQueue, poster: LoopPoster, *, interval: float, held: Callable[[], bool] = lambda: False
+    ) -> None:
         self.queue = queue
+        self.executor = ThreadPoolExecutor(2, thread_name_prefix='outbox')
         self._poster = poster
         self._interval = interval
+        self._held = held
         self._batch_images = BATCH_IMAGES
+        self._batch_seconds = BATCH_SECONDS
         self._failures = 0
         self._error: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._switching = asyncio.Lock()
 
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do what reads, writes or encodes in a thread of the outbox; it goes on if nobody waits for it any more."""
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, work))
+
     async def start(self) -> None:
         """Take over what waits on disk, and begin to send; what cannot be read now waits for the next start."""
         try:
-            await asyncio.to_thread(self.queue.load)
+            await self.run(self.queue.load)
         except OutboxFault as error:
             log.error('%s', error)
         await self.set_mode(OutboxMode.CONTINUOUS_UPLOAD)
@@ -88,10 +107,9 @@ class Outbox:
         :param jpeg: upright; the metadata's coordinates are its pixels.
         :raises OutboxFault: it cannot be stored.
         """
-        return await asyncio.to_thread(self._save, jpeg, metadata, priority)
-
-    def _save(self, jpeg: bytes, metadata: ImageMetadata, priority: bool) -> Entry:
-        return self.queue.save(jpeg, json.dumps(asdict(metadata), allow_nan=False).encode(), priority=priority)
+        return await self.run(
+            lambda: self.queue.save(jpeg, json.dumps(asdict(metadata), allow_nan=False).encode(), priority=priority)
+        )
 
     def about(self) -> dict[str, Any]:
         """Mode, counters (see `outbox_queue.Counters`), what waits, and why the last request failed, if it did."""
@@ -119,23 +137,18 @@ class Outbox:
         if self._task is None:
             return
         self._stopping.set()
-        await asyncio.wait([self._task], timeout=GRACE_SECONDS)
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
+        try:
+            await asyncio.wait([self._task], timeout=GRACE_SECONDS)
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
 
     # ---------------------------------------------------------------- sending
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                pause: float = await self._upload_once()
-            except Exception:
-                log.exception('an upload failed inside the node')
-                pause = MAX_PAUSE_SECONDS
-            finally:
-                self.queue.landed()
+            pause = self._interval if self._held() else await self._upload_once()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
@@ -144,56 +157,74 @@ class Outbox:
 
         :return: seconds until the next.
         """
-        batch = self.queue.next_batch(self._batch_images, BATCH_BYTES)
+        batch = self.queue.next_batch(self._batch_images, BATCH_BYTES, time.monotonic())
         if not batch:
             return self._interval
-        answer = await self._upload(batch)
-        if answer.outcome is not Outcome.TAKEN:
-            return self._pause_after(answer, batch)
-        self._failures = 0
-        self._error = None
-        self._batch_images = min(BATCH_IMAGES, self._batch_images + 1)
-        return 0 if self.queue.count >= min(BATCH_IMAGES, self._batch_images) else self._interval
+        retries = self.queue.retries(batch[0])
+        try:
+            answer = await self._upload(batch, self._batch_seconds if retries is None else _seconds_of(retries))
+        except Exception as error:
+            log.exception('an upload failed inside the node')
+            answer = Answer(outcome=Outcome.FAILED, detail=repr(error))
+        finally:
+            self.queue.landed()
+        if answer.outcome is Outcome.TAKEN:
+            return self._pause_after_success()
+        if retries is not None:
+            self.queue.blame_again(batch[0], time.monotonic())
+            return 0
+        return self._pause_after(answer, batch)
 
-    async def _upload(self, batch: Sequence[Entry]) -> Answer:
+    async def _upload(self, batch: Sequence[Entry], seconds: float) -> Answer:
         """Send images, in halves and halves of halves where the Loop refuses some of them.
 
+        :param seconds: that a request may take.
         :return: the first failure, or that all is done.
         """
-        answer = await self._poster.post(batch, timeout=self._timeout(batch))
+        answer = await self._poster.post(batch, timeout=seconds, executor=self.executor)
         match answer.outcome:
             case Outcome.TAKEN:
-                await asyncio.to_thread(self.queue.uploaded, batch)
+                self.queue.uploaded(batch)  # at once, so that nobody who cuts in here sends them again
+                await self.run(lambda: self.queue.remove_files(batch))
                 return answer
             case Outcome.VANISHED:
-                assert answer.missing is not None
-                await asyncio.to_thread(self.queue.vanished, answer.missing)
-                rest = [entry for entry in batch if entry is not answer.missing]
-                return await self._upload(rest) if rest else Answer(outcome=Outcome.TAKEN)
+                missing = answer.missing
+                assert missing is not None
+                await self.run(lambda: self.queue.vanished(missing))
+                rest = [entry for entry in batch if entry is not missing]
+                return await self._upload(rest, seconds) if rest else Answer(outcome=Outcome.TAKEN)
             case Outcome.REFUSED | Outcome.TOO_LARGE if len(batch) == 1:
-                await asyncio.to_thread(self.queue.set_aside, batch[0], answer.detail)
+                await self.run(lambda: self.queue.set_aside(batch[0], answer.detail))
                 return Answer(outcome=Outcome.TAKEN)
             case Outcome.REFUSED | Outcome.TOO_LARGE:
                 if answer.outcome is Outcome.TOO_LARGE:
                     self._batch_images = max(1, len(batch) // 2)
                 for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                    answer = await self._upload(half)
+                    answer = await self._upload(half, seconds)
                     if answer.outcome is not Outcome.TAKEN or self._stopping.is_set():
                         break
                 return answer
             case _:
                 return answer
 
-    def _timeout(self, batch: Sequence[Entry]) -> float:
-        failures = self.queue.failures(batch[0]) if len(batch) == 1 else 0
-        return min(MAX_SECONDS, BATCH_SECONDS * 2.0**failures)
+    def _pause_after_success(self) -> float:
+        self.queue.judge_suspects(time.monotonic(), _FIRST_BLAME_INTERVALS * self._interval)
+        self._failures = 0
+        self._error = None
+        self._batch_images = min(BATCH_IMAGES, self._batch_images + 1)
+        self._batch_seconds = max(BATCH_SECONDS, _PATIENCE_LOSS * self._batch_seconds)
+        return 0 if self.queue.count >= self._batch_images else self._interval
 
     def _pause_after(self, answer: Answer, batch: Sequence[Entry]) -> float:
         """Learn from a failure: smaller batches, another image first, a longer pause with some chance in it."""
-        if answer.outcome is Outcome.FAILED:
-            if len(batch) == 1:
-                self.queue.failed_alone(batch[0])
+        if answer.outcome is Outcome.UNAVAILABLE:
+            self.queue.acquit()
+        elif len(batch) > 1:
             self._batch_images = max(1, len(batch) // 2)
+        else:
+            self.queue.suspect(batch[0])
+            if answer.outcome is Outcome.TOO_SLOW:
+                self._batch_seconds = min(MAX_BATCH_SECONDS, 2 * self._batch_seconds)
         doubled = self._interval * 2.0 ** min(self._failures, 16)
         self._failures += 1
         pause = min(MAX_PAUSE_SECONDS, doubled) * random.uniform(0.5, 1)
@@ -201,6 +232,11 @@ class Outbox:
         self._error = answer.detail
         log.warning('%d images stay in the outbox for %.1f s more: %s', self.queue.count, pause, answer.detail)
         return pause
+
+
+def _seconds_of(retries: int) -> float:
+    """That an image which was tried so often may take: it may just be large."""
+    return min(MAX_BATCH_SECONDS, BATCH_SECONDS * 2.0 ** (retries + 1))
 
 
 class NoOutbox:

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ log = logging.getLogger('wholebody.outbox')
 
 MAX_SET_ASIDE: Final = 100
 """Images that are kept for a look at what is wrong with them; the oldest go first."""
+_NAME: Final = re.compile(r'(19|20|21)\d\d-[01]\d-[0-3]\d_[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}', re.ASCII)
 _QUEUES: Final = {True: 'priority', False: 'normal'}
 _SAVING: Final = '.saving'
 _REMOVING: Final = '.removing'
@@ -65,7 +67,7 @@ class Entry:
 
     @property
     def saved_at(self) -> datetime | None:
-        """Local time; None if the name, which others may have given, says nothing of it."""
+        """Local time; None if the name is none, such as the 31st of February."""
         try:
             return datetime.fromisoformat(self.name).replace(tzinfo=None)
         except ValueError:
@@ -142,6 +144,7 @@ class OutboxFiles:
             saving.mkdir()
             _write_through(saving / entry.metadata.name, metadata)
             _write_through(saving / entry.jpeg.name, jpeg)
+            _sync(saving)
             saving.rename(target)
         except OSError:
             shutil.rmtree(saving, ignore_errors=True)
@@ -151,17 +154,22 @@ class OutboxFiles:
         _sync(target.parent)
         return entry
 
-    def remove(self, entry: Entry) -> None:
-        """Remove an image; one that cannot be removed is logged, and is there again after the next start."""
+    def remove(self, entry: Entry) -> bool:
+        """Remove an image; one that cannot be removed is logged, and is there again after the next start.
+
+        :return: whether it is gone.
+        """
         removing = self.folder / _REMOVING / entry.name
         try:
+            removing.parent.mkdir(parents=True, exist_ok=True)
             entry.folder.rename(removing)
         except FileNotFoundError:
-            _remove(entry.folder)
+            return True
         except OSError as error:
             log.error('%s cannot be removed: %s', entry.folder, reason(error))
-        else:
-            _remove(removing)
+            return False
+        _remove(removing)
+        return True
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move what can never be sent to where it does no harm, if the disk lets us."""
@@ -172,6 +180,7 @@ class OutboxFiles:
             names = itertools.chain([path.name], (f'{path.name}-{number}' for number in itertools.count(2)))
             path.rename(next(folder / name for name in names if not (folder / name).exists()))
             for old in sorted(folder.iterdir(), key=lambda kept: kept.lstat().st_ctime_ns)[:-MAX_SET_ASIDE]:
+                log.warning('%s was set aside before the last %d, and is deleted', old, MAX_SET_ASIDE)
                 _remove(old)
         except OSError as error:
             log.error('%s cannot be moved: %s', path, reason(error))
@@ -181,6 +190,8 @@ def _read(path: Path, priority: bool) -> Entry | str:
     """The image in a folder, or what is wrong with it."""
     if path.is_symlink() or not path.is_dir():
         return 'it is no folder'
+    if not _NAME.fullmatch(path.name):
+        return 'its name is no time'
     entry = Entry(name=path.name, priority=priority, size=0, folder=path)
     size = 0
     for file in (entry.metadata, entry.jpeg):

@@ -1,17 +1,19 @@
 """Posting images to the Learning Loop, as its own nodes do: multipart, per image its metadata and then its JPEG."""
 
+import asyncio
 import email.utils
+import io
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
 import aiohttp
 
-from .outbox_files import Entry
+from .outbox_files import Entry, reason
 
 _CONNECT_SECONDS: Final = 10
 
@@ -25,14 +27,17 @@ class Outcome(Enum):
     TOO_LARGE = auto()
     """The Loop, or a proxy before it, takes no request of this size."""
     FAILED = auto()
-    """No good answer, or none in time: the batch may have arrived or not."""
-    UNREACHABLE = auto()
-    """No connection: nothing was sent."""
+    """The batch may have arrived or not, and may be the reason."""
+    TOO_SLOW = auto()
+    """As FAILED: no answer in time."""
+    UNAVAILABLE = auto()
+    """The Loop cannot be reached or takes nothing at the moment, whatever it is."""
     VANISHED = auto()
     """A file of the batch is gone: nothing was sent."""
 
 
 _REFUSALS: Final = {413: Outcome.TOO_LARGE, 422: Outcome.REFUSED}
+_NO_FAULT_OF_IMAGES: Final = (401, 403, 404, 405, 407, 429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,22 +66,19 @@ class LoopPoster:
         self.url = url
         self._ssl_context = ssl_context
 
-    async def post(self, entries: Sequence[Entry], *, timeout: float) -> Answer:
+    async def post(self, entries: Sequence[Entry], *, timeout: float, executor: Executor) -> Answer:
         """Send images in one request.
 
         :param timeout: seconds for all of it.
+        :param executor: where the files are read.
         """
-        with ExitStack() as stack:
-            form = aiohttp.FormData()
-            for entry in entries:
-                kinds = ((entry.metadata, 'text/plain; charset=utf-8'), (entry.jpeg, 'image/jpeg'))
-                for path, kind in kinds:
-                    try:
-                        file = stack.enter_context(path.open('rb'))
-                    except OSError as error:
-                        return Answer(outcome=Outcome.VANISHED, detail=str(error), missing=entry)
-                    form.add_field('files', file, filename=path.name, content_type=kind)
-            return await self._send(form, timeout)
+        parts = await asyncio.get_running_loop().run_in_executor(executor, _read, entries)
+        if isinstance(parts, Answer):
+            return parts
+        form = aiohttp.FormData()
+        for name, kind, content in parts:
+            form.add_field('files', io.BytesIO(content), filename=name, content_type=kind)
+        return await self._send(form, timeout)
 
     async def _send(self, form: aiohttp.FormData, timeout: float) -> Answer:
         try:
@@ -90,22 +92,41 @@ class LoopPoster:
                 content = await response.content.read(200)
                 return _judge(response.status, response.headers, content)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Answer(outcome=Outcome.UNREACHABLE, detail=str(error))
+            return Answer(outcome=Outcome.UNAVAILABLE, detail=str(error))
         except TimeoutError:
-            return Answer(outcome=Outcome.FAILED, detail=f'no answer within {timeout:g} seconds')
+            return Answer(outcome=Outcome.TOO_SLOW, detail=f'no answer within {timeout:.0f} seconds')
         except (aiohttp.ClientError, OSError) as error:
-            return Answer(outcome=Outcome.FAILED, detail=str(error) or type(error).__name__)
+            return Answer(outcome=Outcome.FAILED, detail=f'the connection broke: {error}')
+
+
+def _read(entries: Sequence[Entry]) -> list[tuple[str, str, bytes]] | Answer:
+    """Name, type and content of each part, or why there is nothing to send."""
+    parts = []
+    for entry in entries:
+        for path, kind in ((entry.metadata, 'text/plain; charset=utf-8'), (entry.jpeg, 'image/jpeg')):
+            try:
+                parts.append((path.name, kind, path.read_bytes()))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                return Answer(outcome=Outcome.VANISHED, detail=str(error), missing=entry)
+            except OSError as error:  # too many open files, say: no reason to give the image up
+                return Answer(outcome=Outcome.UNAVAILABLE, detail=f'{path.name} cannot be read: {reason(error)}')
+    return parts
 
 
 def _judge(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
     excerpt = ' '.join(content.decode(errors='replace').split())
     detail = f'the Learning Loop answers {status} {excerpt}'.rstrip()
-    is_page = headers.get('Content-Type', '').startswith('text/html')  # what captive portals answer, with status 200
+    is_page = headers.get('Content-Type', '').lower().startswith('text/html')  # of a captive portal, with status 200
     if 200 <= status < 300 and not is_page:
         return Answer(outcome=Outcome.TAKEN)
     if status in _REFUSALS:
         return Answer(outcome=_REFUSALS[status], detail=detail)
-    return Answer(outcome=Outcome.FAILED, detail=detail, retry_after=_seconds(headers.get('Retry-After', '')))
+    elsewhere = status < 400 or status in _NO_FAULT_OF_IMAGES
+    return Answer(
+        outcome=Outcome.UNAVAILABLE if elsewhere else Outcome.FAILED,
+        detail=detail,
+        retry_after=_seconds(headers.get('Retry-After', '')),
+    )
 
 
 def _seconds(retry_after: str) -> float:

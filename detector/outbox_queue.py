@@ -1,6 +1,5 @@
 """The images in the outbox: the order in which they are sent, the limits that hold, and what became of each."""
 
-import itertools
 import logging
 import threading
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,10 @@ from .outbox_files import Entry, OutboxFiles, reason
 
 log = logging.getLogger('wholebody.outbox')
 
-_RETRY_EVERY: Final = 10
-"""One batch in so many is an image that failed before, as long as others wait."""
+_MAX_BLAME_SECONDS: Final = 600.0
+"""Between retries of an image that fails while others arrive."""
+_FUTURE: Final = timedelta(days=1)
+"""Names that much ahead of the clock are a clock's fault, and are not followed."""
 _ATTEMPTS: Final = 10
 """Names that are tried for an image."""
 
@@ -24,14 +25,13 @@ _ATTEMPTS: Final = 10
 class Counters:
     """What became of images since the start of the process.
 
-    `found + saved = uploaded + set_aside + dropped + vanished + cleared + waiting`; `failed` ones never came in.
+    `found + saved = uploaded + set_aside + dropped + vanished + waiting`; `failed` ones never came in.
 
     :param found: lay there at the start.
     :param failed: could not be stored.
     :param set_aside: refused by the Loop, or incomplete at the start.
     :param dropped: of normal priority, oldest first, to hold the limits.
     :param vanished: removed from the folder by somebody else.
-    :param cleared: removed on request.
     """
 
     found: int = 0
@@ -41,7 +41,18 @@ class Counters:
     set_aside: int = 0
     dropped: int = 0
     vanished: int = 0
-    cleared: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blame:
+    """When an image that fails while others arrive is tried again, the pause before that, and how often it was.
+
+    Times are seconds.
+    """
+
+    retry_at: float = 0
+    pause: float = 0
+    retries: int = 0
 
 
 class OutboxQueue:
@@ -62,8 +73,8 @@ class OutboxQueue:
         self._entries: dict[bool, dict[str, Entry]] = {True: {}, False: {}}  # by priority; oldest first
         self._bytes = {True: 0, False: 0}
         self._in_flight: set[str] = set()
-        self._failures: dict[str, int] = {}
-        self._batches = itertools.count(1)
+        self._suspects: set[str] = set()
+        self._blamed: dict[str, _Blame] = {}
         self._last = datetime.min
 
     def load(self) -> None:
@@ -79,7 +90,7 @@ class OutboxQueue:
         with self._lock:
             self._entries = {True: {}, False: {}}
             self._bytes = {True: 0, False: 0}
-            self._failures = {}
+            self._suspects, self._blamed = set(), {}
             self.counters = Counters(found=len(good) + len(bad), set_aside=len(bad))
             for entry in good:
                 self._put_in(entry)
@@ -116,13 +127,22 @@ class OutboxQueue:
             self.counters.failed += 1
 
     def _check_room(self, size: int) -> None:
-        with self._lock:
-            taken = self._bytes[True]
+        if size > self._max_bytes:
+            raise OutboxFault(f'the image has {size} bytes; the outbox holds {self._max_bytes} (MAX_OUTBOX_MIB)')
+        if self._bytes[True] + size > self._max_bytes:
+            self._forget_vanished()
+        taken = self._bytes[True]
         if taken + size > self._max_bytes:
             raise OutboxFault(
                 f'the outbox is full: images of priority take {taken} of {self._max_bytes} bytes (MAX_OUTBOX_MIB), '
                 f'and this one needs {size}'
             )
+
+    def _forget_vanished(self) -> None:
+        """Make room of what somebody else has deleted."""
+        for entry in self.waiting():
+            if not entry.folder.exists():
+                self.vanished(entry)
 
     def _write(self, jpeg: bytes, metadata: bytes, priority: bool) -> Entry:
         for _ in range(_ATTEMPTS):
@@ -138,7 +158,9 @@ class OutboxQueue:
     def _next_name(self) -> str:
         """The time, in upstream's form; later than any before, whatever the clock does."""
         with self._lock:
-            self._last = max(datetime.now(), self._last + timedelta(microseconds=1))
+            now = datetime.now()
+            ahead = self._last + timedelta(microseconds=1) if self._last < now + _FUTURE else now
+            self._last = max(now, ahead)
             return self._last.isoformat(sep='_', timespec='microseconds')
 
     def _put_in(self, entry: Entry) -> None:
@@ -150,7 +172,8 @@ class OutboxQueue:
         if self._entries[entry.priority].pop(entry.name, None) is None:
             return False
         self._bytes[entry.priority] -= entry.size
-        self._failures.pop(entry.name, None)
+        self._suspects.discard(entry.name)
+        self._blamed.pop(entry.name, None)
         return True
 
     def _take_excess(self) -> list[Entry]:
@@ -208,19 +231,26 @@ class OutboxQueue:
 
     # ---------------------------------------------------------------- out
 
-    def next_batch(self, count: int, size: int) -> list[Entry]:
+    def next_batch(self, count: int, size: int, now: float) -> list[Entry]:
         """The next images to send; they are on their way until `landed`.
 
-        Images that failed on their own go singly, behind the others but not for ever.
+        Images that are to blame for failures go singly, when their time has come; those that are under suspicion let
+        the others go first.
 
         :param count: how many at most.
         :param size: bytes at most, but for a single image.
+        :param now: seconds of a clock that does not run backwards.
         """
         with self._lock:
-            batch = _fill((entry for entry in self._in_order() if entry.name not in self._failures), count, size)
-            if self._failures and (not batch or next(self._batches) % _RETRY_EVERY == 0):
-                name = min(self._failures, key=self._failures.__getitem__)
-                batch = [self._entries[True].get(name) or self._entries[False][name]]
+            due = [entry for entry in self._in_order() if self._blamed.get(entry.name, _Blame()).retry_at <= now]
+            blamed = next((entry for entry in due if entry.name in self._blamed), None)
+            if blamed is not None:
+                batch = [blamed]
+            else:
+                batch = _fill((entry for entry in due if entry.name not in self._suspects), count, size)
+                if not batch:
+                    self._suspects.clear()
+                    batch = _fill(iter(due), count, size)
             self._in_flight = {entry.name for entry in batch}
             return batch
 
@@ -229,49 +259,63 @@ class OutboxQueue:
         with self._lock:
             self._in_flight = set()
 
-    def failures(self, entry: Entry) -> int:
-        """How often it failed on its own."""
-        return self._failures.get(entry.name, 0)
+    def retries(self, entry: Entry) -> int | None:
+        """How often an image to blame was tried again; None if it is not to blame for anything."""
+        blame = self._blamed.get(entry.name)
+        return None if blame is None else blame.retries
 
-    def failed_alone(self, entry: Entry) -> None:
-        """It was sent singly and did not arrive: others come first."""
+    def suspect(self, entry: Entry) -> None:
+        """It was sent singly and did not arrive, for its own sake or the Loop's: see how the others fare."""
         with self._lock:
             if entry.name in self._entries[entry.priority]:
-                self._failures[entry.name] = self._failures.get(entry.name, 0) + 1
+                self._suspects.add(entry.name)
+
+    def acquit(self) -> None:
+        """It is the Loop that fails."""
+        with self._lock:
+            self._suspects.clear()
+
+    def judge_suspects(self, now: float, pause: float) -> None:
+        """Others arrive: one suspect is to blame, and waits; where several failed in a row it was the Loop.
+
+        :param pause: seconds before the first retry.
+        """
+        with self._lock:
+            if len(self._suspects) == 1:
+                self._blamed[self._suspects.pop()] = _Blame(retry_at=now + pause, pause=pause)
+            self._suspects.clear()
+
+    def blame_again(self, entry: Entry, now: float) -> None:
+        """It failed again: the next retry comes later."""
+        with self._lock:
+            blame = self._blamed.get(entry.name)
+            if blame is not None:
+                pause = min(_MAX_BLAME_SECONDS, 2 * blame.pause)
+                self._blamed[entry.name] = _Blame(retry_at=now + pause, pause=pause, retries=blame.retries + 1)
 
     def uploaded(self, entries: Iterable[Entry]) -> None:
-        """The Loop has them."""
+        """The Loop has them; their files are to be removed with `remove_files`."""
+        with self._lock:
+            self.counters.uploaded += sum(self._take_out(entry) for entry in entries)
+
+    def remove_files(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            with self._lock:
-                self.counters.uploaded += self._take_out(entry)
             self._files.remove(entry)
 
     def vanished(self, entry: Entry) -> None:
-        """Its files are gone, or some of them."""
+        """Its files are gone, or some of them: what is left is set aside."""
+        if entry.folder.exists():
+            self.set_aside(entry, 'a file of it is gone')
+            return
         log.error('the image %s is gone from the outbox', entry.name)
         with self._lock:
             self.counters.vanished += self._take_out(entry)
-        self._files.remove(entry)
 
     def set_aside(self, entry: Entry, why: str) -> None:
         """It can never be sent."""
         with self._lock:
             self.counters.set_aside += self._take_out(entry)
         self._files.set_aside(entry.folder, why)
-
-    def clear(self) -> int:
-        """Remove all that waits, but for what is on its way.
-
-        :return: how many.
-        """
-        with self._lock:
-            entries = [entry for entry in self._in_order() if entry.name not in self._in_flight]
-            for entry in entries:
-                self._take_out(entry)
-            self.counters.cleared += len(entries)
-        for entry in entries:
-            self._files.remove(entry)
-        return len(entries)
 
 
 def _fill(entries: Iterable[Entry], count: int, size: int) -> list[Entry]:

@@ -2,7 +2,8 @@
 
 A pose is judged by its box and by its parts, on the package's mapped confidences (see `model_package`). What was found
 relevant is remembered per camera, so that a person who stays as they are is sent once. Cost and memory are bounded:
-by `MAX_POSES` per image, `MAX_REMEMBERED` per camera and `MAX_CAMERAS`, whatever ids clients invent.
+by `MAX_POSES` per image, `MAX_REMEMBERED` per camera and `MAX_CAMERAS`, whatever ids clients invent. So is what one
+camera sends: uncertain poses jitter, and their jitter is no news.
 """
 
 import hashlib
@@ -50,11 +51,18 @@ BOX_MARGIN: Final = 0.1
 """Of the box's width and height, that keypoints may leave it by."""
 MAX_OUTSIDE_SHARE: Final = 0.1
 """Of the present keypoints, that may lie farther out."""
+MAX_POSTURES: Final = 10
+"""Of one place, that are news until they are forgotten."""
+BURST: Final = 100
+"""Images that a camera may find relevant at once; from then on one in `REFILL_SECONDS`."""
+REFILL_SECONDS: Final = 10.0
 SAME_PLACE_IOU: Final = 0.5
 SAME_POSTURE_OKS: Final = 0.85
 """A raised arm moves its two keypoints and, with them, the box: that is a new posture."""
 
 _BODY_SIGMAS: Final = OKS_SIGMAS[BODY]
+_DIGITS: Final = 4
+"""Of confidences, as answers have them: the thresholds are compared with what can be seen."""
 _STARTS: Final = [part.start for part in PARTS]
 _SIZES: Final = np.array([len(part.indices) for part in PARTS])
 
@@ -94,8 +102,8 @@ class Relevance:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self._min = min_uncertain
-        self._max = max_uncertain
+        self._min = round(min_uncertain, _DIGITS)
+        self._max = round(max_uncertain, _DIGITS)
         self._reset_seconds = reset_seconds
         self._random_share = random_share
         self._clock = clock
@@ -119,17 +127,16 @@ class Relevance:
         suspects = [index for index, cause in enumerate(causes) if cause]
         if not suspects:
             return Verdict(tags=tuple(tags))
-        found: dict[str, None] = {}
-        remembered = []
         with self._lock:
             history = self._history(camera_id)
             now = self._clock()
-            for index in suspects:
-                view = group.view(index)
-                if not history.knows(view, now=now, since=now - self._reset_seconds):
-                    remembered.append((history, *history.remember(view, now)))
-                    found |= dict.fromkeys(causes[index])
-        return Verdict(tags=(*sorted(found), *tags), remembered=tuple(remembered))
+            views = {index: group.view(index) for index in suspects}
+            news = [index for index in suspects if not history.knows(views[index], now, now - self._reset_seconds)]
+            if not news or not history.may_send(now):
+                return Verdict(tags=tuple(tags))
+            remembered = tuple((history, *history.remember(views[index], now)) for index in news)
+        found = {cause for index in news for cause in causes[index]}
+        return Verdict(tags=(*sorted(found), *tags), remembered=remembered)
 
     def retract(self, verdict: Verdict) -> None:
         """Forget what an image was found relevant for, as it could not be kept: the next one will do."""
@@ -157,7 +164,7 @@ class Relevance:
 
     def _causes(self, group: '_Group', size: tuple[int, int]) -> list[list[str]]:
         """Per pose what is doubtful about it, as tags."""
-        confidences = np.column_stack([group.box_confidences, group.part_confidences(size)])
+        confidences = np.column_stack([group.box_confidences, group.part_confidences(size)]).round(_DIGITS)
         uncertain = (confidences >= self._min) & (confidences <= self._max)  # nan is neither
         present = group.confidences >= PRESENT
         faults = {
@@ -246,17 +253,28 @@ class _History:
         self._postures = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS), 2), dtype=np.float32)
         self._visible = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS)), dtype=np.bool_)
         self._seen = np.full(MAX_REMEMBERED, -np.inf)
+        self._budget = float(BURST)
+        self._refilled = np.inf
         self._generations = np.zeros(MAX_REMEMBERED, dtype=np.int64)
 
-    def knows(self, view: _View, *, now: float, since: float) -> bool:
-        """Whether such a pose was seen since then; if so, it is seen now."""
+    def may_send(self, now: float) -> bool:
+        """Whether the camera has not sent too much of late; if so, it sends now."""
+        self._budget = min(BURST, self._budget + max(0.0, now - self._refilled) / REFILL_SECONDS)
+        self._refilled = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        return True
+
+    def knows(self, view: _View, now: float, since: float) -> bool:
+        """Whether such a pose was seen since then, or so many others in its place; if so, it is seen now."""
         near = (self._seen >= since) & (box_ious(view.box, self._boxes) >= SAME_PLACE_IOU)
         slots = np.flatnonzero(near)
         if not slots.size:
             return False
         alike = slots[self._alike(view, slots)]
         self._seen[alike] = now
-        return bool(alike.size)
+        return bool(alike.size) or len(slots) >= MAX_POSTURES
 
     def _alike(self, view: _View, slots: NDArray[np.intp]) -> Bools:
         """Whether the remembered postures are that of the view; without a body to compare, the place decides."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import APIRouter, File, Header, Query, Request, UploadFile
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.enums import OutboxMode
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(tags=['outbox'])
 
-MAX_LISTED = 1000
+MAX_LISTED = 100_000
 
 
 def _node(request: Request) -> 'WholebodyNode':
@@ -84,10 +84,10 @@ async def get_outbox(
     request: Request,
     limit: Annotated[int, Query(ge=0, le=MAX_LISTED)] = 100,
     offset: Annotated[int, Query(ge=0)] = 0,
-) -> JSONResponse:
+) -> Response:
     """What waits for the Learning Loop, in the order of sending, and what became of the rest."""
-    outbox = _outbox(request)
-    return JSONResponse(await asyncio.to_thread(_listing, outbox, limit, offset))
+    listing = await asyncio.to_thread(_listing, _outbox(request), limit, offset)
+    return Response(json.dumps(listing), media_type='application/json')  # ASCII, whatever others put there
 
 
 def _listing(outbox: Outbox, limit: int, offset: int) -> dict[str, Any]:
@@ -106,14 +106,15 @@ async def get_outbox_image(request: Request, name: str, skeletons: bool = False)
     curl 'localhost:8004/outbox/2026-01-31_12:00:00.000000/image?skeletons=true' -o image.jpg
     """
     entry = _find(request, name)
-    threshold = _node(request).settings.confidence_threshold
+    settings = _node(request).settings
 
     def read() -> bytes:
         jpeg = entry.jpeg.read_bytes()
         if not skeletons:
             return jpeg
         poses = poses_from_metadata(json.loads(entry.metadata.read_bytes()))
-        drawn = overlay.draw(images.decode(jpeg), poses, confidence_threshold=threshold)
+        picture = images.decode(jpeg, max_pixels=settings.max_image_pixels)
+        drawn = overlay.draw(picture, poses, confidence_threshold=settings.confidence_threshold)
         return images.encode_jpeg(drawn, quality=90)
 
     return Response(await _read(name, read), media_type='image/jpeg')
@@ -142,6 +143,8 @@ async def _read(name: str, read: Callable[[], bytes]) -> bytes:
         return await asyncio.to_thread(read)
     except FileNotFoundError:
         raise _not_there(name) from None
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError) as error:  # whatever others put there
+        raise NotFound(f'the image {name!r} or its metadata cannot be read: {error}') from error
 
 
 # ---------------------------------------------------------------- mode
@@ -169,6 +172,7 @@ async def set_outbox_mode(node: 'WholebodyNode', mode: str) -> None:
     :raises InvalidRequest: no such mode.
     :raises NoLearningLoop: there is nobody to send to.
     """
+    mode = mode.strip()
     if mode not in {known.value for known in OutboxMode}:
         raise InvalidRequest(f"the outbox mode {mode[:40]!r} is none of 'continuous_upload', 'stopped'")
     await node.outbox.set_mode(mode)

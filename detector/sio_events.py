@@ -118,6 +118,13 @@ def _optional_string(payload: Mapping[str, Any], field: str) -> str | None:
     value = payload.get(field)
     if value is not None and not isinstance(value, str):
         raise InvalidRequest(f'{field!r} must be a string, not {type(value).__name__}')
+    return value and metadata.check_text(value)
+
+
+def _flag(payload: Mapping[str, Any], field: str) -> bool:
+    value = payload.get(field, False)
+    if not isinstance(value, bool):
+        raise InvalidRequest(f'{field!r} must be true or false, not {str(value)[:40]!r}')
     return value
 
 
@@ -132,6 +139,8 @@ def _options(payload: Mapping[str, Any]) -> dict[str, Any]:
     tags = payload.get('tags', [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise InvalidRequest("'tags' must be a list of strings; leave it out to send none")
+    for tag in tags:
+        metadata.check_text(tag)
     return {
         'tags': tags,
         'camera_id': _optional_string(payload, 'camera_id'),
@@ -179,7 +188,7 @@ async def _upload(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]
     await node.upload_images(
         images=[_image(node, payload.get('image'))],
         images_metadata=ImagesMetadata(items=[given]),
-        upload_priority=bool(payload.get('upload_priority', False)),
+        upload_priority=_flag(payload, 'upload_priority'),
     )
     return {'status': 'OK'}
 

@@ -237,6 +237,7 @@ def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeP
         ):
             answer = client.call('upload', {'image': jpeg, 'metadata': metadata})
             assert message in answer['error']
+        assert 'true or false' in client.call('upload', {'image': jpeg, 'upload_priority': 'false'})['error']
         assert 'ISO 8601' in client.call('detect', {'image': jpeg, 'creation_date': 'now'})['error']
     assert outbox(learner)['saved'] == before
     assert learner.detect(CARD).status_code == 200
@@ -355,8 +356,15 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
     assert len({image['name'] for image in loop.images()}) == 1
 
 
-@pytest.mark.parametrize('connected', [True, pytest.param(False, marks=pytest.mark.integration)])
-def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, connected: bool) -> None:
+@pytest.mark.parametrize(
+    'client',
+    [
+        'websocket',
+        pytest.param('polling', marks=pytest.mark.integration),
+        pytest.param('none', marks=pytest.mark.integration),
+    ],
+)
+def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, client: str) -> None:
     """Exit within 5 seconds with code 0, the image still in the outbox; the next start sends it."""
     loop.fault('images', 'delay', seconds=60)
     settings = {'UPLOAD_SECONDS': 0.1, **loop.settings}
@@ -364,11 +372,11 @@ def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, 
         until(lambda: httpx.get(f'{node.url}/ready').status_code == 200)
         (name,) = httpx.post(f'{node.url}/upload', files={'files': CARD}).json()['names']
         time.sleep(1)  # until the request has begun
-        if connected:
-            with node.socketio():
-                _terminate_in_time(node)
-        else:
+        if client == 'none':
             _terminate_in_time(node)
+        else:
+            with node.socketio(client):
+                _terminate_in_time(node)
         assert (node.data_folder / 'outbox' / 'normal' / name / f'image_{name}.jpg').read_bytes() == CARD
     loop.clear_faults()
     before = len(loop.images())

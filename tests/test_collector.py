@@ -1,6 +1,7 @@
 """What is kept of the images that come in, when the disk is slow or refuses."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from learning_loop_node.data_classes import ImageMetadata
 
 from detector import collector as collector_module
+from detector import images
 from detector.collector import MAX_SAVING, Collector
-from detector.errors import OutboxFault
+from detector.errors import Busy, OutboxFault
 from detector.inference import Estimate
 from detector.model_package import ModelPackage
 from detector.outbox import Outbox, open_outbox
@@ -19,6 +21,7 @@ from detector.settings import Settings
 from .test_relevance import person
 
 FRAME = np.zeros((800, 6000, 3), dtype=np.uint8)
+JPEG = images.encode_jpeg(np.zeros((16, 16, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -113,6 +116,56 @@ async def test_a_failed_save_fails_no_detection(
         assert await collect(collector, embedded)
         await collector.close()
     assert caplog.text.count('is lost for the Learning Loop') == 2 * MAX_SAVING
+    assert outbox.queue.counters.failed == (0 if isinstance(error, OutboxFault) else 2 * MAX_SAVING), (
+        'the outbox counts'
+    )
+
+
+async def test_what_the_disk_has_not_got_at_the_end_is_told(
+    collector: Collector,
+    outbox: Outbox,
+    embedded: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Closing waits, but not for ever; the rest is counted and named."""
+    monkeypatch.setattr(collector_module, 'CLOSE_SECONDS', 0.1)
+    Slow(outbox, monkeypatch)
+    for number in range(3):
+        await collect(collector, embedded, x=500 + 500 * number)
+    await collector.close()
+    assert outbox.queue.counters.failed == 3
+    assert caplog.text.count('the node ends before the disk has it') == 3
+
+
+async def test_a_disk_that_is_behind_holds_a_batch_back_once(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first image that finds no place waits; the others of its batch are given up at once."""
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.3)
+    disk = Slow(outbox, monkeypatch)
+    start = time.monotonic()
+    for _ in range(MAX_SAVING + 20):
+        await collect(collector, embedded, filtered=False)
+    assert time.monotonic() - start < 2
+    assert outbox.queue.counters.failed == 20
+    disk.go.set()
+    await collector.close()
+    await collect(collector, embedded, filtered=False)
+    await collector.close()
+    assert outbox.queue.count == MAX_SAVING + 1
+
+
+async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is decoded and stored at a time; those beyond the limit hear so at once."""
+    collector = Collector(outbox, Settings(max_waiting=2))
+    disk = Slow(outbox, monkeypatch)
+    waiting = [asyncio.create_task(collector.accept([(JPEG, ImageMetadata())], priority=False)) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    with pytest.raises(Busy):
+        await collector.accept([(JPEG, ImageMetadata())], priority=False)
+    disk.go.set()
+    assert len(await asyncio.gather(*waiting)) == 3
 
 
 async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
@@ -135,7 +188,7 @@ async def test_accepted_uploads_are_counted_in_the_error(
         return await save(jpeg, *arguments, **options)
 
     monkeypatch.setattr(outbox, 'save', full)
-    uploads = [(b'jpeg', ImageMetadata(tags=['picked_by_system'])) for _ in range(3)]
+    uploads = [(JPEG, ImageMetadata(tags=['picked_by_system'])) for _ in range(3)]
     with pytest.raises(OutboxFault, match='disk full; 1 of 3 images are accepted'):
         await collector.accept(uploads, priority=False)
     (entry,) = outbox.queue.waiting()

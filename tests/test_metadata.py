@@ -79,6 +79,9 @@ BAD: dict[str, tuple[Any, str]] = {
     'box': ({'box_detections': [5]}, 'box_detections.0'),
     'field': ({'box_detections': [{'category_name': 'person'}]}, 'box_detections.0.x'),
     'side': ({'box_detections': [BOX | {'x': 'left'}]}, 'box_detections.0.x'),
+    'far box': ({'box_detections': [BOX | {'x': 10**7}]}, 'the person lies over 1000000 pixels away'),
+    'huge point': ({'point_detections': [POINT | {'x': 1e300}]}, 'the nose lies over'),
+    'surrogate': ({'source': 'x\ud800'}, 'not valid Unicode'),
     'infinite box': ({'box_detections': [BOX | {'x': float('inf')}]}, 'box_detections.0.x'),
     'nan': ({'point_detections': [POINT | {'x': float('nan')}]}, 'not JSON compliant'),
     'annotation': ({'point_annotations': [{'x': 1, 'y': 1}]}, 'point_annotations.0.category_name'),
@@ -92,7 +95,7 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_bad_metadata_names_the_field(name: str) -> None:
     """The caller hears which field is wrong."""
     payload, message = BAD[name]
-    with pytest.raises(InvalidRequest, match='(?s)metadata|creation date') as caught:
+    with pytest.raises(InvalidRequest, match='(?s)metadata|creation date|a text') as caught:
         metadata.parse(payload)
     assert message in str(caught.value)
 

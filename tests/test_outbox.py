@@ -1,9 +1,10 @@
 """Sending: against a server that answers as told, and against the mock Learning Loop."""
 
 import asyncio
+import email.utils
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from aiohttp.test_utils import TestServer
 from learning_loop_node.data_classes import ImageMetadata
 
 from detector import outbox as outbox_module
+from detector import outbox_post
 from detector.outbox import Outbox
 from detector.outbox_files import Entry
-from detector.outbox_post import LoopPoster
+from detector.outbox_post import Answer, LoopPoster, Outcome
 from detector.outbox_queue import OutboxQueue
 
 from .processes import free_port
-
-Answer = Callable[[list[str]], Awaitable[web.Response]]
 
 
 @dataclass
@@ -121,8 +121,8 @@ async def test_requests_are_those_of_upstream(
     assert len(parts) == 6
     await outbox.start()
     await until_empty(outbox)
-    assert sorted(script.parts) == sorted(parts)
-    assert [part.rpartition('.')[2] for part, _ in script.parts] == 3 * ['json', 'jpg']
+    pairs, theirs_in_pairs = ([tuple(found[i : i + 2]) for i in range(0, 6, 2)] for found in (script.parts, parts))
+    assert sorted(pairs) == sorted(theirs_in_pairs), 'metadata first, then its image'
 
 
 async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tmp_path: Path) -> None:
@@ -211,11 +211,13 @@ async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Ou
     assert max(refused[3:], default=0) < 12
 
 
-@pytest.mark.parametrize('fault', ['status 500', 'reset'])
+@pytest.mark.parametrize('fault', ['status 500', 'reset', 'hang'])
 async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
-    script: Script, outbox: Outbox, fault: str
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Every request with it fails: the others arrive, it stays and is tried again, until the Loop is mended."""
+    monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.3)
+    outbox._batch_seconds = 0.3
     entries = await fill(outbox, 30)
     poison = entries[-1].name
     broken = True
@@ -224,19 +226,92 @@ async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
         if broken and poison in received:
             if fault == 'reset':
                 raise ConnectionResetError
+            if fault == 'hang':
+                await asyncio.sleep(5)
             return web.json_response({}, status=500)
         return web.json_response({})
 
     script.answer = answer  # type: ignore[method-assign]
     await outbox.start()
-    await until(lambda: len(script.taken) == 29)
+    await until(lambda: outbox.queue.count == 1)
     assert [entry.name for entry in outbox.queue.waiting()] == [poison]
-    late = await fill(outbox, 3)
+    late = await fill(outbox, 3, priority=True)
     await until(lambda: set(names(late)) <= set(script.taken))
     broken = False
     await until_empty(outbox)
     assert sorted(script.taken) == sorted(names([*entries, *late]))
     assert outbox.about() | {'uploaded': 33, 'set_aside': 0, 'error': None} == outbox.about()
+
+
+@pytest.mark.parametrize('status', [500, 503])
+async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, status: int) -> None:
+    """The Loop answers nothing but errors for a while: then those of priority come first, as ever."""
+    await fill(outbox, 20)
+    urgent = await fill(outbox, 3, priority=True)
+
+    async def answer(_: list[str]) -> web.Response:
+        return web.json_response({}, status=status if len(script.batches) <= 8 else 200)
+
+    script.answer = answer  # type: ignore[method-assign]
+    await outbox.start()
+    await until(lambda: len(script.taken) >= 6, 40)
+    assert set(names(urgent)) <= set(script.taken[:6])
+    await until_empty(outbox)
+
+
+async def test_files_that_cannot_be_opened_are_kept(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, say, for a while: nothing is deleted, and all arrive in the end."""
+    entries = await fill(outbox, 5)
+    read = Path.read_bytes
+
+    def exhausted(path: Path) -> bytes:
+        raise OSError(24, 'Too many open files')
+
+    monkeypatch.setattr(Path, 'read_bytes', exhausted)
+    await outbox.start()
+    await until(lambda: 'Too many open files' in str(outbox.about()['error']))
+    monkeypatch.setattr(Path, 'read_bytes', read)
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names(entries))
+
+
+async def test_stopping_while_files_are_removed_sends_nothing_twice(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk, and a stop in the middle of it."""
+    monkeypatch.setattr(outbox_module, 'GRACE_SECONDS', 0.05)
+    remove = outbox.queue._files.remove
+
+    def slowly(entry: Entry) -> bool:
+        time.sleep(0.05)
+        return remove(entry)
+
+    monkeypatch.setattr(outbox.queue._files, 'remove', slowly)
+    await fill(outbox, 15)
+    await outbox.start()
+    await until(lambda: len(script.taken) == 15)
+    for _ in range(3):
+        await outbox.set_mode('stopped')
+        await outbox.set_mode('continuous_upload')
+        await asyncio.sleep(0.1)
+    await until(lambda: not any(path.is_file() for path in outbox.queue._files.folder.rglob('*')))
+    assert len(script.taken) == 15
+
+
+async def test_nothing_is_sent_while_it_is_held(script: Script, tmp_path: Path) -> None:
+    """PUT /socketio off: the mode stays, the images wait."""
+    held = True
+    outbox = make_outbox(tmp_path, script.url)
+    outbox._held = lambda: held
+    await fill(outbox, 2)
+    await outbox.start()
+    await asyncio.sleep(0.2)
+    assert (script.batches, outbox.get_mode().value) == ([], 'continuous_upload')
+    held = False
+    await until_empty(outbox)
+    await outbox.close()
 
 
 async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Path) -> None:
@@ -254,7 +329,29 @@ async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Pat
     pauses = [after - before for before, after in zip(script.times, script.times[1:], strict=False)]
     for number, pause in enumerate(pauses):
         assert pause >= 0.1 * 2**number / 2
-    assert sum(pauses) >= 0.75
+
+
+async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
+    """At most a minute, at least half of that; the Loop may ask for five minutes, not more."""
+    (entry,) = await fill(outbox, 1)
+    failed = Answer(outcome=Outcome.UNAVAILABLE)
+    pauses = [outbox._pause_after(failed, [entry]) for _ in range(60)][-30:]
+    assert all(30 <= pause <= 60 for pause in pauses)
+    assert len(set(pauses)) > 20
+    patience = Answer(outcome=Outcome.UNAVAILABLE, retry_after=100_000)
+    assert outbox._pause_after(patience, [entry]) == 300
+
+
+@pytest.mark.parametrize(('header', 'seconds'), [('7', 7), ('0', 0), ('soon', 0), ('-5', 0), ('', 0), ('٣', 0)])
+async def test_retry_after_is_read(header: str, seconds: float) -> None:
+    """Seconds; what is neither seconds nor a date is none."""
+    assert outbox_post._seconds(header) == seconds
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    """In the future, or gone by."""
+    assert 50 < outbox_post._seconds(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert outbox_post._seconds(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0
 
 
 async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:
@@ -276,6 +373,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
 ) -> None:
     """50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: smaller batches, more time for one."""
     monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.2)
+    outbox._batch_seconds = 0.2
     entries = await fill(outbox, 12)
     slow = entries[5].name
 
@@ -364,13 +462,14 @@ async def test_images_that_somebody_deletes_do_not_hold_up_the_others(script: Sc
     await outbox.set_mode('continuous_upload')
     await until_empty(outbox)
     assert sorted(script.taken) == sorted(names([entries[0], entries[2], entries[4]]))
-    assert outbox.about() | {'uploaded': 3, 'vanished': 2} == outbox.about()
+    assert outbox.about() | {'uploaded': 3, 'vanished': 1, 'set_aside': 1} == outbox.about()
     await outbox.close()
     shutil.rmtree((await fill(outbox, 1))[0].folder.parent)
     await outbox.set_mode('continuous_upload')
     await until_empty(outbox)
-    assert outbox.about()['vanished'] == 3
-    assert not any(path.is_file() for path in entries[0].folder.parent.parent.rglob('*'))
+    assert outbox.about()['vanished'] == 2
+    left = {path.name for path in entries[0].folder.parent.parent.rglob('*') if path.is_file()}
+    assert left == {entries[3].metadata.name}, 'what is left of half an image is set aside'
 
 
 async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> None:
@@ -403,7 +502,6 @@ async def test_an_outbox_that_cannot_be_read_does_not_stop_the_node(
 
 async def test_a_fault_inside_is_survived(script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever raises, the upload goes on after a pause."""
-    monkeypatch.setattr(outbox_module, 'MAX_PAUSE_SECONDS', 0.05)
     post: Any = outbox._poster.post
     calls = []
 

@@ -84,8 +84,13 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
     empty.metadata.write_bytes(b'')
     (normal / 'notes.txt').write_text('hello')
     (normal / 'link').symlink_to(kept.folder)
-    kept.folder.with_name('renamed').mkdir()
-    (normal / 'renamed' / kept.jpeg.name).write_bytes(b'jpeg')
+    renamed = '2026-01-01_00:00:00.000009'
+    kept.folder.with_name(renamed).mkdir()
+    (normal / renamed / kept.jpeg.name).write_bytes(b'jpeg')
+    for odd in ('new\nline', 'b\udcffd', '9999-12-31_23:59:59.999999'):
+        (normal / odd).mkdir()
+        for ending in ('jpg', 'json'):
+            (normal / odd / f'image_{odd}.{ending}').write_bytes(b'{}')
     good, bad = files.scan()
     assert good == [kept]
     assert {path.name: reason for path, reason in bad} == {
@@ -93,7 +98,10 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
         NAMES[2]: f'image_{NAMES[2]}.json is empty',
         'notes.txt': 'it is no folder',
         'link': 'it is no folder',
-        'renamed': 'image_renamed.json: No such file or directory',
+        renamed: f'image_{renamed}.json: No such file or directory',
+        'new\nline': 'its name is no time',
+        'b\udcffd': 'its name is no time',
+        '9999-12-31_23:59:59.999999': 'its name is no time',
     }
     for path, reason in bad:
         files.set_aside(path, reason)
@@ -118,10 +126,10 @@ def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
 
     shutil.rmtree(files.folder)
     entry = write(files, NAMES[0])
-    files.remove(entry)
-    files.remove(entry)
+    assert files.remove(entry)
+    assert files.remove(entry), 'it is gone'
     shutil.rmtree(files.folder)
-    files.remove(write(files, NAMES[1]))
+    assert files.remove(write(files, NAMES[1]))
     assert files.scan() == ([], [])
 
 
@@ -164,4 +172,4 @@ def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
     for content in (b'{', b'[1]', b'{"box_detections": 5}'):
         entry.metadata.write_bytes(content)
         assert entry.describe().persons is None
-    assert write(files, 'foreign').describe().saved_at is None
+    assert write(files, '2026-02-31_00:00:00.000000').describe().saved_at is None
