@@ -203,6 +203,8 @@ class _Group:
         self.keypoints = np.stack([pose.keypoints for pose in poses])
         self.confidences = np.stack([pose.confidences for pose in poses])
         self.box_confidences = np.array([pose.box_confidence for pose in poses])
+        # by columns, since numpy is slow at reducing an axis of two
+        self._x, self._y = self.keypoints[..., 0], self.keypoints[..., 1]
         self._sides = np.maximum(self.boxes[:, 2:] - self.boxes[:, :2], 1)
         self._areas = self._sides.prod(axis=1)
 
@@ -217,8 +219,8 @@ class _Group:
 
     def part_confidences(self, size: tuple[int, int]) -> Floats:
         """Mean confidence per part of the keypoints that can be there, (N, 5); nan where those are too few."""
-        far = np.array(size) - 1 - BORDER_PIXELS
-        inside = ((self.keypoints >= BORDER_PIXELS) & (self.keypoints <= far)).all(axis=2)
+        right, bottom = (side - 1 - BORDER_PIXELS for side in size)
+        inside = (self._x >= BORDER_PIXELS) & (self._x <= right) & (self._y >= BORDER_PIXELS) & (self._y <= bottom)
         judged = inside & (self.confidences >= ABSENT)
         counts = np.add.reduceat(judged.astype(np.int64), _STARTS, axis=1)
         sums = np.add.reduceat(np.where(judged, self.confidences, 0), _STARTS, axis=1)
@@ -228,28 +230,32 @@ class _Group:
     def has_body(self, present: Bools) -> Bools:
         """Whether a pose has a few keypoints of a body, and not all in one spot."""
         body = present[:, BODY]
-        points = self.keypoints[:, BODY]
-        low = np.where(body[..., None], points, np.inf).min(axis=1)
-        high = np.where(body[..., None], points, -np.inf).max(axis=1)
-        extent = np.linalg.norm(np.maximum(high - low, 0), axis=1)
-        wide = extent >= MIN_BODY_EXTENT * np.linalg.norm(self._sides, axis=1)
+        width, height = (_span(values[:, BODY], body) for values in (self._x, self._y))
+        wide = np.hypot(width, height) >= MIN_BODY_EXTENT * np.hypot(self._sides[:, 0], self._sides[:, 1])
         has: Bools = wide & (body.sum(axis=1) >= MIN_BODY_KEYPOINTS)
         return has
 
     def leaves_box(self, present: Bools) -> Bools:
         """Whether many keypoints of a pose lie outside its box."""
         margin = BOX_MARGIN * self._sides
-        low, high = self.boxes[:, :2] - margin, self.boxes[:, 2:] + margin
-        outside = ((self.keypoints < low[:, None]) | (self.keypoints > high[:, None])).any(axis=2) & present
+        left, top = (self.boxes[:, :2] - margin).T[..., None]
+        right, bottom = (self.boxes[:, 2:] + margin).T[..., None]
+        outside = ((self._x < left) | (self._x > right) | (self._y < top) | (self._y > bottom)) & present
         share: Bools = outside.sum(axis=1) > MAX_OUTSIDE_SHARE * present.sum(axis=1)
         return share
+
+
+def _span(values: Floats, counted: Bools) -> Floats:
+    """Largest minus smallest of the values that count, per row; 0 where none does."""
+    span: Floats = np.where(counted, values, -np.inf).max(axis=1) - np.where(counted, values, np.inf).min(axis=1)
+    return np.maximum(span, 0)
 
 
 class _History:
     """The poses that one camera's images were relevant for: place, posture, and when last seen."""
 
     def __init__(self) -> None:
-        self._boxes = np.zeros((MAX_REMEMBERED, 4), dtype=np.float32)
+        self._boxes = np.zeros((4, MAX_REMEMBERED), dtype=np.float32).T  # each coordinate lies in one piece
         self._postures = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS), 2), dtype=np.float32)
         self._visible = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS)), dtype=np.bool_)
         self._seen = np.full(MAX_REMEMBERED, -np.inf)
