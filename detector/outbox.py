@@ -124,7 +124,7 @@ class Outbox:
     async def set_mode(self, mode: OutboxMode | str) -> None:
         """Send, or stop; the call that came last wins, and when it returns the mode is that.
 
-        A request that is under way gets 2 seconds to end; then it is cut.
+        A request that is under way gets 1.5 seconds to end; then it is cut.
         """
         async with self._switching:
             if OutboxMode(mode) == OutboxMode.STOPPED:
@@ -172,6 +172,7 @@ class Outbox:
             return self._pause_after_success()
         if retries is not None:
             self.queue.blame_again(batch[0], time.monotonic())
+            log.warning('the image %s fails while others arrive: %s', batch[0].name, answer.detail)
             return 0
         return self._pause_after(answer, batch)
 
