@@ -152,6 +152,8 @@ def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDA
     :return: (N,).
     """
     shares = np.zeros(len(boxes), dtype=np.bool_)
+    if len(boxes) < 2:
+        return shares
     first, second = np.nonzero(np.triu(box_ious(boxes[:, None], boxes[None]) > 0, k=1))
     if not first.size:
         return shares

@@ -164,7 +164,8 @@ class Relevance:
 
     def _causes(self, group: '_Group', size: tuple[int, int]) -> list[list[str]]:
         """Per pose what is doubtful about it, as tags."""
-        confidences = np.column_stack([group.box_confidences, group.part_confidences(size)]).round(_DIGITS)
+        confidences = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
+        np.round(confidences, _DIGITS, out=confidences)
         uncertain = (confidences >= self._min) & (confidences <= self._max)  # nan is neither
         present = group.confidences >= PRESENT
         faults = {
@@ -199,9 +200,9 @@ class _Group:
     """The poses of an image as arrays: boxes (N, 4), keypoints (N, 133, 2), confidences (N, 133)."""
 
     def __init__(self, poses: Sequence[Pose]) -> None:
-        self.boxes = np.stack([pose.box for pose in poses])
-        self.keypoints = np.stack([pose.keypoints for pose in poses])
-        self.confidences = np.stack([pose.confidences for pose in poses])
+        self.boxes = np.array([pose.box for pose in poses])
+        self.keypoints = np.array([pose.keypoints for pose in poses])
+        self.confidences = np.array([pose.confidences for pose in poses])
         self.box_confidences = np.array([pose.box_confidence for pose in poses])
         # by columns, since numpy is slow at reducing an axis of two
         self._x, self._y = self.keypoints[..., 0], self.keypoints[..., 1]
@@ -221,17 +222,18 @@ class _Group:
         """Mean confidence per part of the keypoints that can be there, (N, 5); nan where those are too few."""
         right, bottom = (side - 1 - BORDER_PIXELS for side in size)
         inside = (self._x >= BORDER_PIXELS) & (self._x <= right) & (self._y >= BORDER_PIXELS) & (self._y <= bottom)
-        judged = inside & (self.confidences >= ABSENT)
-        counts = np.add.reduceat(judged.astype(np.int64), _STARTS, axis=1)
-        sums = np.add.reduceat(np.where(judged, self.confidences, 0), _STARTS, axis=1)
+        judged = (inside & (self.confidences >= ABSENT)).astype(np.float32)
+        counts = np.add.reduceat(judged, _STARTS, axis=1)
+        sums = np.add.reduceat(judged * self.confidences, _STARTS, axis=1)
         means: Floats = np.where(counts >= MIN_PRESENT_SHARE * _SIZES, sums / np.maximum(counts, 1), np.nan)
         return means
 
     def has_body(self, present: Bools) -> Bools:
         """Whether a pose has a few keypoints of a body, and not all in one spot."""
         body = present[:, BODY]
-        width, height = (_span(values[:, BODY], body) for values in (self._x, self._y))
-        wide = np.hypot(width, height) >= MIN_BODY_EXTENT * np.hypot(self._sides[:, 0], self._sides[:, 1])
+        points, counted = self.keypoints[:, BODY], body[..., None]
+        spans = np.where(counted, points, -np.inf).max(axis=1) - np.where(counted, points, np.inf).min(axis=1)
+        wide = np.square(spans).sum(axis=1) >= MIN_BODY_EXTENT**2 * np.square(self._sides).sum(axis=1)
         has: Bools = wide & (body.sum(axis=1) >= MIN_BODY_KEYPOINTS)
         return has
 
@@ -243,12 +245,6 @@ class _Group:
         outside = ((self._x < left) | (self._x > right) | (self._y < top) | (self._y > bottom)) & present
         share: Bools = outside.sum(axis=1) > MAX_OUTSIDE_SHARE * present.sum(axis=1)
         return share
-
-
-def _span(values: Floats, counted: Bools) -> Floats:
-    """Largest minus smallest of the values that count, per row; 0 where none does."""
-    span: Floats = np.where(counted, values, -np.inf).max(axis=1) - np.where(counted, values, np.inf).min(axis=1)
-    return np.maximum(span, 0)
 
 
 class _History:
