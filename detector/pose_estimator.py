@@ -35,7 +35,7 @@ Crop = tuple[Image, FloatArray]
 class PoseEstimator:
     """Runs a SimCC network; its input is prepared and its output read to the bit as rtmlib does.
 
-    Persons are batched in sizes that `check` has tried; before that, one by one.
+    Persons are batched once `check` has found that possible; before that, one by one.
     """
 
     def __init__(self, runtime: Runtime, spec: Estimator) -> None:
@@ -81,9 +81,10 @@ class PoseEstimator:
         return centre, scale
 
     def check(self) -> None:
-        """Try the sizes of batches on noise, which also warms them up, and keep those that give the right answer.
+        """Try the network on noise, and whether a batch gives what its persons give singly.
 
-        Networks may be exported for single persons, and runtimes may compute batches wrongly.
+        Networks may be exported for single persons, and runtimes may compute batches wrongly. Runtimes that prepare for
+        every size that they meet do so now.
 
         :raises InvalidPackage: the outputs for one person have other shapes than those of whole-body SimCC.
         """
@@ -95,18 +96,24 @@ class PoseEstimator:
         if shapes != expected:
             raise InvalidPackage(f'{self.spec.file}: outputs are {shapes}; {expected} are expected')
         reference = [np.concatenate(outputs) for outputs in zip(*single, strict=True)]
-        self.batch_sizes = tuple(size for size in BATCH_SIZES if size == 1 or self._batches(size, reference))
+        self.batch_sizes = BATCH_SIZES if self._can_batch(reference) else (1,)
+        if self.runtime.prepares_sizes:
+            for size in self.batch_sizes:
+                self.runtime.run(self._input[:size])
 
-    def _batches(self, size: int, reference: Sequence[FloatArray]) -> bool:
-        """Whether a batch gives for its first two persons what they give singly."""
+    def _can_batch(self, reference: Sequence[FloatArray]) -> bool:
+        """Whether the first two persons give together what they give singly.
+
+        :param reference: the outputs of the two, one after the other.
+        """
         try:
-            outputs = self.runtime.run(self._input[:size])
+            outputs = self.runtime.run(self._input[:2])
         except Exception as error:
-            log.info('%s takes no batches of %d: %s', self.spec.file, size, str(error).splitlines()[:1])
+            log.info('%s takes no batches: %s', self.spec.file, str(error).splitlines()[:1])
             return False
         for output, expected in zip(outputs, reference, strict=True):
             limit = _TOLERANCES[self.runtime.precision] * np.abs(expected).max()
-            if output.shape != (size, *expected.shape[1:]) or np.abs(output[:2] - expected).max() > limit:
-                log.warning('%s computes batches of %d wrongly: persons go singly', self.runtime.name, size)
+            if output.shape != expected.shape or np.abs(output - expected).max() > limit:
+                log.warning('%s computes batches wrongly: persons go singly', self.runtime.name)
                 return False
         return True

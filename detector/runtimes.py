@@ -26,10 +26,12 @@ class Runtime(ABC):
 
     :param name: the runtime and what it runs on, e.g. `onnxruntime on CPUExecutionProvider`.
     :param precision: in which it computes.
+    :param prepares_sizes: the first run with each size of batch takes long.
     """
 
     name: str
     precision: Precision = 'f32'
+    prepares_sizes: bool = False
 
     @abstractmethod
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
@@ -158,6 +160,8 @@ def _execution_provider(device: str, compiled: Path | None) -> tuple[str, dict[s
 
 
 class _OpenVino(Runtime):
+    prepares_sizes = True
+
     def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
         import openvino
 
