@@ -72,7 +72,7 @@ class Load:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                answer = self.node.detect(CARD)
+                answer = self.node.detect(CARD, {'autoupload': 'all'})  # so that images go to the Loop as well
                 assert answer.status_code == 200, answer.text[:200]
                 assert len(answer.json()['box_detections']) == 2
                 self.versions |= {box['model_name'] for box in answer.json()['box_detections']}
@@ -91,7 +91,12 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
 def follower(loop: MockLoopProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node that follows; every test brings it to versions of its own."""
     with running_node(
-        tmp_path_factory.mktemp('follower'), DEADLINE=60, POLL_SECONDS=CYCLE, KEEP_MODELS=4, **loop.settings
+        tmp_path_factory.mktemp('follower'),
+        DEADLINE=60,
+        POLL_SECONDS=CYCLE,
+        UPLOAD_SECONDS=CYCLE,
+        KEEP_MODELS=4,
+        **loop.settings,
     ) as node:
         wait_for_version(node, '1.0')
         yield node
