@@ -24,7 +24,10 @@ class Pair:
     estimator: RTMPose
 
 
-@pytest.fixture(scope='module', params=['onnxruntime', 'openvino', 'opencv'])
+OTHERS = [pytest.param(name, marks=pytest.mark.integration) for name in ('openvino', 'opencv')]
+
+
+@pytest.fixture(scope='module', params=['onnxruntime', *OTHERS])
 def pair(embedded: ModelPackage, request: pytest.FixtureRequest) -> Pair:
     engine = PoseEngine(embedded, EngineOptions(backend_type=request.param, precision='f32'))
     engine.check()

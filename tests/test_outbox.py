@@ -243,7 +243,7 @@ async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
     assert outbox.about() | {'uploaded': 33, 'set_aside': 0, 'error': None} == outbox.about()
 
 
-@pytest.mark.parametrize('status', [500, 503])
+@pytest.mark.parametrize('status', [500, pytest.param(503, marks=pytest.mark.integration)])
 async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, status: int) -> None:
     """The Loop answers nothing but errors for a while: then those of priority come first, as ever."""
     await fill(outbox, 20)

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from detector import streams as streams_module
 from detector.engine import PoseEngine
 from detector.images import Image
-from detector.streams import MAX_STREAMS, Streams
+from detector.streams import Streams
 from mock.test_card import Figure
 
 from .cards import assert_read, make_card
@@ -103,19 +104,22 @@ def test_another_picture_is_looked_at_anew(engine: PoseEngine, counter: Counting
     assert counter.detections == 2
 
 
-def test_cameras_are_independent_and_bounded(engine: PoseEngine, counter: Counting) -> None:
+def test_cameras_are_independent_and_bounded(
+    engine: PoseEngine, counter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each has its own persons; invented ids push out those of longest ago."""
+    monkeypatch.setattr(streams_module, 'MAX_STREAMS', 4)
     streams = Streams(engine, interval=100)
     left, right = Figure(x=50, y=40, height=420), Figure(x=600, y=40, height=420)
     for _ in range(3):
         walk(streams, [left], 'left')
         walk(streams, [right], 'right')
     assert counter.detections == 2
-    for number in range(2 * MAX_STREAMS):
+    for number in range(8):
         streams.poses(frame(width=64, height=64), f'{number}')
-    assert len(streams._streams) == MAX_STREAMS
+    assert len(streams._streams) == 4
     walk(streams, [left], 'left')
-    assert counter.detections == 3 + 2 * MAX_STREAMS
+    assert counter.detections == 3 + 8
 
 
 def test_an_interval_of_one_detects_always(engine: PoseEngine, counter: Counting) -> None:
