@@ -364,6 +364,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
         pytest.param('none', marks=pytest.mark.integration),
     ],
 )
+@pytest.mark.integration
 def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, client: str) -> None:
     """Exit within 5 seconds with code 0, the image still in the outbox; the next start sends it."""
     loop.fault('images', 'delay', seconds=60)

@@ -171,6 +171,7 @@ def test_the_command_pulls_installs_and_shows_it(
     assert verify(tmp_path / 'l.zip').name == 'lightweight'
 
 
+@pytest.mark.integration
 def test_mode_pulls_the_model_at_the_first_start(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
     """A node with MODE and without a model: 503 with the reason while it downloads, then it serves that one."""
     servers[0].statuses = []

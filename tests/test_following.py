@@ -139,7 +139,7 @@ FAULTS: list[tuple[str, str, dict[str, Any]]] = [
     ('images', 'lose_response', {}),
     ('images', 'delay', {'seconds': 2}),
 ]
-QUICK = FAULTS[1], FAULTS[10], FAULTS[12]
+QUICK = (FAULTS[10],)
 """Those that a plain run tries; each takes some seconds."""
 
 
@@ -190,6 +190,7 @@ def test_what_the_loop_calls_the_file_does_not_matter(
     assert not list(follower.data_folder.parent.glob('x*'))
 
 
+@pytest.mark.integration
 def test_too_many_requests_are_waited_out(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
 ) -> None:
@@ -325,6 +326,7 @@ def test_installed_versions_can_be_chosen_while_the_loop_is_down(
     wait_for_version(follower, version)
 
 
+@pytest.mark.integration
 def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
     loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
 ) -> None:
@@ -345,6 +347,7 @@ def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
         assert (node.data_folder / 'uuids.broken').exists()
 
 
+@pytest.mark.integration
 def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
     loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
 ) -> None:
@@ -382,6 +385,7 @@ def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None
         assert set_mode(node, '9.9').status_code == 409
 
 
+@pytest.mark.integration
 def test_a_loop_that_was_never_there_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
     """Nobody listens at LOOP_HOST: the embedded model answers."""
     settings = {'LOOP_HOST': f'127.0.0.1:{free_port()}', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}

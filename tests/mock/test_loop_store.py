@@ -52,6 +52,7 @@ def snapshot(loop: MockLoopProcess) -> list[object]:
     return [loop.models(), loop.target(), loop.images(), loop.detectors(), detections, pictures]
 
 
+@pytest.mark.integration
 def test_a_kill_while_uploads_come_in_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
     """Every upload that was answered with 200 is there afterwards, whole."""
     with running_mock_loop(tmp_path / 'loop') as loop:
