@@ -25,7 +25,7 @@ from .errors import RuntimeUnavailable, WholebodyError
 from .images import Image
 from .model_package import ModelPackage
 from .pose_estimator import BATCH_SIZES
-from .runtimes import Backend, FloatArray, Precision, cpu_flags, installed_for, usable_cpus
+from .runtimes import Backend, FloatArray, Precision, cpu_flags, installed_for, openvino_capabilities, usable_cpus
 
 RIVAL: Final = 'rtmlib as it comes'
 """rtmlib with its defaults, on ONNX Runtime: what all others are compared with."""
@@ -94,19 +94,15 @@ class Report:
 def variants(package: ModelPackage) -> list[Variant]:
     """All that this machine and the package allow."""
     backends = installed_for('cpu')
-    can_bf16 = 'openvino' in backends and _has_bf16() and package.wholebody.precision == 'any'
+    can_bf16 = (
+        'openvino' in backends and 'BF16' in openvino_capabilities('cpu') and package.wholebody.precision == 'any'
+    )
     found = [Variant(kind='rtmlib', backend_type=backend) for backend in backends]
     for kind in ('ours', 'bare'):
         found += [Variant(kind=kind, backend_type=backend) for backend in backends]
         if can_bf16:
             found.append(Variant(kind=kind, backend_type='openvino', precision='bf16'))
     return found
-
-
-def _has_bf16() -> bool:
-    import openvino
-
-    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 def run(

@@ -1,5 +1,6 @@
 """PoseEngine: images in, poses out."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from .poses import Pose
 from .runtime_choice import BackendType, PrecisionSetting
 from .runtimes import FloatArray
 from .settings import Settings
+
+log = logging.getLogger('wholebody.engine')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class PoseEngine:
             precision=options.precision,
             cache=options.cache,
         )
+        log.info('%s runs on %s in %s: %s', package.model_version, choice.backend_type, choice.precision, choice.reason)
         self.detector = PersonDetector(choice.open(package.detector_path), wholebody.detector)
         self.estimator = PoseEstimator(choice.open(package.estimator_path), wholebody.estimator)
         self._score_mapping = np.array(wholebody.score_mapping, dtype=np.float64).T

@@ -92,6 +92,13 @@ def installed_for(device: str) -> list[Backend]:
     return found
 
 
+def openvino_capabilities(device: str) -> list[str]:
+    """What OpenVINO computes on a device, by its names, e.g. `FP32`, `BF16`."""
+    import openvino
+
+    return list(openvino.Core().get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES'))
+
+
 def cpu_flags() -> frozenset[str]:
     """What the CPU can do, by Linux's names, e.g. `amx_bf16`; empty where that cannot be read."""
     try:
@@ -168,7 +175,7 @@ class _OpenVino(Runtime):
         if device not in ('cpu', 'gpu', 'npu'):
             raise RuntimeUnavailable(f'DEVICE={device}: openvino knows cpu, gpu and npu')
         core = openvino.Core()
-        capabilities = core.get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES')
+        capabilities = openvino_capabilities(device)
         if precision.upper().replace('F32', 'FP32') not in capabilities:
             raise RuntimeUnavailable(f'PRECISION={precision}: this {device} computes {", ".join(capabilities)}')
         # Stated, since OpenVINO takes bfloat16 by itself where the CPU has it.
