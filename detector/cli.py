@@ -107,9 +107,16 @@ def bench(
     package: Annotated[Path, typer.Argument(help='A package.', exists=True, dir_okay=False)],
     persons: Annotated[str, typer.Option(help='Numbers of persons to measure with.')] = '1,4,10',
     image: Annotated[
-        Path | None, typer.Option(help='A picture to measure with; 640×480 of structured noise without.', exists=True)
+        list[Path] | None,
+        typer.Option(help='A picture to measure with, may be given often; without, 640×480 of noise.', exists=True),
     ] = None,
-    rounds: Annotated[int, typer.Option(help='Turns of each variant per number of persons.', min=1)] = 10,
+    interval: Annotated[
+        int, typer.Option(help='Measure a stream of one person with this DETECTION_INTERVAL, too; 1: do not.', min=1)
+    ] = 5,
+    runtimes: Annotated[
+        str | None, typer.Option(help='Only these, e.g. onnxruntime,openvino.', show_default='all that are installed')
+    ] = None,
+    rounds: Annotated[int, typer.Option(help='Turns of each variant per column of the table.', min=1)] = 10,
     output: Annotated[
         Path | None, typer.Option('--output', '-o', help='JSON file to write; a plot is put beside it.')
     ] = None,
@@ -118,15 +125,10 @@ def bench(
 
     Each variant runs in a process of its own; they take turns, and the figures are medians per frame.
     """
-    from .cli_bench import run
+    from .cli_bench import backends, cases, run
 
-    try:
-        counts = [int(part) for part in persons.split(',')]
-    except ValueError:
-        counts = []
-    if not counts or not all(0 <= count <= 100 for count in counts):
-        raise typer.BadParameter(f'--persons {persons}: give numbers from 0 to 100, such as 1,4,10')
-    run(package, image=image, persons=counts, rounds=rounds, output=output)
+    only = backends(runtimes) if runtimes is not None else None
+    run(package, images=image or [], cases=cases(persons, interval), runtimes=only, rounds=rounds, output=output)
 
 
 @app.command()

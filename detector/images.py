@@ -63,7 +63,8 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
             raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
         _check_size(picture.width, picture.height, max_pixels)
         try:
-            array = np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+            ImageOps.exif_transpose(picture, in_place=True)
+            array = np.asarray(_to_rgb(picture))
         except Exception as error:
             raise InvalidImage(f'the image is broken: {error}') from error
     return np.ascontiguousarray(array)

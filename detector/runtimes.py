@@ -202,10 +202,45 @@ class _OpenCv(Runtime):
         _only_f32('opencv', precision)
         if device != 'cpu':
             raise RuntimeUnavailable(f'DEVICE={device}: opencv runs on cpu only here')
-        self._network = cv2.dnn.readNetFromONNX(str(path))
+        self._network = cv2.dnn.readNetFromONNX(np.frombuffer(_hard_sigmoids_spelt_out(path), dtype=np.uint8))
         self._outputs = self._network.getUnconnectedOutLayersNames()
         self.name = 'opencv on CPU'
 
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
         self._network.setInput(batch)
         return list(self._network.forward(self._outputs))
+
+
+def _hard_sigmoids_spelt_out(path: Path) -> bytes:
+    """An ONNX file with max(0, min(1, alpha x + beta)) in place of each HardSigmoid.
+
+    OpenCV 5.0 takes a HardSigmoid before any product for a part of a hard swish, also the gates of RTMW's channel
+    attention.
+    """
+    import onnx
+    from onnx.helper import get_node_attr_value, make_node
+
+    def constant(name: str, value: float) -> onnx.NodeProto:
+        return make_node('Constant', [], [name], value=onnx.numpy_helper.from_array(np.array(value, dtype=np.float32)))
+
+    model = onnx.load(path)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != 'HardSigmoid':
+            nodes.append(node)
+            continue
+        given = {attribute.name: get_node_attr_value(node, attribute.name) for attribute in node.attribute}
+        (result,) = node.output
+        names = {key: f'{result}/{key}' for key in ('alpha', 'beta', 'zero', 'one', 'product', 'sum')}
+        nodes += [
+            constant(names['alpha'], given.get('alpha', 0.2)),
+            constant(names['beta'], given.get('beta', 0.5)),
+            constant(names['zero'], 0),
+            constant(names['one'], 1),
+            make_node('Mul', [node.input[0], names['alpha']], [names['product']]),
+            make_node('Add', [names['product'], names['beta']], [names['sum']]),
+            make_node('Clip', [names['sum'], names['zero'], names['one']], [result]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())

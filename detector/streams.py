@@ -5,13 +5,13 @@ nobody was there, the person detector runs at once. Identities over frames are n
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import PoseEngine
 from .images import Image
 from .poses import BODY, MIN_BODY_KEYPOINTS, PRESENT, FloatArray, Pose, shared_bodies
 
@@ -42,13 +42,23 @@ class _Track:
     confidence: float
 
 
+class PoseSource(Protocol):
+    """What `Streams` needs of a `PoseEngine`."""
+
+    def poses(self, image: Image) -> list[Pose]:
+        """Of all persons, found anew."""
+
+    def poses_in_boxes(self, queries: Sequence[tuple[Image, FloatArray, FloatArray]]) -> list[list[Pose]]:
+        """In boxes, with the confidences of those."""
+
+
 class Streams:
     """The cameras of one engine; calls must not overlap.
 
     :param interval: the detector runs on every so many frames, at least.
     """
 
-    def __init__(self, engine: PoseEngine, *, interval: int) -> None:
+    def __init__(self, engine: PoseSource, *, interval: int) -> None:
         self._engine = engine
         self._interval = interval
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
@@ -68,7 +78,7 @@ class Streams:
 
 
 class _Stream:
-    def __init__(self, engine: PoseEngine, interval: int) -> None:
+    def __init__(self, engine: PoseSource, interval: int) -> None:
         self._engine = engine
         self._interval = interval
         self._since_detection = 0

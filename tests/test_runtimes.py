@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from detector import runtimes
 from detector.engine import PoseEngine
@@ -33,6 +35,26 @@ def test_all_runtimes_compute_the_same(embedded: ModelPackage, role: str) -> Non
         assert [output.shape for output in outputs] == [output.shape for output in reference]
         for ours, theirs in zip(outputs, reference, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_gates_of_channel_attention_are_the_same_on_all_runtimes(tmp_path: Path) -> None:
+    """OpenCV 5.0 by itself takes the HardSigmoid of RTMW's attention for a part of a hard swish."""
+    nodes = [
+        helper.make_node('GlobalAveragePool', ['x'], ['pooled']),
+        helper.make_node('HardSigmoid', ['pooled'], ['gate'], alpha=1 / 6, beta=0.5),
+        helper.make_node('Mul', ['x', 'gate'], ['attended']),
+        helper.make_node('HardSigmoid', ['attended'], ['y']),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 8, 8]) for name in 'xy']
+    graph = helper.make_graph(nodes, 'attention', ends[:1], ends[1:])
+    path = tmp_path / 'attention.onnx'
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid('', 11)], ir_version=8), path)
+    pixels = 4 * np.random.default_rng(0).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    gate = np.clip(pixels.mean(axis=(2, 3), keepdims=True) / 6 + 0.5, 0, 1)
+    expected = np.clip(0.2 * pixels * gate + 0.5, 0, 1)
+    for backend in BACKENDS:
+        (output,) = open_runtime(path, backend_type=backend).run(pixels)
+        np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
 def test_a_device_that_is_not_there_is_an_error(embedded: ModelPackage) -> None:
