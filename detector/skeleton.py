@@ -5,8 +5,9 @@ Index order is that of COCO-WholeBody (Jin et al., ECCV 2020) and of every rtmli
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -137,6 +138,37 @@ def _face_edges() -> Iterator[tuple[int, int]]:
 FACE_EDGES: Final = tuple(_face_edges())
 DRAWN_EDGES: Final = (*SKELETON_EDGES, *FACE_EDGES)
 """What overlays draw: the limbs and the contours of the face."""
+
+
+def _limb_parents() -> tuple[int | None, ...]:
+    chains: list[Sequence[int]] = [
+        (0, 1, 3), (0, 2, 4), (0, 5, 7, 9, 91), (0, 6, 8, 10, 112), (5, 11, 13, 15), (6, 12, 14, 16),
+        *FEET_EDGES, *HAND_EDGES,
+    ]  # fmt: skip
+    face: tuple[tuple[int, Sequence[int]], ...] = (
+        (4, range(17)),
+        (0, range(30, 26, -1)),
+        (23 + 30, (33, 32, 31)),
+        (23 + 33, (34, 35)),
+        (2, range(36, 42)),
+        (1, range(42, 48)),
+        (23 + 36, range(17, 22)),
+        (23 + 45, range(26, 21, -1)),
+        (23 + 33, (51, 50, 49, 48, *range(60, 68))),
+        (23 + 51, range(52, 60)),
+    )
+    chains += [(start, *(23 + point for point in points)) for start, points in face]
+    parents: list[int | None] = [None] * KEYPOINT_COUNT
+    for chain in chains:
+        for parent, child in pairwise(chain):
+            parents[child] = parent
+    return tuple(parents)
+
+
+LIMB_PARENTS: Final = _limb_parents()
+"""For each keypoint the one that a limb or contour leads from: a tree with the nose as its root, as Label Studio wants
+a skeleton to be. Most are edges of COCO-WholeBody; the trunk is closed by the tree's form, contours hang on the body.
+"""
 
 
 def _swapped_face() -> Iterator[tuple[int, int]]:
