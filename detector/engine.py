@@ -11,7 +11,7 @@ from . import runtime_choice
 from .errors import InvalidPackage
 from .images import Image
 from .model_package import ModelPackage
-from .person_detector import PersonDetector
+from .person_detector import PersonDetector, clip_boxes
 from .pose_estimator import Crop, PoseEstimator
 from .poses import Pose
 from .runtime_choice import BackendType, PrecisionSetting
@@ -100,7 +100,7 @@ class PoseEngine:
         """Estimate one pose per given box.
 
         :param queries: images (RGB uint8, H×W×3), each with boxes (N, 4), x1, y1, x2, y2 in pixels, and their
-            confidences (N,), 0..1.
+            confidences (N,), 0..1. Boxes may reach beyond the image; those of the poses do not.
         :return: one list per image, in their order; poses in the order of the boxes.
         """
         crops: list[Crop] = [(image, box) for image, boxes, _ in queries for box in boxes]
@@ -119,7 +119,7 @@ class PoseEngine:
         height, width = image.shape[:2]
         finite = np.isfinite(keypoints).all(axis=1)
         return Pose(
-            box=np.asarray(box, dtype=np.float32),
+            box=clip_boxes(np.asarray(box, dtype=np.float32), image.shape),
             box_confidence=confidence,
             keypoints=np.clip(np.nan_to_num(keypoints), 0, np.array([width - 1, height - 1], dtype=np.float32)),
             confidences=np.where(finite, self.confidences(scores), np.float32(0)),

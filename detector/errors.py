@@ -14,6 +14,9 @@ WholebodyError
 │       └── DeadlineExceeded    503  the request waited too long for its turn
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
+├── LabelStudioFault            502  Label Studio does not answer as agreed
+│   └── NotInLabelStudio        502  … since it has no such task, annotation or project (any more)
+├── MediaFault                  422  the image of a Label Studio task cannot be had
 ├── DownloadFailed              502  a file cannot be fetched from where it should be
 ├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
 └── InvalidSettings             500  a setting cannot be used; the node does not start
@@ -91,6 +94,20 @@ class OutboxFault(WholebodyError):
 
 class LoopFault(WholebodyError):
     status = HTTPStatus.BAD_GATEWAY
+
+
+class LabelStudioFault(WholebodyError):
+    status = HTTPStatus.BAD_GATEWAY
+
+
+class NotInLabelStudio(LabelStudioFault):
+    """What was asked for is not there, or not for the user of the token."""
+
+
+class MediaFault(WholebodyError):
+    """The address in a task's data is refused, or nothing useful is found there; no secret is in the text."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class DownloadFailed(WholebodyError):

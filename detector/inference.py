@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,7 @@ from .admission import Admission, Ticket
 from .errors import DeadlineExceeded
 from .images import Image
 from .model_package import ModelPackage
-from .poses import Pose
+from .poses import FloatArray, Pose
 from .settings import Settings
 from .streams import Streams
 from .wholebody_logic import WholebodyDetectorLogic
@@ -71,20 +72,29 @@ class Inference:
             return await asyncio.to_thread(images.decode, image, max_pixels=limit)
 
     async def estimate(
-        self, received: ImageData, *, camera_id: str | None = None, stream: Hashable | None = None
+        self,
+        received: ImageData,
+        *,
+        camera_id: str | None = None,
+        stream: Hashable | None = None,
+        boxes: FloatArray | None = None,
     ) -> Estimate:
         """Find the poses in an image.
 
         :param received: an encoded image, or an RGB array.
         :param camera_id: whose frames may do without a detection each (DETECTION_INTERVAL).
         :param stream: an earlier frame of the same stream that still waits is given up for this one.
+        :param boxes: (N, 4), x1, y1, x2, y2 in pixels: the poses of the persons in these, found by somebody else.
         :raises InvalidImage: it is broken or not acceptable.
         :raises ModelUnavailable: no model serves.
         :raises Busy: other work keeps this from starting in time, or a newer frame has come.
         """
         self._fail_fast()
         async with self.admission.enter(stream=stream) as ticket:
-            (estimate,) = await self._estimate_group([received], ticket, camera_id)
+            if boxes is None:
+                (estimate,) = await self._estimate_group([received], ticket, partial(self._frame, camera_id=camera_id))
+            else:
+                (estimate,) = await self._estimate_group([received], ticket, partial(_in_boxes, boxes=boxes))
             return estimate
 
     async def estimate_batch(self, received: Sequence[ImageData], *, live: bool = True) -> AsyncIterator[Estimate]:
@@ -96,7 +106,7 @@ class Inference:
         self._fail_fast()
         for start in range(0, len(received), GROUP_IMAGES):
             async with self.admission.enter(live=live) as ticket:
-                estimates = await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, None)
+                estimates = await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, _together)
             for estimate in estimates:
                 yield estimate
 
@@ -105,16 +115,15 @@ class Inference:
         if not self.unloading:
             self._active()
 
-    async def _estimate_group(
-        self, received: Sequence[ImageData], ticket: Ticket, camera_id: str | None
-    ) -> list[Estimate]:
+    async def _estimate_group(self, received: Sequence[ImageData], ticket: Ticket, run: 'Run') -> list[Estimate]:
+        """:param run: what is done in the inference thread."""
         start = time.perf_counter()
         group = await asyncio.gather(*(self.decode(image) for image in received))
         waiting = time.perf_counter()
         async with self.admission.turn(ticket), self._model(ticket):
             running = time.perf_counter()
             logic = self._active()
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, logic, group, camera_id)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, run, logic, group)
         done = time.perf_counter()
         self.admission.took(done - running)
         stages = {
@@ -128,14 +137,13 @@ class Inference:
             for image, poses in zip(group, found, strict=True)
         ]
 
-    def _run(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
-        """In the inference thread."""
+    def _frame(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
         interval = self._settings.detection_interval
-        if interval == 1 or camera_id is None or len(group) > 1:
-            return logic.engine.poses_of_images(group)
+        if interval == 1 or camera_id is None:
+            return _together(logic, group)
         if self._streams is None or self._streams[0] is not logic:
             self._streams = logic, Streams(logic.engine, interval=interval)
-        return [self._streams[1].poses(group[0], camera_id)]
+        return [self._streams[1].poses(image, camera_id) for image in group]
 
     @asynccontextmanager
     async def _model(self, ticket: Ticket) -> AsyncIterator[None]:
@@ -159,3 +167,15 @@ class Inference:
     def close(self) -> None:
         """Start no more inferences; one that runs is not waited for."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+Run = Callable[[WholebodyDetectorLogic, Sequence[Image]], list[list[Pose]]]
+"""What happens to a group of images in the inference thread."""
+
+
+def _together(logic: WholebodyDetectorLogic, group: Sequence[Image]) -> list[list[Pose]]:
+    return logic.engine.poses_of_images(group)
+
+
+def _in_boxes(logic: WholebodyDetectorLogic, group: Sequence[Image], boxes: FloatArray) -> list[list[Pose]]:
+    return logic.engine.poses_in_boxes([(image, boxes, np.ones(len(boxes), dtype=np.float32)) for image in group])

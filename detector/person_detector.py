@@ -39,11 +39,11 @@ class PersonDetector:
         """Find persons.
 
         :param image: RGB uint8, H×W×3.
-        :return: boxes (N, 4): x1, y1, x2, y2 in pixels, clipped to the image, best first; confidences (N,).
+        :return: boxes (N, 4): x1, y1, x2, y2 in pixels, best first, which may reach beyond the image; confidences (N,).
         """
         ratio = self._letterbox(image)
-        boxes, scores = self._persons(self.runtime.run(self._input))
-        return _tidy(boxes / ratio, scores, image.shape[:2])
+        boxes, scores = self._persons(self.runtime.run(self._input), ratio)
+        return _tidy(boxes, scores, image.shape[:2])
 
     def _letterbox(self, image: Image) -> float:
         """Fill the input with the image, scaled to fit into its upper left corner.
@@ -64,23 +64,24 @@ class PersonDetector:
             plane[: inner[0], : inner[1]] = values if self.spec.mean is None else cv2.LUT(values, table)
         return ratio
 
-    def _persons(self, outputs: Sequence[NDArray[Any]]) -> tuple[FloatArray, FloatArray]:
-        """Boxes in input pixels and scores above the threshold, of persons only."""
+    def _persons(self, outputs: Sequence[NDArray[Any]], ratio: float) -> tuple[FloatArray, FloatArray]:
+        """Boxes in pixels of the image and scores above the threshold, of persons only."""
         if self.spec.output == 'raw':
-            return self._decode_raw(outputs[0][0])
+            return self._decode_raw(outputs[0][0], ratio)
         detections = outputs[0][0]
         is_person = outputs[1][0] == _PERSON_CLASS if len(outputs) > 1 else True
         kept = detections[(detections[:, 4] >= self.spec.score_threshold) & is_person]
-        return kept[:, :4], kept[:, 4]
+        return kept[:, :4] / ratio, kept[:, 4]
 
-    def _decode_raw(self, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _decode_raw(self, rows: FloatArray, ratio: float) -> tuple[FloatArray, FloatArray]:
         """YOLOX's anchor-free head: centre offset and log size per cell, objectness, class scores."""
         scores = rows[:, 4] * rows[:, 5 + _PERSON_CLASS]
         kept = scores >= self.spec.score_threshold
         centre = (rows[kept, :2] + self._cells[kept]) * self._strides[kept]
         half = np.exp(rows[kept, 2:4]) * self._strides[kept] / 2
-        boxes = np.concatenate([centre - half, centre + half], axis=1)
+        boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
         scores = scores[kept]
+        # in pixels of the image, as rtmlib does: its nms adds a pixel to each side
         chosen = nms(boxes, scores, self.spec.nms_threshold)
         return boxes[chosen], scores[chosen]
 
@@ -112,12 +113,20 @@ def _grid(height: int, width: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _tidy(boxes: FloatArray, scores: FloatArray, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    """Clip boxes to the image, drop what is no box, sort by score."""
+    """Drop what is no box, or hardly lies in the image; sort by score."""
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-    height, width = shape
-    boxes = np.clip(boxes[finite], 0, np.array([width, height, width, height])).astype(np.float32)
-    scores = np.clip(scores[finite], 0, 1).astype(np.float32)
+    boxes, scores = boxes[finite].astype(np.float32), np.clip(scores[finite], 0, 1).astype(np.float32)
     order = np.argsort(-scores, kind='stable')
     boxes, scores = boxes[order], scores[order]
-    large = ((boxes[:, 2:] - boxes[:, :2]) >= MIN_BOX_SIDE).all(axis=1)
+    inside = clip_boxes(boxes, shape)
+    large = ((inside[:, 2:] - inside[:, :2]) >= MIN_BOX_SIDE).all(axis=1)
     return boxes[large], scores[large]
+
+
+def clip_boxes(boxes: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """The parts of boxes (…, 4) that lie in an image.
+
+    :param shape: height, width of the image in pixels.
+    """
+    height, width = shape[:2]
+    return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))

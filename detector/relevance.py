@@ -182,6 +182,17 @@ class Relevance:
         return causes
 
 
+def certainties(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
+    """How certain a model is of poses, (N,), 0..1: the lowest of the box's confidence and its judged parts'.
+
+    :param size: width, height of the image in pixels.
+    """
+    group = _Group(poses)
+    confidences = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
+    lowest: Floats = np.nanmin(confidences, axis=1)
+    return lowest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
     """What makes a pose recognisable: its place, and its posture whatever the place and size.

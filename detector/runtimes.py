@@ -197,18 +197,46 @@ class _OpenVino(Runtime):
 
 class _OpenCv(Runtime):
     def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
-        import cv2
-
         _only_f32('opencv', precision)
         if device != 'cpu':
             raise RuntimeUnavailable(f'DEVICE={device}: opencv runs on cpu only here')
-        self._network = cv2.dnn.readNetFromONNX(np.frombuffer(_hard_sigmoids_spelt_out(path), dtype=np.uint8))
-        self._outputs = self._network.getUnconnectedOutLayersNames()
+        self._onnx = np.frombuffer(_hard_sigmoids_spelt_out(path), dtype=np.uint8)
         self.name = 'opencv on CPU'
+        self._load()
+
+    def _load(self) -> None:
+        import cv2
+
+        self._network = cv2.dnn.readNetFromONNX(self._onnx)
+        self._names = self._network.getUnconnectedOutLayersNames()
+        self._sizes: list[int] | None = None
 
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+        """A network whose outputs have become larger than in its first run is loaded anew.
+
+        OpenCV 5.0 computes tensors of varying size, such as the list of boxes after NonMaxSuppression, with the memory
+        of the first run: larger ones come out wrong, or fail.
+        """
+        import cv2
+
+        try:
+            outputs = self._forward(batch)
+            grown = self._sizes is not None and any(
+                output.size > size for output, size in zip(outputs, self._sizes, strict=True)
+            )
+        except cv2.error:
+            if self._sizes is None:
+                raise
+            grown = True
+        if grown:
+            self._load()
+            outputs = self._forward(batch)
+        self._sizes = self._sizes or [output.size for output in outputs]
+        return outputs
+
+    def _forward(self, batch: FloatArray) -> list[NDArray[Any]]:
         self._network.setInput(batch)
-        return list(self._network.forward(self._outputs))
+        return [np.asarray(output) for output in self._network.forward(self._names)]
 
 
 def _hard_sigmoids_spelt_out(path: Path) -> bytes:

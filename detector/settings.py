@@ -10,16 +10,27 @@ import re
 import socket
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .errors import InvalidSettings
 from .images import DEFAULT_MAX_PIXELS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+_HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
 def _lower(value: object) -> object:
@@ -153,7 +164,19 @@ class Settings(BaseSettings):
     label_studio_url: str | None = Field(
         None, pattern=r'^https?://', description='Label Studio, e.g. `http://localhost:8080`'
     )
+    predict_seconds: float = Field(
+        85, gt=0, le=3600, description='Seconds in which `/predict` answers; Label Studio gives up after 100'
+    )
     label_studio_api_token: SecretStr | None = Field(None, description='Its API token, legacy or personal access token')
+    label_studio_hostnames: str = Field(
+        '', description="Its other names: `host` or `host:port` in tasks' addresses, comma separated"
+    )
+    image_hosts: str = Field(
+        '*',
+        description='Other hosts that task images may come from: `host`, `host:port`, `*`: any in the internet, but '
+        'none in private networks unless listed as well; `none`: no other host',
+    )
+    image_seconds: float = Field(20, gt=0, le=600, description='Seconds that fetching one task image may take')
 
     @model_validator(mode='before')
     @classmethod
@@ -170,6 +193,15 @@ class Settings(BaseSettings):
         if host is not None and not re.fullmatch(r'(https?://)?[^/?#@\s]+/?', host):
             raise ValueError('give a host name, with or without http:// or https:// and port')
         return host and host.rstrip('/')
+
+    @field_validator('label_studio_hostnames', 'image_hosts')
+    @classmethod
+    def _hosts(cls, text: str, field: ValidationInfo) -> str:
+        entries = [entry.strip().lower() for entry in text.split(',') if entry.strip()]
+        for entry in entries:
+            if not _HOST.fullmatch(entry) and not (entry == '*' and field.field_name == 'image_hosts'):
+                raise ValueError(f'{entry!r} is neither host nor host:port')
+        return ','.join(entries)
 
     @field_validator('data_folder')
     @classmethod

@@ -7,7 +7,7 @@ from rtmlib import YOLOX, RTMPose
 from detector.engine import EngineOptions, PoseEngine
 from detector.errors import InvalidPackage
 from detector.model_package import Detector, Estimator, ModelPackage
-from detector.person_detector import PersonDetector
+from detector.person_detector import PersonDetector, clip_boxes
 from detector.pose_estimator import PoseEstimator
 from detector.runtimes import FloatArray, Runtime
 from mock.test_card import MAX_PERSONS, Figure, arrange
@@ -115,6 +115,17 @@ def test_boxes_given_from_outside_get_their_pose(engine: PoseEngine) -> None:
     assert pose.box_confidence == 1
 
 
+def test_a_person_cut_by_the_border_is_cropped_as_detected(engine: PoseEngine) -> None:
+    """The estimator sees the detector's box; the pose's box ends with the image."""
+    figure = FIGURES[0]
+    beyond = figure.box - np.array([80, 0, 0, 0], dtype=np.float32)
+    ((pose,),) = engine.poses_in_boxes([(make_card(), beyond[None], np.ones(1, dtype=np.float32))])
+    keypoints, _ = engine.estimator.estimate([(make_card(), beyond)])
+    np.testing.assert_allclose(pose.keypoints, np.clip(keypoints[0], 0, None), atol=1e-3)
+    np.testing.assert_allclose(pose.box, np.clip(beyond, 0, None))
+    assert beyond[0] < 0
+
+
 @pytest.mark.parametrize('box', [(-500, -500, -400, -400), (700, 400, 900, 700), (10, 10, 10, 10), (50, 50, 10, 10)])
 def test_strange_boxes_give_finite_points_inside_the_image(engine: PoseEngine, box: tuple[int, ...]) -> None:
     """Outside, half outside, empty or inverted."""
@@ -173,8 +184,9 @@ def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
     theirs = YOLOX.__new__(YOLOX)
     theirs.model_input_size, theirs.nms_thr, theirs.score_thr, theirs.det_mode = (416, 416), 0.45, 0.3, 'multiclass'
     boxes, classes = theirs.postprocess(raw.copy(), 416 / 500)
-    persons = np.clip(boxes[classes == 0], 0, [500, 300, 500, 300])
-    persons = persons[((persons[:, 2:] - persons[:, :2]) >= 2).all(axis=1)]
+    persons = boxes[classes == 0]
+    inside = clip_boxes(persons, image.shape)
+    persons = persons[((inside[:, 2:] - inside[:, :2]) >= 2).all(axis=1)]
     assert len(persons) > 10
     assert (classes != 0).any()
     assert len(ours) == len(persons)
@@ -184,19 +196,20 @@ def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
 
 
 def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
-    """Label, score, size and finiteness are looked at; boxes are clipped to the image."""
+    """Label, score, size and finiteness are looked at; boxes may reach beyond the image, if they lie in it too."""
     rows = [
         (10, 20, 110, 220, 0.6),
         (-50, -50, 600, 600, 0.9),
+        (-50, 20, 1, 220, 0.9),
         (10, 20, 110, 220, 0.29),
         (30, 30, 90, 90, 0.8),
         (50, 50, 50.5, 90, 0.8),
         (np.nan, 50, 90, 90, 0.8),
     ]
-    labels = np.array([[0, 0, 0, 16, 0, 0]])
+    labels = np.array([[0, 0, 0, 0, 16, 0, 0]])
     detector = PersonDetector(Canned(np.array([rows], dtype=np.float32), labels), detector_spec('nms'))
     boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
-    np.testing.assert_allclose(boxes, [(0, 0, 416, 416), (10, 20, 110, 220)])
+    np.testing.assert_allclose(boxes, [(-50, -50, 600, 600), (10, 20, 110, 220)])
     np.testing.assert_allclose(scores, [0.9, 0.6])
 
 

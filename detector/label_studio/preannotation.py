@@ -1,0 +1,227 @@
+"""Tasks in, predictions out: in bulk, and interactively for a box or a click."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from .. import relevance
+from ..errors import Busy, InvalidRequest, WholebodyError
+from ..images import Image
+from ..inference import GROUP_IMAGES, Estimate, Inference
+from ..person_detector import MIN_BOX_SIDE
+from ..poses import FloatArray, Pose
+from ..settings import Settings
+from .config import LabelingConfig
+from .regions import Person, Size, to_results
+
+log = logging.getLogger('wholebody.label_studio')
+
+Prediction = dict[str, Any]
+"""`model_version`, `score` and `result`, as Label Studio stores it."""
+
+AHEAD: Final = 4 * GROUP_IMAGES
+"""Images that are fetched, or wait fetched, before their inference."""
+_LEAST_PAUSE: Final = 0.05
+
+
+class ImageSource(Protocol):
+    """Where the images of tasks come from."""
+
+    async def fetch(self, address: str, *, task_id: int | None) -> bytes:
+        """The bytes of an image file.
+
+        :raises WholebodyError: it cannot be had.
+        """
+
+
+class Preannotator:
+    """Makes predictions with the model that serves."""
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._inference = inference
+        self._threshold = settings.confidence_threshold
+        self._seconds = settings.predict_seconds
+
+    async def predict(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource
+    ) -> list[Prediction | list[Prediction]]:
+        """A prediction per task, in their order; `[]` for a task that fails, or for which the time was too short.
+
+        Label Studio asks again for those with `[]`, and only for those. Why a task has failed is logged with its id.
+
+        :param tasks: as Label Studio sends them.
+        :raises ModelUnavailable: no model serves.
+        """
+        results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
+        deadline = time.monotonic() + self._seconds
+        done = 0
+        async with aclosing(self._fetched(tasks, config, source, deadline)) as groups:
+            async for group in groups:
+                done += len(group)
+                for index, prediction in await self._predict_group(group, tasks, config, deadline):
+                    results[index] = prediction
+        if time.monotonic() >= deadline:
+            log.warning('%d of %d tasks were begun in %g seconds: ask again', done, len(tasks), self._seconds)
+        return results
+
+    async def _fetched(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float
+    ) -> AsyncGenerator[list[tuple[int, bytes]]]:
+        """Groups of images in the order in which they arrive, each with the place of its task.
+
+        :param deadline: of `time.monotonic`, at which no more come.
+        """
+        fetching: dict[asyncio.Task[bytes], int] = {}
+        ready: list[tuple[int, bytes]] = []
+        left = iter(range(len(tasks)))
+        try:
+            while (seconds := deadline - time.monotonic()) > 0:
+                while len(fetching) + len(ready) < AHEAD and (index := next(left, None)) is not None:
+                    fetching[asyncio.create_task(_fetch(tasks[index], config, source))] = index
+                if len(ready) >= GROUP_IMAGES or (ready and not fetching):
+                    yield ready[:GROUP_IMAGES]
+                    del ready[:GROUP_IMAGES]
+                    continue
+                if not fetching:
+                    return
+                arrived, _ = await asyncio.wait(fetching, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                for task in arrived:
+                    index = fetching.pop(task)
+                    if task.exception() is None:
+                        ready.append((index, task.result()))
+                    else:
+                        _log_failure(tasks[index], task.exception())
+        finally:
+            for task in fetching:
+                task.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+
+    async def _predict_group(
+        self, group: Sequence[tuple[int, bytes]], tasks: Sequence[Any], config: LabelingConfig, deadline: float
+    ) -> list[tuple[int, Prediction]]:
+        decoded = await asyncio.gather(
+            *(self._inference.decode(received) for _, received in group), return_exceptions=True
+        )
+        images: list[tuple[int, Image]] = []
+        for (index, _), image in zip(group, decoded, strict=True):
+            if isinstance(image, BaseException):
+                _log_failure(tasks[index], image)
+            else:
+                images.append((index, image))
+        estimates = await self._estimates([image for _, image in images], deadline)
+        predictions = await asyncio.to_thread(lambda: [self._prediction(estimate, config) for estimate in estimates])
+        return [(index, prediction) for (index, _), prediction in zip(images, predictions, strict=False)]
+
+    async def _estimates(self, images: Sequence[Image], deadline: float) -> list[Estimate]:
+        """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
+        while True:
+            try:
+                return [estimate async for estimate in self._inference.estimate_batch(images, live=False)]
+            except Busy as error:
+                pause = max(error.retry_after, _LEAST_PAUSE)
+                if time.monotonic() + pause >= deadline:
+                    return []
+                await asyncio.sleep(pause)
+
+    async def interactive(
+        self, task: Any, config: LabelingConfig, context: Mapping[str, Any], source: ImageSource
+    ) -> Prediction:
+        """The person in the box that was drawn, or nearest to the click; nobody if there is no such prompt.
+
+        :param context: its `result` holds the regions of the prompt's label, the prompt last.
+        :raises WholebodyError: the image cannot be had, or no model serves in time.
+        """
+        prompt = _prompt(context, config)
+        if prompt is None:
+            return {'result': []}
+        image = await self._inference.decode(await _fetch(task, config, source))
+        size = image.shape[1], image.shape[0]
+        if 'width' in prompt and prompt['type'] == 'rectanglelabels':
+            box = _box(prompt, size)
+            if box is None:
+                return {'result': []}
+            estimate = await self._inference.estimate(image, boxes=box[None])
+            return await asyncio.to_thread(self._prediction, estimate, config)
+        click = np.array([prompt['x'] * size[0] / 100, prompt['y'] * size[1] / 100])
+        estimate = await self._inference.estimate(image)
+        nearest = min(estimate.poses, key=lambda pose: self._distance(pose, click), default=None)
+        return await asyncio.to_thread(self._prediction, estimate, config, [] if nearest is None else [nearest])
+
+    def _distance(self, pose: Pose, point: FloatArray) -> float:
+        """Pixels from a point to the nearest keypoint that is shown, or to the box where none is."""
+        shown = pose.keypoints[pose.confidences >= self._threshold]
+        if len(shown):
+            return float(np.linalg.norm(shown - point, axis=1).min())
+        return float(np.linalg.norm(np.maximum(np.maximum(pose.box[:2] - point, point - pose.box[2:]), 0)))
+
+    def _prediction(self, estimate: Estimate, config: LabelingConfig, poses: list[Pose] | None = None) -> Prediction:
+        """:param poses: those of the estimate that are wanted; None: all."""
+        poses = estimate.poses if poses is None else poses
+        size = estimate.image.shape[1], estimate.image.shape[0]
+        persons = [Person.of(pose, threshold=self._threshold) for pose in poses]
+        return {
+            'model_version': estimate.package.model_version,
+            'score': score(poses, size),
+            'result': to_results(persons, config, size),
+        }
+
+
+def score(poses: Sequence[Pose], size: Size) -> float:
+    """How certain the least certain pose is, 0..1; 1 without any.
+
+    Label Studio brings the lowest first.
+    """
+    if not poses:
+        return 1.0
+    return round(float(relevance.certainties(poses, size=size).min()), 4)
+
+
+async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> bytes:
+    data = task.get('data') if isinstance(task, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise InvalidRequest("it has no 'data'")
+    address = data.get(config.image_key)
+    if not isinstance(address, str):
+        raise InvalidRequest(f'its data has no image in the field {config.image_key!r}')
+    task_id = task.get('id')
+    return await source.fetch(address, task_id=task_id if isinstance(task_id, int) else None)
+
+
+def _log_failure(task: Any, error: BaseException | None) -> None:
+    task_id = task.get('id') if isinstance(task, Mapping) else None
+    if isinstance(error, WholebodyError):
+        log.warning('task %.40r: %s', task_id, error)
+    else:
+        log.error('task %.40r failed inside the node', task_id, exc_info=error)
+
+
+def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any] | None:
+    """What was drawn last: its `type`, and x, y, width, height in percent of the image."""
+    results = context.get('result')
+    regions = [region for region in results if isinstance(region, Mapping)] if isinstance(results, list) else []
+    manual = [region for region in regions if region.get('origin') == 'manual'] or regions
+    value = manual[-1].get('value') if manual else None
+    if not isinstance(value, Mapping) or manual[-1].get('is_positive') is False:
+        return None
+    kind = 'rectanglelabels' if 'height' in value else 'keypointlabels'
+    labels = value.get(kind)
+    labels = labels if isinstance(labels, list) else []
+    if config.boxes is not None and kind == 'rectanglelabels' and config.boxes.label not in labels:
+        return None
+    sides = ('x', 'y', 'width', 'height') if kind == 'rectanglelabels' else ('x', 'y')
+    if not all(isinstance(value.get(side), int | float) and np.isfinite(value[side]) for side in sides):
+        return None
+    return {'type': kind} | {side: float(value[side]) for side in sides}
+
+
+def _box(prompt: Mapping[str, Any], size: Size) -> FloatArray | None:
+    """The part of a drawn box that lies in the image, x1, y1, x2, y2 in pixels; None if that is too small."""
+    corners = np.array([prompt['x'], prompt['y'], prompt['x'] + prompt['width'], prompt['y'] + prompt['height']])
+    scale = np.array([*size, *size]) / 100
+    box = np.clip(corners * scale, 0, np.array([*size, *size])).astype(np.float32)
+    return box if ((box[2:] - box[:2]) >= MIN_BOX_SIDE).all() else None

@@ -1,0 +1,264 @@
+"""On networks of the published architecture, with random weights, our f32 boxes and keypoints are those of rtmlib."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+import openvino
+import pytest
+from numpy.typing import NDArray
+from rtmlib import YOLOX, RTMPose
+
+from benchmarks import random_weights
+from benchmarks.network_layers import random_pictures
+from benchmarks.yolox_network import Form
+from detector.engine import EngineOptions, PoseEngine
+from detector.images import Image
+from detector.model_package import ModelPackage, unpack
+from detector.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
+from detector.poses import Pose
+from detector.runtimes import Backend, FloatArray, open_runtime
+
+pytestmark = pytest.mark.integration
+
+BACKENDS: Final = get_args(Backend)
+FORMS: Final = get_args(Form)
+SIZES: Final = {0: (517, 333), 1: (481, 457), 4: (333, 517), 10: (1203, 801)}
+"""Width and height of the pictures, by the number of persons that are found in them."""
+MAX_DISTANCE: Final = 0.5
+"""By which keypoints may lie apart, in pixels, unless rtmlib's two best bins tie."""
+MIN_SHARE: Final = 0.999
+"""Of the keypoints, that may not lie apart even if they tie."""
+TIE: Final = 1e-4
+"""Of two bins' values, relative to the larger."""
+BORDER_SIZE: Final = (601, 399)
+BORDER_BOXES: Final = [
+    (0, 60.5, 130, 330),  # touches the left border
+    (200, 0, 310.2, 250),  # the top
+    (480.7, 50, 601, 340),  # the right
+    (250, 120, 390, 399),  # the bottom
+    (0, 0, 601, 399),  # is the whole image
+    (-70.3, -95, 110, 190),  # reaches beyond the upper left corner
+    (470, 230.4, 690, 560),  # beyond the lower right one
+    (-60, -40, 660, 450),  # beyond all borders
+]
+
+Boxes = Sequence[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Our engine and rtmlib's pose estimator, on the same network and runtime."""
+
+    backend: Backend
+    engine: PoseEngine
+    estimator: RTMPose
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """The poses of the persons in a picture by rtmlib's reckoning, and by ours.
+
+    :param keypoints: (N, 133, 2), clipped to the image.
+    :param confidences: (N, 133), clipped to 0..1.
+    :param tied: (N, 133, 2), whether the two best bins in x and in y are as good as equal.
+    """
+
+    keypoints: FloatArray
+    confidences: FloatArray
+    tied: NDArray[np.bool_]
+    ours: list[Pose]
+
+
+@pytest.fixture(scope='module')
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    """That of the lightweight mode, whose detector finds four persons and holds the NMS."""
+    folder = tmp_path_factory.mktemp('random-parity')
+    archive = random_weights.pack(folder, 'lightweight', 4, 'nms')
+    unpacked = folder / 'unpacked'
+    unpacked.mkdir()
+    return unpack(archive, unpacked)
+
+
+@pytest.fixture(scope='module')
+def packages(package: ModelPackage) -> dict[tuple[Form, int | None], ModelPackage]:
+    """The same with every kind of detector, by its form and the number of persons; None: it finds what it will."""
+    kinds = [(form, persons) for form in FORMS for persons in (None, 0, 1, 4, 10)]
+    return {kind: package if kind == ('nms', 4) else _with_detector(package, *kind) for kind in kinds}
+
+
+def _with_detector(package: ModelPackage, form: Form, persons: int | None) -> ModelPackage:
+    # rtmlib takes all classes for persons, so there is one where anything may be found
+    classes = 1 if persons is None else None
+    path = random_weights.write_detector(package.folder, 'yolox-tiny', form=form, persons=persons, classes=classes).path
+    # with NMS in the graph, rtmlib's threshold cannot be chosen
+    threshold = 0.3 if form == 'nms' else 0.1
+    return _with(package, file=path.name, output=form, score_threshold=threshold)
+
+
+def _with(package: ModelPackage, **changes: Any) -> ModelPackage:
+    """The package with changes to its detector's description."""
+    detector = package.wholebody.detector.model_copy(update=changes)
+    return replace(package, wholebody=package.wholebody.model_copy(update={'detector': detector}))
+
+
+@pytest.fixture(scope='module', params=BACKENDS)
+def pair(package: ModelPackage, request: pytest.FixtureRequest) -> Pair:
+    backend = cast(Backend, request.param)
+    engine = PoseEngine(package, EngineOptions(backend_type=backend, precision='f32'))
+    engine.check()
+    assert engine.runtime.startswith(backend)
+    assert engine.runtime.endswith('f32')
+    assert engine.estimator.batch_sizes == (8, 4, 2, 1)
+    spec = package.wholebody.estimator
+    estimator = RTMPose(str(package.estimator_path), spec.input_size, spec.mean, spec.std, backend=backend)
+    _compute_f32(estimator)
+    return Pair(backend, engine, estimator)
+
+
+def _compute_f32(tool: YOLOX | RTMPose) -> None:
+    """rtmlib leaves the precision to OpenVINO, which takes bf16 where the CPU has AMX; there, compile again."""
+    if tool.backend != 'openvino' or tool.compiled_model.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32:
+        return
+    core = openvino.Core()
+    config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+    tool.compiled_model = core.compile_model(core.read_model(tool.onnx_model), 'CPU', config)
+    tool._ov_outputs = list(tool.compiled_model.outputs)
+
+
+def our_detector(package: ModelPackage, backend: Backend) -> PersonDetector:
+    return PersonDetector(open_runtime(package.detector_path, backend_type=backend), package.wholebody.detector)
+
+
+def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
+    spec = package.wholebody.detector
+    detector = YOLOX(
+        str(package.detector_path),
+        spec.input_size[::-1],
+        score_thr=spec.score_threshold,
+        nms_thr=spec.nms_threshold,
+        backend=backend,
+    )
+    _compute_f32(detector)
+    return detector
+
+
+def their_boxes(detector: YOLOX, image: Image) -> FloatArray:
+    """Those of rtmlib, which it is handed a BGR image for, but for those that hardly lie in the image."""
+    boxes = np.reshape(detector(np.ascontiguousarray(image[..., ::-1])), (-1, 4)).astype(np.float32)
+    inside = clip_boxes(boxes, image.shape)
+    return boxes[((inside[:, 2:] - inside[:, :2]) >= MIN_BOX_SIDE).all(axis=1)]
+
+
+def compare(estimator: RTMPose, image: Image, boxes: FloatArray, ours: list[Pose]) -> Comparison:
+    """Put beside our poses what rtmlib's call gives for the boxes, taken apart to see the bins.
+
+    :param image: RGB, as the estimator is made for.
+    """
+    keypoints, scores, tied = [], [], []
+    for box in boxes:
+        crop, centre, scale = estimator.preprocess(image, box)
+        simcc = estimator.inference(crop)
+        (person,), (of_person,) = estimator.postprocess(simcc, centre, scale)
+        second, best = np.stack([np.partition(values[0], -2)[:, -2:] for values in simcc], axis=1).transpose(2, 0, 1)
+        keypoints.append(person)
+        scores.append(of_person)
+        tied.append(best - second <= TIE * np.abs(best))
+    height, width = image.shape[:2]
+    return Comparison(
+        keypoints=np.clip(keypoints, 0, [width - 1, height - 1]),
+        confidences=np.clip(scores, 0, 1),
+        tied=np.array(tied),
+        ours=ours,
+    )
+
+
+def assert_equal(comparisons: Sequence[Comparison]) -> None:
+    """Keypoints lie apart only where two bins tie, and few do; confidences are equal."""
+    apart = []
+    for comparison in comparisons:
+        assert len(comparison.ours) == len(comparison.keypoints)
+        confidences = np.stack([pose.confidences for pose in comparison.ours])
+        np.testing.assert_allclose(confidences, comparison.confidences, rtol=0, atol=1e-4)
+        distances = np.abs(np.stack([pose.keypoints for pose in comparison.ours]) - comparison.keypoints)
+        moved = distances > MAX_DISTANCE
+        assert not np.any(moved & ~comparison.tied), (
+            f'{np.sum(moved & ~comparison.tied)} of {moved.size} coordinates lie up to '
+            f'{distances[~comparison.tied].max():.2f} px apart without a tie'
+        )
+        apart.append(moved.any(axis=2).ravel())
+    assert np.mean(np.concatenate(apart)) <= 1 - MIN_SHARE
+
+
+def picture(size: tuple[int, int]) -> Image:
+    (image,) = random_pictures(1, width=size[0], height=size[1], seed=11)
+    return cast(Image, image)
+
+
+def scattered(count: int, size: tuple[int, int]) -> FloatArray:
+    """Boxes of many sizes and shapes inside an image, (count, 4)."""
+    rng = np.random.default_rng(count)
+    sides = rng.uniform(0.15, 0.6, (count, 2)) * size
+    corners = rng.uniform(0, 1, (count, 2)) * (size - sides)
+    return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
+
+
+def test_keypoints_in_given_boxes_equal_those_of_rtmlib(pair: Pair) -> None:
+    """One, four and ten persons in images of odd sizes, and boxes at and beyond the border."""
+    queries = [(picture(size), scattered(persons, size)) for persons, size in SIZES.items() if persons]
+    queries.append((picture(BORDER_SIZE), np.array(BORDER_BOXES, dtype=np.float32)))
+    found = [
+        pair.engine.poses_in_boxes([(image, boxes, np.ones(len(boxes), dtype=np.float32))])[0]
+        for image, boxes in queries
+    ]
+    assert_equal(
+        [compare(pair.estimator, image, boxes, ours) for (image, boxes), ours in zip(queries, found, strict=True)]
+    )
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_from_the_picture_to_keypoints_all_equals_rtmlib(
+    pair: Pair, packages: dict[tuple[Form, int | None], ModelPackage], form: Form
+) -> None:
+    """Nobody, one, four and ten persons: the same boxes, and in them the same keypoints."""
+    comparisons = []
+    for persons, size in SIZES.items():
+        package, image = packages[form, persons], picture(size)
+        pair.engine.detector = our_detector(package, pair.backend)
+        pair.engine.detector.check()
+        ours = pair.engine.poses(image)
+        boxes = their_boxes(their_detector(package, pair.backend), image)
+        assert len(ours) == len(boxes) == persons
+        if not persons:
+            continue  # rtmlib's estimator would take the whole image for a person
+        np.testing.assert_allclose(np.stack([pose.box for pose in ours]), boxes, rtol=0, atol=0.01)
+        comparisons.append(compare(pair.estimator, image, boxes, ours))
+    assert_equal(comparisons)
+
+
+@pytest.mark.parametrize(
+    ('form', 'nms_threshold'),
+    [
+        ('nms', 0.45),
+        ('raw', 1.0),
+        ('raw', 0.45),
+    ],
+    ids=['nms', 'raw, all overlapping', 'raw, few overlapping'],
+)
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_boxes_anywhere_equal_those_of_rtmlib(
+    packages: dict[tuple[Form, int | None], ModelPackage], backend: Backend, form: Form, nms_threshold: float
+) -> None:
+    """Of all sizes and scores, some beyond the border: as many, in the same order."""
+    package = _with(packages[form, None], nms_threshold=nms_threshold)
+    count = 0
+    ours = our_detector(package, backend)
+    for size in ((97, 61), (481, 457), (1203, 801)):
+        boxes, _ = ours.detect(picture(size))
+        # new networks, since those of OpenCV 5.0.0 compute wrongly when more boxes are found than in the first run
+        expected = their_boxes(their_detector(package, backend), picture(size))
+        assert len(boxes) == len(expected)
+        np.testing.assert_allclose(boxes, expected, rtol=0, atol=0.01)
+        count += len(boxes)
+    assert count > 20
