@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from .errors import Busy, WholebodyError
+from .errors import Busy, Unauthorized, WholebodyError
 
 
 def install(app: FastAPI) -> None:
@@ -17,7 +17,11 @@ def install(app: FastAPI) -> None:
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WholebodyError)
-    headers = {'Retry-After': str(max(1, math.ceil(error.retry_after)))} if isinstance(error, Busy) else None
+    headers = {}
+    if isinstance(error, Busy):
+        headers['Retry-After'] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, Unauthorized):
+        headers['WWW-Authenticate'] = 'Basic realm="wholebody"'
     return JSONResponse({'detail': str(error)}, status_code=error.status, headers=headers)
 
 

@@ -7,6 +7,7 @@ WholebodyError
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
 │       └── DamagedPackage      422  … since its bytes are not what they should be
+├── Unauthorized                401  user name and password are missing or wrong
 ├── NotFound                    404  what the address names is not there (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── ModelUnavailable            503  no model serves (yet)
@@ -54,6 +55,10 @@ class InvalidPackage(InvalidRequest):
 
 class DamagedPackage(InvalidPackage):
     """A package whose bytes are broken, as an interrupted or faulty transfer leaves them."""
+
+
+class Unauthorized(WholebodyError):
+    status = HTTPStatus.UNAUTHORIZED
 
 
 class NotFound(WholebodyError):

@@ -9,6 +9,9 @@ from .images import MAX_BYTES
 
 MAX_BODY_BYTES: Final = MAX_BYTES + 1024**2
 """Of a request: an image of the largest size and the form around it."""
+MAX_LABEL_STUDIO_BYTES: Final = 256 * 1024**2
+"""Of Label Studio's requests, which hold hundreds of tasks with all their annotations and predictions."""
+_LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
 MAX_COMMAND_BYTES: Final = 1024
 """Of a PUT: a word or a version."""
 
@@ -26,7 +29,7 @@ class RequestLimits:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
-        limit = MAX_COMMAND_BYTES if scope['method'] == 'PUT' else MAX_BODY_BYTES
+        limit = _limit(scope)
         declared = dict(scope['headers']).get(b'content-length', b'0')
         if declared.isdigit() and int(declared) > limit:
             await _refuse(413, _too_large(limit), scope, receive, send)
@@ -86,6 +89,12 @@ class RequestLimits:
                 raise
         if seen > limit and not started:
             await _refuse(413, _too_large(limit), scope, receive, send)
+
+
+def _limit(scope: Scope) -> int:
+    if scope['method'] == 'PUT':
+        return MAX_COMMAND_BYTES
+    return MAX_LABEL_STUDIO_BYTES if scope['path'] in _LABEL_STUDIO_PATHS else MAX_BODY_BYTES
 
 
 def _too_large(limit: int) -> str:

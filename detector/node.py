@@ -13,12 +13,13 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, error_answers, loop, metadata, routes, routes_outbox, sio_events, upstream
+from . import catalogue, error_answers, loop, ls_adapter, metadata, routes, routes_outbox, sio_events, upstream
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
 from .inference import Estimate, Inference
 from .limits import RequestLimits
+from .ls_adapter import LabelStudioBackend
 from .model_package import VERSION, ModelPackage, open_package
 from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
@@ -73,6 +74,8 @@ class WholebodyNode(DetectorNode):
         error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
+        self.label_studio = LabelStudioBackend(self)
+        self.include_router(ls_adapter.router)
 
     @property
     def has_loop(self) -> bool:
@@ -96,6 +99,7 @@ class WholebodyNode(DetectorNode):
     async def on_startup(self) -> None:
         """Serve the best model that works."""
         await self.outbox.start()
+        await self.label_studio.start()
         try:
             await asyncio.to_thread(self.store.clean)
             if self.settings.mode is not None and not self.store.has_current:
@@ -113,6 +117,7 @@ class WholebodyNode(DetectorNode):
     async def soft_reload(self) -> None:
         """Begin anew with a DATA_FOLDER that has been emptied; what `POST /reset` does, for tests only."""
         await self.updates.stop()
+        await self.label_studio.stop()
         await self.outbox.close()
         if self.collector is not None:
             self.collector.relevance.forget()
@@ -156,6 +161,7 @@ class WholebodyNode(DetectorNode):
     async def on_shutdown(self) -> None:
         if self._first_model is not None:
             self._first_model.cancel()
+        await self.label_studio.close()
         saved = [] if self.collector is None else [self.collector.close()]
         await asyncio.gather(self.updates.stop(), self.outbox.close(), *saved)
         await self.sio.shutdown()

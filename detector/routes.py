@@ -95,6 +95,7 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     """Upstream's answer, plus what serves, what is refused, what waits for the Loop, and how to get a real model."""
     answer: dict[str, Any] = asdict(node.get_about_response())
     answer |= {'update': node.updates.about(), 'outbox': node.outbox.about()}
+    answer['label_studio'] = node.label_studio.about()
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:
@@ -127,13 +128,6 @@ async def put_model_version(request: Request) -> str:
     """
     await _node(request).set_model_version_mode((await request.body()).decode())
     return 'OK'
-
-
-@router.head('/health', include_in_schema=False)
-@router.get('/health', tags=['operation'])
-async def health() -> dict[str, str]:
-    """Whether the process is alive; says nothing of a model."""
-    return {'status': 'UP'}
 
 
 @router.head('/ready', include_in_schema=False)

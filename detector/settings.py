@@ -164,6 +164,10 @@ class Settings(BaseSettings):
     label_studio_url: str | None = Field(
         None, pattern=r'^https?://', description='Label Studio, e.g. `http://localhost:8080`'
     )
+    basic_auth_user: str | None = Field(
+        None, description="User name that Label Studio's requests must carry, with BASIC_AUTH_PASS"
+    )
+    basic_auth_pass: SecretStr | None = Field(None, description='The password')
     predict_seconds: float = Field(
         85, gt=0, le=3600, description='Seconds in which `/predict` answers; Label Studio gives up after 100'
     )
@@ -212,6 +216,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if self.min_uncertain_threshold > self.max_uncertain_threshold:
             raise ValueError('MIN_UNCERTAIN_THRESHOLD is above MAX_UNCERTAIN_THRESHOLD')
+        if (self.basic_auth_user is None) != (self.basic_auth_pass is None):
+            raise ValueError('BASIC_AUTH_USER and BASIC_AUTH_PASS must be set together')
         if self.loop_host is not None:
             for field in ('loop_organization', 'loop_project'):
                 if field not in self.model_fields_set:

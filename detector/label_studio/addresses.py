@@ -14,7 +14,7 @@ from ..errors import MediaFault
 
 CLOUD_SCHEMES: Final = ('s3', 'gs', 'azure-blob', 'azure-spi', 'azure_spi')
 """Of Label Studio's storages; it presigns or streams their files itself."""
-_MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/\d+/(presign|resolve)/?')
+_MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/[0-9]+/(presign|resolve)/?')
 """The paths that are asked with credentials, and no other."""
 _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
 _CONTROL: Final = re.compile(r'[\x00-\x1f\x7f]')

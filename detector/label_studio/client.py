@@ -124,7 +124,7 @@ class Connection:
 
     async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send a request that may be repeated, until there is an answer that is not of a proxy alone."""
-        url = self.url.copy_with(raw_path=f'{self.url.path.rstrip("/")}{path}'.encode('ascii'))
+        url = self.url.copy_with(raw_path=self.url.raw_path.rstrip(b'/') + path.encode('ascii'))
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 response = await self._client.send(self._client.build_request(method, url, **request), stream=True)

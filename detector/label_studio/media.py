@@ -57,7 +57,7 @@ class TaskImages:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self._connection = connection
-        self._addresses = Addresses(connection and connection.url, filter(None, hostnames.split(',')))
+        self._addresses = Addresses(None if connection is None else connection.url, filter(None, hostnames.split(',')))
         self._others = PublicClient(
             AllowedHosts.parse(allowed_hosts), connections=concurrency, connect_seconds=connect_seconds
         )

@@ -21,6 +21,7 @@ from ..errors import MediaFault
 # at DEBUG it writes the headers of answers, and with a redirect's Location the signature of a presigned address
 logging.getLogger('httpcore').setLevel(logging.INFO)
 
+_HEADERS: Final = ((b'Accept', b'image/*'), (b'Accept-Encoding', b'identity'), (b'User-Agent', b'wholebody'))
 _ERRORS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 _GLOBAL_UNICAST: Final = ipaddress.ip_network('2000::/3')
 _NAT64: Final = ipaddress.ip_network('64:ff9b::/96')
@@ -81,9 +82,9 @@ class PublicClient:
         host = url.raw_host.decode('ascii')
         port = url.port or (443 if url.scheme == 'https' else 80)
         if not (any_public or self._hosts.any_public or self._hosts.contains(host, port)):
-            raise MediaFault(f'images may not come from {host}:{port}: add it to IMAGE_HOSTS')
+            raise MediaFault(f'images may not come from {host}: add {_entry(host, port)} to IMAGE_HOSTS')
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        headers = {'Host': url.netloc, 'Accept': 'image/*', 'Accept-Encoding': 'identity', 'User-Agent': 'wholebody'}
+        headers = [(b'Host', url.netloc), *_HEADERS]
         timeouts = {'connect': self._connect_seconds}
         try:
             async with self._pool.stream('GET', target, headers=headers, extensions={'timeout': timeouts}) as answer:
@@ -169,8 +170,15 @@ class _VettingBackend(httpcore.AsyncNetworkBackend):
         if not self._hosts.contains(host, port):
             addresses = [address for address in addresses if is_public(address)]
         if not addresses:
-            raise MediaFault(f'{host} is not in the public internet: add {_plain(host)}:{port} to IMAGE_HOSTS')
+            raise MediaFault(
+                f'{host} is not in the public internet: add {_entry(host, port)} to IMAGE_HOSTS, or to '
+                'LABEL_STUDIO_HOSTNAMES if it is Label Studio'
+            )
         return addresses
+
+
+def _entry(host: str, port: int) -> str:
+    return f'[{host}]:{port}' if ':' in host else f'{host}:{port}'
 
 
 def _plain(host: str) -> str:

@@ -1,0 +1,169 @@
+"""The annotations that are to be looked at, and which versions have been sent: a small database on the disk."""
+
+import sqlite3
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+FIRST_PAUSE_SECONDS: Final = 5.0
+MAX_PAUSE_SECONDS: Final = 600.0
+MAX_TRIES: Final = 10
+"""Of an annotation whose image cannot be had; Label Studio and the outbox are waited for without end."""
+MAX_WAITING: Final = 200_000
+"""Annotations; a call that would bring more is cut."""
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS waiting (
+    annotation INTEGER PRIMARY KEY, project INTEGER NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+    hints INTEGER NOT NULL DEFAULT 1
+);
+CREATE INDEX IF NOT EXISTS waiting_due ON waiting (due);
+CREATE TABLE IF NOT EXISTS sent (annotation INTEGER PRIMARY KEY, version TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hint:
+    """An annotation that may be new.
+
+    :param hints: how many calls have told of it; for the queue's own use.
+    """
+
+    annotation: int
+    project: int
+    hints: int = 0
+
+
+class CorrectionQueue:
+    """Safe to be called from several threads; times are seconds since the epoch.
+
+    :param path: of the database, which is made where it is missing.
+    :raises OSError: it cannot be opened, also from the methods.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._database = _open(path)
+
+    def add(self, hints: Iterable[Hint], now: float) -> None:
+        """Look at annotations as soon as possible."""
+        with self._lock, _transaction(self._database) as database:
+            (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
+            for hint in list(hints)[: max(0, MAX_WAITING - waiting)]:
+                database.execute(
+                    'INSERT INTO waiting (annotation, project, due) VALUES (?, ?, ?) ON CONFLICT (annotation) DO '
+                    'UPDATE SET project = excluded.project, due = min(due, excluded.due), tries = 0, hints = hints + 1',
+                    (hint.annotation, hint.project, now),
+                )
+
+    def next(self) -> tuple[Hint | None, float]:
+        """What is due first, and when."""
+        with self._lock, _transaction(self._database) as database:
+            row = database.execute(
+                'SELECT annotation, project, hints, due FROM waiting ORDER BY due, annotation LIMIT 1'
+            ).fetchone()
+        return (None, 0.0) if row is None else (Hint(annotation=row[0], project=row[1], hints=row[2]), row[3])
+
+    def knows(self, hint: Hint, version: str) -> bool:
+        """Whether this version of the annotation has been sent."""
+        with self._lock, _transaction(self._database) as database:
+            row = database.execute('SELECT version FROM sent WHERE annotation = ?', (hint.annotation,)).fetchone()
+        return row is not None and row[0] == version
+
+    def done(self, hint: Hint, version: str | None) -> None:
+        """Sent, or nothing to send.
+
+        :param version: that was sent; None: nothing.
+        """
+        with self._lock, _transaction(self._database) as database:
+            if version is not None:
+                database.execute('INSERT OR REPLACE INTO sent VALUES (?, ?)', (hint.annotation, version))
+                _count(database, 'sent')
+            _remove(database, hint)
+
+    def drop(self, hint: Hint) -> None:
+        """It will never be sent."""
+        with self._lock, _transaction(self._database) as database:
+            _count(database, 'given_up')
+            _remove(database, hint)
+
+    def later(self, hint: Hint, now: float, *, limited: bool) -> bool:
+        """Try again after a pause that doubles.
+
+        :param limited: give it up after `MAX_TRIES`.
+        :return: whether it is given up.
+        """
+        with self._lock, _transaction(self._database) as database:
+            row = database.execute('SELECT tries FROM waiting WHERE annotation = ?', (hint.annotation,)).fetchone()
+            tries = 1 + (row[0] if row is not None else 0)
+            if limited and tries >= MAX_TRIES:
+                _count(database, 'given_up')
+                _remove(database, hint)
+                return True
+            pause = min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 20), MAX_PAUSE_SECONDS)
+            database.execute(
+                'UPDATE waiting SET due = ?, tries = ? WHERE annotation = ?', (now + pause, tries, hint.annotation)
+            )
+        return False
+
+    def about(self) -> dict[str, int]:
+        """How many wait, and how many were sent and given up."""
+        with self._lock, _transaction(self._database) as database:
+            (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
+            counts = dict(database.execute('SELECT name, number FROM counts').fetchall())
+        return {'waiting': waiting, 'sent': counts.get('sent', 0), 'given_up': counts.get('given_up', 0)}
+
+    def close(self) -> None:
+        with self._lock:
+            self._database.close()
+
+
+class _transaction:
+    """Commits, or rolls back; faults of the database are those of the disk."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._database
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            if error is None:
+                self._database.commit()
+            else:
+                self._database.rollback()
+        except sqlite3.Error as fault:
+            raise OSError(f'the database of corrections: {fault}') from fault
+        if isinstance(error, sqlite3.Error):
+            raise OSError(f'the database of corrections: {error}') from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A database that is broken is set aside and begun anew."""
+    try:
+        return _prepared(path)
+    except sqlite3.DatabaseError:
+        path.replace(path.with_suffix('.broken'))
+    try:
+        return _prepared(path)
+    except sqlite3.Error as error:
+        raise OSError(f'{path}: {error}') from error
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, check_same_thread=False, timeout=10)
+    database.executescript(_TABLES)
+    return database
+
+
+def _remove(database: sqlite3.Connection, hint: Hint) -> None:
+    """Unless somebody has told of it again in the meantime."""
+    database.execute('DELETE FROM waiting WHERE annotation = ? AND hints = ?', (hint.annotation, hint.hints))
+
+
+def _count(database: sqlite3.Connection, name: str) -> None:
+    database.execute('INSERT INTO counts VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET number = number + 1', (name,))

@@ -1,0 +1,238 @@
+"""Label Studio's door: the routes of a machine learning backend, as Label Studio 1.23 calls them."""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+from . import upstream
+from .errors import InvalidRequest, ModelUnavailable, Unauthorized
+from .label_studio import config
+from .label_studio.client import Connection
+from .label_studio.correction_queue import CorrectionQueue
+from .label_studio.corrections import Corrections
+from .label_studio.media import TaskImages
+from .label_studio.preannotation import Preannotator
+from .model_package import ModelPackage
+from .outbox import Outbox
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .node import WholebodyNode
+
+log = logging.getLogger('wholebody.label_studio')
+
+_TRAINING = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
+_REMEDY = (
+    'a webhook came without the user name and password of BASIC_AUTH_USER; Label Studio creates webhooks without: '
+    'give it the header with PATCH /api/webhooks/ID {"headers": {"Authorization": "Basic …"}}'
+)
+_basic = HTTPBasic(auto_error=False)
+
+
+class LabelStudioBackend:
+    """What the routes work with; part of a node.
+
+    :raises InvalidSettings: an address or a token cannot be used.
+    """
+
+    def __init__(self, node: 'WholebodyNode') -> None:
+        settings = node.settings
+        self._node = node
+        self._settings = settings
+        self._connection = Connection.of(settings)
+        self.images = TaskImages.of(settings, self._connection)
+        self.preannotator = Preannotator(node.inference, settings)
+        self.corrections: Corrections | None = None
+
+    async def start(self) -> None:
+        """Begin to work off corrections, if there is a Loop to send them to and a Label Studio to read them from."""
+        outbox, token = self._node.outbox, self._settings.label_studio_api_token
+        if self._connection is None or token is None or not isinstance(outbox, Outbox) or self.corrections is not None:
+            return
+        path = self._settings.data_folder / 'label_studio' / 'corrections.sqlite'
+        try:
+            queue = await asyncio.to_thread(CorrectionQueue, path)
+        except OSError as error:
+            log.error('corrections are not taken: %s', error)
+            return
+        self.corrections = Corrections(
+            queue,
+            self._connection,
+            self.images,
+            outbox,
+            category_ids=lambda: upstream.active_detector(self._node)[0].package.category_ids,
+            max_pixels=self._settings.max_image_pixels,
+        )
+        self.corrections.start()
+
+    async def stop(self) -> None:
+        """Take no corrections any more; what waits is kept on the disk."""
+        if self.corrections is not None:
+            await self.corrections.close()
+            self.corrections = None
+
+    async def close(self) -> None:
+        await self.stop()
+        await self.images.close()
+        if self._connection is not None:
+            await self._connection.close()
+
+    def model_version(self) -> str | None:
+        """Name and version of the package that serves; None if none does."""
+        try:
+            return upstream.active_detector(self._node)[0].package.model_version
+        except ModelUnavailable:
+            return None
+
+    def about(self) -> dict[str, Any]:
+        """Where images and corrections come from, and how many corrections wait."""
+        corrections = None if self.corrections is None else self.corrections.about()
+        url = None if self._connection is None else str(self._connection.url)
+        return {'url': url, 'corrections': corrections}
+
+
+def _backend(request: Request) -> LabelStudioBackend:
+    backend: LabelStudioBackend = cast('WholebodyNode', request.app).label_studio
+    return backend
+
+
+def _authorized(request: Request, given: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> None:
+    """Ask for BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set.
+
+    :raises Unauthorized: they are not in the request.
+    """
+    settings: Settings = cast('WholebodyNode', request.app).settings
+    if settings.basic_auth_user is None or settings.basic_auth_pass is None:
+        return
+    expected = f'{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}'
+    received = '' if given is None else f'{given.username}:{given.password}'
+    if not secrets.compare_digest(received.encode(), expected.encode()):
+        if request.url.path == '/webhook':
+            log.warning(_REMEDY)
+        raise Unauthorized('user name or password (BASIC_AUTH_USER, BASIC_AUTH_PASS) are missing or wrong')
+
+
+router = APIRouter(tags=['Label Studio'], dependencies=[Depends(_authorized)])
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request.
+
+    :raises InvalidRequest: it is none.
+    """
+    received = await request.body()
+    try:
+        body = await asyncio.to_thread(json.loads, received)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise InvalidRequest('the body is no JSON object')
+    return body
+
+
+def _json(content: Any) -> Response:
+    return Response(json.dumps(content, allow_nan=False), media_type='application/json')
+
+
+@router.get('/', include_in_schema=False)
+@router.head('/', include_in_schema=False)
+@router.head('/health', include_in_schema=False)
+@router.get('/health')
+async def health() -> dict[str, str]:
+    """Whether the process is alive; says nothing of a model."""
+    return {'status': 'UP', 'model_class': 'WholebodyNode'}
+
+
+@router.post('/setup')
+async def setup(request: Request) -> dict[str, str | None]:
+    """Label Studio introduces itself and asks for the version that predicts.
+
+    The token that it offers is not used.
+    """
+    body = await _body(request)
+    backend = _backend(request)
+    backend.images.learn_hostname(body.get('hostname'))
+    return {'model_version': backend.model_version()}
+
+
+@router.post('/predict')
+async def predict(request: Request) -> Response:
+    """Predictions for tasks; with a `context`, the person in the box that was drawn or nearest to the click.
+
+        curl localhost:8004/predict --json '{"tasks": [{"id": 1, "data": {"image": "https://…/photo.jpg"}}]}'
+
+    A task that fails has `[]` among the `results`, and so has one for which the time was too short.
+    """
+    body = await _body(request)
+    tasks = body.get('tasks')
+    if not isinstance(tasks, list):
+        raise InvalidRequest("'tasks' must be a list of tasks, each with an 'id' and 'data'")
+    label_config = body.get('label_config')
+    if not isinstance(label_config, str | None):
+        raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")
+    chosen = await asyncio.to_thread(config.parse, label_config)
+    params = body.get('params')
+    context = params.get('context') if isinstance(params, Mapping) else None
+    backend = _backend(request)
+    if backend.model_version() is None:
+        upstream.active_detector(cast('WholebodyNode', request.app))
+    async with backend.images.batch() as source:
+        if isinstance(context, Mapping):
+            if len(tasks) != 1:
+                raise InvalidRequest(f'a context belongs to one task; there are {len(tasks)}')
+            results: list[Any] = [await backend.preannotator.interactive(tasks[0], chosen, context, source)]
+        else:
+            results = list(await backend.preannotator.predict(tasks, chosen, source))
+    return await asyncio.to_thread(_json, {'results': results})
+
+
+@router.get('/versions')
+async def versions(request: Request) -> dict[str, list[str]]:
+    """The model versions that are installed, the one that serves first."""
+    node = cast('WholebodyNode', request.app)
+    serving = _backend(request).model_version()
+    packages = await asyncio.to_thread(node.store.installed)
+    others = {package.model_version for package in packages if isinstance(package, ModelPackage)} - {serving}
+    return {'versions': [*filter(None, [serving]), *sorted(others)]}
+
+
+@router.post('/validate')
+async def validate(request: Request) -> dict[str, Any]:
+    """Whether a labeling config offers something for a pose, and what."""
+    body = await _body(request)
+    label_config = body.get('config', body.get('label_config'))
+    if not isinstance(label_config, str):
+        raise InvalidRequest("'config' must be a text, the XML of the labeling config")
+    found = await asyncio.to_thread(config.parse, label_config)
+    return {
+        'status': 'OK',
+        'image': found.image_key,
+        'boxes': found.boxes is not None,
+        'skeletons': [] if found.skeletons is None else list(found.skeletons.labels),
+        'keypoints': 0 if found.points is None else len(found.points.labels),
+    }
+
+
+@router.post('/train')
+async def train(request: Request) -> dict[str, str]:
+    """Says where training happens."""
+    await _body(request)
+    return {'status': 'OK', 'detail': _TRAINING}
+
+
+@router.post('/webhook')
+async def webhook(request: Request) -> dict[str, Any]:
+    """Takes news of annotations; they are read again from Label Studio and sent to the Learning Loop afterwards."""
+    body = await _body(request)
+    if body.get('action') == 'START_TRAINING':
+        return {'status': 'OK', 'detail': _TRAINING}
+    corrections = _backend(request).corrections
+    if corrections is None:
+        return {'status': 'OK', 'detail': 'corrections need LOOP_HOST, LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'}
+    return {'status': 'OK', 'annotations': await corrections.note(body)}
