@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from .cli_labelstudio import app as labelstudio_app
 from .cli_model import app as model_app
 from .cli_outbox import app as outbox_app
 from .errors import InvalidSettings, WholebodyError
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(model_app, name='model')
 app.add_typer(outbox_app, name='outbox')
+app.add_typer(labelstudio_app, name='labelstudio')
 
 
 @app.command(

@@ -146,7 +146,7 @@ def _json(content: Any) -> Response:
 @router.get('/health')
 async def health() -> dict[str, str]:
     """Whether the process is alive; says nothing of a model."""
-    return {'status': 'UP', 'model_class': 'WholebodyNode'}
+    return {'status': 'UP'}
 
 
 @router.post('/setup')

@@ -203,3 +203,15 @@ def test_files_are_written_by_their_ending(tmp_path: Path) -> None:
         images.write(tmp_path / 'a.bmp', RGB)
     with pytest.raises(InvalidImage, match='No such file'):
         images.read(tmp_path / 'missing.png')
+
+
+@pytest.mark.parametrize('options', [{}, {'subsampling': '4:2:0'}, {'progressive': True}, {'quality': 30}])
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, Any]) -> None:
+    """To the bit, whoever decodes them."""
+    noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+    picture = PillowImage.fromarray(noise).convert(mode)
+    data = encoded(picture, 'JPEG', **options)
+    with PillowImage.open(io.BytesIO(data)) as stored:
+        expected = np.asarray(stored.convert('RGB'))
+    np.testing.assert_array_equal(images.decode(data), expected)

@@ -194,7 +194,7 @@ def _parse(text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ('http', 'https') or not url.host:
+    if url.scheme not in ('http', 'https') or not url.host or (url.port is not None and not 0 < url.port < 65536):
         raise MediaFault(f'{text.partition("/")[0][:_MAX_SHOWN]}//…: this address cannot be read')
     if url.userinfo:
         raise MediaFault(f'{shown(text)}: addresses with user name or password are refused')

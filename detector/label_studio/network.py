@@ -25,8 +25,8 @@ _HEADERS: Final = ((b'Accept', b'image/*'), (b'Accept-Encoding', b'identity'), (
 _ERRORS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError)
 _GLOBAL_UNICAST: Final = ipaddress.ip_network('2000::/3')
 _NAT64: Final = ipaddress.ip_network('64:ff9b::/96')
-_RELAYS: Final = (ipaddress.ip_network('192.88.99.0/24'), ipaddress.ip_network('2002::/16'))
-"""Of 6to4: whoever relays it connects to the IPv4 address inside."""
+_SPECIAL: Final = tuple(map(ipaddress.ip_network, ('192.0.0.0/24', '192.88.99.0/24', '2002::/16', '3fff::/20')))
+"""What Python 3.11 takes for public: protocol assignments, relays of 6to4 to any IPv4 address, documentation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,9 @@ def is_public(address: str) -> bool:
             return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
         if ip not in _GLOBAL_UNICAST:
             return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not any(ip in relay for relay in _RELAYS)
+    return (
+        ip.is_global and not ip.is_multicast and not ip.is_reserved and not any(ip in network for network in _SPECIAL)
+    )
 
 
 def text_of(error: Exception) -> str:

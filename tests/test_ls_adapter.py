@@ -1,0 +1,320 @@
+"""The routes of the Label Studio backend, against real node processes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from detector import images
+from detector.label_studio.config import LabelingConfig, generate, parse
+from detector.label_studio.regions import VISIBLE, Person, from_results
+from mock.test_card import Figure
+
+from .cards import FIGURES, iou, make_card
+from .label_studio.studio import Studio, running_studio
+from .processes import NodeProcess, running_node
+
+CARD = images.encode_jpeg(make_card(), quality=90)
+SIZE = (720, 480)
+CONFIGS = {
+    'keypoints': generate('keypoints'),
+    'skeleton': generate('skeleton'),
+    'points only': generate('keypoints').replace('RectangleLabels', 'PolygonLabels'),
+    'none': None,
+}
+
+
+@pytest.fixture(scope='module')
+def studio() -> Iterator[Studio]:
+    with running_studio() as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def backend(tmp_path_factory: pytest.TempPathFactory, studio: Studio) -> Iterator[NodeProcess]:
+    """A node that works for the stand-in of Label Studio."""
+    settings = {'DEADLINE': 60, 'PREDICT_SECONDS': 30, 'IMAGE_SECONDS': 2}
+    with running_node(tmp_path_factory.mktemp('backend'), **settings, **studio.settings) as node:
+        yield node
+
+
+def post(node: NodeProcess, path: str, body: Any, **options: Any) -> httpx.Response:
+    return httpx.post(node.url + path, json=body, timeout=60, **options)
+
+
+def predict(node: NodeProcess, tasks: list[Any], style: str = 'keypoints', context: Any = None) -> list[Any]:
+    """The results of a request as Label Studio makes it."""
+    body = {'tasks': tasks, 'project': '1.17', 'params': {'login': None, 'password': None, 'context': context}}
+    xml = CONFIGS[style]
+    answer = post(node, '/predict', body if xml is None else body | {'label_config': xml})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()['results']
+    assert len(results) == len(tasks)
+    return list(results)
+
+
+def task(task_id: int, image: Any) -> dict[str, Any]:
+    return {'id': task_id, 'data': {'image': image}, 'annotations': [], 'predictions': []}
+
+
+def persons_in(prediction: Any, style: str = 'keypoints', size: tuple[int, int] = SIZE) -> list[Person]:
+    return from_results(prediction['result'], parse(CONFIGS[style]), size)
+
+
+def assert_drawn(
+    persons: list[Person], figures: tuple[Figure, ...] = FIGURES, *, config: LabelingConfig | None = None
+) -> None:
+    """Each figure once: its keypoints within 1 % of the image, its box where it was drawn."""
+    config = parse(None) if config is None else config
+    assert len(persons) == len(figures)
+    for figure in figures:
+
+        def distance(person: Person, figure: Figure = figure) -> float:
+            return float(np.percentile(np.linalg.norm(person.keypoints - figure.keypoints, axis=1), 95))
+
+        person = min(persons, key=distance)
+        assert distance(person) < 0.01 * SIZE[1]
+        assert (person.visibility == VISIBLE).all()
+        if config.boxes is not None:
+            assert person.box is not None
+            assert iou(person.box, figure.box) > 0.9
+
+
+def test_what_label_studio_asks_before_it_connects(backend: NodeProcess) -> None:
+    """`health`, `setup` and `versions` answer as objects, with the version that predictions carry."""
+    for path in ('/', '/health'):
+        assert httpx.get(backend.url + path).json() == {'status': 'UP'}
+    setup = {'project': '1.17', 'schema': CONFIGS['keypoints'], 'hostname': 'http://x:80', 'access_token': 'secret'}
+    assert post(backend, '/setup', setup | {'extra_params': None}).json() == {'model_version': 'test-card 0.0'}
+    assert httpx.get(f'{backend.url}/versions').json() == {'versions': ['test-card 0.0']}
+    assert 'Learning Loop' in post(backend, '/train', {}).json()['detail']
+    assert 'Learning Loop' in post(backend, '/webhook', {'action': 'START_TRAINING'}).json()['detail']
+
+
+@pytest.mark.parametrize('style', CONFIGS)
+def test_tasks_get_the_poses_on_their_images(backend: NodeProcess, studio: Studio, style: str) -> None:
+    """In the style of the project, with the version that `setup` tells and the certainty as score."""
+    (prediction,) = predict(backend, [task(1, studio.add_image('card.jpg', CARD))], style)
+    assert_drawn(persons_in(prediction, style), config=parse(CONFIGS[style]))
+    assert prediction['model_version'] == 'test-card 0.0'
+    assert 0.6 < prediction['score'] <= 1
+
+
+def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio) -> None:
+    """Each of them has `[]`, and a line in the log with its id and the reason; the others keep their places."""
+    good = studio.add_image('good.jpg', CARD)
+    bad: list[tuple[Any, str]] = [
+        (task(100, studio.add_image('text.jpg', b'hello')), 'these bytes are not an image'),
+        (task(101, studio.add_image('page.jpg', b'<html><body>login</body></html>')), 'HTML page'),
+        (task(102, '/data/upload/1/gone.jpg'), 'no such file'),
+        (task(103, studio.add_image('slow.jpg', CARD, seconds=10)), 'IMAGE_SECONDS'),
+        (task(104, 'file:///etc/passwd'), 'file:'),
+        (task(105, '/data/upload/1/../../../etc/passwd'), '/etc/passwd'),
+        (task(106, None), "no image in the field 'image'"),
+        ({'id': 107, 'data': {'picture': 'x'}}, "no image in the field 'image'"),
+        ({'id': 108}, "no 'data'"),
+        ('task', "no 'data'"),
+        (task(110, studio.add_image('cut.jpg', CARD[:2000])), 'broken'),
+    ]
+    tasks = [item for item, _ in bad]
+    tasks[3:3] = [task(1, good)]
+    tasks.append(task(2, good))
+    results = predict(backend, tasks)
+    for index in (3, len(tasks) - 1):
+        assert_drawn(persons_in(results.pop(index if index == 3 else -1)))
+    assert results == [[]] * len(bad)
+    log = backend.log.read_text()
+    for item, reason in bad:
+        line = next(line for line in log.splitlines() if 'task' in line and reason in line)
+        assert not isinstance(item, dict) or str(item['id']) in log, line
+    assert not any('etc/passwd' in path for path in studio.asked)
+
+
+def test_nobody_is_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
+    """Stored by Label Studio, so that the task is not asked for again; certain, so that it comes last."""
+    empty = images.encode_jpeg(make_card(()))
+    (prediction,) = predict(backend, [task(1, studio.add_image('empty.jpg', empty))])
+    assert prediction == {'model_version': 'test-card 0.0', 'score': 1.0, 'result': []}
+
+
+def test_the_same_image_is_fetched_once_per_request(backend: NodeProcess, studio: Studio) -> None:
+    """However many tasks share it."""
+    address = studio.add_image('shared.jpg', CARD)
+    results = predict(backend, [task(number, address) for number in range(12)])
+    for prediction in results:
+        assert_drawn(persons_in(prediction))
+    assert studio.asked.count(address) == 1
+    ids = [region['id'] for prediction in results for region in prediction['result']]
+    assert len(set(ids)) == len(ids)
+
+
+def region(kind: str, value: dict[str, Any], *, origin: str = 'manual', **more: Any) -> dict[str, Any]:
+    labels = {'rectanglelabels': ['person'], 'keypointlabels': ['nose']}[kind]
+    return {'id': 'r', 'type': kind, 'origin': origin, 'value': value | {kind: labels}, **more}
+
+
+def percent_box(figure: Figure, margin: float = 5) -> dict[str, float]:
+    x1, y1, x2, y2 = (figure.box + np.array([-margin, -margin, margin, margin])) / np.array([7.2, 4.8, 7.2, 4.8])
+    return {'x': x1, 'y': y1, 'width': x2 - x1, 'height': y2 - y1, 'rotation': 0}
+
+
+@pytest.mark.parametrize('style', ['keypoints', 'skeleton', 'points only'])
+@pytest.mark.parametrize('figure', FIGURES)
+def test_a_drawn_box_gets_that_persons_points(backend: NodeProcess, studio: Studio, style: str, figure: Figure) -> None:
+    """The prompt is the last region that somebody drew, whatever predictions come before or after it."""
+    other = FIGURES[0] if figure is FIGURES[1] else FIGURES[1]
+    predicted = region('rectanglelabels', percent_box(other), origin='prediction')
+    drawn = region('rectanglelabels', percent_box(figure))
+    address = studio.add_image('card.jpg', CARD)
+    context = {'result': [region('rectanglelabels', percent_box(other)), drawn, predicted]}
+    (prediction,) = predict(backend, [task(1, address)], style, context)
+    assert_drawn(persons_in(prediction, style), (figure,), config=parse(CONFIGS[style]))
+
+
+def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -> None:
+    """All of that person's points; Alt-click is no question."""
+    address = studio.add_image('card.jpg', CARD)
+    for figure in FIGURES:
+        x, y = figure.keypoints[9] / (7.2, 4.8)
+        (prediction,) = predict(
+            backend, [task(1, address)], context={'result': [region('keypointlabels', {'x': x, 'y': y, 'width': 0.5})]}
+        )
+        assert_drawn(persons_in(prediction), (figure,))
+    negative = region('keypointlabels', {'x': x, 'y': y, 'width': 0.5}, is_positive=False)
+    assert predict(backend, [task(1, address)], context={'result': [negative]}) == [{'result': []}]
+
+
+@pytest.mark.parametrize(
+    'context',
+    [
+        {},
+        {'result': []},
+        {'result': None},
+        {'result': 'x'},
+        {'result': [None, 5]},
+        {'result': [{'origin': 'manual'}]},
+        {'result': [region('rectanglelabels', {'x': 10, 'y': 10, 'width': 0, 'height': 0})]},
+        {'result': [region('rectanglelabels', {'x': 110, 'y': 10, 'width': 20, 'height': 20})]},
+        {'result': [region('rectanglelabels', {'x': -50, 'y': -50, 'width': 20, 'height': 20})]},
+        {'result': [region('rectanglelabels', {'x': 'a', 'y': 1, 'width': 20, 'height': 20})]},
+        {'result': [region('rectanglelabels', {'x': 1, 'y': 1, 'width': -20, 'height': 20})]},
+        {'result': [region('keypointlabels', {'x': 1})]},
+        {
+            'result': [
+                {'origin': 'manual', 'value': {'x': 1, 'y': 1, 'width': 9, 'height': 9, 'rectanglelabels': ['car']}}
+            ]
+        },
+    ],
+)
+def test_a_prompt_that_is_none_finds_nobody(backend: NodeProcess, studio: Studio, context: Any) -> None:
+    """Without a result, without a size, outside the image, or of another label."""
+    address = studio.add_image('card.jpg', CARD)
+    assert predict(backend, [task(1, address)], context=context) == [{'result': []}]
+
+
+@pytest.mark.parametrize(
+    ('path', 'body', 'message'),
+    [
+        ('/predict', b'hello', 'no JSON object'),
+        ('/predict', b'[1]', 'no JSON object'),
+        ('/predict', b'', 'no JSON object'),
+        ('/predict', b'[' * 100_000, 'no JSON object'),
+        ('/predict', b'{}', "'tasks' must be a list"),
+        ('/predict', b'{"tasks": {}}', "'tasks' must be a list"),
+        ('/predict', b'{"tasks": [], "label_config": 5}', "'label_config' must be a text"),
+        ('/predict', b'{"tasks": [], "label_config": "<View"}', 'is no XML'),
+        ('/predict', b'{"tasks": [], "label_config": "<View/>"}', 'no RectangleLabels'),
+        ('/predict', b'{"tasks": [], "params": {"context": {"result": []}}}', 'a context belongs to one task'),
+        ('/setup', b'x', 'no JSON object'),
+        ('/validate', b'{}', "'config' must be a text"),
+        ('/validate', b'{"config": "<View/>"}', 'no RectangleLabels'),
+        ('/webhook', b'null', 'no JSON object'),
+        ('/train', b'"x"', 'no JSON object'),
+    ],
+)
+def test_bad_requests_are_explained(backend: NodeProcess, path: str, body: bytes, message: str) -> None:
+    """Status 422 with a JSON detail; interactive requests with a broken image say what is wrong with it."""
+    answer = httpx.post(backend.url + path, content=body, timeout=30)
+    assert answer.status_code == 422
+    assert message in answer.json()['detail']
+
+
+def test_an_interactive_request_says_what_is_wrong_with_the_image(backend: NodeProcess, studio: Studio) -> None:
+    """There is nobody to wait for another try."""
+    context = {'result': [region('rectanglelabels', percent_box(FIGURES[0]))]}
+    body = {'tasks': [task(1, '/data/upload/1/gone.jpg')], 'params': {'context': context}}
+    answer = post(backend, '/predict', body)
+    assert answer.status_code == 422
+    assert 'no such file' in answer.json()['detail']
+
+
+def test_no_tasks_are_no_predictions(backend: NodeProcess) -> None:
+    """Params may be missing, too."""
+    assert post(backend, '/predict', {'tasks': []}).json() == {'results': []}
+
+
+def test_a_config_is_validated(backend: NodeProcess) -> None:
+    """And what it offers is told."""
+    answer = post(backend, '/validate', {'config': CONFIGS['skeleton']})
+    assert answer.json() == {'status': 'OK', 'image': 'image', 'boxes': True, 'skeletons': ['pose'], 'keypoints': 0}
+
+
+def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, studio: Studio) -> None:
+    """What is done is returned within the time; the rest is `[]`, for which Label Studio asks again."""
+    quick = studio.add_image('quick.jpg', CARD)
+    slow = [studio.add_image(f'slow-{number}.jpg', CARD, seconds=8) for number in range(4)]
+    tasks = [task(1, quick), *(task(2 + number, address) for number, address in enumerate(slow)), task(9, quick)]
+    with running_node(tmp_path, PREDICT_SECONDS=3, IMAGE_SECONDS=30, **studio.settings) as node:
+        results = predict(node, tasks)
+        assert_drawn(persons_in(results[0]))
+        assert_drawn(persons_in(results[5]))
+        assert results[1:5] == [[]] * 4
+        assert 'ask again' in node.log.read_text()
+        for address in slow:
+            studio.seconds[address] = 0
+        for prediction in predict(node, tasks[1:5]):
+            assert_drawn(persons_in(prediction))
+
+
+def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
+    """But the container's probe; a webhook without is logged with what to do about it."""
+    with running_node(tmp_path, BASIC_AUTH_USER='ann', BASIC_AUTH_PASS='p:ä') as node:
+        routes = [('GET', '/'), ('GET', '/health'), ('GET', '/versions')]
+        routes += [('POST', path) for path in ('/setup', '/predict', '/validate', '/train', '/webhook')]
+        for method, path in routes:
+            for auth in (None, ('ann', 'wrong'), ('bob', 'p:ä'), ('', '')):
+                answer = httpx.request(method, node.url + path, auth=auth)
+                assert answer.status_code == 401, path
+                assert answer.headers['WWW-Authenticate'].startswith('Basic')
+                assert 'BASIC_AUTH_USER' in answer.json()['detail']
+            assert httpx.request(method, node.url + path, auth=('ann', 'p:ä')).status_code in (200, 422)
+        assert httpx.get(f'{node.url}/ready').status_code == 200
+        assert 'PATCH /api/webhooks/ID' in node.log.read_text()
+        assert 'p:ä' not in node.log.read_text()
+
+
+def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Path) -> None:
+    """`setup` knows no version, `predict` answers 503: the task opens without predictions."""
+    with running_node(
+        tmp_path, ready=False, MODE='lightweight', MODEL_CATALOGUE=_catalogue_of_nothing(tmp_path)
+    ) as node:
+        assert post(node, '/setup', {}).json() == {'model_version': None}
+        answer = post(node, '/predict', {'tasks': [task(1, 'http://x/y.jpg')]})
+        assert answer.status_code == 503
+        assert 'detail' in answer.json()
+
+
+def _catalogue_of_nothing(folder: Path) -> Path:
+    """A catalogue whose files nobody serves."""
+    from detector.embedded import CATALOGUE
+
+    folder.mkdir(exist_ok=True)
+    path = folder / 'catalogue.json'
+    content = json.loads(CATALOGUE.read_text())
+    text = json.dumps(content).replace('https://', 'http://127.0.0.1:9/')
+    path.write_text(text)
+    return path
