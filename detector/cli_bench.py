@@ -142,7 +142,7 @@ def plot(report: bench.Report, path: Path) -> Path | None:
     except ImportError:
         return None
     names = [name for name, figures in report.variants.items() if figures.turns]
-    figure = Figure(figsize=(10, 1.5 + 0.25 * len(names) * len(report.cases)), layout='constrained')
+    figure = Figure(figsize=(10, 2 + 0.18 * len(names) * len(report.cases)), layout='constrained')
     axes: Any = figure.subplots()
     height = 0.8 / len(names)
     for index, name in enumerate(names):
@@ -155,6 +155,6 @@ def plot(report: bench.Report, path: Path) -> Path | None:
     axes.set_xlabel(f'times as fast as {bench.RIVAL}')
     axes.set_title(f'{report.package} on {report.cpu}, {report.cpus} CPUs', fontsize=9)
     axes.invert_yaxis()
-    axes.legend(fontsize=7, loc='lower right')
+    figure.legend(loc='outside lower center', ncols=3, fontsize=7)
     figure.savefig(path, dpi=110)
     return path

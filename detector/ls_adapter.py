@@ -1,14 +1,14 @@
 """Label Studio's door: the routes of a machine learning backend, as Label Studio 1.23 calls them."""
 
 import asyncio
+import base64
 import json
 import logging
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
 from . import upstream
 from .errors import InvalidRequest, ModelUnavailable, Unauthorized
@@ -32,7 +32,6 @@ _REMEDY = (
     'a webhook came without the user name and password of BASIC_AUTH_USER; Label Studio creates webhooks without: '
     'give it the header with PATCH /api/webhooks/ID {"headers": {"Authorization": "Basic …"}}'
 )
-_basic = HTTPBasic(auto_error=False)
 
 
 class LabelStudioBackend:
@@ -102,7 +101,7 @@ def _backend(request: Request) -> LabelStudioBackend:
     return backend
 
 
-def _authorized(request: Request, given: Annotated[HTTPBasicCredentials | None, Depends(_basic)]) -> None:
+def _authorized(request: Request) -> None:
     """Ask for BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set.
 
     :raises Unauthorized: they are not in the request.
@@ -110,9 +109,12 @@ def _authorized(request: Request, given: Annotated[HTTPBasicCredentials | None, 
     settings: Settings = cast('WholebodyNode', request.app).settings
     if settings.basic_auth_user is None or settings.basic_auth_pass is None:
         return
+    scheme, _, given = request.headers.get('Authorization', '').partition(' ')
     expected = f'{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}'
-    received = '' if given is None else f'{given.username}:{given.password}'
-    if not secrets.compare_digest(received.encode(), expected.encode()):
+    # Label Studio's HTTP library encodes in Latin-1 what fits into it, others in UTF-8
+    encodings = [base64.b64encode(expected.encode(name, 'replace')) for name in ('utf-8', 'latin-1')]
+    matches = [secrets.compare_digest(given.strip().encode(), encoded) for encoded in encodings]
+    if scheme.lower() != 'basic' or not any(matches):
         if request.url.path == '/webhook':
             log.warning(_REMEDY)
         raise Unauthorized('user name or password (BASIC_AUTH_USER, BASIC_AUTH_PASS) are missing or wrong')

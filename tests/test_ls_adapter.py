@@ -1,5 +1,6 @@
 """The routes of the Label Studio backend, against real node processes."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from detector import images
+from detector.embedded import CATALOGUE
 from detector.label_studio.config import LabelingConfig, generate, parse
 from detector.label_studio.regions import VISIBLE, Person, from_results
 from mock.test_card import Figure
@@ -292,6 +294,8 @@ def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
                 assert answer.headers['WWW-Authenticate'].startswith('Basic')
                 assert 'BASIC_AUTH_USER' in answer.json()['detail']
             assert httpx.request(method, node.url + path, auth=('ann', 'p:ä')).status_code in (200, 422)
+            latin = {'Authorization': 'Basic ' + base64.b64encode('ann:p:ä'.encode('latin-1')).decode()}
+            assert httpx.request(method, node.url + path, headers=latin).status_code in (200, 422)
         assert httpx.get(f'{node.url}/ready').status_code == 200
         assert 'PATCH /api/webhooks/ID' in node.log.read_text()
         assert 'p:ä' not in node.log.read_text()
@@ -310,8 +314,6 @@ def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Pa
 
 def _catalogue_of_nothing(folder: Path) -> Path:
     """A catalogue whose files nobody serves."""
-    from detector.embedded import CATALOGUE
-
     folder.mkdir(exist_ok=True)
     path = folder / 'catalogue.json'
     content = json.loads(CATALOGUE.read_text())

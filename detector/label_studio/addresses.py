@@ -18,6 +18,7 @@ _MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/
 """The paths that are asked with credentials, and no other."""
 _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
 _CONTROL: Final = re.compile(r'[\x00-\x1f\x7f]')
+_HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
 _CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
 _MAX_CHARACTERS: Final = 8192
 _MAX_SHOWN: Final = 120
@@ -93,6 +94,8 @@ class Addresses:
         if not isinstance(address, str) or not address.strip():
             raise MediaFault('the task has no address of an image')
         address = address.strip()
+        if not _is_encodable(address):
+            raise MediaFault('the address of the image has half characters (lone surrogates)')
         scheme = address.partition(':')[0].lower()
         if scheme == 'data':
             return Inline(address)
@@ -117,7 +120,7 @@ class Addresses:
         assert origin is not None
         try:
             target = _parse(str(origin.join(location)))
-        except httpx.InvalidURL:
+        except (httpx.InvalidURL, ValueError):
             raise MediaFault(f'{shown(str(origin))} redirects to an address that cannot be read') from None
         if isinstance(place, Outside):
             return Outside(target, place.by_label_studio)
@@ -194,11 +197,20 @@ def _parse(text: str) -> httpx.URL:
         url = httpx.URL(text)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ('http', 'https') or not url.host or (url.port is not None and not 0 < url.port < 65536):
+    usable = url.scheme in ('http', 'https') and _HOST.fullmatch(url.raw_host)
+    if not usable or (url.port is not None and not 0 < url.port < 65536):
         raise MediaFault(f'{text.partition("/")[0][:_MAX_SHOWN]}//…: this address cannot be read')
     if url.userinfo:
         raise MediaFault(f'{shown(text)}: addresses with user name or password are refused')
     return url
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _presign(address: str, task_id: int | None) -> str:

@@ -192,7 +192,7 @@ async def _closing(batch: Batch) -> AsyncIterator[Batch]:
 def _explanation(status: int, place: Inside | Outside) -> str:
     if isinstance(place, Outside):
         hint = ', which is asked without credentials' if status in (401, 403) else ''
-        return f'{place.url.host} answers {status}{hint}'
+        return f'{place.url.raw_host.decode()} answers {status}{hint}'
     if status != httpx.codes.NOT_FOUND:
         return f'Label Studio answers {status}'
     if 'fileuri=' in place.path:

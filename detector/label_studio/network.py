@@ -73,7 +73,7 @@ class PublicClient:
 
     @asynccontextmanager
     async def get(self, url: httpx.URL, *, any_public: bool = False) -> AsyncIterator[httpx.Response]:
-        """Ask for a file; the body is still to be read.
+        """Ask for a file; the body is still to be read. The caller bounds the time that all of it may take.
 
         :param any_public: IMAGE_HOSTS need not allow the host, if its address is public.
         :raises MediaFault: IMAGE_HOSTS does not allow the host, or its address.
@@ -103,8 +103,8 @@ async def read_at_most(response: httpx.Response, limit: int) -> bytes | None:
     :return: None if there are more bytes than the limit; they are not read.
     :raises httpx.HTTPError: the transfer breaks off, or the body is compressed.
     """
-    encoding = response.headers.get('Content-Encoding', 'identity')
-    if encoding != 'identity':
+    encoding = response.headers.get('Content-Encoding', '')
+    if encoding.lower() not in ('', 'identity'):
         raise httpx.DecodingError(f'the answer is compressed ({encoding[:20]}), though asked not to be')
     length = response.headers.get('Content-Length', '')
     if length.isdecimal() and int(length) > limit:

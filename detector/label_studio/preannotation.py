@@ -83,14 +83,14 @@ class Preannotator:
             while (seconds := deadline - time.monotonic()) > 0:
                 while len(fetching) + len(ready) < AHEAD and (index := next(left, None)) is not None:
                     fetching[asyncio.create_task(_fetch(tasks[index], config, source))] = index
-                if len(ready) >= GROUP_IMAGES or (ready and not fetching):
+                if ready:
                     yield ready[:GROUP_IMAGES]
                     del ready[:GROUP_IMAGES]
-                    continue
-                if not fetching:
+                elif fetching:
+                    await asyncio.wait(fetching, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                else:
                     return
-                arrived, _ = await asyncio.wait(fetching, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-                for task in arrived:
+                for task in [task for task in fetching if task.done()]:
                     index = fetching.pop(task)
                     if task.exception() is None:
                         ready.append((index, task.result()))

@@ -53,6 +53,7 @@ DEVIOUS = [
     '/data/%2E./api/users',
     '/data/..%2fapi/users',
     '/data/upload%2f..%2f..%2fapi/users',
+    '/data/upload/1%2fa.jpg',
     '/data/%252e%252e/api/users',
     '/data/%25252e%25252e/api/users',
     '/data/%2525252525252e./api/users',
@@ -160,7 +161,8 @@ def test_without_label_studio_its_files_name_the_settings(address: str) -> None:
 NO_IMAGES = """
 file:///etc/passwd ftp://host/a.jpg /etc/passwd etc/passwd ../a.jpg a.jpg C:\\a.jpg //host/a.jpg
 javascript:alert(1) http:/a.jpg http:// https:///a.jpg http://h:99999/ http://h:0/ s3:bucket/a.jpg
-http://0177.0.0.1/a.jpg http://h:-1/ http://[::1/a.jpg http://h:8080:80/a.jpg
+http://0177.0.0.1/a.jpg http://h:-1/ http://[::1/a.jpg http://h:8080:80/a.jpg http://xn--%/a.jpg
+http://a%20b/a.jpg http://a,b/ http://[fe80::1%25eth0]/a.jpg
 """
 
 
@@ -169,6 +171,7 @@ http://0177.0.0.1/a.jpg http://h:-1/ http://[::1/a.jpg http://h:8080:80/a.jpg
     [
         *NO_IMAGES.split(),
         *('/data/a\x00b.jpg', 'http://host/a\r\nb', 'http://host/' + 'a' * 9000, '', '  '),
+        *('/data/upload/1/\ud800.jpg', 's3://bucket/\ud800', 'http://host/\udc00', 'data:image/png,\ud800'),
         *(None, 7, ['/data/a.jpg'], {}, True),
     ],
 )

@@ -1,10 +1,16 @@
 """Labeling configs, as projects have them."""
 
+from pathlib import Path
+
 import pytest
 
+from detector.cli import app
+from detector.embedded import MODEL_FILES
 from detector.errors import InvalidRequest
 from detector.label_studio.config import generate, parse
 from detector.skeleton import ALIASES, KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME
+
+from ..commands import invoke, succeed
 
 IMAGE = '<Image name="image" value="$image"/>'
 BOXES = '<RectangleLabels name="bbox" toName="image"><Label value="person"/></RectangleLabels>'
@@ -166,3 +172,21 @@ def test_a_second_image_without_controls_does_not_matter() -> None:
     """A reference picture beside the one that is labelled."""
     config = parse(view('<Image name="example" value="$example"/>', IMAGE, BOXES))
     assert (config.image, config.image_key) == ('image', 'image')
+
+
+def test_the_shipped_config_is_the_generated_one() -> None:
+    """With all labels that projects have today; `wholebody labelstudio config` writes it."""
+    shipped = (MODEL_FILES / 'labeling-config.xml').read_text()
+    assert shipped == generate('keypoints')
+    assert all(f'value="{name}"' in shipped for name in ('person', *KEYPOINT_NAMES))
+
+
+def test_the_command_prints_and_writes_configs(tmp_path: Path) -> None:
+    """Skeletons of everything by default."""
+    assert succeed(app, 'labelstudio', 'config') == generate('skeleton')
+    path = tmp_path / 'new' / 'hands.xml'
+    succeed(app, 'labelstudio', 'config', '--style', 'keypoints', '--parts', 'left_hand, face', '-o', path)
+    assert path.read_text() == generate('keypoints', ['left_hand', 'face'])
+    result = invoke(app, 'labelstudio', 'config', '--parts', 'tail')
+    assert result.exit_code != 0
+    assert 'choose from body' in f'{result.output}{result.exception}'

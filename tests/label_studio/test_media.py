@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from detector.errors import MediaFault
+from detector.errors import InvalidSettings, MediaFault
 from detector.label_studio import media, network
 from detector.label_studio.client import Connection
 from detector.label_studio.media import TaskImages
-from detector.settings import Settings
+from detector.settings import Settings, load_settings
 
 from .recorder import PICTURE, Recorder, Reply, Request, recording, redirecting
 from .test_addresses import DEVIOUS
@@ -28,6 +28,18 @@ UPLOAD = '/data/upload/1/2c357725-t0.jpg'
 SIGNED = '/bucket/a.jpg?X-Amz-Signature=deadbeef'
 
 Images = Callable[..., TaskImages]
+
+
+@pytest.fixture(scope='module')
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(autouse=True)
+def _authority_in_the_environment(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients trust nobody else; they are also made in a fraction of the time that the usual bundle takes."""
+    authority.cert_pem.write_to_path(str(tmp_path / 'ca.pem'))
+    monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'ca.pem'))
 
 
 @pytest.fixture
@@ -54,8 +66,7 @@ async def images(studio: Recorder) -> AsyncIterator[Images]:
         return made[-1]
 
     yield make
-    for closable in (*made, *connections):
-        await closable.close()
+    await asyncio.gather(*(fetching.close() for fetching in made), *(one.close() for one in connections))
 
 
 async def refused(images: TaskImages, address: object, match: str, *, task_id: int | None = 7) -> str:
@@ -125,13 +136,8 @@ async def test_a_name_that_a_stranger_gave_to_setup_gets_nothing(
     assert other.requests[0].authorization is None
 
 
-async def test_the_token_of_an_https_label_studio_never_goes_in_clear(
-    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_token_of_an_https_label_studio_never_goes_in_clear(images: Images, authority: trustme.CA) -> None:
     """An http:// address with its name and port is asked for over https; its own authority is in SSL_CERT_FILE."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / 'ca.pem'))
-    monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'ca.pem'))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert('localhost').configure_cert(context)
     with recording(context=context) as studio:
@@ -332,9 +338,16 @@ async def test_a_page_instead_of_an_image_is_called_one(
 
 async def test_an_image_is_one_whatever_its_content_type(studio: Recorder, images: Images) -> None:
     """What it is called matters to browsers only; other formats are told by whoever decodes them."""
-    for body, content_type in ((PICTURE, 'text/html'), (b'GIF89a', 'image/gif'), (b'\0\1', 'application/octet-stream')):
-        studio.answer = lambda _, reply=Reply(body=body, headers={'Content-Type': content_type}): reply
-        assert await images().fetch(UPLOAD, task_id=7) == body
+    answers = [(PICTURE, 'text/html'), (b'GIF89a', 'image/gif'), (b'\0\1', 'application/octet-stream')]
+    fetching = images()
+
+    def answer(request: Request) -> Reply:
+        body, content_type = answers[int(request.path[-1])]
+        return Reply(body=body, headers={'Content-Type': content_type})
+
+    studio.answer = answer
+    for number, (body, _) in enumerate(answers):
+        assert await fetching.fetch(f'/data/upload/{number}', task_id=7) == body
 
 
 @pytest.mark.parametrize(
@@ -377,7 +390,9 @@ async def test_no_signature_and_no_token_is_logged(
 )
 async def test_no_file_of_this_machine_is_read(studio: Recorder, images: Images, address: object) -> None:
     """Nor anything else that is no address of an image."""
-    fault = await refused(images(allowed_hosts='127.0.0.1'), address, '')
+    fault = await refused(
+        images(allowed_hosts='127.0.0.1'), address, 'images have addresses with|images lie under|no address|user name'
+    )
     assert 'pw' not in fault.replace('passwd', '')
     assert studio.requests == []
 
@@ -403,10 +418,29 @@ async def test_settings_are_honoured(other: Recorder, studio: Recorder) -> None:
     fetching = TaskImages.of(settings, connection)
     assert await fetching.fetch(f'http://labels:8080{UPLOAD}', task_id=7) == PICTURE
     assert await fetching.fetch(f'{other.url}/a.jpg', task_id=7) == PICTURE
-    other.answer = lambda _: time.sleep(0.6) or Reply()
+    other.answer = Crowd(0.6)
     await refused(fetching, f'{other.url}/a.jpg', '0.3 s')
     await fetching.close()
     await connection.close()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('IMAGE_HOSTS', 'http://minio:9000'),
+        ('IMAGE_HOSTS', 'minio/bucket'),
+        ('IMAGE_HOSTS', 'minio,*.example'),
+        ('IMAGE_HOSTS', 'ann:pw@minio'),
+        ('LABEL_STUDIO_HOSTNAMES', '*'),
+        ('LABEL_STUDIO_HOSTNAMES', 'labels:http'),
+        ('IMAGE_SECONDS', '0'),
+    ],
+)
+def test_settings_that_name_no_host_stop_the_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL, a path or a pattern would never match anything."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=f'^{name}='):
+        load_settings()
 
 
 @pytest.mark.parametrize(
