@@ -63,6 +63,10 @@ class Admission:
         """Requests that are in: preparing, waiting, or at their turn."""
         return self._present
 
+    def about(self) -> dict[str, int]:
+        """How many requests are in, and how many have been refused since the start."""
+        return {'present': self._present, 'refused': self.refused}
+
     @asynccontextmanager
     async def enter(self, *, live: bool = True, stream: Hashable | None = None) -> AsyncIterator[Ticket]:
         """Come in, and be counted until the end; the turn itself is `turn`.

@@ -95,7 +95,7 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     """Upstream's answer, plus what serves, what is refused, what waits for the Loop, and how to get a real model."""
     answer: dict[str, Any] = asdict(node.get_about_response())
     answer |= {'update': node.updates.about(), 'outbox': node.outbox.about()}
-    answer['label_studio'] = node.label_studio.about()
+    answer |= {'label_studio': node.label_studio.about(), 'requests': node.inference.admission.about()}
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:

@@ -186,7 +186,7 @@ def _checked(text: str) -> httpx.URL:
         url = httpx.URL(text.strip())
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ('http', 'https') or not url.host or url.userinfo or url.query or url.fragment:
+    if url.scheme not in ('http', 'https') or not url.raw_host or url.userinfo or url.query or url.fragment:
         raise InvalidSettings(
             'LABEL_STUDIO_URL: give an address like http://localhost:8080, without user name and query'
         )

@@ -10,8 +10,7 @@ import base64
 import binascii
 import re
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Final, Self
 from urllib.parse import unquote, unquote_to_bytes
 
@@ -89,9 +88,9 @@ class TaskImages:
         :raises MediaFault: the address is refused, or there is no image; the text names the setting to change.
         """
         place = self._addresses.place(address, task_id)
-        text = shown(str(address))
         if isinstance(place, Inline):
             return await asyncio.to_thread(_decode, place.uri, self._max_bytes)
+        text = shown(str(address))
         async with self._turns:
             try:
                 async with asyncio.timeout(self._seconds):
@@ -101,9 +100,9 @@ class TaskImages:
             except (LabelStudioFault, httpx.HTTPError) as error:
                 raise MediaFault(f'{text}: {error}') from None
 
-    def batch(self) -> AbstractAsyncContextManager['Batch']:
+    def batch(self) -> 'Batch':
         """A stretch of requests in which no address is asked for twice: `async with images.batch() as batch`."""
-        return _closing(Batch(self))
+        return Batch(self)
 
     async def close(self) -> None:
         """Close the connections to other hosts; that to Label Studio belongs to whoever opened it."""
@@ -133,12 +132,8 @@ class TaskImages:
             raise MediaFault(f'{text}: the file is empty (0 bytes)')
         kind = _kind_of_text(response.headers.get('Content-Type', ''), data)
         if kind is not None:
-            hint = (
-                'check LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'
-                if isinstance(place, Inside)
-                else 'check the address'
-            )
-            raise MediaFault(f'{text}: {kind} instead of an image, maybe of a login; {hint}')
+            what = 'LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN' if isinstance(place, Inside) else 'the address'
+            raise MediaFault(f'{text}: {kind} instead of an image, maybe of a login; check {what}')
         return data
 
 
@@ -165,7 +160,10 @@ class Batch:
         self._forget_oldest()
         return data
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         """Give up what is still being fetched."""
         for fetch in self._fetches.values():
             fetch.cancel()
@@ -179,14 +177,6 @@ class Batch:
                 kept += len(fetch.result())
                 if kept > _BATCH_BYTES:
                     del self._fetches[address]
-
-
-@asynccontextmanager
-async def _closing(batch: Batch) -> AsyncIterator[Batch]:
-    try:
-        yield batch
-    finally:
-        await batch.close()
 
 
 def _explanation(status: int, place: Inside | Outside) -> str:
