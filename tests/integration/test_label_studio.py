@@ -1,0 +1,266 @@
+"""The backend with a real Label Studio, which validates predictions strictly."""
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from skimage import data as photographs
+
+from detector import images
+from detector.label_studio.config import generate, parse
+from detector.label_studio.regions import Person, from_results
+from mock.test_card import Figure, arrange
+
+from ..cards import FIGURES, iou, make_card
+from ..mock.loops import MockLoopProcess, running_mock_loop
+from ..processes import NodeProcess, running_node
+from ..test_images import encoded
+from .label_studio_api import Json, LabelStudio
+from .label_studio_server import STRICT, running_label_studio
+
+pytestmark = pytest.mark.integration
+
+VERSION = 'test-card 1.0'
+"""That the mock Loop wants."""
+CARD = images.encode_jpeg(make_card(), quality=90)
+SIZES = ((720, 480), (1000, 600), (1203, 801))
+
+
+@pytest.fixture(scope='module')
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
+    with running_label_studio(tmp_path_factory.mktemp('studio') / 'studio', **STRICT) as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
+    with running_mock_loop(tmp_path_factory.mktemp('learning') / 'loop') as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio, loop: MockLoopProcess) -> Iterator[NodeProcess]:
+    """A node between the two, with the personal access token of Label Studio's user."""
+    settings = {'UPLOAD_SECONDS': 0.1, **settings_for(studio), **loop.settings}
+    with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
+        assert until(lambda: httpx.get(f'{running.url}/ready').json()['model_version'] == VERSION)
+        yield running
+
+
+def settings_for(studio: LabelStudio) -> dict[str, Any]:
+    return {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.personal_token()}
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether it comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def assert_drawn(persons: Sequence[Person], figures: Sequence[Figure], size: tuple[int, int]) -> None:
+    """Each figure once: 95 % of its keypoints within 1 % of the image, its box where it was drawn."""
+    assert len(persons) == len(figures)
+    for figure in figures:
+        person = min(persons, key=lambda candidate: np.abs(candidate.keypoints - figure.keypoints).max())
+        distances = np.linalg.norm(person.keypoints - figure.keypoints, axis=1)
+        assert np.percentile(distances, 95) < 0.01 * max(size)
+        assert person.box is not None
+        assert iou(person.box, figure.box) > 0.9
+
+
+def drawings() -> list[tuple[str, bytes, tuple[Figure, ...], tuple[int, int]]]:
+    """Sixty images: name, file, figures, size; all but the last four are cards with one to four persons."""
+    found = []
+    for number in range(56):
+        size = SIZES[number % 3]
+        figures = tuple(arrange(1 + number % 4, size))
+        card = make_card(figures, width=size[0], height=size[1])
+        kind = ('JPEG', 'PNG', 'WEBP')[number // 3 % 3]
+        name = f'card-{number}.{kind.lower().replace("jpeg", "jpg")}'
+        found.append((name, encoded(PillowImage.fromarray(card), kind, quality=92), figures, size))
+    astronaut = encoded(PillowImage.fromarray(photographs.astronaut()), 'JPEG')  # type: ignore[no-untyped-call]
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    stored = PillowImage.fromarray(make_card()).transpose(PillowImage.Transpose.ROTATE_90)
+    turned = encoded(stored, 'JPEG', exif=exif, quality=92, subsampling=0)
+    found += [
+        ('nobody.jpg', images.encode_jpeg(make_card(())), (), (720, 480)),
+        ('astronaut.jpg', astronaut, (), (512, 512)),
+        ('turned.jpg', turned, FIGURES, (720, 480)),
+        ('broken.jpg', CARD[:3000], (), (720, 480)),
+    ]
+    return found
+
+
+@pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
+def test_sixty_images_get_their_poses(studio: LabelStudio, node: NodeProcess, style: Any) -> None:
+    """Also a photograph, an empty card and a turned one; a broken image leaves the other 59; no duplicates."""
+    config = generate(style)
+    project = studio.create_project(config)
+    drawn = drawings()
+    task_ids = project.upload([(name, content) for name, content, _, _ in drawn])
+    project.connect(node.url, title=VERSION)
+    project.retrieve_predictions(task_ids)
+    names = {task['id']: str(task['data']['image']).partition('-')[2] for task in project.tasks()}
+    by_name = {names[prediction['task']]: prediction for prediction in project.predictions()}
+    assert set(by_name) == {name for name, *_ in drawn} - {'broken.jpg'}
+    for name, _, figures, size in drawn[:-1]:
+        prediction = by_name[name]
+        assert prediction['model_version'] == VERSION
+        assert 0 <= prediction['score'] <= 1
+        assert_drawn(from_results(prediction['result'], parse(config)), figures, size)
+    before = {prediction['id'] for prediction in project.predictions()}
+    project.retrieve_predictions(task_ids)
+    assert {prediction['id'] for prediction in project.predictions()} == before
+    for task_id in task_ids:
+        project.open_task(task_id)
+    broken = next(task_id for task_id, name in names.items() if name == 'broken.jpg')
+    assert f'task {broken}: the image is broken' in node.log.read_text()
+
+
+def test_a_task_that_is_opened_gets_its_prediction(studio: LabelStudio, node: NodeProcess) -> None:
+    """And uncertainty sampling finds the project's version, since the backend's title is that of its predictions."""
+    project = studio.create_project(generate('skeleton'), sampling='Uncertainty sampling')
+    (task_id,) = project.upload([('card.jpg', CARD)])
+    backend = project.connect(node.url, title=VERSION)
+    assert project.backend(backend)['state'] == 'CO'
+    assert project.settings()['model_version'] == VERSION
+    assert len(project.open_task(task_id)['predictions']) == 1
+    assert_drawn(from_results(project.predictions()[0]['result'], parse(generate('skeleton'))), FIGURES, (720, 480))
+
+
+@pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
+def test_a_drawn_box_gets_its_person(studio: LabelStudio, node: NodeProcess, style: Any) -> None:
+    """Through Label Studio's own route for its editor."""
+    project = studio.create_project(generate(style))
+    (task_id,) = project.upload([('card.jpg', CARD)])
+    backend = project.connect(node.url, title=VERSION)
+    for figure in FIGURES:
+        x1, y1, x2, y2 = (figure.box / (7.2, 4.8, 7.2, 4.8)).tolist()
+        value = {'x': x1, 'y': y1, 'width': x2 - x1, 'height': y2 - y1, 'rotation': 0, 'rectanglelabels': ['person']}
+        prompt = {'id': 'x', 'from_name': 'bbox', 'to_name': 'image', 'type': 'rectanglelabels', 'origin': 'manual'}
+        answer = project.interactive(backend, task_id, {'result': [prompt | {'value': value}]})
+        assert 'errors' not in answer
+        assert_drawn(from_results(answer['data']['result'], parse(generate(style))), [figure], (720, 480))
+
+
+def test_basic_auth_lets_in_who_knows_it(tmp_path: Path, studio: LabelStudio) -> None:
+    """Label Studio says so when it is wrong or missing; with it all works, webhooks after they are given the header."""
+    settings = {'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame', **settings_for(studio)}
+    with running_node(tmp_path, **settings) as node:
+        project = studio.create_project(generate('keypoints'))
+        (task_id,) = project.upload([('card.jpg', CARD)])
+        for auth in (None, ('ann', 'wrong')):
+            with pytest.raises(AssertionError, match='authentication parameters'):
+                project.connect(node.url, basic_auth=auth)
+        project.connect(node.url, basic_auth=('ann', 'sésame'), title=VERSION)
+        project.retrieve_predictions([task_id])
+        assert len(project.predictions()) == 1
+        project.annotate(task_id, project.predictions()[0]['result'])
+        assert until(lambda: 'PATCH /api/webhooks/ID' in node.log.read_text())
+        header = base64.b64encode('ann:sésame'.encode()).decode()
+        project.set_webhook_headers({'Authorization': f'Basic {header}'})
+        refused = node.log.read_text().count('PATCH /api/webhooks/ID')
+        project.annotate(task_id, [])
+        time.sleep(1)
+        assert node.log.read_text().count('PATCH /api/webhooks/ID') == refused
+
+
+def test_both_kinds_of_token_load_images(tmp_path: Path, studio: LabelStudio) -> None:
+    """Uploads and local files; a personal access token also where legacy tokens are off, as they are by default."""
+    folder = studio.files / 'cards'
+    folder.mkdir()
+    (folder / 'local.jpg').write_bytes(CARD)
+    tokens = {'legacy': studio.token, 'personal': studio.personal_token()}
+    for kind, token in tokens.items():
+        studio.legacy_tokens(kind == 'legacy')
+        with running_node(tmp_path / kind, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=token) as node:
+            project = studio.create_project(generate('skeleton'))
+            project.upload([('card.jpg', CARD)])
+            project.add_local_files(folder)
+            project.connect(node.url, title=VERSION)
+            task_ids = [task['id'] for task in project.tasks()]
+            assert len(task_ids) == 2
+            project.retrieve_predictions(task_ids)
+            assert sorted(prediction['task'] for prediction in project.predictions()) == task_ids
+            assert token not in node.log.read_text()
+    studio.legacy_tokens(True)
+
+
+def test_a_legacy_token_that_is_off_is_explained(tmp_path: Path, studio: LabelStudio) -> None:
+    """The task stays without a prediction, and can be opened."""
+    studio.legacy_tokens(False)
+    with running_node(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token) as node:
+        project = studio.create_project(generate('skeleton'))
+        (task_id,) = project.upload([('card.jpg', CARD)])
+        project.connect(node.url, title=VERSION)
+        project.retrieve_predictions([task_id])
+        assert project.predictions() == []
+        assert 'personal access token' in node.log.read_text()
+        project.open_task(task_id)
+    studio.legacy_tokens(True)
+
+
+def corrections_of(loop: MockLoopProcess, task_id: int) -> list[Json]:
+    found = [image['metadata'] for image in loop.images()]
+    return [metadata for metadata in found if f'task_{task_id}' in metadata['tags']]
+
+
+@pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
+def test_corrections_reach_the_learning_loop(
+    studio: LabelStudio, node: NodeProcess, loop: MockLoopProcess, style: Any
+) -> None:
+    """One by one and accepted in bulk; the corrected point with its new place; skipped and deleted ones do not."""
+    project = studio.create_project(generate(style))
+    task_ids = project.upload([(f'{number}.jpg', CARD) for number in range(4)])
+    project.connect(node.url, title=VERSION)
+    project.retrieve_predictions(task_ids)
+    (result,) = [item['result'] for item in project.predictions() if item['task'] == task_ids[0]]
+    _move_nose(result, 25.0, 50.0)
+    project.annotate(task_ids[0], result)
+    project.annotate(task_ids[1], [], was_cancelled=True)
+    project.accept_predictions(task_ids[2:])
+    assert until(lambda: all(corrections_of(loop, task_id) for task_id in (task_ids[0], *task_ids[2:])))
+    (corrected,) = corrections_of(loop, task_ids[0])
+    assert {'label_studio', f'project_{project.id}', 'annotator_1'} <= set(corrected['tags'])
+    assert len(corrected['box_annotations']) == 2
+    assert len(corrected['point_annotations']) == 266
+    noses = [(p['x'], p['y']) for p in corrected['point_annotations'] if p['category_name'] == 'nose']
+    assert (180.0, 240.0) in noses
+    time.sleep(1)
+    assert corrections_of(loop, task_ids[1]) == []
+    assert [len(corrections_of(loop, task_id)) for task_id in task_ids] == [1, 0, 1, 1]
+
+
+def _move_nose(result: list[Json], x: float, y: float) -> None:
+    for region in result:
+        if region['value'].get('keypointlabels') == ['nose']:
+            region['value'] |= {'x': x, 'y': y}
+            return
+        for vertex in region['value'].get('vertices', ()):
+            if vertex['id'] == 'nose':
+                vertex |= {'x': x, 'y': y}
+                return
+
+
+def test_a_project_of_another_kind_keeps_its_tasks_usable(studio: LabelStudio, node: NodeProcess) -> None:
+    """A config without anything for a pose: no predictions, and tasks open."""
+    choices = '<Choices name="c" toName="image"><Choice value="a"/></Choices>'
+    config = f'<View><Image name="image" value="$image"/>{choices}</View>'
+    project = studio.create_project(config)
+    (task_id,) = project.upload([('card.jpg', CARD)])
+    project.connect(node.url, title=VERSION)
+    project.retrieve_predictions([task_id])
+    assert project.predictions() == []
+    project.open_task(task_id)
+    assert httpx.get(f'{node.url}/health').json() == {'status': 'UP'}
