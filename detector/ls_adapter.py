@@ -89,6 +89,12 @@ class LabelStudioBackend:
         except ModelUnavailable:
             return None
 
+    def require_model(self) -> None:
+        """:raises ModelUnavailable: none serves; says why.
+        """
+        if self.model_version() is None:
+            raise ModelUnavailable(self._node.build_error or 'no model serves')
+
     def about(self) -> dict[str, Any]:
         """Where images and corrections come from, and how many corrections wait."""
         corrections = None if self.corrections is None else self.corrections.about()
@@ -182,8 +188,7 @@ async def predict(request: Request) -> Response:
     params = body.get('params')
     context = params.get('context') if isinstance(params, Mapping) else None
     backend = _backend(request)
-    if backend.model_version() is None:
-        upstream.active_detector(cast('WholebodyNode', request.app))
+    backend.require_model()
     async with backend.images.batch() as source:
         if isinstance(context, Mapping):
             if len(tasks) != 1:

@@ -147,7 +147,9 @@ class Settings(BaseSettings):
     model_catalogue: Path | None = Field(
         None, description='Catalogue of published models, if not the shipped `model_files/catalogue.json`'
     )
-    confidence_threshold: Fraction = Field(0.3, description='Keypoints below are not drawn')
+    confidence_threshold: Fraction = Field(
+        0.3, description='Keypoints below are not drawn, and in Label Studio not labelled'
+    )
     deadline: float = Field(
         5, gt=0, le=600, description='Seconds after which a request that still waits for its turn is refused'
     )

@@ -20,6 +20,8 @@ _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query
 _CONTROL: Final = re.compile(r'[\x00-\x1f\x7f]')
 _HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
 _CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
+_FILE_PATHS: Final = ('/data/local-files/', '/storage-data/uploaded/')
+"""Whose query names the file."""
 _MAX_CHARACTERS: Final = 8192
 _MAX_SHOWN: Final = 120
 _MAX_LEARNT_NAMES: Final = 32
@@ -116,8 +118,11 @@ class Addresses:
 
         :raises MediaFault: it leads nowhere, or to a page of Label Studio that is no image, such as its login.
         """
-        origin = place.url if isinstance(place, Outside) else self._base
-        assert origin is not None
+        if isinstance(place, Outside):
+            origin = place.url
+        else:
+            assert self._base is not None
+            origin = self._base.copy_with(raw_path=self._base.raw_path.rstrip(b'/') + place.path.encode('ascii'))
         try:
             target = _parse(str(origin.join(location)))
         except (httpx.InvalidURL, ValueError):
@@ -129,7 +134,8 @@ class Addresses:
             return found
         if self._prefix(target) is not None:
             raise MediaFault(
-                f'Label Studio redirects {shown(place.path)} to its page {target.path}: check LABEL_STUDIO_API_TOKEN'
+                f'Label Studio redirects {shown(place.path)} to its page {shown(target.path)}: '
+                'check LABEL_STUDIO_API_TOKEN'
             )
         return Outside(target, by_label_studio=True)
 
@@ -173,10 +179,10 @@ class Addresses:
 
 
 def shown(address: str) -> str:
-    """An address as messages may show it: shortened, without user name, password, and query but that of local files."""
+    """An address as messages may show it: shortened, without user name, password, and query but the name of a file."""
     path, _, query = address.partition('#')[0].partition('?')
     path = re.sub(r'^(\w+://)[^/]*@', r'\1', path)
-    file = re.search(r'(^|&)(d=[^&]*)', query) if path.endswith('/data/local-files/') else None
+    file = re.search(r'(^|&)((d|filepath)=[^&]*)', query) if path.endswith(_FILE_PATHS) else None
     text = _CONTROL.sub('�', f'{path}?{file[2]}' if file else path)
     return text if len(text) <= _MAX_SHOWN else f'{text[: _MAX_SHOWN - 30]}…{text[-29:]}'
 
@@ -195,7 +201,7 @@ class _Name(NamedTuple):
 def _parse(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL:
+    except (httpx.InvalidURL, ValueError):
         url = httpx.URL()
     usable = url.scheme in ('http', 'https') and _HOST.fullmatch(url.raw_host)
     if not usable or (url.port is not None and not 0 < url.port < 65536):

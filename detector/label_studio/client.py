@@ -163,13 +163,13 @@ class Connection:
 
     async def _json(self, response: httpx.Response, path: str) -> Any:
         status = response.status_code
-        if status == httpx.codes.NOT_FOUND:
+        if status == httpx.codes.NOT_FOUND and 'json' in response.headers.get('Content-Type', ''):
             raise NotInLabelStudio(f'Label Studio has no {path} (404), or not for the user of LABEL_STUDIO_API_TOKEN')
         if response.has_redirect_location:
             target = response.headers['Location'].partition('?')[0]
             raise LabelStudioFault(f'{self.url} redirects {path} to {target}: is LABEL_STUDIO_URL its real address?')
         if status != httpx.codes.OK:
-            raise LabelStudioFault(f'{self.url} answers {status} to {path}')
+            raise LabelStudioFault(f'{self.url} answers {status} to {path}: is LABEL_STUDIO_URL its address?')
         body = await read_at_most(response, _MAX_JSON_BYTES)
         if body is None:
             raise LabelStudioFault(f'{self.url} answers {path} with more than {_MAX_JSON_BYTES} bytes')

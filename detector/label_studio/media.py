@@ -183,6 +183,8 @@ def _explanation(status: int, place: Inside | Outside) -> str:
     if isinstance(place, Outside):
         hint = ', which is asked without credentials' if status in (401, 403) else ''
         return f'{place.url.raw_host.decode()} answers {status}{hint}'
+    if status == httpx.codes.INTERNAL_SERVER_ERROR and place.path.startswith('/data/upload/'):
+        return 'Label Studio answers 500, as 1.23 does when it has no such upload'
     if status != httpx.codes.NOT_FOUND:
         return f'Label Studio answers {status}'
     if 'fileuri=' in place.path:

@@ -95,11 +95,15 @@ async def test_without_a_token_nothing_is_sent(studio: Recorder) -> None:
 
 
 async def test_what_is_not_there_can_be_told_from_a_fault(studio: Recorder, connection: Connection) -> None:
-    """404 has a class of its own, so that a deleted annotation needs no second try."""
-    studio.answer = lambda _: Reply(404, b'{}')
+    """404 has a class of its own, so that a deleted annotation needs no second try; a page that says 404 has not."""
+    studio.answer = lambda _: Reply(404, b'{}', {'Content-Type': 'application/json'})
     with pytest.raises(NotInLabelStudio, match='/api/annotations/9/'):
         await connection.annotation(9)
     assert len(studio.requests) == 1
+    studio.answer = lambda _: Reply(404, b'<html>', {'Content-Type': 'text/html'})
+    with pytest.raises(LabelStudioFault, match='is LABEL_STUDIO_URL its address') as caught:
+        await connection.annotation(9)
+    assert not isinstance(caught.value, NotInLabelStudio)
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,9 @@ async def test_label_studio_may_redirect_to_listed_hosts_without_its_token(
 
 
 async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
-    studio: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
+    studio: Recorder, other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With IMAGE_HOSTS=none its cloud storages still work, also by way of a second redirect there."""
+    """With IMAGE_HOSTS=none its cloud storages work, also by way of a second redirect; other hosts may not."""
     monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2')  # stands for the internet
     with recording('127.0.0.2') as bucket:
         studio.answer = redirecting(bucket.url + SIGNED)
@@ -215,6 +215,8 @@ async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
         assert bucket.paths == [SIGNED, '/region/a.jpg']
         assert {request.authorization for request in bucket.requests} == {None}
         await refused(images(allowed_hosts='none'), f'{bucket.url}/a.jpg', 'images may not come from 127.0.0.2')
+        other.answer = studio.answer
+        await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'images may not come from 127.0.0.2')
         assert len(bucket.requests) == 2
 
 
@@ -356,7 +358,8 @@ async def test_an_image_is_one_whatever_its_content_type(studio: Recorder, image
         (UPLOAD, 404, '^/data/upload/1/2c357725-t0.jpg: Label Studio has no such file'),
         ('/data/local-files/?d=ds/a.jpg&sig=deadbeef', 404, r'^/data/local-files/\?d=ds/a.jpg: Label Studio has no'),
         ('s3://bucket/k.jpg', 404, '^s3://bucket/k.jpg: .* its bucket among the cloud storages'),
-        (UPLOAD, 500, 'Label Studio answers 500'),
+        (UPLOAD, 500, 'Label Studio answers 500, as 1.23 does when it has no such upload'),
+        ('/storage-data/uploaded/?filepath=a.jpg', 500, r'^/storage-data/uploaded/\?filepath=a.jpg: .* answers 500$'),
         (UPLOAD, 206, 'Label Studio answers 206'),
         (UPLOAD, 304, 'Label Studio answers 304'),
         (UPLOAD, 403, 'answers 403: may the user of LABEL_STUDIO_API_TOKEN'),
@@ -561,6 +564,6 @@ async def test_a_batch_keeps_so_many_bytes(studio: Recorder, images: Images, mon
     """The latest; what has been forgotten is asked for again."""
     monkeypatch.setattr(media, '_BATCH_BYTES', 2 * len(PICTURE))
     async with images().batch() as batch:
-        for name in 'abcba':
+        for name in 'abcbab':
             assert await batch.fetch(f'/data/upload/1/{name}', task_id=7) == PICTURE
     assert [path[-1] for path in studio.paths] == ['a', 'b', 'c', 'a']
