@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from ..processes import PROJECT
 from .label_studio_api import Json, LabelStudio, Project
@@ -27,26 +27,22 @@ ACTION_MILLISECONDS = 20_000
 
 
 def chromium_executable() -> Path:
-    """The Chromium or Chrome of this machine; installed through apt if there is none.
+    """The Chromium or Chrome of this machine, or the one that the environment variable `CHROMIUM` names.
 
-    The environment variable `CHROMIUM` may name another one.
+    If there is none, Chromium is installed through apt.
 
     :raises AssertionError: there is none, and it cannot be installed.
     """
-    for name in (os.environ.get('CHROMIUM'), 'chromium', 'google-chrome', 'google-chrome-stable'):
-        found = shutil.which(name) if name else None
-        if found:
+    names = [os.environ['CHROMIUM']] if 'CHROMIUM' in os.environ else ['chromium', 'google-chrome']
+    for name in names:
+        if found := shutil.which(name):
             return Path(found)
-    reason = 'apt-get, as root, is needed to install it'
-    if shutil.which('apt-get') and os.geteuid() == 0:
-        environment = os.environ | {'DEBIAN_FRONTEND': 'noninteractive'}
-        for command in (['update'], ['install', '--yes', '--no-install-recommends', 'chromium']):
-            ended = subprocess.run(
-                ['apt-get', '--quiet', *command], env=environment, capture_output=True, text=True, check=False
-            )
-            reason = ended.stderr.strip() or 'apt-get installed another kind of it (on Ubuntu: a snap)'
-        found = shutil.which('chromium')
-        if found:
+    reason = 'installing it takes apt-get, as root'
+    if 'CHROMIUM' in os.environ:
+        reason = f'CHROMIUM names {os.environ["CHROMIUM"]}, which is no executable'
+    elif shutil.which('apt-get') and os.geteuid() == 0:
+        reason = _install_chromium()
+        if found := shutil.which('chromium'):
             return Path(found)
     raise AssertionError(
         f'tests in a browser need Chromium: {reason}. Install Chromium or Google Chrome, or let the environment '
@@ -54,59 +50,80 @@ def chromium_executable() -> Path:
     )
 
 
+def _install_chromium() -> str:
+    """What apt-get complained about."""
+    ended = None
+    for command in (['update'], ['install', '--yes', '--no-install-recommends', 'chromium']):
+        ended = subprocess.run(
+            ['apt-get', '--quiet', '-o', 'DPkg::Lock::Timeout=300', *command],
+            env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended is not None
+    return ended.stderr.strip() or 'apt-get has installed something else (Ubuntu has it as a snap only)'
+
+
 @contextmanager
 def signed_in(chromium: Path, server: LabelStudio) -> Iterator['Browser']:
     """A fresh browser, signed in to Label Studio as its user.
 
-    While it is open, asyncio takes this thread's event loop to be running: open it in synchronous tests only.
+    While it is open, asyncio takes this thread's event loop to be running: open it for synchronous tests only.
     """
     with sync_playwright() as playwright:
         process = playwright.chromium.launch(executable_path=chromium, headless=True)
         context = process.new_context(viewport={'width': 1600, 'height': 1000})
-        context.add_cookies([{'name': 'sessionid', 'value': server.http.cookies['sessionid'], 'url': server.url}])
         context.set_default_timeout(ACTION_MILLISECONDS)
-        page = context.new_page()
+        context.add_cookies([{'name': 'sessionid', 'value': server.http.cookies['sessionid'], 'url': server.url}])
+        context.add_init_script('localStorage.clear()')  # where the editor remembers what was switched on
         try:
-            yield Browser(page, server)
+            yield Browser(context, server)
         finally:
             process.close()
 
 
 class Browser:
-    """A signed-in browser.
+    """A signed-in browser."""
 
-    :param page: Playwright's page, for whatever is not offered here.
-    """
-
-    def __init__(self, page: Page, server: LabelStudio) -> None:
-        self.page = page
+    def __init__(self, context: BrowserContext, server: LabelStudio) -> None:
+        self.context = context
         self.server = server
         self.errors: list[str] = []
-        """What the page's scripts have thrown so far."""
-        page.on('pageerror', lambda error: self.errors.append(str(error)))
+        """What scripts have thrown since a task was opened."""
 
     def open(self, project: Project, task_id: int, *, regions: int | None = None) -> 'Editor':
-        """Open a task in the data manager; wait until the editor shows the image and stands still.
+        """Open a task in the data manager, in a page of its own; wait until the editor shows it and stands still.
 
-        :param regions: wait until there are so many, of one annotation; None: for any number, even none.
+        :param regions: wait until there are so many; None: for any number, even none.
         """
-        self.page.goto(f'{self.server.url}/projects/{project.id}/data?task={task_id}')
-        editor = Editor(self.page)
-        self.page.wait_for_function(_LOADED, arg=regions, timeout=LOAD_MILLISECONDS, polling=50)
-        editor.settle()
+        for page in self.context.pages:
+            page.close()
+        self.errors.clear()
+        page = self.context.new_page()
+        page.on('pageerror', lambda error: self.errors.append(str(error)))
+        page.goto(f'{self.server.url}/projects/{project.id}/data?task={task_id}')
+        editor = Editor(page)
+        editor.settle(regions)
         return editor
 
 
 class Editor:
-    """The editor with an open task. Positions are in percent of the image."""
+    """The editor with an open task. Positions are in percent of the image.
+
+    :param page: Playwright's page, for whatever is not offered here.
+    """
 
     def __init__(self, page: Page) -> None:
         self.page = page
 
-    def settle(self) -> None:
-        """Wait until nothing moves any more: the panels beside the image shift it after it was drawn."""
+    def settle(self, regions: int | None = None) -> None:
+        """Wait until nothing moves any more: while a task opens, the canvas is replaced and the image shifted.
+
+        :param regions: wait until there are so many; None: for any number.
+        """
         self.page.evaluate('window.settled = {state: "", looks: 0}')
-        self.page.wait_for_function(_SETTLED, timeout=LOAD_MILLISECONDS, polling=50)
+        self.page.wait_for_function(_SETTLED, arg=regions, timeout=LOAD_MILLISECONDS, polling=50)
 
     def screenshot(self, name: str) -> Path:
         """Leave a picture of the page for people to look at; its file.
@@ -149,7 +166,7 @@ class Editor:
         return float(x), float(y)
 
     def _evaluate(self, expression: str, argument: Any = None) -> Any:
-        """Evaluate JavaScript that may use `editor`, `annotation`, `image`, `stage`, `argument` and helpers."""
+        """Evaluate JavaScript that may use `annotation`, `image`, `stage`, `argument` and helpers."""
         return self.page.evaluate(f'argument => {{ {_PRELUDE} return {expression}; }}', argument)
 
     # ------------------------------------------------------------ the mouse
@@ -161,6 +178,8 @@ class Editor:
 
     def drag(self, start: Point, end: Point) -> None:
         """Press the mouse button at a point, move to another, release it."""
+        for point in (start, end):
+            assert self._evaluate(_IN_SIGHT, list(point)), f'{point} % is not in sight: call `fit` first'
         (x1, y1), (x2, y2) = self.on_page(start), self.on_page(end)
         mouse = self.page.mouse
         mouse.move(x1, y1)
@@ -201,13 +220,13 @@ class Editor:
         self.settle()
 
     def accept_suggestions(self) -> None:
-        self._decide(1)
+        self._decide('accept')
 
     def reject_suggestions(self) -> None:
-        self._decide(0)
+        self._decide('reject')
 
-    def _decide(self, button: int) -> None:
-        self.page.locator('.lsf-dynamic-preannotations button').nth(button).click()
+    def _decide(self, decision: str) -> None:
+        self.page.get_by_test_id(f'bottombar-{decision}-suggestions-button').click()
         self.page.wait_for_function('!window.Htx.annotationStore.selected.suggestions.size')
         self.settle()
 
@@ -228,18 +247,10 @@ def _is_of_annotation(response: Any) -> bool:
 
 # ---------------------------------------------------------------- JavaScript
 
-_LOADED = """regions => {
+_PRELUDE = """
     const annotation = window.Htx?.annotationStore?.selected;
     const image = annotation && [...annotation.names.values()].find(tag => tag.type === 'image');
-    if (!image?.stageRef || !image.imageIsLoaded || window.Htx.isLoading) return false;
-    return regions === null || annotation.regions.length === regions;
-}"""
-
-_PRELUDE = """
-    const editor = window.Htx;
-    const annotation = editor.annotationStore.selected;
-    const image = [...annotation.names.values()].find(tag => tag.type === 'image');
-    const stage = image.stageRef;
+    const stage = image?.stageRef;
     const clean = id => id.split('#')[0];
     const percent = ({x, y}) => {
         const inner = stage.getAbsoluteTransform().copy().invert().point({x, y});
@@ -250,13 +261,15 @@ _PRELUDE = """
     const nodes = region => stage.find(node => (node.name() || '').split(' ')[0] === region.id && node.isVisible());
 """
 
-_SETTLED = f"""() => {{
+_SETTLED = f"""regions => {{
     {_PRELUDE}
-    const state = JSON.stringify([
+    const isThere = stage && image.imageIsLoaded && !window.Htx.isLoading
+        && (regions === null || annotation.regions.length === regions);
+    const state = isThere && JSON.stringify([
         stage.container().getBoundingClientRect(), stage.getAbsoluteTransform().getMatrix(), image.stageWidth,
-        annotation.regions.length, annotation.suggestions.size, stage.find(() => true).length,
+        annotation.id, annotation.regions.length, annotation.suggestions.size, stage.find(() => true).length,
     ]);
-    window.settled.looks = state === window.settled.state ? window.settled.looks + 1 : 0;
+    window.settled.looks = state && state === window.settled.state ? window.settled.looks + 1 : 0;
     window.settled.state = state;
     return window.settled.looks >= 12;
 }}"""
@@ -292,4 +305,9 @@ _ON_PAGE = """(() => {
     const {x, y} = pixel(argument);
     const place = stage.container().getBoundingClientRect();
     return [place.x + x, place.y + y];
+})()"""
+
+_IN_SIGHT = """(() => {
+    const {x, y} = pixel(argument);
+    return x >= 0 && y >= 0 && x <= stage.width() && y <= stage.height();
 })()"""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from .browser import chromium_executable
+from .browser import Browser, chromium_executable, signed_in
 from .label_studio_api import LabelStudio
 from .label_studio_server import STRICT, running_label_studio
 
@@ -26,3 +26,10 @@ def strict_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[La
 def chromium() -> Path:
     """The executable for `signed_in`."""
     return chromium_executable()
+
+
+@pytest.fixture(scope='module')
+def browser(chromium: Path, label_studio: LabelStudio) -> Iterator[Browser]:
+    """A Chromium that is signed in to `label_studio`; only in modules without asynchronous tests, see `signed_in`."""
+    with signed_in(chromium, label_studio) as running:
+        yield running

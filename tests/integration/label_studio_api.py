@@ -10,7 +10,7 @@ import httpx
 Json = dict[str, Any]
 
 
-class Refused(Exception):
+class Refused(AssertionError):
     """Label Studio answered with an error; the message holds its words."""
 
     def __init__(self, answer: httpx.Response) -> None:
@@ -32,7 +32,7 @@ class LabelStudio:
         self.token = token
         self.files = files
         self.log = log
-        self.http = httpx.Client(base_url=url, timeout=120)
+        self.http = httpx.Client(base_url=url, timeout=200)  # a backend may take 100 seconds
         self._personal_token: str | None = None
 
     def __enter__(self) -> Self:

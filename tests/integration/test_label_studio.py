@@ -21,8 +21,7 @@ from ..cards import FIGURES, iou, make_card
 from ..mock.loops import MockLoopProcess, running_mock_loop
 from ..processes import NodeProcess, running_node
 from ..test_images import encoded
-from .label_studio_api import Json, LabelStudio
-from .label_studio_server import STRICT, running_label_studio
+from .label_studio_api import Json, LabelStudio, Refused
 
 pytestmark = pytest.mark.integration
 
@@ -33,9 +32,8 @@ SIZES = ((720, 480), (1000, 600), (1203, 801))
 
 
 @pytest.fixture(scope='module')
-def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    with running_label_studio(tmp_path_factory.mktemp('studio') / 'studio', **STRICT) as server:
-        yield server
+def studio(strict_label_studio: LabelStudio) -> LabelStudio:
+    return strict_label_studio
 
 
 @pytest.fixture(scope='module')
@@ -161,7 +159,7 @@ def test_basic_auth_lets_in_who_knows_it(tmp_path: Path, studio: LabelStudio) ->
         project = studio.create_project(generate('keypoints'))
         (task_id,) = project.upload([('card.jpg', CARD)])
         for auth in (None, ('ann', 'wrong')):
-            with pytest.raises(AssertionError, match='authentication parameters'):
+            with pytest.raises(Refused, match='authentication parameters'):
                 project.connect(node.url, basic_auth=auth)
         project.connect(node.url, basic_auth=('ann', 'sésame'), title=VERSION)
         project.retrieve_predictions([task_id])

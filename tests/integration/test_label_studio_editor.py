@@ -1,0 +1,128 @@
+"""An annotator at work in the editor: predictions, smart rectangles, corrections; with Chromium and our node."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector import images
+from detector.label_studio.config import Style, generate, parse
+from detector.label_studio.regions import from_results
+from mock.test_card import Figure
+
+from ..cards import FIGURES, iou, make_card
+from ..mock.loops import MockLoopProcess, running_mock_loop
+from ..processes import NodeProcess, running_node
+from .browser import Browser, Point
+from .label_studio_api import Json, LabelStudio, Project
+
+pytestmark = pytest.mark.integration
+
+SIZE = (720, 480)
+CARD = images.encode_jpeg(make_card(), quality=92)
+STYLES: tuple[Style, ...] = ('keypoints', 'skeleton')
+
+
+@pytest.fixture(scope='module')
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
+    with running_mock_loop(tmp_path_factory.mktemp('learning') / 'loop') as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def node(
+    tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio, loop: MockLoopProcess
+) -> Iterator[NodeProcess]:
+    """Our node between Label Studio and the Learning Loop."""
+    settings: dict[str, Any] = {
+        'LABEL_STUDIO_URL': label_studio.url,
+        'LABEL_STUDIO_API_TOKEN': label_studio.personal_token(),
+        'UPLOAD_SECONDS': 0.1,
+        **loop.settings,
+    }
+    with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
+        yield running
+
+
+def project_with_card(server: LabelStudio, node: NodeProcess, style: Style, title: str) -> tuple[Project, int]:
+    project = server.create_project(generate(style), title=title)
+    (task_id,) = project.upload([('card.jpg', CARD)])
+    project.connect(node.url)
+    return project, task_id
+
+
+def percent(x: float, y: float) -> Point:
+    return 100 * float(x) / SIZE[0], 100 * float(y) / SIZE[1]
+
+
+def assert_places(drawn: dict[str, list[Point]], figures: Sequence[Figure], style: Style) -> None:
+    """On the canvas lie the figures' boxes and keypoints, within 1 % of the image, and nothing else."""
+    boxes = [points for points in drawn.values() if len(points) == 4]
+    assert len(boxes) == len(figures)
+    found = np.array([point for points in drawn.values() if len(points) != 4 for point in points])
+    assert len(found) == 133 * len(figures)
+    assert len(drawn) == len(figures) * (134 if style == 'keypoints' else 2)
+    for figure in figures:
+        expected = np.array([percent(*point) for point in figure.keypoints])
+        nearest = np.linalg.norm(expected[:, None] - found[None], axis=2).min(axis=1)
+        assert np.percentile(nearest, 95) < 1
+        corners = [np.array([*np.min(box, axis=0), *np.max(box, axis=0)]) * (7.2, 4.8, 7.2, 4.8) for box in boxes]
+        assert max(iou(corner, figure.box) for corner in corners) > 0.9
+
+
+@pytest.mark.parametrize('style', STYLES)
+def test_a_task_opens_with_all_skeletons(
+    label_studio: LabelStudio, node: NodeProcess, browser: Browser, style: Style
+) -> None:
+    """Both persons' boxes and keypoints are drawn where the card has them; limbs between, in skeleton style."""
+    project, task_id = project_with_card(label_studio, node, style, f'opens {style}')
+    editor = browser.open(project, task_id, regions=268 if style == 'keypoints' else 4)
+    editor.fit()
+    assert_places(editor.drawn(), FIGURES, style)
+    assert list(editor.limbs().values()) == ([132, 132] if style == 'skeleton' else [])
+    editor.screenshot(f'node-opened-{style}')
+    assert browser.errors == []
+
+
+@pytest.mark.parametrize('style', STYLES)
+def test_a_box_is_drawn_and_a_point_corrected(
+    label_studio: LabelStudio, node: NodeProcess, loop: MockLoopProcess, browser: Browser, style: Style
+) -> None:
+    """A smart rectangle brings that person's points and no other's; the corrected point arrives in the Loop."""
+    project, task_id = project_with_card(label_studio, node, style, f'smart {style}')
+    project.annotate(task_id, [])  # so that the task opens without predictions
+    figure = FIGURES[1]
+    x1, y1, x2, y2 = figure.box + np.array([-6, -6, 6, 6])
+    editor = browser.open(project, task_id, regions=0)
+    editor.fit()
+    editor.turn_auto_annotation_on()
+    editor.draw_rectangle('person', percent(x1, y1), percent(x2, y2), smart=True)
+    (person,) = from_results(editor.suggestions(), parse(generate(style)), SIZE)
+    assert np.percentile(np.linalg.norm(person.keypoints - figure.keypoints, axis=1), 95) < 0.01 * SIZE[0]
+    editor.screenshot(f'node-suggested-{style}')
+    editor.accept_suggestions()
+    nose = percent(*person.keypoints[0])
+    corrected = nose[0] + 5, nose[1] - 4
+    editor.drag(nose, corrected)
+    editor.screenshot(f'node-corrected-{style}')
+    editor.submit()
+    metadata = _arrived(loop, task_id)
+    (arrived,) = [point for point in metadata['point_annotations'] if point['category_name'] == 'nose']
+    assert np.hypot(arrived['x'] - corrected[0] * 7.2, arrived['y'] - corrected[1] * 4.8) < 1
+    others = [point for point in metadata['point_annotations'] if point['category_name'] != 'nose']
+    assert len(others) == 132
+    assert len(metadata['box_annotations']) == 1
+
+
+def _arrived(loop: MockLoopProcess, task_id: int) -> Json:
+    """The latest of the task's annotations that the Loop has got, once it has points."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [image['metadata'] for image in loop.images()]
+        matching = [item for item in found if f'task_{task_id}' in item['tags'] and item['point_annotations']]
+        if matching:
+            return dict(matching[-1])
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
