@@ -173,17 +173,17 @@ class OutboxFiles:
 
     def set_aside(self, path: Path, why: str) -> None:
         """Move what can never be sent to where it does no harm, if the disk lets us."""
-        log.error('%s is set aside: %s', path, why)
+        log.error('%r is set aside: %s', str(path), why)  # by whatever name, in one line
         folder = self.folder / _SET_ASIDE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = itertools.chain([path.name], (f'{path.name}-{number}' for number in itertools.count(2)))
             path.rename(next(folder / name for name in names if not (folder / name).exists()))
             for old in sorted(folder.iterdir(), key=lambda kept: kept.lstat().st_ctime_ns)[:-MAX_SET_ASIDE]:
-                log.warning('%s was set aside before the last %d, and is deleted', old, MAX_SET_ASIDE)
+                log.warning('%r was set aside before the last %d, and is deleted', str(old), MAX_SET_ASIDE)
                 _remove(old)
         except OSError as error:
-            log.error('%s cannot be moved: %s', path, reason(error))
+            log.error('%r cannot be moved: %s', str(path), reason(error))
 
 
 def _read(path: Path, priority: bool) -> Entry | str:

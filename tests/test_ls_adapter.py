@@ -280,6 +280,11 @@ def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, stu
             studio.seconds[address] = 0
         for prediction in predict(node, tasks[1:5]):
             assert_drawn(persons_in(prediction))
+        many = predict(node, [task(number, quick) for number in range(5000)])
+        done = [prediction for prediction in many if prediction != []]
+        assert 0 < len(done) < 5000
+        assert many[0] != []
+        assert_drawn(persons_in(done[-1]))
 
 
 def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:

@@ -98,7 +98,11 @@ async def test_an_access_token_is_renewed_before_it_ends(studio: Studio, connect
     assert studio.recorder.requests[-1].authorization == f'Bearer {studio.issued[1]}'
 
 
-@pytest.mark.parametrize('token', ['opaque', 'a.b.c', jwt(exp='soon'), jwt(exp=time.time() - 9), jwt(exp=None)])
+@pytest.mark.parametrize(
+    'token',
+    ['opaque', 'a.b.c', jwt(exp='soon'), jwt(exp=time.time() - 9), jwt(exp=None)],
+    ids=['opaque', 'three parts', 'no number', 'past', 'null'],
+)
 async def test_an_access_token_that_does_not_say_is_kept_for_a_while(
     studio: Studio, connection: Connection, token: str
 ) -> None:
