@@ -90,8 +90,7 @@ class LabelStudioBackend:
             return None
 
     def require_model(self) -> None:
-        """:raises ModelUnavailable: none serves; says why.
-        """
+        """:raises ModelUnavailable: none serves; says why."""
         if self.model_version() is None:
             raise ModelUnavailable(self._node.build_error or 'no model serves')
 

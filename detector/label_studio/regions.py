@@ -6,7 +6,7 @@ Regions are in percent of the upright image, from its upper left corner: x_perce
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 NOT_LABELLED, HIDDEN, VISIBLE = 0, 1, 2
 """Visibility of a keypoint, as in COCO."""
 _DIGITS: Final = 6
-_MOVED_PERCENT: Final = 0.01
+MOVED_PERCENT: Final = 0.01
 """From which a point counts as moved; coordinates change in their last digits on the way through the editor."""
 _POINT_PERCENT: Final = 0.5
 """Diameter of a keypoint: a small dot."""
@@ -40,6 +40,8 @@ class Person:
     :param keypoints: shape (133, 2), float32.
     :param visibility: shape (133,), int8: 0 not labelled, 1 labelled but hidden, 2 visible.
     :param scores: shape (133,), float32: of the model, 0..1; nan where a person set the point.
+    :param extra: what a dataset says of the person beyond that, as JSON; travels through Label Studio in a region's
+        `meta`.
     """
 
     box: FloatArray | None
@@ -47,6 +49,7 @@ class Person:
     keypoints: FloatArray
     visibility: NDArray[np.int8]
     scores: FloatArray
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, pose: Pose, *, threshold: float) -> 'Person':
@@ -92,13 +95,18 @@ def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) ->
         }
         has_box = config.boxes is not None and person.box is not None
         group = {'parentID': person_id} if has_box else {'meta': {'person': person_id}}
+        regions: list[Region] = []
         if config.skeletons is not None:
-            points += _skeleton_regions(person, config.skeletons, size, person_id, common | group)
+            regions += _skeleton_regions(person, config.skeletons, size, person_id, common | group)
         elif config.points is not None:
-            points += _point_regions(person, config.points, size, person_id, common | group)
+            regions += _point_regions(person, config.points, size, person_id, common | group)
         if has_box:
             assert config.boxes is not None
             boxes.append(_box_region(person, config.boxes, size, person_id, common))
+        if person.extra and (has_box or regions):
+            bearer = boxes[-1] if has_box else regions[0]
+            bearer['meta'] = _meta(bearer) | {'extra': dict(person.extra)}
+        points += regions
     return points + boxes
 
 
@@ -225,9 +233,11 @@ class _Placed:
     """Keypoints that belong together.
 
     :param points: x, y in pixels, visibility and score by keypoint index.
+    :param extra: of their person.
     """
 
     points: Mapping[int, tuple[float, float, int, float]]
+    extra: Mapping[str, Any]
 
 
 class _Reader:
@@ -247,7 +257,7 @@ class _Reader:
         if corners is None:
             return
         self.persons[str(region.get('id'))] = replace(
-            Person.empty(), box=corners, box_score=_number(region.get('score'))
+            Person.empty(), box=corners, box_score=_number(region.get('score')), extra=_extra(region)
         )
 
     def read_points(self, region: Mapping[str, Any]) -> Iterable[_Placed]:
@@ -255,7 +265,7 @@ class _Reader:
         points = self._points_of(region)
         if not points:
             return
-        placed = _Placed(points=points)
+        placed = _Placed(points=points, extra=_extra(region))
         parent = region.get('parentID')
         group = _meta(region).get('person')
         if isinstance(parent, str) and parent in self.persons:
@@ -345,7 +355,7 @@ def _visibility(vertex: Mapping[str, Any]) -> int:
     before = vertex.get('unseen')
     if visibility == NOT_LABELLED and isinstance(before, list) and len(before) == 2:
         moved = max(abs(float(vertex[axis]) - (_number(old) or 0.0)) for axis, old in zip('xy', before, strict=True))
-        return VISIBLE if moved > _MOVED_PERCENT else NOT_LABELLED
+        return VISIBLE if moved > MOVED_PERCENT else NOT_LABELLED
     return visibility if visibility in (NOT_LABELLED, HIDDEN) else VISIBLE
 
 
@@ -364,9 +374,14 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _meta(region: Mapping[str, Any]) -> Mapping[str, Any]:
+def _meta(region: Mapping[str, Any]) -> dict[str, Any]:
     meta = region.get('meta')
-    return meta if isinstance(meta, Mapping) else {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
+    extra = _meta(region).get('extra')
+    return extra if isinstance(extra, dict) else {}
 
 
 def _with_points(person: Person, placed: _Placed) -> Person:
@@ -375,7 +390,8 @@ def _with_points(person: Person, placed: _Placed) -> Person:
         keypoints[index] = x, y
         visibility[index] = seen
         scores[index] = score
-    return replace(person, keypoints=keypoints, visibility=visibility, scores=scores)
+    extra = person.extra or placed.extra
+    return replace(person, keypoints=keypoints, visibility=visibility, scores=scores, extra=extra)
 
 
 def _contains(box: FloatArray, point: NDArray[Any]) -> bool:

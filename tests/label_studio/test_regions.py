@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,24 @@ def test_regions_are_what_label_studio_accepts(style: str) -> None:
             assert 0 <= place['x'] <= 100
             assert 0 <= place['y'] <= 100
             assert place['x'] + (place.get('width', 0) if region['type'] == 'rectanglelabels' else 0) <= 100 + 1e-6
+
+
+@pytest.mark.parametrize('style', CONFIGS)
+def test_what_a_dataset_says_of_a_person_stays_with_it(style: str) -> None:
+    """In one region's `meta`, beside what is there already; a person without has none."""
+    extra = {'coco': {'id': 7, 'segmentation': [[1.5, 2.25]], 'face_valid': True}}
+    config, (one, other) = config_of(style), make_persons(2)
+    for person in (replace(one, extra=extra), replace(one, extra=extra, box=None)):
+        results = json.loads(json.dumps(to_results([person, other], config, SIZE)))
+        bearers = [region for region in results if 'extra' in region.get('meta', {})]
+        assert len(bearers) == 1
+        assert (bearers[0]['type'] == 'rectanglelabels') == (config.boxes is not None and person.box is not None)
+        np.random.default_rng(1).shuffle(results)
+        found = from_results(results, config)
+        assert sorted((person.extra for person in found), key=len) == [{}, extra]
+    for broken in ('x', None, ['x']):
+        bearers[0]['meta']['extra'] = broken
+        assert [person.extra for person in from_results(results, config)] == [{}, {}]
 
 
 def test_keypoints_below_the_threshold_are_not_shown() -> None:

@@ -1,0 +1,320 @@
+"""Predictions for many tasks by our node and by a Label Studio backend written the usual way, in one run.
+
+    uv run python -m benchmarks.label_studio [--package ZIP] [--tasks 64] [--rounds 3] [-o FILE.json]
+
+Linux only: reads /proc. Each backend gets one POST /predict with all tasks, in turn, while the others rest; every image
+takes 50 ms to come, and has a new URL each time, so that none is cached. Our node runs in f32, and in bf16 too where
+the CPU has AMX; meanwhile it is asked for its `/health`. The usual one loops over the tasks with rtmlib, on the same
+weights; `label_studio_backends` says what it is. Fails if a goal is missed.
+"""
+
+import argparse
+import http.client
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from detector import images
+from detector.model_package import unpack
+
+from .label_studio_backends import (
+    CONFIG,
+    PATIENCE,
+    USUAL,
+    Backend,
+    cpu_seconds,
+    machine_seconds,
+    precisions,
+    running_ours,
+    running_usual,
+    serving,
+)
+from .load import Times
+from .network_layers import random_pictures
+
+GOALS: Final = {'f32': 2.0, 'bf16': 4.0}
+"""How many times as fast as the usual backend."""
+GOAL_HEALTH_MS: Final = 100.0
+"""For the 99th percentile of `/health`."""
+SAME_BOX: Final = 0.8
+"""Intersection over union of a person's boxes."""
+IDLE: Final = 0.05
+"""Cores that backends may keep busy whose turn it is not."""
+
+_WARM_UP: Final = 8
+"""Tasks that are predicted before it counts."""
+_REST: Final = 1.0
+_PROBE_SECONDS: Final = 0.05
+
+Box = tuple[float, float, float, float]
+"""x1, y1, x2, y2 in percent of the image."""
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What was measured of a backend.
+
+    :param seconds: of each round's POST /predict.
+    :param ratios: how many times as fast as the usual backend, each round.
+    :param health: of `/health` meanwhile, in all rounds; None: it was not asked.
+    :param persons: rectangles in the latest answer.
+    :param keypoints: in the latest answer.
+    :param megabytes: of the latest answer.
+    :param overlap: the smallest intersection over union of a box with the usual backend's.
+    :param cores: that it kept busy, each round.
+    :param rivals: cores that the other backends, which ought to rest, kept busy meanwhile.
+    :param strangers: cores that the rest of the machine kept busy, so that the round says little.
+    """
+
+    runtime: str
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    health: Times | None = None
+    persons: int = 0
+    keypoints: int = 0
+    megabytes: float = 0
+    overlap: float = 1
+    cores: list[float] = field(default_factory=list)
+    rivals: list[float] = field(default_factory=list)
+    strangers: list[float] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Report:
+    """:param backends: by name, the usual one first; ours are named after their precision.
+    :param missed: goals; empty if all is well.
+    """
+
+    package: str
+    tasks: int
+    backends: dict[str, Figures] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A POST /predict.
+
+    :param health: seconds of each `/health` meanwhile.
+    :param cores: kept busy by the backend, by the other backends, and by strangers to the benchmark.
+    """
+
+    seconds: float
+    content: bytes
+    health: list[float]
+    cores: tuple[float, float, float]
+
+    def answers(self) -> list[list[Any]]:
+        """The regions of each task; none where it failed."""
+        return [answer['result'] if answer else [] for answer in json.loads(self.content)['results']]
+
+
+# ---------------------------------------------------------------- beside the backends
+
+
+@contextmanager
+def probing(port: int) -> Iterator[list[float]]:
+    """Ask for `/health` all the time, over a kept connection.
+
+    :return: seconds of each answer, from when it was due if the one before came so late.
+    """
+    taken: list[float] = []
+    done = threading.Event()
+
+    def probe() -> None:
+        connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE)
+        due = time.monotonic()
+        while not done.is_set():
+            if due > time.monotonic():
+                time.sleep(due - time.monotonic())
+                due = time.monotonic()
+            connection.request('GET', '/health')
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == 200, content
+            taken.append(time.monotonic() - due)
+            due += _PROBE_SECONDS
+        connection.close()
+
+    thread = threading.Thread(target=probe)
+    thread.start()
+    try:
+        yield taken
+    finally:
+        done.set()
+        thread.join()
+
+
+# ---------------------------------------------------------------- the run
+
+
+def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
+    """Measure.
+
+    :param folder: empty; keeps the logs.
+    :param archive: the package to serve.
+    """
+    (folder / 'package').mkdir(parents=True)
+    package = unpack(archive, folder / 'package')
+    report = Report(package=package.model_version, tasks=tasks)
+    pictures = [images.encode_jpeg(picture, quality=90) for picture in random_pictures(tasks, width=640, height=480)]
+    health: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        image_port = stack.enter_context(serving(pictures))
+        backends = [stack.enter_context(running_usual(folder / 'usual', package))]
+        for precision in precisions(package):
+            backends.append(stack.enter_context(running_ours(folder / precision, archive, image_port, precision)))
+        report.backends = {backend.name: Figures(runtime=backend.runtime) for backend in backends}
+        for backend in backends:
+            take_turn(backend, backends, _request(image_port, f'warm-up/{backend.name[:5]}', min(tasks, _WARM_UP)))
+        for number in range(rounds):
+            for backend in backends:
+                turn = take_turn(backend, backends, _request(image_port, f'{number}/{backend.name[:5]}', tasks))
+                if backend.name == USUAL:
+                    usual = turn
+                note(report, backend.name, turn, usual)
+                health.setdefault(backend.name, []).extend(turn.health)
+    for name, seconds in health.items():
+        report.backends[name].health = Times.of(seconds) if seconds else None
+    report.missed += missed(report)
+    return report
+
+
+def _request(port: int, folder: str, tasks: int) -> dict[str, Any]:
+    """As Label Studio 1.23 asks for predictions."""
+    url = f'http://127.0.0.1:{port}/{folder}'
+    return {
+        'tasks': [{'id': number + 1, 'data': {'image': f'{url}/{number}.jpg'}} for number in range(tasks)],
+        'model_version': None,
+        'project': '1.1',
+        'label_config': CONFIG,
+        'params': {'login': None, 'password': None, 'context': None},
+    }
+
+
+def take_turn(backend: Backend, backends: Sequence[Backend], request: Mapping[str, Any]) -> Turn:
+    """Ask a backend, while the others rest."""
+    time.sleep(_REST)
+    before = _spent(backend, backends)
+    with ExitStack() as stack:
+        health = [] if backend.name == USUAL else stack.enter_context(probing(backend.port))
+        start = time.monotonic()
+        content = backend.post('/predict', request)
+        seconds = time.monotonic() - start
+    spent = [after - start for after, start in zip(_spent(backend, backends), before, strict=True)]
+    ours, rivals, here, machine = (round(part / seconds, 3) for part in spent)
+    strangers = round(max(0.0, machine - ours - rivals - here), 3)
+    return Turn(seconds=seconds, content=content, health=health, cores=(ours, rivals, strangers))
+
+
+def _spent(backend: Backend, backends: Sequence[Backend]) -> tuple[float, float, float, float]:
+    """CPU seconds: of the backend, of the others, of this process, and of the whole machine."""
+    others = (other.pid for other in backends if other is not backend)
+    return cpu_seconds(backend.pid), sum(map(cpu_seconds, others)), time.process_time(), machine_seconds()
+
+
+def note(report: Report, name: str, turn: Turn, usual: Turn) -> None:
+    """Keep the figures of a turn.
+
+    :param usual: the usual backend's turn in this round.
+    """
+    figures = report.backends[name]
+    figures.seconds.append(round(turn.seconds, 3))
+    figures.ratios.append(round(usual.seconds / turn.seconds, 3))
+    figures.megabytes = round(len(turn.content) / 1e6, 2)
+    for kept, cores in zip((figures.cores, figures.rivals, figures.strangers), turn.cores, strict=True):
+        kept.append(cores)
+    answers, expected = turn.answers(), usual.answers()
+    found = [boxes(regions) for regions in answers]
+    others = [boxes(regions) for regions in expected]
+    figures.persons = sum(map(len, found))
+    figures.keypoints = sum(map(len, answers)) - figures.persons
+    differing = [index for index, pair in enumerate(zip(found, others, strict=False)) if len(set(map(len, pair))) > 1]
+    if len(found) != report.tasks or differing:
+        report.missed.append(f'{name}: {len(found)} answers, other numbers of persons in those at {differing}')
+        return
+    overlaps = [
+        overlap(box, other) for pair in zip(found, others, strict=True) for box, other in zip(*pair, strict=True)
+    ]
+    figures.overlap = round(min([*overlaps, figures.overlap]), 4)
+
+
+def boxes(regions: Sequence[Mapping[str, Any]]) -> list[Box]:
+    """Of the persons in a task's prediction, from left to right."""
+    values = [region['value'] for region in regions if region['type'] == 'rectanglelabels']
+    return sorted((v['x'], v['y'], v['x'] + v['width'], v['y'] + v['height']) for v in values)
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return width * height / max(areas - width * height, 1e-9)
+
+
+def missed(report: Report) -> list[str]:
+    """The goals that were missed, and by how much."""
+    found = []
+    for name, figures in report.backends.items():
+        if max(figures.rivals) > IDLE:
+            found.append(f'{name}: its rivals kept {max(figures.rivals):.2f} cores busy meanwhile')
+        if name not in GOALS:
+            continue
+        if median(figures.ratios) < GOALS[name]:
+            found.append(f'{name}: {median(figures.ratios):.2f} times as fast, not {GOALS[name]:g} times')
+        if figures.overlap < SAME_BOX:
+            found.append(f'{name}: boxes overlap by {figures.overlap:.2f} only')
+        if figures.persons == 0:
+            found.append(f'{name}: nobody was found, so that nothing is compared')
+        if figures.health is None or figures.health.p99 > GOAL_HEALTH_MS:
+            found.append(f'{name}: /health, 99th percentile above {GOAL_HEALTH_MS:.0f} ms: {figures.health}')
+    return found
+
+
+def show(report: Report) -> None:
+    print(f'{report.package}, {report.tasks} tasks, medians of {len(report.backends[USUAL].seconds)} rounds')
+    print(f'{"":14} {"seconds":>8} {"ratio":>6} {"persons":>8} {"keypoints":>10} {"MB":>6} {"overlap":>8}')
+    for name, figures in report.backends.items():
+        print(
+            f'{name:14} {median(figures.seconds):8.2f} {median(figures.ratios):6.2f} {figures.persons:8} '
+            f'{figures.keypoints:10} {figures.megabytes:6.2f} {figures.overlap:8.4f}  {figures.runtime}'
+        )
+    for name, figures in report.backends.items():
+        for number, seconds in enumerate(figures.seconds):
+            cores = [kept[number] for kept in (figures.cores, figures.rivals, figures.strangers)]
+            print(
+                '{:14} {:8.2f} s on {:.2f} cores; rivals on {:.2f}, strangers on {:.2f}'.format(name, seconds, *cores)
+            )
+        if (times := figures.health) is not None:
+            print(f'  /health {times.count} times: median {times.median} ms, p99 {times.p99} ms, max {times.max} ms')
+    print('\n'.join(f'MISSED {goal}' for goal in report.missed) or 'every goal is met')
+
+
+def main() -> int:
+    from .random_weights import pack
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--package', type=Path, help='by default random weights: lightweight, two persons')
+    parser.add_argument('--tasks', type=int, default=64)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('-o', '--output', type=Path, help='for the report as JSON')
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        archive = options.package or pack(Path(folder), 'lightweight', persons=2)
+        report = run(Path(folder) / 'run', archive=archive, tasks=options.tasks, rounds=options.rounds)
+    show(report)
+    if options.output is not None:
+        options.output.write_text(json.dumps(asdict(report), indent=1) + '\n')
+    return 1 if report.missed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""What `label_studio` compares: our node, and a Label Studio backend written the usual way; and where images come from.
+
+The usual backend is `usual_backend`: label-studio-ml's API around `rtmlib.Wholebody`, in an environment of its own with
+our versions of rtmlib, ONNX Runtime, OpenCV and NumPy. label-studio-ml is the latest that PyPI has, 1.0.9 of 2022, set
+up by `label-studio-ml init` and started as its Dockerfile does: gunicorn, one process, eight threads. Later ones are on
+GitHub only; by their source they are no quicker: examples loop over tasks in the same way, and pydantic checks the
+answers as well.
+"""
+
+import hashlib
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from detector.label_studio import config
+from detector.model_package import ModelPackage
+from detector.model_store import ModelStore
+from detector.runtimes import cpu_flags, is_installed, openvino_capabilities
+from tests.integration.environments import python_with
+from tests.processes import clean_environment, free_port, running_node
+
+USUAL: Final = 'usual backend'
+LATENCY: Final = 0.05
+"""Seconds that each image takes to come."""
+CONFIG: Final = config.generate('keypoints')
+PATIENCE: Final = 600.0
+"""Seconds in which an answer must come."""
+
+_SCRIPT: Final = Path(__file__).with_name('usual_backend.py')
+_REQUIREMENTS: Final = (
+    'label-studio-ml==1.0.9',
+    'rq==1.10.1',  # label-studio-ml imports it, but does not require it
+    'gunicorn==22.0.0',
+    *(f'{name}=={version(name)}' for name in ('rtmlib', 'onnxruntime', 'numpy', 'opencv-python-headless')),
+)
+_START_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A backend that runs.
+
+    :param pid: of the process, which may have children.
+    """
+
+    name: str
+    port: int
+    pid: int
+    runtime: str
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.port}'
+
+    def post(self, route: str, content: Mapping[str, Any]) -> bytes:
+        with httpx.Client(timeout=PATIENCE, trust_env=False) as client:
+            return client.post(self.url + route, json=content).raise_for_status().content
+
+
+@contextmanager
+def serving(pictures: Sequence[bytes]) -> Iterator[int]:
+    """Serve JPEGs as `/anything/NUMBER.jpg`, each after `LATENCY`.
+
+    :return: the port.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = 'HTTP/1.1'
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            time.sleep(LATENCY)
+            picture = pictures[int(Path(self.path).stem)]
+            self.send_response(200)
+            self.send_header('Content-Type', 'image/jpeg')
+            self.send_header('Content-Length', str(len(picture)))
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+
+
+def cpu_seconds(pid: int) -> float:
+    """That a process and its children have taken."""
+    ticks = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[11:13]
+    children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
+    return _seconds(ticks) + sum(cpu_seconds(int(child)) for child in children)
+
+
+def machine_seconds() -> float:
+    """CPU seconds that all processes have taken, and other virtual machines of the host."""
+    user, nice, system, _, _, *interrupts_and_steal = Path('/proc/stat').read_text().partition('\n')[0].split()[1:9]
+    return _seconds([user, nice, system, *interrupts_and_steal])
+
+
+def _seconds(ticks: Sequence[str]) -> float:
+    return sum(map(int, ticks)) / os.sysconf('SC_CLK_TCK')
+
+
+@contextmanager
+def running_ours(folder: Path, archive: Path, image_port: int, precision: str) -> Iterator[Backend]:
+    """:param folder: keeps the node's log."""
+    store = ModelStore(folder / 'data')
+    store.select(store.add(archive).version)
+    settings: dict[str, Any] = {
+        'PRECISION': precision,
+        'IMAGE_HOSTS': f'127.0.0.1:{image_port}',
+        'PREDICT_SECONDS': PATIENCE,
+    }
+    with running_node(folder, **settings) as node:
+        runtime = httpx.get(f'{node.url}/about', timeout=PATIENCE).json()['wholebody']['runtime']
+        yield Backend(name=precision, port=node.port, pid=node.process.pid, runtime=runtime)
+
+
+@contextmanager
+def running_usual(folder: Path, package: ModelPackage) -> Iterator[Backend]:
+    """The usual backend, with the networks of an unpacked package.
+
+    :param folder: keeps its log and what it caches.
+    """
+    digest = hashlib.sha256(' '.join(_REQUIREMENTS).encode()).hexdigest()[:8]
+    commands = python_with(f'usual-backend-{digest}', *_REQUIREMENTS).parent
+    folder.mkdir(parents=True)
+    networks = {'DETECTOR': package.wholebody.detector, 'ESTIMATOR': package.wholebody.estimator}
+    sizes = {f'{role}_SIZE': ','.join(map(str, network.input_size)) for role, network in networks.items()}
+    files = {role: package.folder / network.file for role, network in networks.items()}
+    homes = {'HOME': folder, 'XDG_CACHE_HOME': folder / 'cache', 'XDG_DATA_HOME': folder / 'share'}
+    environment = clean_environment(**files, **sizes, **homes, NO_PROXY='127.0.0.1')
+    port = free_port()
+    init: list[str | Path] = [commands / 'label-studio-ml', 'init', 'backend', '--script', f'{_SCRIPT}:UsualBackend']
+    serve: list[str | Path] = [
+        commands / 'gunicorn',
+        '_wsgi:app',
+        '--preload',
+        '--bind',
+        f'127.0.0.1:{port}',
+        '--workers',
+        '1',
+        '--threads',
+        '8',
+    ]
+    log = folder / 'log'
+    with log.open('wb') as sink:
+        subprocess.run(init, cwd=folder, env=environment, check=True, stdout=sink, stderr=sink)
+        process = subprocess.Popen(
+            [*serve, '--timeout', '0'], cwd=folder / 'backend', env=environment, stdout=sink, stderr=sink
+        )
+    runtime = f'rtmlib {version("rtmlib")}, onnxruntime on CPU, f32'
+    backend = Backend(name=USUAL, port=port, pid=process.pid, runtime=runtime)
+    try:
+        _wait(backend, process, log)
+        backend.post('/setup', {'project': '1.1', 'schema': CONFIG, 'hostname': '', 'access_token': ''})
+        yield backend
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(backend: Backend, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f'the usual backend ended: {log.read_text()}'
+        try:
+            if httpx.get(f'{backend.url}/health', timeout=5, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise AssertionError(f'the usual backend does not serve: {log.read_text()}')
+
+
+def precisions(package: ModelPackage) -> list[str]:
+    """In which our node is measured here."""
+    wants_bf16 = 'amx_bf16' in cpu_flags() and package.wholebody.precision == 'any' and is_installed('openvino')
+    return ['f32', 'bf16'] if wants_bf16 and 'BF16' in openvino_capabilities('cpu') else ['f32']
