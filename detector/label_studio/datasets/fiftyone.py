@@ -89,7 +89,8 @@ def _label(kind: str, path: str, index: int) -> JsonObject:
 
 
 def _object_id(*parts: str) -> JsonObject:
-    return {'$oid': hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:24]}
+    # the first four bytes are a time, which FiftyOne shows as that of creation: 1970, rather than any
+    return {'$oid': '00000000' + hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]}
 
 
 def _points(person: Person, size: Size) -> JsonObject:
