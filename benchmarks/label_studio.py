@@ -181,6 +181,9 @@ def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
                 if backend.name == USUAL:
                     usual = turn
                 note(report, backend.name, turn, usual)
+                ours, rivals, strangers = turn.cores
+                cores = f'{ours:.2f} cores; its rivals on {rivals:.2f}, strangers on {strangers:.2f}'
+                print(f'{backend.name:14} {turn.seconds:8.2f} s on {cores}', flush=True)
                 health.setdefault(backend.name, []).extend(turn.health)
     for name, seconds in health.items():
         report.backends[name].health = Times.of(seconds) if seconds else None
@@ -288,13 +291,10 @@ def show(report: Report) -> None:
             f'{figures.keypoints:10} {figures.megabytes:6.2f} {figures.overlap:8.4f}  {figures.runtime}'
         )
     for name, figures in report.backends.items():
-        for number, seconds in enumerate(figures.seconds):
-            cores = [kept[number] for kept in (figures.cores, figures.rivals, figures.strangers)]
-            print(
-                '{:14} {:8.2f} s on {:.2f} cores; rivals on {:.2f}, strangers on {:.2f}'.format(name, seconds, *cores)
-            )
         if (times := figures.health) is not None:
-            print(f'  /health {times.count} times: median {times.median} ms, p99 {times.p99} ms, max {times.max} ms')
+            print(
+                f'{name}: /health {times.count} times: median {times.median} ms, p99 {times.p99} ms, max {times.max} ms'
+            )
     print('\n'.join(f'MISSED {goal}' for goal in report.missed) or 'every goal is met')
 
 

@@ -169,6 +169,7 @@ def keep_busy(port: int, jpeg: bytes, seconds: float, start: float) -> list[tupl
                 answer = client.post('/detect', files={'file': jpeg})
                 taken.append((answer.status_code, time.monotonic() - sent))
                 assert 'box_detections' in answer.json() or 'retry-after' in answer.headers, answer.text
+                time.sleep(int(answer.headers.get('retry-after', 0)))
         return taken
 
     with ThreadPoolExecutor(CLIENTS) as threads:
@@ -248,11 +249,10 @@ class Rest:
         head = (await reader.readuntil(b'\r\n\r\n')).decode().lower()
         answer = json.loads(await reader.readexactly(int(head.partition('\ncontent-length:')[2].partition('\r')[0])))
         self._idle.append(connection)
-        status = int(head[9:12])
-        if status == 503 and '\nretry-after: ' in head:
+        if head.startswith('http/1.1 503 ') and '\nretry-after: ' in head:
             return {'error': answer['detail']}
-        if status != 200:
-            raise ValueError(f'{status}: {answer}')
+        if not head.startswith('http/1.1 200 '):
+            raise ValueError(f'{head[9:12]}: {answer}')
         return dict(answer)
 
 

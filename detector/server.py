@@ -23,8 +23,11 @@ def serve(settings: Settings) -> None:
     configure_logging(settings)  # after learning_loop_node, whose import replaces all handlers
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
+    node = WholebodyNode(settings)
+    gc.collect()
+    gc.freeze()  # the modules stay for good: looking through them stops a busy node for 70 ms every few seconds
     uvicorn.run(
-        WholebodyNode(settings),
+        node,
         host=settings.node_host,
         port=settings.backend_port,
         lifespan='on',
