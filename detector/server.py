@@ -1,5 +1,6 @@
 """Serving a node with uvicorn, and its logging."""
 
+import gc
 import logging.config
 import os
 import signal
