@@ -13,7 +13,8 @@ import pytest
 from detector import images
 from detector.embedded import CATALOGUE
 from detector.label_studio.config import LabelingConfig, generate, parse
-from detector.label_studio.regions import VISIBLE, Person, from_results
+from detector.label_studio.person import VISIBLE, Person
+from detector.label_studio.regions import from_results
 from mock.test_card import Figure
 
 from .cards import FIGURES, iou, make_card

@@ -33,7 +33,8 @@ from .client import Connection
 from .config import parse
 from .correction_queue import CorrectionQueue, Hint
 from .media import TaskImages
-from .regions import NOT_LABELLED, Person, from_results
+from .person import NOT_LABELLED, Person
+from .regions import from_results
 
 log = logging.getLogger('wholebody.label_studio')
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..poses import BOX_TO_OKS_AREA, box_ious, oks
 from ..skeleton import KEYPOINT_COUNT, OKS_SIGMAS, PARTS, Part
-from .regions import NOT_LABELLED, Person
+from .person import NOT_LABELLED, Person
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]

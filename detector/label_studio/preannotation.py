@@ -17,7 +17,8 @@ from ..person_detector import MIN_BOX_SIDE
 from ..poses import FloatArray, Pose
 from ..settings import Settings
 from .config import LabelingConfig
-from .regions import Person, Size, to_results
+from .person import Person, Size
+from .regions import to_results
 
 log = logging.getLogger('wholebody.label_studio')
 

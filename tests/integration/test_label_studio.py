@@ -14,7 +14,8 @@ from skimage import data as photographs
 
 from detector import images
 from detector.label_studio.config import generate, parse
-from detector.label_studio.regions import Person, from_results
+from detector.label_studio.person import Person
+from detector.label_studio.regions import from_results
 from mock.test_card import Figure, arrange
 
 from ..cards import FIGURES, iou, make_card

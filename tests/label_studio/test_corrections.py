@@ -12,7 +12,8 @@ import pytest
 from detector import images
 from detector.label_studio.config import generate, parse
 from detector.label_studio.corrections import hints_in, to_annotations
-from detector.label_studio.regions import HIDDEN, VISIBLE, Person, Region, to_results
+from detector.label_studio.person import HIDDEN, VISIBLE, Person
+from detector.label_studio.regions import Region, to_results
 from detector.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card import Figure
 

@@ -20,7 +20,7 @@ from detector.label_studio.evaluation import (
 )
 from detector.label_studio.evaluation_matching import EVALUATED_PARTS, PCK_THRESHOLDS
 from detector.label_studio.evaluation_precision import ExtraMissing
-from detector.label_studio.regions import HIDDEN, NOT_LABELLED, VISIBLE, Person
+from detector.label_studio.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 from detector.poses import BOX_TO_OKS_AREA
 from detector.skeleton import KEYPOINT_NAMES, OKS_SIGMAS, PART_BY_NAME, Part
 

@@ -16,7 +16,7 @@ from detector.label_studio.evaluation import Evaluated, Evaluation, evaluate
 from detector.label_studio.evaluation_matching import EVALUATED_PARTS
 from detector.label_studio.evaluation_precision import ExtraMissing
 from detector.label_studio.evaluation_report import MAX_CORRECTED, MAX_IMAGES, most_corrected, to_html, to_json
-from detector.label_studio.regions import Person
+from detector.label_studio.person import Person
 from detector.skeleton import KEYPOINT_NAMES
 
 from .test_evaluation import LEFT_HAND, make_image, make_person, moved, without

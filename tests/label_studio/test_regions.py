@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from detector.label_studio.config import LabelingConfig, generate, parse
-from detector.label_studio.regions import HIDDEN, NOT_LABELLED, VISIBLE, Person, Region, from_results, to_results
+from detector.label_studio.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
+from detector.label_studio.regions import Region, from_results, to_results
 from detector.poses import Pose
 from detector.skeleton import KEYPOINT_NAMES, PART_BY_NAME
 

@@ -22,7 +22,7 @@ from ...skeleton import (
     SKELETON_EDGES,
     canonical_name,
 )
-from ..regions import Person
+from ..person import Person
 from .coco_person import BODY, read_person, write_person
 from .fields import as_integer, as_list, as_mapping, as_text, read_json
 from .labelled import LabelledImage, check_ids

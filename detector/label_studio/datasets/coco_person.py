@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ...errors import InvalidRequest
 from ...poses import FloatArray
 from ...skeleton import KEYPOINT_COUNT, PART_BY_NAME, Part
-from ..regions import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
+from ..person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+from ..regions import MOVED_PERCENT
 from .fields import as_mapping, as_numbers
 from .labelled import box_of
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ...skeleton import DRAWN_EDGES, KEYPOINT_NAMES, PERSON
-from ..regions import NOT_LABELLED, Person, Size
+from ..person import NOT_LABELLED, Person, Size
 from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
 
 _VERSION: Final = '0.25.0'

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import InvalidRequest
 from ...poses import FloatArray
-from ..regions import NOT_LABELLED, Person, Size
+from ..person import NOT_LABELLED, Person, Size
 
 Split = Literal['train', 'val']
 

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ...errors import InvalidRequest
 from ...skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
-from ..regions import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+from ..person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 from .fields import as_integer, as_mapping, as_text, read_json, read_text
 from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
 

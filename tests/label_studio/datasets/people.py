@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from detector.label_studio.datasets.labelled import LabelledImage
-from detector.label_studio.regions import NOT_LABELLED, Person
+from detector.label_studio.person import NOT_LABELLED, Person
 
 SIZE = (640, 480)
 KINDS = ('all', 'upper half', 'no box', 'box only', 'hidden')

@@ -14,7 +14,8 @@ from detector.errors import InvalidRequest
 from detector.label_studio.config import Style, generate, parse
 from detector.label_studio.datasets.coco import from_coco, read_coco, to_coco
 from detector.label_studio.datasets.labelled import LabelledImage
-from detector.label_studio.regions import Person, from_results, to_results
+from detector.label_studio.person import Person
+from detector.label_studio.regions import from_results, to_results
 from detector.skeleton import KEYPOINT_NAMES, SKELETON_EDGES
 
 from .people import assert_same_persons, dataset_file, make_image, make_person

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detector.label_studio.datasets.coco_person import read_person, write_person
-from detector.label_studio.regions import HIDDEN, VISIBLE, Person
+from detector.label_studio.person import HIDDEN, VISIBLE, Person
 
 from .people import SIZE, dataset_file, make_person
 

@@ -10,7 +10,7 @@ import pytest
 
 from detector.errors import InvalidRequest
 from detector.label_studio.datasets.fiftyone import write_fiftyone
-from detector.label_studio.regions import Person
+from detector.label_studio.person import Person
 from detector.skeleton import KEYPOINT_NAMES
 
 from .people import SIZE, make_image, make_person

@@ -7,7 +7,7 @@ import pytest
 
 from detector.errors import InvalidRequest
 from detector.label_studio.datasets.labelled import box_of, check_ids, file_names, new_folder, split_of
-from detector.label_studio.regions import VISIBLE, Person
+from detector.label_studio.person import VISIBLE, Person
 
 from .people import SIZE, make_image, make_person
 

@@ -15,7 +15,7 @@ from PIL import Image
 from detector.errors import InvalidRequest
 from detector.label_studio.datasets.labelled import LabelledImage
 from detector.label_studio.datasets.yolo import read_yolo, write_yolo
-from detector.label_studio.regions import VISIBLE, Person
+from detector.label_studio.person import VISIBLE, Person
 
 from .people import SIZE, assert_same_persons, make_image, make_person
 
