@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, Protocol
@@ -27,6 +28,8 @@ Prediction = dict[str, Any]
 
 AHEAD: Final = 4 * GROUP_IMAGES
 """Images that are fetched, or wait fetched, before their inference."""
+GROUPS_AT_ONCE: Final = 2
+"""While one is inferred the next is decoded, and the predictions of the one before are written."""
 _LEAST_PAUSE: Final = 0.05
 
 
@@ -60,14 +63,21 @@ class Preannotator:
         """
         results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
         deadline = time.monotonic() + self._seconds
-        done = 0
-        async with aclosing(self._fetched(tasks, config, source, deadline)) as groups:
-            async for group in groups:
-                done += len(group)
-                for index, prediction in await self._predict_group(group, tasks, config, deadline):
-                    results[index] = prediction
+        begun = 0
+        running: deque[asyncio.Task[list[tuple[int, Prediction]]]] = deque()
+        try:
+            async with aclosing(self._fetched(tasks, config, source, deadline)) as groups:
+                async for group in groups:
+                    begun += len(group)
+                    running.append(asyncio.create_task(self._predict_group(group, tasks, config, deadline)))
+                    if len(running) == GROUPS_AT_ONCE:
+                        _keep(await running.popleft(), results)
+            while running:
+                _keep(await running.popleft(), results)
+        finally:
+            await asyncio.gather(*running, return_exceptions=True)
         if time.monotonic() >= deadline:
-            log.warning('%d of %d tasks were begun in %g seconds: ask again', done, len(tasks), self._seconds)
+            log.warning('%d of %d tasks were begun in %g seconds: ask again', begun, len(tasks), self._seconds)
         return results
 
     async def _fetched(
@@ -180,6 +190,11 @@ def score(poses: Sequence[Pose], size: Size) -> float:
     if not poses:
         return 1.0
     return round(float(relevance.certainties(poses, size=size).min()), 4)
+
+
+def _keep(found: Sequence[tuple[int, Prediction]], results: list[Prediction | list[Prediction]]) -> None:
+    for index, prediction in found:
+        results[index] = prediction
 
 
 async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> bytes:
