@@ -1,6 +1,6 @@
 """Predictions for many tasks by our node and by a Label Studio backend written the usual way, in one run.
 
-    uv run python -m benchmarks.label_studio [--package ZIP] [--tasks 64] [--rounds 3] [-o FILE.json]
+    uv run python -m benchmarks.label_studio [--package ZIP] [--persons 1] [--tasks 64] [--rounds 3] [-o FILE.json]
 
 Linux only: reads /proc. Each backend gets one POST /predict with all tasks, in turn, while the others rest; every image
 takes 50 ms to come, and has a new URL each time, so that none is cached. Our node runs in f32, and in bf16 too where
@@ -302,13 +302,14 @@ def main() -> int:
     from .random_weights import pack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--package', type=Path, help='by default random weights: lightweight, two persons')
+    parser.add_argument('--package', type=Path, help='by default random weights: lightweight')
+    parser.add_argument('--persons', type=int, default=1, help='that the random weights report in every image')
     parser.add_argument('--tasks', type=int, default=64)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('-o', '--output', type=Path, help='for the report as JSON')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        archive = options.package or pack(Path(folder), 'lightweight', persons=2)
+        archive = options.package or pack(Path(folder), 'lightweight', persons=options.persons)
         report = run(Path(folder) / 'run', archive=archive, tasks=options.tasks, rounds=options.rounds)
     show(report)
     if options.output is not None:

@@ -2,23 +2,31 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Self
 
 import httpx
 
-from ..errors import InvalidSettings, LabelStudioFault, NotInLabelStudio
+from ..errors import InvalidRequest, InvalidSettings, LabelStudioFault, NotInLabelStudio
 from ..settings import Settings
 from .credentials import credentials_of
 from .network import read_at_most, text_of
 
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.3
+_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _PASSING: Final = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 _PASSING_STATUSES: Final = (502, 503, 504)
-_MAX_JSON_BYTES: Final = 64 * 1024**2
+_REPEATABLE: Final = ('GET', 'PATCH', 'DELETE')
+"""Requests that do no more when they arrive twice."""
+_MAX_WORDS: Final = 400
+"""Characters of what Label Studio says about a request that it refuses."""
+_COMMAND_SECONDS: Final = 300
+"""Large imports keep Label Studio busy."""
+_MAX_JSON_BYTES: Final = 256 * 1024**2
+_EXCHANGE: Final = '/api/token/refresh/'
 
 
 class Connection:
@@ -47,15 +55,16 @@ class Connection:
         )
 
     @classmethod
-    def of(cls, settings: Settings) -> Self | None:
+    def of(cls, settings: Settings, *, seconds: float = 30) -> Self | None:
         """The connection that the settings describe; None if LABEL_STUDIO_URL is unset.
 
+        :param seconds: that an answer with all its retries may take.
         :raises InvalidSettings: the address or the token cannot be used.
         """
         token = settings.label_studio_api_token
         if settings.label_studio_url is None:
             return None
-        return cls(settings.label_studio_url, None if token is None else token.get_secret_value())
+        return cls(settings.label_studio_url, None if token is None else token.get_secret_value(), seconds=seconds)
 
     async def annotation(self, annotation_id: int) -> dict[str, Any]:
         """An annotation with its result; it names its task.
@@ -85,30 +94,45 @@ class Connection:
         :raises NotInLabelStudio: there is nothing.
         :raises LabelStudioFault: no answer in time, no permission, or no JSON.
         """
-        query = f'?{httpx.QueryParams(params)}' if params else ''
+        return await self.request('GET', path, params=params)
+
+    async def request(
+        self, method: str, path: str, *, params: Mapping[str, str | int] | None = None, **content: Any
+    ) -> Any:
+        """Ask for something, or change it; what may be done twice without harm is tried again if it fails.
+
+        :param path: below the address of Label Studio, `/api/…`.
+        :param content: httpx's `json` or `files`.
+        :return: the JSON of the answer, None if it is empty.
+        :raises NotInLabelStudio: there is nothing.
+        :raises InvalidRequest: Label Studio finds fault with what was sent (400).
+        :raises LabelStudioFault: no answer in time, no permission, or no JSON.
+        """
+        query = f'?{httpx.QueryParams(dict(params))}' if params else ''
         try:
-            async with asyncio.timeout(self._seconds), self.stream(path + query) as response:
+            async with asyncio.timeout(self._seconds), self.stream(path + query, method, **content) as response:
                 return await self._json(response, path)
         except TimeoutError:
             raise LabelStudioFault(f'{self.url} takes longer than {self._seconds} s to answer {path}') from None
 
     @asynccontextmanager
-    async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
+    async def stream(self, path: str, method: str = 'GET', **content: Any) -> AsyncIterator[httpx.Response]:
         """Ask for something, with credentials; connections that fail are tried again.
 
         :param path: below the address of Label Studio, percent-encoded, with query. Whoever takes it from a stranger
             has to make sure that it names nothing but an image (see `addresses`).
+        :param content: httpx's `json` or `files`.
         :return: the answer, whatever its status except 401 and 403, its body yet to be read; redirects are not
             followed.
         :raises LabelStudioFault: no answer, or the token is refused.
         """
         authorization = await self._credentials.authorization()
-        response = await self._send('GET', path, headers={'Authorization': authorization})
+        response = await self._send(method, path, headers={'Authorization': authorization}, **content)
         try:
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 await response.aclose()
                 authorization = await self._credentials.authorization(refused=authorization)
-                response = await self._send('GET', path, headers={'Authorization': authorization})
+                response = await self._send(method, path, headers={'Authorization': authorization}, **content)
             if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                 raise LabelStudioFault(
                     f'Label Studio answers {response.status_code}: may the user of LABEL_STUDIO_API_TOKEN see this?'
@@ -123,15 +147,20 @@ class Connection:
         await self._client.aclose()
 
     async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request that may be repeated, until there is an answer that is not of a proxy alone."""
+        """Send a request; if it may be repeated, until there is an answer that is not of a proxy alone.
+
+        Others are repeated only where no connection came about.
+        """
+        may_repeat = method in _REPEATABLE or path == _EXCHANGE
+        passing = _PASSING if may_repeat else _UNSENT
         url = self.url.copy_with(raw_path=self.url.raw_path.rstrip(b'/') + path.encode('ascii'))
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 response = await self._client.send(self._client.build_request(method, url, **request), stream=True)
-                if response.status_code not in _PASSING_STATUSES or attempt == _ATTEMPTS:
+                if response.status_code not in _PASSING_STATUSES or attempt == _ATTEMPTS or not may_repeat:
                     return response
                 await response.aclose()
-            except _PASSING as error:
+            except passing as error:
                 if attempt == _ATTEMPTS:
                     raise self._silence(error) from None
             except httpx.HTTPError as error:
@@ -144,7 +173,7 @@ class Connection:
 
     async def _exchange(self, token: str) -> tuple[int, Any]:
         """Trade a personal access token for an access token."""
-        response = await self._send('POST', '/api/token/refresh/', json={'refresh': token})
+        response = await self._send('POST', _EXCHANGE, json={'refresh': token})
         try:
             body = await read_at_most(response, _MAX_JSON_BYTES)
             return response.status_code, json.loads(body or b'')
@@ -168,17 +197,47 @@ class Connection:
         if response.has_redirect_location:
             target = response.headers['Location'].partition('?')[0]
             raise LabelStudioFault(f'{self.url} redirects {path} to {target}: is LABEL_STUDIO_URL its real address?')
-        if status != httpx.codes.OK:
+        if status == httpx.codes.BAD_REQUEST and 'json' in response.headers.get('Content-Type', ''):
+            raise InvalidRequest(f'Label Studio refuses {path}: {_words(await response.aread())}')
+        if not response.is_success:
             raise LabelStudioFault(f'{self.url} answers {status} to {path}: is LABEL_STUDIO_URL its address?')
         body = await read_at_most(response, _MAX_JSON_BYTES)
         if body is None:
             raise LabelStudioFault(f'{self.url} answers {path} with more than {_MAX_JSON_BYTES} bytes')
+        if not body:
+            return None
         try:
             return json.loads(body)
         except ValueError:
             raise LabelStudioFault(
                 f'{self.url} answers {path} with no JSON: is LABEL_STUDIO_URL Label Studio?'
             ) from None
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Connection]:
+    """A connection for a command, which may take longer than a webhook's.
+
+    :raises InvalidSettings: LABEL_STUDIO_URL is unset, or it or the token cannot be used.
+    """
+    connection = Connection.of(settings, seconds=_COMMAND_SECONDS)
+    if connection is None:
+        raise InvalidSettings('LABEL_STUDIO_URL: set the address of Label Studio, e.g. http://localhost:8080')
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _words(body: bytes) -> str:
+    """What Label Studio says is wrong with a request."""
+    try:
+        answer = json.loads(body)
+        words = answer.get('validation_errors') or answer.get('detail') or answer
+        text = words if isinstance(words, str) else json.dumps(words, ensure_ascii=False)
+    except (ValueError, AttributeError):
+        text = body.decode(errors='replace')
+    return text if len(text) <= _MAX_WORDS else f'{text[:_MAX_WORDS]}…'
 
 
 def _checked(text: str) -> httpx.URL:

@@ -1,4 +1,4 @@
-"""`wholebody labelstudio`: what labeling teams need beside the backend."""
+"""`wholebody labelstudio config`, `init` and `import`: a project and its images."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .skeleton import PART_BY_NAME
-
-app = typer.Typer(help='Label Studio: labeling configs.', no_args_is_help=True)
+from ..skeleton import PART_BY_NAME
 
 
 class ConfigStyle(StrEnum):
@@ -18,12 +16,6 @@ class ConfigStyle(StrEnum):
     KEYPOINTS = 'keypoints'
 
 
-@app.callback()
-def _group() -> None:
-    """Keep this a group of commands, however few they are."""
-
-
-@app.command('config')
 def config(
     style: Annotated[
         ConfigStyle, typer.Option(help='A region per person with its limbs, or one per keypoint.')
@@ -36,7 +28,7 @@ def config(
     ] = None,
 ) -> None:
     """The recommended labeling config, to be pasted into a project's settings."""
-    from .label_studio.config import generate
+    from ..label_studio.config import generate
 
     chosen = tuple(PART_BY_NAME) if parts is None else [part.strip() for part in parts.split(',')]
     xml = generate(style.value, chosen)

@@ -1,0 +1,16 @@
+"""`wholebody labelstudio`: what labeling teams and dataset engineers need beside the backend.
+
+Commands import what they need themselves, so that `wholebody --help` is quick.
+"""
+
+import typer
+
+from .setup import config
+
+app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
+app.command('config')(config)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep this a group of commands, however few they are."""

@@ -1,0 +1,29 @@
+"""What the commands share."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from ..label_studio.client import connected
+from ..label_studio.project import Project, project_id_of
+from ..settings import Settings
+
+Result = TypeVar('Result')
+
+ProjectOption = Annotated[str, typer.Option('--project', '-p', help='Number or address of a project.')]
+
+
+def in_project(settings: Settings, project: str, work: Callable[[Project], Awaitable[Result]]) -> Result:
+    """Do something with a project of the Label Studio that the settings name.
+
+    :param project: its number or address.
+    :raises WholebodyError: it cannot be reached, or whatever the work raises.
+    """
+
+    async def run() -> Result:
+        async with connected(settings) as connection:
+            return await work(Project(connection, project_id_of(project)))
+
+    return asyncio.run(run())

@@ -1,0 +1,235 @@
+"""A project of Label Studio: its tasks, predictions, annotations, views, backends and webhooks."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any, Final, Self
+
+from ..errors import InvalidRequest, LabelStudioFault
+from .client import Connection
+from .config import LabelingConfig, parse
+
+Json = dict[str, Any]
+
+_PAGE_TASKS: Final = 500
+_PAGE_FULL_TASKS: Final = 50
+"""With annotations and predictions, each of which may have a thousand regions."""
+_ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
+
+
+def without_version(model_version: str) -> Json:
+    """The filter for tasks that have no prediction of a model version."""
+    return {
+        'filter': 'filter:tasks:predictions_model_versions',
+        'operator': 'not_contains',
+        'type': 'List',
+        'value': [model_version],
+    }
+
+
+class Project:
+    """A project of the Label Studio behind a connection.
+
+    Everything here raises the errors of `Connection.request`.
+    """
+
+    def __init__(self, connection: Connection, project_id: int) -> None:
+        self.connection = connection
+        self.id = project_id
+
+    # ------------------------------------------------------------ the project
+
+    @classmethod
+    async def create(cls, connection: Connection, *, title: str, label_config: str, **fields: Any) -> Self:
+        """:param fields: more of the project's, such as `sampling`."""
+        body = {'title': title, 'label_config': label_config} | fields
+        return cls(connection, int((await connection.request('POST', '/api/projects/', json=body))['id']))
+
+    @classmethod
+    async def titled(cls, connection: Connection, title: str) -> Self | None:
+        """The project of a title, the newest of several; None if there is none."""
+        found = [project async for project in _pages(connection, '/api/projects/', {'page_size': 100, 'title': title})]
+        ids = [int(project['id']) for project in found if project.get('title') == title]
+        return cls(connection, max(ids)) if ids else None
+
+    async def settings(self) -> Json:
+        """Title, labeling config, sampling, counts …"""
+        return await self.connection.project(self.id)
+
+    async def config(self) -> LabelingConfig:
+        """:raises InvalidRequest: the project's labeling config offers nothing for a pose; names the tag."""
+        return parse((await self.settings()).get('label_config'))
+
+    async def change(self, **fields: Any) -> Json:
+        """Change settings, such as `label_config`, `model_version`, `sampling`."""
+        return await self._object('PATCH', f'/api/projects/{self.id}/', json=fields)
+
+    # ------------------------------------------------------------ tasks
+
+    async def tasks(self, *, full: bool = False, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
+        """The tasks in the order of their ids.
+
+        :param full: with `annotations` and `predictions`, else without both.
+        :param filters: that a task must pass, in the data manager's form; see `without_version`. What is changed
+            meanwhile must not change who passes.
+        """
+        query: Json = {'ordering': ['tasks:id']}
+        if filters:
+            query['filters'] = {'conjunction': 'and', 'items': list(filters)}
+        params: dict[str, str | int] = {
+            'project': self.id,
+            'page_size': _PAGE_FULL_TASKS if full else _PAGE_TASKS,
+            'query': json.dumps(query),
+            'resolve_uri': 'false',
+        }
+        if full:
+            params['fields'] = 'all'
+        page, seen = 1, 0
+        while True:
+            answer = await self._object('GET', '/api/tasks/', params=params | {'page': page})
+            for task in answer['tasks']:
+                yield task
+            page, seen = page + 1, seen + len(answer['tasks'])
+            if seen >= answer['total'] or not answer['tasks']:
+                return
+
+    async def import_tasks(self, tasks: Sequence[Json]) -> list[int]:
+        """Import tasks; their ids.
+
+        :param tasks: `{'data': {…}}`, maybe with `meta`, `annotations` and `predictions`.
+        """
+        return await self._import(json=list(tasks))
+
+    async def upload(self, files: Iterable[tuple[str, bytes]]) -> list[int]:
+        """Upload image files; the ids of their tasks, in their order.
+
+        :param files: names and contents.
+        """
+        return await self._import(files=[(f'file{index}', file) for index, file in enumerate(files)])
+
+    async def _import(self, **content: Any) -> list[int]:
+        wanted = {'return_task_ids': 'true'}
+        answer = await self._object('POST', f'/api/projects/{self.id}/import', params=wanted, **content)
+        return [int(task_id) for task_id in answer.get('task_ids', ())]
+
+    async def change_task(self, task_id: int, **fields: Any) -> Json:
+        """Change `data` or `meta` of a task, as a whole."""
+        return await self._object('PATCH', f'/api/tasks/{task_id}/', json=fields)
+
+    # ------------------------------------------------------------ predictions and annotations
+
+    async def import_predictions(self, predictions: Sequence[Json]) -> int:
+        """Store predictions.
+
+        :param predictions: `{'task': id, 'result': […], 'score': …, 'model_version': …}`.
+        :return: how many were stored; those that do not fit the labeling config are not, and Label Studio is silent.
+        """
+        body = list(predictions)
+        return int((await self._object('POST', f'/api/projects/{self.id}/import/predictions', json=body))['created'])
+
+    async def predictions(self, task_id: int) -> list[Json]:
+        """All predictions of a task."""
+        found: list[Json] = await self.connection.get_json('/api/predictions/', project=self.id, task=task_id)
+        return found
+
+    async def change_prediction(self, prediction_id: int, **fields: Any) -> None:
+        """Change, e.g., the `score`."""
+        await self.connection.request('PATCH', f'/api/predictions/{prediction_id}/', json=fields)
+
+    async def delete_prediction(self, prediction_id: int) -> None:
+        await self.connection.request('DELETE', f'/api/predictions/{prediction_id}/')
+
+    async def annotate(self, task_id: int, result: Sequence[Json]) -> Json:
+        """Submit an annotation."""
+        return await self._object('POST', f'/api/tasks/{task_id}/annotations/', json={'result': list(result)})
+
+    # ------------------------------------------------------------ views, backends, webhooks
+
+    async def views(self) -> list[Json]:
+        """The tabs of the data manager."""
+        found: list[Json] = await self.connection.get_json('/api/dm/views/', project=self.id)
+        return found
+
+    async def save_view(self, data: Json) -> Json:
+        """Make a tab, or change the one of the same title.
+
+        :param data: `title`, `ordering`, `filters` … in the data manager's form.
+        """
+        body = {'project': self.id, 'data': data}
+        for view in await self.views():
+            if view.get('data', {}).get('title') == data['title']:
+                return await self._object('PATCH', f'/api/dm/views/{view["id"]}/', json=body)
+        return await self._object('POST', '/api/dm/views/', json=body)
+
+    async def backends(self) -> list[Json]:
+        found: list[Json] = await self.connection.get_json('/api/ml/', project=self.id)
+        return found
+
+    async def save_backend(self, *, url: str, title: str, user: str | None, password: str | None) -> Json:
+        """Connect a machine learning backend, or change the connection to the one at the same address.
+
+        Label Studio asks the backend for its health before it answers.
+
+        :param title: becomes the project's `model_version`.
+        :param user: of the backend's basic auth; None: it has none.
+        :raises InvalidRequest: Label Studio cannot reach the backend, may not contact it, or is refused there.
+        """
+        body: Json = {'project': self.id, 'url': url, 'title': title, 'is_interactive': True}
+        if user is not None:
+            body |= {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}
+        else:
+            body |= {'auth_method': 'NONE'}
+        for backend in await self.backends():
+            if str(backend.get('url')).rstrip('/') == url.rstrip('/'):
+                return await self._object('PATCH', f'/api/ml/{backend["id"]}/', json=body)
+        return await self._object('POST', '/api/ml/', json=body)
+
+    async def webhooks(self) -> list[Json]:
+        found: list[Json] = await self.connection.get_json('/api/webhooks/', project=self.id)
+        return found
+
+    async def save_webhook(self, *, url: str, headers: Mapping[str, str]) -> Json:
+        """Make a webhook for all actions, or change the one of the same address."""
+        body: Json = {
+            'project': self.id,
+            'url': url,
+            'headers': dict(headers),
+            'send_payload': True,
+            'send_for_all_actions': True,
+            'is_active': True,
+        }
+        for webhook in await self.webhooks():
+            if str(webhook.get('url')).rstrip('/') == url.rstrip('/'):
+                return await self._object('PATCH', f'/api/webhooks/{webhook["id"]}/', json=body)
+        return await self._object('POST', '/api/webhooks/', json=body)
+
+    async def _object(self, method: str, path: str, **options: Any) -> Json:
+        answer = await self.connection.request(method, path, **options)
+        if not isinstance(answer, dict):
+            raise LabelStudioFault(f'{self.connection.url} answers {path} with something that is no JSON object')
+        return answer
+
+
+async def _pages(connection: Connection, path: str, params: Mapping[str, str | int]) -> AsyncIterator[Json]:
+    """The `results` of a paged list."""
+    page = 1
+    while True:
+        answer = await connection.request('GET', path, params={**params, 'page': page})
+        if not isinstance(answer, dict) or not isinstance(answer.get('results'), list):
+            raise LabelStudioFault(f'{connection.url} answers {path} with something that is no list')
+        for entry in answer['results']:
+            yield entry
+        if not answer.get('next'):
+            return
+        page += 1
+
+
+def project_id_of(text: str) -> int:
+    """The id in a project's number or address: `7`, `http://localhost:8080/projects/7/data?tab=1`.
+
+    :raises InvalidRequest: neither.
+    """
+    found = _ID.fullmatch(text.strip())
+    if found is None:
+        raise InvalidRequest(f'--project {text[:80]}: give the number of a project, as in its address /projects/7/')
+    return int(found[1] or found[2])
