@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -25,6 +26,9 @@ log = logging.getLogger('wholebody.label_studio')
 
 Prediction = dict[str, Any]
 """`model_version`, `score` and `result`, as Label Studio stores it."""
+
+Outcome = Prediction | BaseException
+"""Of a task: the error says why there is no prediction."""
 
 AHEAD: Final = 4 * GROUP_IMAGES
 """Images that are fetched, or wait fetched, before their inference."""
@@ -64,31 +68,48 @@ class Preannotator:
         results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
         deadline = time.monotonic() + self._seconds
         begun = 0
-        running: deque[asyncio.Task[list[tuple[int, Prediction]]]] = deque()
+        async with aclosing(self.outcomes(tasks, config, source, deadline)) as outcomes:
+            async for index, outcome in outcomes:
+                begun += 1
+                if isinstance(outcome, BaseException):
+                    log_failure(tasks[index], outcome)
+                else:
+                    results[index] = outcome
+        if begun < len(tasks):
+            log.warning('%d of %d tasks were done in %g seconds: ask again', begun, len(tasks), self._seconds)
+        return results
+
+    async def outcomes(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float = math.inf
+    ) -> AsyncGenerator[tuple[int, Outcome]]:
+        """The prediction of each task, or why it failed, with the task's place, as they come about.
+
+        :param deadline: of `time.monotonic`; what is not done by then is left out.
+        :raises ModelUnavailable: no model serves.
+        """
+        running: deque[asyncio.Task[list[tuple[int, Outcome]]]] = deque()
         try:
             async with aclosing(self._fetched(tasks, config, source, deadline)) as groups:
                 async for group in groups:
-                    begun += len(group)
-                    running.append(asyncio.create_task(self._predict_group(group, tasks, config, deadline)))
+                    running.append(asyncio.create_task(self._predict_group(group, config, deadline)))
                     if len(running) == GROUPS_AT_ONCE:
-                        _keep(await running.popleft(), results)
+                        for outcome in await running.popleft():
+                            yield outcome
             while running:
-                _keep(await running.popleft(), results)
+                for outcome in await running.popleft():
+                    yield outcome
         finally:
             await asyncio.gather(*running, return_exceptions=True)
-        if time.monotonic() >= deadline:
-            log.warning('%d of %d tasks were begun in %g seconds: ask again', begun, len(tasks), self._seconds)
-        return results
 
     async def _fetched(
         self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float
-    ) -> AsyncGenerator[list[tuple[int, bytes]]]:
-        """Groups of images in the order in which they arrive, each with the place of its task.
+    ) -> AsyncGenerator[list[tuple[int, bytes | BaseException]]]:
+        """Groups of images, or of why there is none, in the order in which they arrive, with the places of their tasks.
 
         :param deadline: of `time.monotonic`, at which no more come.
         """
         fetching: dict[asyncio.Task[bytes], int] = {}
-        ready: list[tuple[int, bytes]] = []
+        ready: list[tuple[int, bytes | BaseException]] = []
         left = iter(range(len(tasks)))
         try:
             while (seconds := deadline - time.monotonic()) > 0:
@@ -98,35 +119,36 @@ class Preannotator:
                     yield ready[:GROUP_IMAGES]
                     del ready[:GROUP_IMAGES]
                 elif fetching:
-                    await asyncio.wait(fetching, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                    patience = seconds if math.isfinite(seconds) else None
+                    await asyncio.wait(fetching, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
                 else:
                     return
                 for task in [task for task in fetching if task.done()]:
-                    index = fetching.pop(task)
-                    if task.exception() is None:
-                        ready.append((index, task.result()))
-                    else:
-                        _log_failure(tasks[index], task.exception())
+                    ready.append((fetching.pop(task), task.exception() or task.result()))
         finally:
             for task in fetching:
                 task.cancel()
             await asyncio.gather(*fetching, return_exceptions=True)
 
     async def _predict_group(
-        self, group: Sequence[tuple[int, bytes]], tasks: Sequence[Any], config: LabelingConfig, deadline: float
-    ) -> list[tuple[int, Prediction]]:
-        decoded = await asyncio.gather(
-            *(self._inference.decode(received) for _, received in group), return_exceptions=True
-        )
+        self, group: Sequence[tuple[int, bytes | BaseException]], config: LabelingConfig, deadline: float
+    ) -> list[tuple[int, Outcome]]:
+        decoded = await asyncio.gather(*(self._decode(received) for _, received in group), return_exceptions=True)
+        outcomes: list[tuple[int, Outcome]] = []
         images: list[tuple[int, Image]] = []
         for (index, _), image in zip(group, decoded, strict=True):
             if isinstance(image, BaseException):
-                _log_failure(tasks[index], image)
+                outcomes.append((index, image))
             else:
                 images.append((index, image))
         estimates = await self._estimates([image for _, image in images], deadline)
         predictions = await asyncio.to_thread(lambda: [self._prediction(estimate, config) for estimate in estimates])
-        return [(index, prediction) for (index, _), prediction in zip(images, predictions, strict=False)]
+        return outcomes + [(index, made) for (index, _), made in zip(images, predictions, strict=False)]
+
+    async def _decode(self, received: bytes | BaseException) -> Image:
+        if isinstance(received, BaseException):
+            raise received
+        return await self._inference.decode(received)
 
     async def _estimates(self, images: Sequence[Image], deadline: float) -> list[Estimate]:
         """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
@@ -192,11 +214,6 @@ def score(poses: Sequence[Pose], size: Size) -> float:
     return round(float(relevance.certainties(poses, size=size).min()), 4)
 
 
-def _keep(found: Sequence[tuple[int, Prediction]], results: list[Prediction | list[Prediction]]) -> None:
-    for index, prediction in found:
-        results[index] = prediction
-
-
 async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> bytes:
     data = task.get('data') if isinstance(task, Mapping) else None
     if not isinstance(data, Mapping):
@@ -208,7 +225,8 @@ async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> byte
     return await source.fetch(address, task_id=task_id if isinstance(task_id, int) else None)
 
 
-def _log_failure(task: Any, error: BaseException | None) -> None:
+def log_failure(task: Any, error: BaseException) -> None:
+    """Say why a task has no prediction."""
     task_id = task.get('id') if isinstance(task, Mapping) else None
     if isinstance(error, WholebodyError):
         log.warning('task %.40r: %s', task_id, error)
