@@ -96,7 +96,7 @@ def run(
             source = _Node(stack.enter_context(_client(url)))
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
-            source = _LocalEngine(settings, _package(settings, model, Path(scratch)))
+            source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, Path(scratch)))
         for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
             try:
                 _process(settings, source, path, target, as_json)
@@ -128,12 +128,6 @@ def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
             raise InvalidRequest(f'{target} is an input; give another output')
         if targets.count(target) > 1:
             raise InvalidRequest(f'{target} would be written more than once; detect these folders one by one')
-
-
-def _package(settings: Settings, model: Path | None, scratch: Path) -> model_package.ModelPackage:
-    if model is None:
-        return model_package.open_package(ModelStore(settings.data_folder).current_or_embedded())
-    return model_package.open_package(model) if model.is_dir() else model_package.unpack(model, scratch)
 
 
 def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:

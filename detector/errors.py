@@ -125,3 +125,13 @@ class RuntimeUnavailable(WholebodyError):
 
 class InvalidSettings(WholebodyError):
     """One or more settings cannot be used; one line each."""
+
+
+class ExtraMissing(WholebodyError):
+    """A package is not installed that an extra of this project brings."""
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"{package} is not installed; it comes with the extra `{extra}`: pip install '.[{extra}]', or "
+            f'uv run --extra {extra} …'
+        )

@@ -186,6 +186,17 @@ class ModelStore:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
+    def open(self, model: Path | None, scratch: Path) -> ModelPackage:
+        """The model that a command works with.
+
+        :param model: a package, as a zip or a folder; None: the current one, or else the embedded one.
+        :param scratch: an empty folder, to which a zip is unpacked.
+        :raises InvalidPackage: names the file or field and the reason.
+        """
+        if model is None:
+            return open_package(self.current_or_embedded())
+        return open_package(model) if model.is_dir() else model_package.unpack(model, scratch)
+
     def current_or_embedded(self) -> Path:
         """The folder of the current model, or of the embedded one where none was ever selected.
 

@@ -109,14 +109,18 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cpus() -> int:
-    """The number of CPUs that this process may use: its affinity, bounded by its cgroup's quota."""
+    """The number of CPUs that this process may use: its affinity, bounded by its cgroup's quota and OMP_NUM_THREADS.
+
+    Ray, like other schedulers, gives a process its share by OMP_NUM_THREADS.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     try:
         quota, period = Path('/sys/fs/cgroup/cpu.max').read_text(encoding='ascii').split()
         count = min(count, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup v2, or no quota ('max')
         pass
-    return count
+    share = os.environ.get('OMP_NUM_THREADS', '')
+    return min(count, int(share)) if share.isdecimal() and int(share) else count
 
 
 def _only_f32(backend_type: Backend, precision: Precision) -> None:

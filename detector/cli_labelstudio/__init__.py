@@ -5,10 +5,12 @@ Commands import what they need themselves, so that `wholebody --help` is quick.
 
 import typer
 
+from .preannotate import preannotate
 from .setup import config
 
 app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
 app.command('config')(config)
+app.command('preannotate')(preannotate)
 
 
 @app.callback()

@@ -13,7 +13,7 @@ from ..errors import InvalidRequest
 from ..skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, Part, part_of
 from .evaluation_matching import EVALUATED_PARTS, PCK_THRESHOLDS, WHOLE_BODY, Compared, Crowd, Matched
 from .evaluation_precision import precision
-from .person import Person, Size
+from .person import Person
 
 METRICS: Final = ('ap', 'ap50', 'ap75', 'ar', 'oks', 'pck05', 'pck10')
 """Fields of `PartFigures` that versions are compared by."""
@@ -32,7 +32,6 @@ class Evaluated:
     """
 
     name: str
-    size: Size
     people: Sequence[Person]
     predicted: Sequence[Person]
     model_version: str

@@ -6,23 +6,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..errors import WholebodyError
+from ..errors import ExtraMissing
 from ..poses import oks
 from ..skeleton import OKS_SIGMAS, Part
 from .evaluation_matching import Crowd, Floats, similarities
 
 _MAX_PREDICTED: Final = 20
 """Per image, as COCO counts keypoints (`maxDets`), unless an image has more persons than that."""
-
-
-class ExtraMissing(WholebodyError):
-    """A package that only the extra `evaluate` brings is not installed."""
-
-    def __init__(self, package: str) -> None:
-        super().__init__(
-            f"{package} is not installed: the evaluation needs the extra `evaluate` (pip install '.[evaluate]' or "
-            'uv run --extra evaluate …)'
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +38,7 @@ def precision(images: Sequence[tuple[Crowd, Crowd]], part: Part) -> Precision | 
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise ExtraMissing('faster-coco-eval') from error
+        raise ExtraMissing('faster-coco-eval', extra='evaluate') from error
     if not any(people.with_any_of(part).any() for people, _ in images):
         return None
     truth: list[dict[str, Any]] = []

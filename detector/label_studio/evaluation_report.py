@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from ..errors import ExtraMissing
 from .evaluation import METRICS, Evaluation, ImageFigures, KeypointFigures, PartFigures, compare
 from .evaluation_matching import EVALUATED_PARTS, PCK_THRESHOLDS
-from .evaluation_precision import ExtraMissing
 
 MAX_IMAGES: Final = 30
 """The worst ones of a version, that the HTML file lists; JSON has all."""
@@ -214,7 +214,7 @@ def _plot(title: str, size: tuple[float, float], draw: Callable[[Any], None]) ->
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ExtraMissing('matplotlib') from error
+        raise ExtraMissing('matplotlib', extra='evaluate') from error
     figure = Figure(figsize=size, layout='constrained')
     draw(figure)
     buffer = io.BytesIO()

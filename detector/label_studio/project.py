@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, Self
+from urllib.parse import urlencode
 
 from ..errors import InvalidRequest, LabelStudioFault
 from .client import Connection
@@ -63,6 +64,21 @@ class Project:
     async def change(self, **fields: Any) -> Json:
         """Change settings, such as `label_config`, `model_version`, `sampling`."""
         return await self._object('PATCH', f'/api/projects/{self.id}/', json=fields)
+
+    async def model_versions(self) -> list[str]:
+        """The model versions that tasks have predictions of, the newest first."""
+        path = f'/api/projects/{self.id}/model-versions/'
+        answer = await self._object('GET', path, params={'extended': 'true'})
+        found = sorted(answer.get('static') or (), key=lambda version: str(version.get('latest')), reverse=True)
+        return [str(version['model_version']) for version in found]
+
+    def page(self, **params: int) -> str:
+        """The address of its data manager for a browser.
+
+        :param params: e.g. `task`, `tab`.
+        """
+        query = f'?{urlencode(params)}' if params else ''
+        return f'{str(self.connection.url).rstrip("/")}/projects/{self.id}/data{query}'
 
     # ------------------------------------------------------------ tasks
 

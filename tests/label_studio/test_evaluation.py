@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.errors import InvalidRequest
+from detector.errors import ExtraMissing, InvalidRequest
 from detector.label_studio.evaluation import (
     METRICS,
     Evaluated,
@@ -19,7 +19,6 @@ from detector.label_studio.evaluation import (
     evaluate,
 )
 from detector.label_studio.evaluation_matching import EVALUATED_PARTS, PCK_THRESHOLDS
-from detector.label_studio.evaluation_precision import ExtraMissing
 from detector.label_studio.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 from detector.poses import BOX_TO_OKS_AREA
 from detector.skeleton import KEYPOINT_NAMES, OKS_SIGMAS, PART_BY_NAME, Part

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from detector.errors import InvalidRequest
+from detector.errors import ExtraMissing, InvalidRequest
 from detector.label_studio.evaluation import Evaluated, Evaluation, evaluate
 from detector.label_studio.evaluation_matching import EVALUATED_PARTS
-from detector.label_studio.evaluation_precision import ExtraMissing
 from detector.label_studio.evaluation_report import MAX_CORRECTED, MAX_IMAGES, most_corrected, to_html, to_json
 from detector.label_studio.person import Person
 from detector.skeleton import KEYPOINT_NAMES

@@ -1,0 +1,246 @@
+"""Tasks of Label Studio and what is labelled in them: which annotation counts, names, sizes, and what is odd.
+
+What a dataset says of an image travels in its task's `meta`, as `{"wholebody": {"image": {…}}}`: `id`, `file_name`,
+`width`, `height`, and the `extra` of a `LabelledImage` beside them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from ..errors import InvalidRequest
+from .config import LabelingConfig, generate, parse
+from .datasets.labelled import LabelledImage
+from .person import Size
+from .regions import Region, from_results
+
+Json = dict[str, Any]
+
+_META: Final = 'wholebody'
+_OWN: Final = ('id', 'file_name', 'width', 'height')
+_UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
+"""That Label Studio puts before the name of a file that is uploaded."""
+_OUTSIDE_PERCENT: Final = 1.0
+"""Beyond the image, from where a point is no mistake of rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which labels of a task count.
+
+    :param predictions: the model's instead of people's.
+    :param model_version: of the predictions.
+    """
+
+    predictions: bool = False
+    model_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLabels:
+    """A task, and the regions that count.
+
+    :param address: of the image, as the task has it; None if it has none.
+    :param results: None if nobody has labelled the image; empty if somebody has found nobody on it.
+    :param origin: for our JSON format and for the Learning Loop: task, project, data, annotation …
+    :param kept: what a dataset said of the image when it was imported.
+    """
+
+    task_id: int
+    address: str | None
+    results: Sequence[Region] | None
+    origin: Mapping[str, Any]
+    kept: Mapping[str, Any]
+
+    @property
+    def known_size(self) -> Size | None:
+        """As the imported dataset or the regions say."""
+        sides = [self.kept.get('width'), self.kept.get('height')]
+        for region in ({}, *(self.results or ())):
+            sides = sides if _is_size(sides) else [region.get('original_width'), region.get('original_height')]
+        return (sides[0], sides[1]) if _is_size(sides) else None
+
+    @property
+    def file_name(self) -> str | None:
+        """As the imported dataset has it, or by the address."""
+        name = self.kept.get('file_name')
+        return name if isinstance(name, str) and name.strip() else name_in(self.address)
+
+
+def _is_size(sides: Sequence[Any]) -> bool:
+    return all(type(side) is int and side > 0 for side in sides)
+
+
+def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
+    """:param task: in full, as the API or a JSON export gives it.
+
+    :raises InvalidRequest: it has no id.
+    """
+    task_id = task.get('id')
+    if type(task_id) is not int:
+        raise InvalidRequest(f'a task has no id, but {str(task_id)[:40]!r}')
+    data = task.get('data')
+    address = data.get(config.image_key) if isinstance(data, Mapping) else None
+    labels = _newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
+    origin = {'task': task_id, 'project': task.get('project'), 'data': data}
+    if labels is not None and choice.predictions:
+        origin |= {'prediction': labels.get('id'), 'model_version': labels.get('model_version')}
+    elif labels is not None:
+        version = labels.get('updated_at') or labels.get('created_at')
+        annotator = labels.get('completed_by')
+        # exports have the whole user where the project is so configured
+        annotator = annotator.get('id') if isinstance(annotator, Mapping) else annotator
+        origin |= {'annotation': labels.get('id'), 'annotator': annotator, 'updated_at': version}
+    return TaskLabels(
+        task_id=task_id,
+        address=address if isinstance(address, str) and address else None,
+        results=None if labels is None else [region for region in labels['result'] if isinstance(region, dict)],
+        origin=origin,
+        kept=kept_of(task.get('meta')),
+    )
+
+
+def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The annotation of a task that was changed last; skipped ones do not count."""
+    found = [entry for entry in _listed(task, 'annotations') if not entry.get('was_cancelled')]
+    return max(found, key=_age, default=None)
+
+
+def _newest_prediction(task: Mapping[str, Any], model_version: str | None) -> Mapping[str, Any] | None:
+    found = [entry for entry in _listed(task, 'predictions') if entry.get('model_version') == model_version]
+    return max(found, key=_age, default=None)
+
+
+def newest_version(tasks: Iterable[Mapping[str, Any]]) -> str | None:
+    """The model version of the newest prediction; None without predictions."""
+    found = [entry for task in tasks for entry in _listed(task, 'predictions')]
+    newest = max(found, key=_age, default=None)
+    return None if newest is None else newest.get('model_version')
+
+
+def _listed(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    entries = task.get(name)
+    entries = entries if isinstance(entries, list) else []
+    return [entry for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get('result'), list)]
+
+
+def _age(entry: Mapping[str, Any]) -> tuple[str, int]:
+    number = entry.get('id')
+    return str(entry.get('updated_at') or entry.get('created_at') or ''), number if isinstance(number, int) else 0
+
+
+# ---------------------------------------------------------------- names
+
+
+def name_in(address: object) -> str | None:
+    """The name of the file at an address, without what Label Studio puts before it; None if there is none.
+
+    Local files keep their folders, as do those in buckets.
+    """
+    if not isinstance(address, str) or address.startswith('data:'):
+        return None
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    local = parse_qs(parts.query).get('d') if parts.path.endswith('/data/local-files/') else None
+    path = local[0] if local else unquote(parts.path)
+    if '/data/upload/' in path:
+        return _UPLOADED.sub('', path.rpartition('/')[2], count=1) or None
+    if local or parts.scheme not in ('', 'http', 'https'):
+        return path.strip('/') or None
+    return path.rpartition('/')[2] or None
+
+
+def kept_of(meta: object) -> Mapping[str, Any]:
+    """What a task's `meta` keeps of an image."""
+    own = meta.get(_META) if isinstance(meta, Mapping) else None
+    image = own.get('image') if isinstance(own, Mapping) else None
+    return image if isinstance(image, Mapping) else {}
+
+
+def with_kept(meta: object, image: LabelledImage) -> Json:
+    """A task's `meta` that keeps what a dataset says of an image, beside what it has."""
+    before = dict(meta) if isinstance(meta, Mapping) else {}
+    own = before.get(_META)
+    kept = dict(image.extra) | {name: getattr(image, name) for name in _OWN}
+    return before | {_META: (dict(own) if isinstance(own, Mapping) else {}) | {'image': kept}}
+
+
+def extra_of(kept: Mapping[str, Any]) -> Json:
+    """The `extra` of the image that is kept."""
+    return {name: value for name, value in kept.items() if name not in _OWN}
+
+
+# ---------------------------------------------------------------- regions
+
+
+def any_style() -> LabelingConfig:
+    """The recommended configs of both styles in one, for exports whose config is not known."""
+    keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
+    return LabelingConfig(
+        image=keypoints.image,
+        image_key=keypoints.image_key,
+        boxes=keypoints.boxes,
+        points=keypoints.points,
+        skeletons=skeletons.skeletons,
+    )
+
+
+def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:
+    """The regions that say something of a person, and what is odd in the others.
+
+    :return: the regions, without points outside the image; one line per oddity.
+    """
+    good: list[Region] = []
+    odd: Counter[str] = Counter()
+    for region in results:
+        value = region.get('value')
+        if not isinstance(value, Mapping):
+            odd.update([] if region.get('type') == 'relation' else ['a region without a value'])
+            continue
+        if config.skeletons is not None and region.get('from_name') == config.skeletons.name:
+            vertices, complaints = _usable_vertices(value, config.skeletons.labels)
+            odd.update(complaints)
+            good.append(region | {'value': {**value, 'vertices': vertices}})
+        elif not from_results([region], config, (100, 100)):
+            odd[f'a region that is no person, box or keypoint ({_shown(region)})'] += 1
+        elif _is_outside(value):
+            odd[f'a region outside the image ({_shown(region)})'] += 1
+        else:
+            good.append(region)
+    return good, [f'{complaint}{f", {count} times" if count > 1 else ""}' for complaint, count in odd.items()]
+
+
+def _usable_vertices(value: Mapping[str, Any], labels: Mapping[str, Sequence[int]]) -> tuple[list[Any], list[str]]:
+    vertices, complaints = value.get('vertices'), []
+    vertices = [vertex for vertex in vertices if isinstance(vertex, dict)] if isinstance(vertices, list) else []
+    label = value.get('vectorlabels')
+    expected = len(labels.get(str(label[0]), ())) if isinstance(label, list) and label else 0
+    inside = [vertex for vertex in vertices if not _is_outside(vertex)]
+    if len(inside) < len(vertices):
+        complaints.append(f'a skeleton with {len(vertices) - len(inside)} points outside the image')
+    if len(vertices) < expected:
+        complaints.append(f'a skeleton with {len(vertices)} of {expected} points')
+    return inside, complaints
+
+
+def _is_outside(value: Mapping[str, Any]) -> bool:
+    """Whether nothing of a point or a box lies inside the image."""
+    for start, side in (('x', 'width'), ('y', 'height')):
+        low = value.get(start)
+        length = value.get(side) if 'rectanglelabels' in value else 0
+        if not isinstance(low, int | float) or not isinstance(length, int | float):
+            return False  # for whoever reads it
+        if low > 100 + _OUTSIDE_PERCENT or low + length < -_OUTSIDE_PERCENT:
+            return True
+    return False
+
+
+def _shown(region: Region) -> str:
+    value = region['value']
+    labels = next((value[key] for key in value if key.endswith('labels') and isinstance(value[key], list)), [])
+    return ', '.join(map(str, labels))[:60] or str(region.get('from_name'))[:60]
