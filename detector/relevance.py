@@ -164,9 +164,9 @@ class Relevance:
 
     def _causes(self, group: '_Group', size: tuple[int, int]) -> list[list[str]]:
         """Per pose what is doubtful about it, as tags."""
-        confidences = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
-        np.round(confidences, _DIGITS, out=confidences)
-        uncertain = (confidences >= self._min) & (confidences <= self._max)  # nan is neither
+        certain = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
+        np.round(certain, _DIGITS, out=certain)
+        uncertain = (certain >= self._min) & (certain <= self._max)  # nan is neither
         present = group.confidences >= PRESENT
         faults = {
             NO_BODY: ~group.has_body(present),
@@ -187,10 +187,17 @@ def certainties(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
 
     :param size: width, height of the image in pixels.
     """
-    group = _Group(poses)
-    confidences = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
-    lowest: Floats = np.nanmin(confidences, axis=1)
+    lowest: Floats = np.nanmin(confidences(poses, size=size), axis=1)
     return lowest
+
+
+def confidences(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
+    """Of boxes, then of each part the mean over the keypoints that can be there, (N, 6), 0..1; nan: it is not judged.
+
+    :param size: width, height of the image in pixels.
+    """
+    group = _Group(poses)
+    return np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

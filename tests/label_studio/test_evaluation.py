@@ -63,7 +63,7 @@ def without(person: Person, indices: Sequence[int]) -> Person:
 def make_image(
     people: Sequence[Person], predicted: Sequence[Person], name: str = 'image.jpg', version: str = 'm 1.0'
 ) -> Evaluated:
-    return Evaluated(name=name, size=SIZE, people=people, predicted=predicted, model_version=version)
+    return Evaluated(name=name, people=people, predicted=predicted, model_version=version)
 
 
 def measure(people: Sequence[Person], predicted: Sequence[Person]) -> Evaluation:

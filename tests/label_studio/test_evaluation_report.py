@@ -52,9 +52,7 @@ def make_evaluation(version: str = 'm 1.0', name: str = 'image.jpg', address: st
     """Of one image, the left hand wrong."""
     person = make_person()
     predicted = [moved(person, LEFT_HAND.indices, 100)]
-    image = Evaluated(
-        name=name, size=(640, 480), people=[person], predicted=predicted, model_version=version, address=address
-    )
+    image = Evaluated(name=name, people=[person], predicted=predicted, model_version=version, address=address)
     return evaluate([image])
 
 
@@ -93,9 +91,7 @@ def test_only_addresses_of_the_web_become_links(tmp_path: Path) -> None:
     addresses = [None, 'javascript:alert(1)', 'data:text/html,x', '/data/x.jpg', 'http://[x', 'HTTPS://x.test/1']
     person = make_person()
     images = [
-        Evaluated(
-            name=f'image {address}', size=(9, 9), people=[person], predicted=[], model_version='1', address=address
-        )
+        Evaluated(name=f'image {address}', people=[person], predicted=[], model_version='1', address=address)
         for address in addresses
     ]
     seen = report(tmp_path / 'report.html', evaluate(images))
