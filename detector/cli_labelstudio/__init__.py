@@ -5,12 +5,15 @@ Commands import what they need themselves, so that `wholebody --help` is quick.
 
 import typer
 
+from .labels import export, import_labels
 from .preannotate import preannotate
 from .setup import config
 
 app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
 app.command('config')(config)
 app.command('preannotate')(preannotate)
+app.command('export')(export)
+app.command('import-labels')(import_labels)
 
 
 @app.callback()

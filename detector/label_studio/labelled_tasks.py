@@ -58,10 +58,10 @@ class TaskLabels:
     @property
     def known_size(self) -> Size | None:
         """As the imported dataset or the regions say."""
-        sides = [self.kept.get('width'), self.kept.get('height')]
-        for region in ({}, *(self.results or ())):
-            sides = sides if _is_size(sides) else [region.get('original_width'), region.get('original_height')]
-        return (sides[0], sides[1]) if _is_size(sides) else None
+        size = _size([self.kept.get('width'), self.kept.get('height')])
+        for region in self.results or ():
+            size = size or _size([region.get('original_width'), region.get('original_height')])
+        return size
 
     @property
     def file_name(self) -> str | None:
@@ -70,8 +70,8 @@ class TaskLabels:
         return name if isinstance(name, str) and name.strip() else name_in(self.address)
 
 
-def _is_size(sides: Sequence[Any]) -> bool:
-    return all(type(side) is int and side > 0 for side in sides)
+def _size(sides: Sequence[Any]) -> Size | None:
+    return (sides[0], sides[1]) if all(type(side) is int and side > 0 for side in sides) else None
 
 
 def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
@@ -242,5 +242,5 @@ def _is_outside(value: Mapping[str, Any]) -> bool:
 
 def _shown(region: Region) -> str:
     value = region['value']
-    labels = next((value[key] for key in value if key.endswith('labels') and isinstance(value[key], list)), [])
+    labels = [label for key in value if key.endswith('labels') and isinstance(value[key], list) for label in value[key]]
     return ', '.join(map(str, labels))[:60] or str(region.get('from_name'))[:60]

@@ -148,6 +148,26 @@ class Project:
         found: list[Json] = await self.connection.get_json('/api/predictions/', project=self.id, task=task_id)
         return found
 
+    async def tasks_with(self, model_version: str) -> set[int]:
+        """The tasks that have a prediction of exactly this model version, which must be without commas."""
+        params: dict[str, str | int] = {
+            'project': self.id,
+            'page_size': _PAGE_TASKS,
+            'fields': 'all',
+            'include': 'id,predictions_model_versions',
+            'query': json.dumps({'ordering': ['tasks:id']}),
+        }
+        found: set[int] = set()
+        page, seen = 1, 0
+        while True:
+            answer = await self._object('GET', '/api/tasks/', params=params | {'page': page})
+            for task in answer['tasks']:
+                if model_version in str(task.get('predictions_model_versions') or '').split(','):
+                    found.add(int(task['id']))
+            page, seen = page + 1, seen + len(answer['tasks'])
+            if seen >= answer['total'] or not answer['tasks']:
+                return found
+
     async def change_prediction(self, prediction_id: int, **fields: Any) -> None:
         """Change, e.g., the `score`."""
         await self.connection.request('PATCH', f'/api/predictions/{prediction_id}/', json=fields)

@@ -34,7 +34,7 @@ _VERSION: Final = 1
 
 
 def to_poses_json(
-    images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any]] | None = None
+    images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any] | None] | None = None
 ) -> dict[str, Any]:
     """The content of a file, ready for JSON.
 
