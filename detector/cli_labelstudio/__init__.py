@@ -7,10 +7,12 @@ import typer
 
 from .labels import export, import_labels
 from .preannotate import preannotate
-from .setup import config
+from .setup import config, import_images, init
 
 app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
 app.command('config')(config)
+app.command('init')(init)
+app.command('import')(import_images)
 app.command('preannotate')(preannotate)
 app.command('export')(export)
 app.command('import-labels')(import_labels)

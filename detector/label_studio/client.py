@@ -23,6 +23,7 @@ _REPEATABLE: Final = ('GET', 'PATCH', 'DELETE')
 """Requests that do no more when they arrive twice."""
 _MAX_WORDS: Final = 400
 """Characters of what Label Studio says about a request that it refuses."""
+_MAX_REASON_BYTES: Final = 64 * 1024
 _COMMAND_SECONDS: Final = 300
 """Large imports keep Label Studio busy."""
 _MAX_JSON_BYTES: Final = 256 * 1024**2
@@ -135,7 +136,8 @@ class Connection:
                 response = await self._send(method, path, headers={'Authorization': authorization}, **content)
             if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                 raise LabelStudioFault(
-                    f'Label Studio answers {response.status_code}: may the user of LABEL_STUDIO_API_TOKEN see this?'
+                    f'Label Studio answers {response.status_code}{await _reason(response)}: may the user of '
+                    'LABEL_STUDIO_API_TOKEN see this?'
                 )
             yield response
         except httpx.HTTPError as error:
@@ -227,6 +229,13 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+async def _reason(response: httpx.Response) -> str:
+    """What Label Studio says beside the status, in brackets; nothing where it says nothing, or a page."""
+    body = await read_at_most(response, _MAX_REASON_BYTES)
+    words = _words(body).strip() if body else ''
+    return f' ({words})' if words and words[0] not in '<{[' else ''
 
 
 def _words(body: bytes) -> str:

@@ -15,6 +15,8 @@ Json = dict[str, Any]
 _PAGE_TASKS: Final = 500
 _PAGE_FULL_TASKS: Final = 50
 """With annotations and predictions, each of which may have a thousand regions."""
+_NOTHING: Final = '(?!)'
+"""A regular expression that matches no name."""
 _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 
@@ -128,6 +130,26 @@ class Project:
         answer = await self._object('POST', f'/api/projects/{self.id}/import', params=wanted, **content)
         return [int(task_id) for task_id in answer.get('task_ids', ())]
 
+    async def upload_files(self, files: Iterable[tuple[str, bytes]]) -> list[tuple[int, str]]:
+        """Upload files without making tasks of them; the ids and paths of the uploads, in the files' order.
+
+        :param files: names and contents; Label Studio takes 100 of them, and 250 MiB.
+        """
+        content = [(f'file{index}', file) for index, file in enumerate(files)]
+        path = f'/api/projects/{self.id}/import'
+        answer = await self._object('POST', path, params={'commit_to_project': 'false'}, files=content)
+        ids = answer.get('file_upload_ids', [])
+        listed = await self.connection.get_json(f'/api/projects/{self.id}/file-uploads', ids=json.dumps(ids))
+        paths = {int(upload['id']): str(upload['file']) for upload in listed}
+        if len(ids) != len(content) or not paths.keys() >= set(ids):
+            raise LabelStudioFault(f'{self.connection.url} does not say what it made of the uploaded files')
+        return [(upload_id, paths[upload_id]) for upload_id in ids]
+
+    async def delete_uploads(self, upload_ids: Sequence[int]) -> None:
+        """Delete uploaded files, of which no task may be left."""
+        body = {'file_upload_ids': list(upload_ids)}
+        await self.connection.request('DELETE', f'/api/projects/{self.id}/file-uploads', json=body)
+
     async def change_task(self, task_id: int, **fields: Any) -> Json:
         """Change `data` or `meta` of a task, as a whole."""
         return await self._object('PATCH', f'/api/tasks/{task_id}/', json=fields)
@@ -217,7 +239,7 @@ class Project:
             body |= {'auth_method': 'NONE'}
         for backend in await self.backends():
             if str(backend.get('url')).rstrip('/') == url.rstrip('/'):
-                return await self._object('PATCH', f'/api/ml/{backend["id"]}/', json=body)
+                return await self._object('PATCH', f'/api/ml/{backend["id"]}', json=body)
         return await self._object('POST', '/api/ml/', json=body)
 
     async def webhooks(self) -> list[Json]:
@@ -238,6 +260,33 @@ class Project:
             if str(webhook.get('url')).rstrip('/') == url.rstrip('/'):
                 return await self._object('PATCH', f'/api/webhooks/{webhook["id"]}/', json=body)
         return await self._object('POST', '/api/webhooks/', json=body)
+
+    async def change_webhook(self, webhook: Json, **fields: Any) -> None:
+        """Change a webhook, such as its `headers`.
+
+        :param webhook: as `webhooks` lists it; Label Studio forgets its actions unless they are sent again.
+        """
+        body = {'actions': webhook.get('actions', [])} | fields
+        await self.connection.request('PATCH', f'/api/webhooks/{webhook["id"]}/', json=body)
+
+    async def delete_webhook(self, webhook_id: int) -> None:
+        await self.connection.request('DELETE', f'/api/webhooks/{webhook_id}/')
+
+    # ------------------------------------------------------------ local files
+
+    async def local_storages(self) -> list[Json]:
+        """The folders that Label Studio serves for this project."""
+        found: list[Json] = await self.connection.get_json('/api/storages/localfiles/', project=self.id)
+        return found
+
+    async def serve_folder(self, path: str, *, title: str) -> Json:
+        """Let Label Studio serve a folder for this project; a sync of this storage makes no tasks.
+
+        :param path: as Label Studio sees it, below its LOCAL_FILES_DOCUMENT_ROOT.
+        :raises InvalidRequest: it is not there, not below, or local files are not served at all.
+        """
+        body = {'project': self.id, 'path': path, 'title': title, 'use_blob_urls': True, 'regex_filter': _NOTHING}
+        return await self._object('POST', '/api/storages/localfiles/', json=body)
 
     async def _object(self, method: str, path: str, **options: Any) -> Json:
         answer = await self.connection.request(method, path, **options)

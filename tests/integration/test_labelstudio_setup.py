@@ -1,0 +1,367 @@
+"""`wholebody labelstudio init` and `import` with a real Label Studio, each in a process of its own."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from detector import images
+from detector.label_studio.config import generate
+
+from ..cards import make_card
+from ..processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
+from .label_studio_api import Json, LabelStudio, Project
+from .label_studio_server import running_label_studio
+
+pytestmark = pytest.mark.integration
+
+CARD = images.encode_jpeg(make_card(), quality=80)
+VERSION = 'test-card 0.0'
+"""Of the embedded package."""
+AUTH = {'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'pässword: 1'}
+
+
+@pytest.fixture(scope='module')
+def studio(label_studio: LabelStudio) -> LabelStudio:
+    return label_studio
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio) -> Iterator[NodeProcess]:
+    settings: dict[str, Any] = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.token}
+    with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
+        yield running
+
+
+@pytest.fixture(scope='module')
+def guarded_node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio) -> Iterator[NodeProcess]:
+    """One that asks for user name and password."""
+    settings: dict[str, Any] = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.token, **AUTH}
+    with running_node(tmp_path_factory.mktemp('guarded'), **settings) as running:
+        yield running
+
+
+class Command:
+    """`wholebody labelstudio` in a folder without `.env`."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self._folder = folder
+        self._environment = clean_environment(**{'PYTHONPATH': str(PROJECT), 'DATA_FOLDER': folder / 'data'} | settings)
+
+    def start(self, *arguments: Any) -> 'subprocess.Popen[str]':
+        return subprocess.Popen(
+            [sys.executable, '-m', 'detector', 'labelstudio', *map(str, arguments)],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def succeed(self, *arguments: Any) -> str:
+        """What it prints."""
+        process = self.start(*arguments)
+        printed, said = process.communicate(timeout=100)
+        assert process.returncode == 0, printed + said
+        return printed
+
+    def fail(self, *arguments: Any, code: int = 1) -> str:
+        """What it prints and says."""
+        process = self.start(*arguments)
+        printed, said = process.communicate(timeout=100)
+        assert process.returncode == code, printed + said
+        assert 'Traceback' not in said
+        return printed + said
+
+
+@pytest.fixture
+def command(tmp_path: Path, studio: LabelStudio) -> Command:
+    return Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
+
+
+def initialized(command: Command, studio: LabelStudio, *arguments: Any) -> tuple[Project, str]:
+    """The project that `init` names, and what it printed."""
+    printed = command.succeed('init', *arguments)
+    address = next(line for line in printed.splitlines() if line.startswith(studio.url))
+    return Project(studio, int(address.split('/')[4])), printed
+
+
+def cards(folder: Path, count: int) -> list[Path]:
+    """Different image files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f'card {number} ü.jpg' for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(CARD + bytes([number // 256, number % 256]))  # what follows a JPEG's end is ignored
+    return paths
+
+
+def digests(paths: Sequence[Path]) -> list[str]:
+    return sorted(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+
+
+def task_digests(project: Project) -> list[str]:
+    """Of all tasks, however many."""
+    found: list[str] = []
+    while True:
+        listed = {'project': project.id, 'page_size': 100, 'page': 1 + len(found) // 100}
+        answer = project.server.request('GET', '/api/tasks', params=listed)
+        found += [task['meta']['sha256'] for task in answer['tasks']]
+        if len(found) >= answer['total']:
+            return sorted(found)
+
+
+def content_of(studio: LabelStudio, task: Json) -> bytes:
+    """Of a task's image, as a client with the token gets it."""
+    answer = httpx.get(studio.url + task['data']['image'], headers={'Authorization': f'Token {studio.token}'})
+    assert answer.status_code == 200
+    return answer.content
+
+
+# ---------------------------------------------------------------- init
+
+
+def test_a_project_is_made_once_and_uncertainty_sampling_finds_its_predictions(
+    command: Command, studio: LabelStudio, node: NodeProcess, tmp_path: Path
+) -> None:
+    """Config, sampling, backend, webhook and model version; a second run changes nothing and says so."""
+    arguments = ('--title', 'made once', '--node', node.url)
+    project, printed = initialized(command, studio, *arguments)
+    assert 'is created' in printed
+    assert f'wholebody labelstudio import FOLDER --project {project.id}' in printed
+    settings = project.settings()
+    assert (settings['title'], settings['sampling']) == ('made once', 'Uncertainty sampling')
+    assert settings['label_config'].strip() == generate('skeleton').strip()
+    (backend,) = studio.request('GET', '/api/ml', params={'project': project.id})
+    assert (backend['title'], backend['state'], backend['is_interactive']) == (VERSION, 'CO', True)
+    webhooks = project.webhooks()
+    assert [webhook['url'] for webhook in webhooks] == [f'{node.url}/webhook']
+
+    again, printed = initialized(command, studio, *arguments)
+    assert again.id == project.id
+    assert 'nothing is changed' in printed
+    assert project.webhooks() == webhooks
+    assert 'is created' not in printed
+
+    command.succeed('import', *cards(tmp_path / 'some', 1), '--project', project.id)
+    (task,) = project.tasks()
+    (prediction,) = project.open_task(task['id'])['predictions']
+    assert prediction['model_version'] == project.settings()['model_version'] == VERSION
+
+
+def test_a_guarded_node_gets_its_credentials_from_backend_and_webhook(
+    tmp_path: Path, studio: LabelStudio, guarded_node: NodeProcess
+) -> None:
+    """A surplus webhook goes, the one that stays is let in; wrong and missing credentials are named, not shown."""
+    environment = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.personal_token()}
+    arguments = ('--title', 'guarded', '--node', f'{guarded_node.url}/')
+    said = Command(tmp_path, **environment).fail('init', *arguments)
+    assert 'set BASIC_AUTH_USER and BASIC_AUTH_PASS' in said
+    wrong = Command(tmp_path, **environment, BASIC_AUTH_USER='ann', BASIC_AUTH_PASS='wrong').fail('init', *arguments)
+    assert 'set BASIC_AUTH_USER and BASIC_AUTH_PASS' in wrong
+    assert 'wrong' not in wrong
+    command = Command(tmp_path, **environment, **AUTH)
+    project, printed = initialized(command, studio, *arguments)
+    assert AUTH['BASIC_AUTH_PASS'] not in printed
+    (webhook,) = project.webhooks()
+    headers = webhook['headers']
+    assert httpx.post(webhook['url'], json={'action': 'PROJECT_UPDATED'}, headers=headers).status_code == 200
+    assert httpx.post(webhook['url'], json={'action': 'PROJECT_UPDATED'}).status_code == 401
+    surplus = {'project': project.id, 'url': webhook['url'], 'send_payload': True, 'send_for_all_actions': True}
+    studio.request('POST', '/api/webhooks', json=surplus)
+    assert 'deleted' in initialized(command, studio, *arguments)[1]
+    (left,) = project.webhooks()
+    assert left['headers'] == headers
+    assert 'nothing is changed' in initialized(command, studio, *arguments)[1]
+
+
+def test_another_node_version_renames_the_backend(command: Command, studio: LabelStudio, node: NodeProcess) -> None:
+    """A backend that a person named, and a project that goes by another version, are put right."""
+    project = studio.create_project(generate('keypoints'), title='by hand')
+    project.connect(node.url, title='my backend', interactive=False)
+    assert project.settings()['model_version'] == 'my backend'
+    arguments = ('--project', project.id, '--style', 'keypoints', '--node', node.url, '--sampling', 'sequential')
+    initialized(command, studio, *arguments)
+    assert project.settings()['model_version'] == VERSION
+    assert 'nothing is changed' in initialized(command, studio, *arguments)[1]
+
+
+def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Counts are named; the same config, in other colours, is fine; without work, another is put in place."""
+    project = studio.create_project(generate('keypoints'), title='with work')
+    region = {
+        'from_name': 'bbox',
+        'to_name': 'image',
+        'type': 'rectanglelabels',
+        'value': {'x': 1, 'y': 1, 'width': 9, 'height': 9, 'rotation': 0, 'rectanglelabels': ['person']},
+    }
+    first, second = project.import_tasks(
+        [{'image': 'https://example.com/1.jpg'}, {'image': 'https://example.com/2.jpg'}]
+    )
+    annotation = project.annotate(first, [region])
+    studio.request('POST', f'/api/tasks/{second}/drafts', json={'result': [region], 'lead_time': 1})
+    arguments = ('--project', project.id, '--no-backend', '--sampling', 'sequential')
+    said = command.fail('init', *arguments)
+    assert f'project {project.id} "with work" holds 1 annotation and 1 task with drafts' in said
+    assert project.settings()['label_config'].strip() == generate('keypoints').strip()
+
+    assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
+    colourful = generate('keypoints').replace('#ffe119', '#000000')
+    (tmp_path / 'config.xml').write_text(colourful)
+    assert 'looks' in command.succeed('init', *arguments, '--config', tmp_path / 'config.xml')
+    assert project.settings()['label_config'].strip() == colourful.strip()
+    assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
+
+    studio.request('DELETE', f'/api/annotations/{annotation["id"]}/')
+    assert 'holds 0 annotations and 1 task with drafts' in command.fail('init', *arguments)
+    studio.request('DELETE', f'/api/tasks/{second}/')
+    assert 'the labeling config is changed' in command.succeed('init', *arguments)
+    assert project.settings()['label_config'].strip() == generate('skeleton').strip()
+
+
+def test_a_label_studio_that_refuses_private_addresses_is_told_how_to_start(tmp_path: Path, node: NodeProcess) -> None:
+    """With its default settings."""
+    defaults = {'ML_BLOCK_LOCAL_IP': None, 'SSRF_PROTECTION_ENABLED': None}
+    with running_label_studio(tmp_path / 'studio', **defaults) as studio:
+        command = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
+        said = command.fail('init', '--title', 'refused', '--node', node.url)
+        assert 'USE_DEFAULT_BANNED_SUBNETS=false' in said
+        assert 'is created' in said
+
+
+def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Address, token, project, node and config, each by the setting or the option that it comes from."""
+    (tmp_path / 'config.xml').write_text('<View><Text name="text" value="$text"/></View>')
+    assert '--config' in command.fail('init', '--config', tmp_path / 'config.xml')
+    assert '/api/projects/99999/' in command.fail('init', '--project', 99999)
+    silent = f'http://127.0.0.1:{free_port()}'
+    said = command.fail('init', '--title', 'no node', '--node', silent)
+    assert f'does not reach {silent}' in said
+    assert '--node' in command.fail('init', '--title', 'no node', '--node', 'http://ann:secret@localhost:8004')
+    assert 'no node, says Label Studio' in command.fail('init', '--title', 'no node', '--node', studio.url)
+    missing = Command(tmp_path, LABEL_STUDIO_URL=silent, LABEL_STUDIO_API_TOKEN=studio.token)
+    assert f'LABEL_STUDIO_URL={silent}' in missing.fail('init')
+    assert 'LABEL_STUDIO_URL' in Command(tmp_path).fail('init', code=2)
+    token = 'f' * 40
+    wrong = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=token).fail('init')
+    assert 'LABEL_STUDIO_API_TOKEN' in wrong
+    assert token not in wrong
+
+
+# ---------------------------------------------------------------- import
+
+
+def test_a_folder_is_imported_once(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Repeated, broken and other files are counted, new ones are added by the next run, folders only if wanted."""
+    folder = tmp_path / 'images'
+    paths = cards(folder, 3)
+    (folder / 'same.JPG').write_bytes(paths[0].read_bytes())
+    (folder / 'broken.jpg').write_bytes(CARD[:2000])
+    (folder / 'notes.txt').write_text('no image')
+    deep = cards(folder / 'deep', 5)
+    project = studio.create_project(generate('skeleton'), title='imported once')
+    said = command.fail('import', folder, '--project', project.id)
+    assert '3 imported, 1 repeat another, 1 left out, 1 other files skipped' in said
+    assert f'error: {folder / "broken.jpg"}: the image is broken' in said
+    assert task_digests(project) == digests(paths)
+    tasks = project.tasks()
+    assert sorted(hashlib.sha256(content_of(studio, task)).hexdigest() for task in tasks) == digests(paths)
+    assert all(task['file_upload'] for task in tasks)
+    (folder / 'broken.jpg').unlink()
+    printed = command.succeed('import', folder, '--project', f'{studio.url}/projects/{project.id}/data', '--recursive')
+    assert '2 imported, 7 were there already, 1 other files skipped' in printed
+    assert task_digests(project) == digests(deep)
+
+
+def test_an_import_that_was_killed_goes_on(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Three kills at different moments: each image once in the end."""
+    paths = cards(tmp_path / 'images', 260)
+    project = studio.create_project(generate('skeleton'), title='killed')
+    counts = []
+    for wanted in (1, 60, 160):
+        process = command.start('import', tmp_path / 'images', '--project', project.id)
+        deadline = time.monotonic() + 60
+        while project.settings()['task_number'] < wanted and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        counts.append(project.settings()['task_number'])
+    assert 0 < counts[0] < 260, counts
+    printed = command.succeed('import', tmp_path / 'images', '--project', project.id)
+    assert 'were there already' in printed
+    assert task_digests(project) == digests(paths)
+
+
+def test_an_import_survives_the_end_of_label_studio(tmp_path: Path) -> None:
+    """It says so, and that the next run goes on."""
+    cards(tmp_path / 'images', 200)
+    with running_label_studio(tmp_path / 'studio') as studio:
+        command = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
+        project = studio.create_project(generate('skeleton'), title='interrupted')
+        process = command.start('import', tmp_path / 'images', '--project', project.id)
+        deadline = time.monotonic() + 60
+        while project.settings()['task_number'] < 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1, said
+    assert 'Traceback' not in said
+    assert 'run it again to go on' in said
+
+
+def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """One storage for the folder, of which a sync makes no tasks; the token gets the files; a second run adds none."""
+    folder = studio.files / 'registered'
+    paths = cards(folder, 2)
+    deep = cards(folder / 'deep', 3)[2:]
+    project = studio.create_project(generate('skeleton'), title='served')
+    arguments = (folder, '-r', '--project', project.id, '--local-files', '--document-root', studio.files)
+    assert '3 imported, 2 repeat another' in command.succeed('import', *arguments)
+    tasks = project.tasks()
+    assert all(task['data']['image'].startswith('/data/local-files/?d=registered/') for task in tasks)
+    assert sorted(hashlib.sha256(content_of(studio, task)).hexdigest() for task in tasks) == digests([*paths, *deep])
+    assert '5 were there already' in command.succeed('import', *arguments)
+    (storage,) = studio.request('GET', '/api/storages/localfiles', params={'project': project.id})
+    assert storage['path'] == str(folder)
+    studio.request('POST', f'/api/storages/localfiles/{storage["id"]}/sync')
+    assert len(project.tasks()) == 3
+
+    elsewhere = cards(tmp_path / 'elsewhere', 1)
+    local = ('--project', project.id, '--local-files', '--document-root')
+    assert 'does not lie below' in command.fail('import', *elsewhere, *local, studio.files)
+    assert 'LOCAL_FILES_DOCUMENT_ROOT' in command.fail('import', *elsewhere, *local, tmp_path)
+    assert 'does not serve' in command.fail('import', *deep, *local, folder)
+    (studio.files / 'loose.jpg').write_bytes(CARD)
+    assert 'lies in the document root' in command.fail('import', studio.files, *local, studio.files)
+    linked = tmp_path / 'linked'
+    linked.symlink_to(studio.files)
+    seen_there = ('--remote-root', studio.files)
+    assert 'already' in command.succeed('import', linked / 'registered', *local, linked, *seen_there)
+
+
+def test_imports_that_cannot_work_are_named(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Config, project, token, files; a personal access token works; nothing is imported by halves."""
+    (path,) = cards(tmp_path / 'images', 1)
+    unfit = studio.create_project('<View><Text name="text" value="$text"/></View>', title='texts')
+    assert 'wholebody labelstudio init' in command.fail('import', path, '--project', unfit.id)
+    assert '/api/projects/99999/' in command.fail('import', path, '--project', 99999)
+    assert '--project nonsense' in command.fail('import', path, '--project', 'nonsense')
+    os.makedirs(tmp_path / 'empty')
+    assert 'there is no image' in command.fail('import', tmp_path / 'empty', '--project', unfit.id)
+    (tmp_path / 'a.tif').write_bytes(CARD)
+    project = studio.create_project(generate('keypoints').replace('$image', '$photo'), title='tokens')
+    said = command.fail('import', tmp_path / 'a.tif', '--project', project.id)
+    assert '0 imported, 1 left out' in said
+    assert 'its ending is none of' in said
+    wrong = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN='a.b.c')
+    assert 'LABEL_STUDIO_API_TOKEN' in wrong.fail('import', path, '--project', project.id)
+    personal = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.personal_token())
+    assert '1 imported' in personal.succeed('import', path, '--project', project.id)
+    (task,) = project.tasks()
+    assert list(task['data']) == ['photo']
