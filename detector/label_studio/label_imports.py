@@ -102,7 +102,7 @@ class Importer:
                 new.append((image, files[image.id]))
             else:
                 self._without(image, 'without a task', 'the project has no image of this name')
-        for batch in _batches(new, lambda pair: pair[1].stat().st_size):
+        for batch in batches(new, lambda pair: pair[1].stat().st_size):
             pairs += await self._upload(batch, digests)
         return pairs
 
@@ -152,7 +152,7 @@ class Importer:
         has_labels: set[int],
     ) -> None:
         predictions = ((image, self._prediction(image, task, config)) for image, task in pairs)
-        for batch in _batches(predictions, lambda pair: len(json.dumps(pair[1]))):
+        for batch in batches(predictions, lambda pair: len(json.dumps(pair[1]))):
             sent = [prediction for _, prediction in batch]
             old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
             created = await self.project.import_predictions(sent)
@@ -270,7 +270,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
-def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     """Groups of so many items and bytes at most; an item that is larger has a group of its own."""
     batch: list[T] = []
     total = 0
