@@ -5,8 +5,10 @@ Commands import what they need themselves, so that `wholebody --help` is quick.
 
 import typer
 
+from .evaluate import evaluate
 from .labels import export, import_labels
 from .preannotate import preannotate
+from .queue import queue
 from .setup import config, import_images, init
 
 app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
@@ -14,6 +16,8 @@ app.command('config')(config)
 app.command('init')(init)
 app.command('import')(import_images)
 app.command('preannotate')(preannotate)
+app.command('queue')(queue)
+app.command('evaluate')(evaluate)
 app.command('export')(export)
 app.command('import-labels')(import_labels)
 
