@@ -5,6 +5,7 @@ the person detector those of YOLOX exported with NMS, the pose estimator those o
 Only operators that ONNX Runtime, OpenVINO and OpenCV DNN compute alike are used.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -29,10 +30,19 @@ ESTIMATOR_SIZE: Final = (192, 256)
 FRAME_TOLERANCE: Final = 80.0
 DOT_TOLERANCE: Final = 44.0
 """Euclidean distance in RGB (0..255) at which a pixel stops counting as a colour; dot colours are 51 apart."""
-LINE_LENGTH: Final = 11
+LINE_CELL: Final = 4
+"""Pixels along a frame's side that are judged together."""
+LINE_CELLS: Final = 3
+"""In a row, of which more than 0.6 must match for a line."""
 MAX_THICKNESS: Final = 24
 """Of a frame's side, in pixels of the detector's input: what continues this far to a side is an area, not a line."""
-PEAK_GAIN: Final = 1.2
+DOT_CELL: Final = 2
+"""Side of the squares of pixels in which dots are looked for: a quarter of a dot's width."""
+BLUR: Final = 3
+"""Cells, twice."""
+BIN_SIGMA: Final = 2.0
+"""Pixels."""
+PEAK_GAIN: Final = 1.77
 """Brings the peak of a dot of full size to about 0.95."""
 MIN_FRAME_SIZE: Final = 24.0
 """Pixels of the detector's input; smaller frames score lower in proportion."""
@@ -48,9 +58,8 @@ def build_detector() -> onnx.ModelProto:
     width, height = DETECTOR_SIZE
     graph = _Graph()
     colours = np.array(FRAME_COLOURS, dtype=np.float64)[:, ::-1]  # BGR
-    match = graph.colour_match('input', colours, FRAME_TOLERANCE, gain=2.0, mean=np.zeros(3), std=np.ones(3))
-    columns = _lines(graph, match, vertical=True)
-    rows = _lines(graph, match, vertical=False)
+    columns = _lines(graph, colours, vertical=True)
+    rows = _lines(graph, colours, vertical=False)
     x1, x2, left, right = _sides(graph, columns, width, prefix='x')
     y1, y2, top, bottom = _sides(graph, rows, height, prefix='y')
     sides = [
@@ -82,18 +91,24 @@ def build_estimator() -> onnx.ModelProto:
     """
     width, height = ESTIMATOR_SIZE
     graph = _Graph()
-    match = graph.colour_match(
-        'input', dot_colours().astype(np.float64), DOT_TOLERANCE, gain=1.6, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    (left, right), (top, bottom) = _middle(width), _middle(height)
+    inside = graph.slice('input', {2: (top, bottom), 3: (left, right)}, output='inside')
+    blurred = graph.colour_match(
+        inside,
+        dot_colours().astype(np.float64),
+        DOT_TOLERANCE,
+        gain=1.6,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        cell=(DOT_CELL, DOT_CELL),
     )
-    inside = graph.add('Mul', match, graph.constant('inside', _inside(width, height)), output='inside_match')
-    blurred = inside
     for step in range(2):  # twice a box is a pyramid: a dot has one peak, not a plateau
         blurred = graph.add(
             'AveragePool',
             blurred,
             output=f'blurred_{step}',
-            kernel_shape=[5, 5],
-            pads=[2, 2, 2, 2],
+            kernel_shape=[BLUR, BLUR],
+            pads=[BLUR // 2] * 4,
             count_include_pad=1,
         )
     outputs = []
@@ -108,29 +123,33 @@ def build_estimator() -> onnx.ModelProto:
     )
 
 
-def _inside(width: int, height: int) -> FloatArray:
-    """1 within the box, the middle 0.8 of the crop, and 0 without, shape (1, 1, H, W)."""
-    x = np.abs((np.arange(width) + 0.5) / width - 0.5) <= 0.4
-    y = np.abs((np.arange(height) + 0.5) / height - 0.5) <= 0.4
-    return (y[:, None] & x[None]).astype(np.float64)[None, None]
+def _middle(size: int) -> tuple[int, int]:
+    """First and last edge of the box in the crop, its middle 0.8, in whole cells inside it."""
+    first = -(-(size // 10) // DOT_CELL) * DOT_CELL
+    return first, size - first
 
 
 def _bins(size: int) -> FloatArray:
-    """Profile of `size` pixels → 2·size bins: a Gaussian of 1.5 px, so that half pixels are resolved."""
-    distance = np.arange(size)[:, None] - np.arange(2 * size)[None] / 2
-    kernel = np.exp(-(distance**2) / (2 * 1.5**2))
+    """Profile of the cells in the middle → 2·size bins: a Gaussian of 2 px, so that half pixels are resolved."""
+    centres = np.arange(*_middle(size), DOT_CELL) + (DOT_CELL - 1) / 2
+    distance = centres[:, None] - np.arange(2 * size)[None] / 2
+    kernel = np.exp(-(distance**2) / (2 * BIN_SIGMA**2))
     kernel[kernel < 1e-6] = 0  # packs well
     return np.asarray(PEAK_GAIN * kernel / kernel.sum(axis=0).max())
 
 
-def _lines(graph: '_Graph', match: str, *, vertical: bool) -> str:
-    """Count per column (or row) the pixels on straight, thin lines; areas of a frame's colour count for nothing.
+def _lines(graph: '_Graph', colours: FloatArray, *, vertical: bool) -> str:
+    """Measure per column (or row) the straight, thin lines in it; areas of a frame's colour count for nothing.
 
-    :param match: (1, K, H, W).
-    :return: (1, K, W) for vertical lines, (1, K, H) for horizontal ones.
+    :param colours: of the frames, BGR.
+    :return: pixels, (1, K, W) for vertical lines, (1, K, H) for horizontal ones.
     """
     name = 'columns' if vertical else 'rows'
-    across, along = ((1, 3), (LINE_LENGTH, 1)) if vertical else ((3, 1), (1, LINE_LENGTH))
+    across, cell = ((1, 3), (LINE_CELL, 1)) if vertical else ((3, 1), (1, LINE_CELL))
+    along = (LINE_CELLS, 1) if vertical else (1, LINE_CELLS)
+    match = graph.colour_match(
+        'input', colours, FRAME_TOLERANCE, gain=2.0, mean=np.zeros(3), std=np.ones(3), cell=cell, prefix=f'{name}_'
+    )
     count = len(FRAME_COLOURS)
     taps = np.broadcast_to(np.array([-1.0, 1.0, -1.0]).reshape(1, 1, *across), (count, 1, *across))
     pad = [(size // 2) * MAX_THICKNESS for size in across]
@@ -140,14 +159,16 @@ def _lines(graph: '_Graph', match: str, *, vertical: bool) -> str:
     )  # fmt: skip
     thin = graph.clip(thin, output=f'{name}_thin')
     pad = [size // 2 for size in along]
+    taps = np.full((count, 1, *along), 5 / LINE_CELLS)
     straight = graph.add(
-        'AveragePool', thin, output=f'{name}_run', kernel_shape=along, pads=[*pad, *pad], count_include_pad=1
-    )
-    straight = graph.add('Mul', straight, graph.constant(f'{name}_gain', np.array([5.0])), output=f'{name}_runs')
-    straight = graph.add('Sub', straight, graph.constant(f'{name}_bar', np.array([3.0])), output=f'{name}_long')
+        'Conv', thin, graph.constant(f'{name}_run_taps', taps), graph.constant(f'{name}_bar', np.full(count, -3.0)),
+        output=f'{name}_run', kernel_shape=along, pads=[*pad, *pad], group=count,
+    )  # fmt: skip
     straight = graph.clip(straight, output=f'{name}_straight')
     on_line = graph.add('Mul', thin, straight, output=f'{name}_lines')
-    return graph.add('ReduceSum', on_line, output=name, axes=[2 if vertical else 3], keepdims=0)
+    cells = graph.add('ReduceSum', on_line, output=f'{name}_cells', axes=[2 if vertical else 3], keepdims=0)
+    length = graph.constant(f'{name}_length', np.array([float(LINE_CELL)]))
+    return graph.add('Mul', cells, length, output=name)
 
 
 def _sides(graph: '_Graph', profile: str, size: int, *, prefix: str) -> tuple[str, str, str, str]:
@@ -213,34 +234,68 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 
+    def slice(self, value: str, ranges: Mapping[int, tuple[int, int]], *, output: str) -> str:
+        """:param ranges: first and last edge by axis."""
+        starts, ends = zip(*ranges.values(), strict=True)
+        limits = [
+            self._integers(f'{output}_{name}', values)
+            for name, values in (('starts', starts), ('ends', ends), ('axes', tuple(ranges)))
+        ]
+        return self.add('Slice', value, *limits, output=output)
+
+    def _integers(self, name: str, values: Sequence[int]) -> str:
+        self.constants.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        return name
+
     def clip(self, value: str, *, output: str) -> str:
         """Clip to 0..1."""
         return self.add('Clip', value, 'zero', 'one', output=output)
 
     def colour_match(
-        self, pixels: str, colours: FloatArray, tolerance: float, *, gain: float, mean: FloatArray, std: FloatArray
+        self,
+        pixels: str,
+        colours: FloatArray,
+        tolerance: float,
+        *,
+        gain: float,
+        mean: FloatArray,
+        std: FloatArray,
+        cell: tuple[int, int],
+        prefix: str = '',
     ) -> str:
-        """How well each pixel matches each colour: gain · (1 - distance² / tolerance²), clipped to 0..1.
+        """How well each cell matches each colour: gain · (1 - distance² / tolerance²), clipped to 0..1.
+
+        The mean of the squared distances of its pixels counts, so that a cell on a rim, of two colours, matches neither
+        them nor what lies between.
 
         The squared distance is linear in [x, x²], so that one convolution computes it; OpenCV DNN mis-shapes the
         difference of two convolutions' outputs.
 
         :param pixels: name of a tensor (N, 3, H, W) that holds (colour - mean) / std.
         :param colours: (K, 3), 0..255, in the channel order of `pixels`.
-        :return: name of a tensor (N, K, H, W).
+        :param cell: height, width in pixels.
+        :return: name of a tensor (N, K, H / cell height, W / cell width).
         """
-        squares = self.add('Mul', pixels, pixels, output='squares')
-        features = self.add('Concat', pixels, squares, output='pixels_and_squares', axis=1)
+        features = self._with_squares(pixels)
         # |std·x + mean - c|² = Σ std²·x² + 2·std·(mean - c)·x + (mean - c)²
         offset = mean - colours
         scale = -gain / tolerance**2
         weights = np.concatenate([2 * std * offset, np.broadcast_to(std**2, colours.shape)], axis=1) * scale
         bias = gain + scale * (offset**2).sum(axis=1)
+        height, width = cell
+        taps = np.tile(weights[:, :, None, None], (1, 1, height, width)) / (height * width)
         match = self.add(
-            'Conv', features, self.constant('weights', weights[:, :, None, None]), self.constant('bias', bias),
-            output='match', kernel_shape=[1, 1],
+            'Conv', features, self.constant(f'{prefix}weights', taps), self.constant(f'{prefix}bias', bias),
+            output=f'{prefix}match', kernel_shape=[height, width], strides=[height, width],
         )  # fmt: skip
-        return self.clip(match, output='clipped_match')
+        return self.clip(match, output=f'{prefix}clipped_match')
+
+    def _with_squares(self, pixels: str) -> str:
+        """(N, 6, H, W): the pixels and their squares."""
+        if not any(node.name == 'pixels_and_squares' for node in self.nodes):
+            squares = self.add('Mul', pixels, pixels, output='squares')
+            self.add('Concat', pixels, squares, output='pixels_and_squares', axis=1)
+        return 'pixels_and_squares'
 
     def model(
         self, name: str, *, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]
