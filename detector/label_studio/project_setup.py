@@ -26,6 +26,8 @@ _SAMPLING: Final = {
 _MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
 """Attributes of a labeling config that annotations and exports depend on; others are looks and behaviour."""
 _DRAFTED: Final = {'filter': 'filter:tasks:drafts', 'operator': 'empty', 'type': 'Boolean', 'value': False}
+_UNDECIDED: Final = '$undefined$'
+"""The name under which tasks hold what was uploaded before there was a labeling config; it fits all."""
 _UNNAMED: Final = 'wholebody'
 """Title of a backend until it has told Label Studio its model version."""
 
@@ -112,6 +114,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
     current = str(settings.get('label_config') or '')
     if meaning(current) != meaning(label_config):
         await _require_no_work(project, settings)
+        await _require_images(project, parse(label_config).image_key)
         await project.change(label_config=label_config)
         say('the labeling config is changed')
     elif not keep_looks and canonical(current) != canonical(label_config):
@@ -132,6 +135,18 @@ async def _require_no_work(project: Project, settings: Json) -> None:
             f'{_counted(drafted, "task")} with drafts, which another labeling config would not fit; nothing is '
             'changed: give a --title of a new project, or the config that it has (--style, --parts, --config)'
         )
+
+
+async def _require_images(project: Project, key: str) -> None:
+    """:raises InvalidRequest: the tasks have their images under another name, and could not be opened any more."""
+    async for task in project.tasks():
+        names = list(task.get('data') or {})
+        if key not in names and _UNDECIDED not in names:
+            raise InvalidRequest(
+                f'the tasks of project {project.id} hold {", ".join(map(repr, names[:10]))} and no {key!r}, which the '
+                'labeling config shows; nothing is changed: give a --config that shows what they hold'
+            )
+        return
 
 
 def _counted(count: int, noun: str) -> str:

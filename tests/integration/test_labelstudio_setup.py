@@ -150,10 +150,15 @@ def test_a_project_is_made_once_and_uncertainty_sampling_finds_its_predictions(
     assert project.webhooks() == webhooks
     assert 'is created' not in printed
 
-    command.succeed('import', *cards(tmp_path / 'some', 1), '--project', project.id)
-    (task,) = project.tasks()
-    (prediction,) = project.open_task(task['id'])['predictions']
+    command.succeed('import', *cards(tmp_path / 'some', 6), '--project', project.id)
+    first, *rest = [int(task['id']) for task in project.tasks()]
+    (prediction,) = project.open_task(first)['predictions']
     assert prediction['model_version'] == project.settings()['model_version'] == VERSION
+    scores = dict(zip(rest, (0.5, 0.4, 0.01, 0.6, 0.3), strict=True))
+    made = [{'task': task, 'score': score, 'model_version': VERSION, 'result': []} for task, score in scores.items()]
+    assert project.import_predictions(made) == 5
+    for _ in range(5):  # without sampling the sixth would come up by chance
+        assert studio.request('GET', f'/api/projects/{project.id}/next')['id'] == rest[2]
 
 
 def test_a_guarded_node_gets_its_credentials_from_backend_and_webhook(
@@ -183,13 +188,15 @@ def test_a_guarded_node_gets_its_credentials_from_backend_and_webhook(
 
 
 def test_another_node_version_renames_the_backend(command: Command, studio: LabelStudio, node: NodeProcess) -> None:
-    """A backend that a person named, and a project that goes by another version, are put right."""
+    """A backend that a person named, or that was left without its webhook, and its project are put right."""
     project = studio.create_project(generate('keypoints'), title='by hand')
     project.connect(node.url, title='my backend', interactive=False)
     assert project.settings()['model_version'] == 'my backend'
+    studio.request('DELETE', f'/api/webhooks/{project.webhooks()[0]["id"]}/')
     arguments = ('--project', project.id, '--style', 'keypoints', '--node', node.url, '--sampling', 'sequential')
     initialized(command, studio, *arguments)
     assert project.settings()['model_version'] == VERSION
+    assert len(project.webhooks()) == 1
     assert 'nothing is changed' in initialized(command, studio, *arguments)[1]
 
 
@@ -222,6 +229,9 @@ def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: L
     studio.request('DELETE', f'/api/annotations/{annotation["id"]}/')
     assert 'holds 0 annotations and 1 task with drafts' in command.fail('init', *arguments)
     studio.request('DELETE', f'/api/tasks/{second}/')
+    (tmp_path / 'photo.xml').write_text(generate('skeleton').replace('$image', '$photo'))
+    said = command.fail('init', *arguments, '--config', tmp_path / 'photo.xml')
+    assert f"the tasks of project {project.id} hold 'image' and no 'photo'" in said
     assert 'the labeling config is changed' in command.succeed('init', *arguments)
     assert project.settings()['label_config'].strip() == generate('skeleton').strip()
 

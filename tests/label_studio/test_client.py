@@ -109,7 +109,10 @@ async def test_what_is_not_there_can_be_told_from_a_fault(studio: Recorder, conn
 @pytest.mark.parametrize(
     ('reply', 'text'),
     [
-        (Reply(403, b'{}'), 'LABEL_STUDIO_API_TOKEN'),
+        (Reply(403, b'{}'), 'answers 403: may the user of LABEL_STUDIO_API_TOKEN'),
+        (Reply(403, b'{"detail": "Not yours"}'), r'answers 403 \(Not yours\): may the user of LABEL_STUDIO_API_TOKEN'),
+        (Reply(403, b'Serving is off'), r'answers 403 \(Serving is off\): '),
+        (Reply(403, b'<html>Log in</html>'), 'answers 403: '),
         (Reply(500, b'{}'), 'answers 500'),
         (Reply(200, b'<html>Log in</html>'), 'is LABEL_STUDIO_URL Label Studio'),
         (Reply(200, b'[1]'), 'no JSON object'),
