@@ -107,6 +107,7 @@ def _print(evaluation: 'Evaluation') -> None:
     )
     corrected = most_corrected(evaluation)[:_KEYPOINTS]
     if corrected:
+        print()
         _table(
             ['most corrected', 'share', 'moved', 'removed', 'added', 'of'],
             [
@@ -116,6 +117,7 @@ def _print(evaluation: 'Evaluation') -> None:
         )
     worst = [image for image in evaluation.images if image.quality < 1][:_IMAGES]
     if worst:
+        print()
         _table(
             ['worst images', 'quality', 'oks', *counted],
             [[image.name, image.quality, image.oks, *(getattr(image, name) for name in counted)] for image in worst],

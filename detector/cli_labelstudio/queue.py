@@ -70,12 +70,12 @@ def queue(
     async def work(chosen: 'Project') -> str:
         from ..label_studio import review_queue
 
+        config = await chosen.config()
         version = await review_queue.version_of(chosen, model_version)
+        waiting = review_queue.Waiting(config=config, model_version=version, parts=tuple(dict.fromkeys(names)))
         total = int((await chosen.settings()).get('task_number') or 0)
         with _bar('reading tasks') as show:
-            waiting = await review_queue.read(
-                chosen, version, tuple(dict.fromkeys(names)), on_progress=lambda done: show(done, total)
-            )
+            await review_queue.read(chosen, waiting, on_progress=lambda done: show(done, total))
         if not waiting.candidates:
             return f'nothing to queue: each task with a prediction of {version} is annotated or skipped'
         places = review_queue.queue(waiting, by=by.value, limit=limit)
@@ -97,7 +97,8 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -220,27 +220,17 @@ async def version_of(project: Project, wanted: str | None) -> str:
     return versions[0] if wanted is None else wanted
 
 
-async def read(
-    project: Project,
-    model_version: str,
-    parts: Sequence[str] = (),
-    *,
-    on_progress: Callable[[int], None] = lambda _: None,
-) -> Waiting:
-    """What a project has for the queue.
+async def read(project: Project, waiting: Waiting, *, on_progress: Callable[[int], None] = lambda _: None) -> None:
+    """Add a project's tasks.
 
-    :param parts: see `Waiting`.
-    :param on_progress: told how many tasks are read.
-    :raises InvalidRequest: the labeling config offers nothing for a pose.
+    :param on_progress: told how many are read.
     :raises LabelStudioFault: see `Connection.request`.
     """
-    waiting = Waiting(config=await project.config(), model_version=model_version, parts=parts)
     count = 0
     async for task in project.tasks(full=True):
         waiting.add(task)
         count += 1
         on_progress(count)
-    return waiting
 
 
 async def write(
