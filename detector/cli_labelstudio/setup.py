@@ -236,9 +236,9 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 def _summary(report: 'Report', others: int) -> str:
     parts = [f'{report.imported} imported']
     counts = {
-        'were there already': report.present,
-        'repeat another': report.repeated,
+        'there already': report.present,
+        'repeated': report.repeated,
         'left out': len(report.left_out),
-        'other files skipped': others,
+        'of other kinds skipped': others,
     }
     return ', '.join(parts + [f'{count} {what}' for what, count in counts.items() if count])

@@ -20,7 +20,7 @@ from .project import Json, Project
 
 ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
 """Of the files that `images.decode` and Label Studio take."""
-_BATCH_FILES: Final = 50
+_BATCH_FILES: Final = 25
 _BATCH_BYTES: Final = 16 * 1024**2
 _BATCH_TASKS: Final = 200
 """Of local files, of which only the addresses are sent."""

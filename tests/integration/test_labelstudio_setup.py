@@ -278,7 +278,7 @@ def test_a_folder_is_imported_once(command: Command, studio: LabelStudio, tmp_pa
     deep = cards(folder / 'deep', 5)
     project = studio.create_project(generate('skeleton'), title='imported once')
     said = command.fail('import', folder, '--project', project.id)
-    assert '3 imported, 1 repeat another, 1 left out, 1 other files skipped' in said
+    assert '3 imported, 1 repeated, 1 left out, 1 of other kinds skipped' in said
     assert f'error: {folder / "broken.jpg"}: the image is broken' in said
     assert task_digests(project) == digests(paths)
     tasks = project.tasks()
@@ -286,7 +286,7 @@ def test_a_folder_is_imported_once(command: Command, studio: LabelStudio, tmp_pa
     assert all(task['file_upload'] for task in tasks)
     (folder / 'broken.jpg').unlink()
     printed = command.succeed('import', folder, '--project', f'{studio.url}/projects/{project.id}/data', '--recursive')
-    assert '2 imported, 7 were there already, 1 other files skipped' in printed
+    assert '2 imported, 7 there already, 1 of other kinds skipped' in printed
     assert task_digests(project) == digests(deep)
 
 
@@ -305,7 +305,7 @@ def test_an_import_that_was_killed_goes_on(command: Command, studio: LabelStudio
         counts.append(project.settings()['task_number'])
     assert 0 < counts[0] < 260, counts
     printed = command.succeed('import', tmp_path / 'images', '--project', project.id)
-    assert 'were there already' in printed
+    assert 'there already' in printed
     assert task_digests(project) == digests(paths)
 
 
@@ -332,11 +332,11 @@ def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStud
     deep = cards(folder / 'deep', 3)[2:]
     project = studio.create_project(generate('skeleton'), title='served')
     arguments = (folder, '-r', '--project', project.id, '--local-files', '--document-root', studio.files)
-    assert '3 imported, 2 repeat another' in command.succeed('import', *arguments)
+    assert '3 imported, 2 repeated' in command.succeed('import', *arguments)
     tasks = project.tasks()
     assert all(task['data']['image'].startswith('/data/local-files/?d=registered/') for task in tasks)
     assert sorted(hashlib.sha256(content_of(studio, task)).hexdigest() for task in tasks) == digests([*paths, *deep])
-    assert '5 were there already' in command.succeed('import', *arguments)
+    assert '5 there already' in command.succeed('import', *arguments)
     (storage,) = studio.request('GET', '/api/storages/localfiles', params={'project': project.id})
     assert storage['path'] == str(folder)
     studio.request('POST', f'/api/storages/localfiles/{storage["id"]}/sync')
