@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, LabelStudioFault
 from .config import LabelingConfig
 from .datasets.coco import read_coco
 from .datasets.fields import read_json
@@ -103,29 +104,35 @@ class Importer:
             else:
                 self._without(image, 'without a task', 'the project has no image of this name')
         for batch in batches(new, lambda pair: pair[1].stat().st_size):
-            pairs += await self._upload(batch, digests)
+            pairs += await self._upload(batch, digests, config.image_key)
         return pairs
 
     async def _upload(
-        self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str]
+        self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str
     ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
+        """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
-        task_ids = await self.project.upload(contents)
-        if len(task_ids) != len(batch):
-            raise InvalidRequest(f'of {len(batch)} images, Label Studio has made {len(task_ids)} tasks: check its log')
-        self.counts['new tasks'] += len(batch)
-        pairs: list[tuple[LabelledImage, Mapping[str, Any]]] = [
-            (image, {'id': task_id, 'meta': {'sha256': digests[image.id]}})
-            for (image, _), task_id in zip(batch, task_ids, strict=True)
+        uploads = await self.project.upload_files(contents)
+        tasks: list[Json] = [
+            {
+                'data': {image_key: '/data/' + quote(path, safe="/~!*()'")},  # as Label Studio itself writes it
+                'meta': with_kept({'sha256': digests[image.id]}, image),
+                'file_upload_id': upload_id,
+            }
+            for (image, _), (upload_id, path) in zip(batch, uploads, strict=True)
         ]
-        await _each(pairs, lambda pair: self._keep(pair, is_new=True))  # so that the next run finds them
-        return pairs
+        task_ids = await self.project.import_tasks(tasks)
+        if len(task_ids) != len(batch):
+            raise LabelStudioFault(f'of {len(batch)} images, Label Studio has made {len(task_ids)} tasks')
+        self.counts['new tasks'] += len(batch)
+        made = [task | {'id': task_id} for task, task_id in zip(tasks, task_ids, strict=True)]
+        return [(image, task) for (image, _), task in zip(batch, made, strict=True)]
 
-    async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]], *, is_new: bool = False) -> None:
+    async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
         """Let the task remember what the dataset says of the image."""
         image, task = pair
         meta = with_kept(task.get('meta'), image)
-        if is_new or (meta != task.get('meta') and 'data' in task):
+        if meta != task.get('meta'):
             await self.project.change_task(task['id'], meta=meta)
 
     # ------------------------------------------------------------ labels

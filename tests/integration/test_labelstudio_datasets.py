@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from .test_label_studio import VERSION, until
 
 pytestmark = pytest.mark.integration
 
+DATA = os.environ.get('WHOLEBODY_TEST_DATA')
 STYLES = pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
 
 
@@ -188,6 +190,22 @@ def assert_same_file(found: Json, expected: Json) -> None:
             assert {field: json.dumps(one[field]) for field in one} == {
                 field: json.dumps(other[field]) for field in other
             }
+
+
+@STYLES
+@pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with annotations')
+def test_the_dataset_s_own_annotations_come_back(studio: LabelStudio, wholebody: Commands, style: Style) -> None:
+    """Field by field, as predictions that people have accepted."""
+    original = json.loads((Path(str(DATA)) / 'coco_wholebody_two_images.json').read_text())
+    write_images(wholebody.folder / 'images', from_coco(original))
+    (wholebody.folder / 'coco.json').write_text(json.dumps(original))
+    project = studio.create_project(generate(style))
+    wholebody('import-labels', 'coco.json', '-p', project.id, '--images', 'images')
+    project.accept_predictions()
+    wholebody('export', '-p', project.id, '-o', 'back.json')
+    back = json.loads((wholebody.folder / 'back.json').read_text())
+    named = [entry for entry in original['licenses'] if entry in back['licenses']]
+    assert_same_file(back, original | {'licenses': named})
 
 
 @STYLES

@@ -234,7 +234,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 def test_regions_without_parents_come_out_person_by_person(tmp_path: Path) -> None:
-    """As FiftyOne's own Label Studio projects have them: points have labels, but no parent; each lies in its box."""
+    """As in projects that FiftyOne has made: points have names for labels, but no parent; each lies in its box."""
     config = """<View><Image name="image" value="$image"/>
         <RectangleLabels name="ground_truth" toName="image"><Label value="person"/></RectangleLabels>
         <KeyPointLabels name="keypoints" toName="image">%s</KeyPointLabels></View>"""

@@ -1,21 +1,23 @@
 """What is decided before labels are imported: formats, tasks, files; the rest needs Label Studio itself."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
 from detector.cli import app
 from detector.errors import InvalidRequest, InvalidSettings
+from detector.label_studio.config import LabelingConfig, generate, parse
 from detector.label_studio.datasets.coco import to_coco
 from detector.label_studio.datasets.labelled import LabelledImage
 from detector.label_studio.datasets.poses_json import to_poses_json
 from detector.label_studio.datasets.yolo import write_yolo
-from detector.label_studio.label_imports import batches, files_of, guess, read_labels
+from detector.label_studio.label_imports import Importer, batches, files_of, guess, read_labels
 from detector.label_studio.labelled_tasks import kept_of, with_kept
+from detector.label_studio.project import Json, Project
 from detector.label_studio.task_matching import Matches, match
 
 from ..commands import invoke
@@ -136,6 +138,58 @@ def test_batches_hold_their_limits() -> None:
     assert [len(batch) for batch in batches([3, 3, 3, 20, 1], lambda size: size * megabyte)] == [2, 1, 1, 1]
     assert [len(batch) for batch in batches(range(250), lambda _: 1)] == [100, 100, 50]
     assert list(batches([], len)) == []
+
+
+class ForgetfulProject:
+    """Answers as Label Studio does, but stores only predictions with persons."""
+
+    def __init__(self) -> None:
+        self.stored: dict[int, list[Json]] = {1: [], 2: [], 3: []}
+
+    async def config(self) -> LabelingConfig:
+        return parse(generate('keypoints', ['body']))
+
+    async def tasks(self) -> AsyncIterator[Json]:
+        for number in self.stored:
+            yield task(number, f'/data/upload/1/31fe11d0-{number:04}.jpg')
+
+    async def tasks_with(self, _: str) -> set[int]:
+        return {number for number, predictions in self.stored.items() if predictions}
+
+    async def change_task(self, task_id: int, **fields: Any) -> None:
+        assert kept_of(fields['meta'])['id'] == task_id
+
+    async def import_predictions(self, predictions: Sequence[Json]) -> int:
+        kept = [prediction for prediction in predictions if prediction['result']]
+        for prediction in kept:
+            self.stored[prediction['task']].append(prediction | {'id': 7})
+        return len(kept)
+
+    async def predictions(self, task_id: int) -> list[Json]:
+        return self.stored[task_id]
+
+
+async def test_what_label_studio_drops_is_named() -> None:
+    """It says nothing itself; and what the config has no place for is named, too."""
+    lines: list[str] = []
+    done: list[int] = []
+    images = [make_image(count, number) for number, count in ((1, 2), (2, 0), (3, 1))]
+    importer = Importer(
+        project=cast(Project, ForgetfulProject()), model_version='v1', warn=lines.append, advance=done.append
+    )
+    await importer.run(images)
+    assert importer.counts == {'imported': 2, 'persons': 3, 'refused by Label Studio': 1}
+    assert '0002.jpg is not imported, refused by Label Studio: task 2' in lines
+    assert any(line.startswith('0001.jpg: ') and 'keypoints for which' in line for line in lines)
+    assert sum(done) == 3
+
+
+async def test_versions_have_no_commas() -> None:
+    """Label Studio lists those of a task with commas between."""
+    for version in ('a,b', ' '):
+        importer = Importer(project=cast(Project, ForgetfulProject()), model_version=version, warn=print)
+        with pytest.raises(InvalidRequest, match='without commas'):
+            await importer.run([])
 
 
 def test_label_studio_must_be_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
