@@ -240,5 +240,6 @@ def _summary(report: 'Report', others: int) -> str:
         'repeated': report.repeated,
         'left out': len(report.left_out),
         'of other kinds skipped': others,
+        'made twice by Label Studio and removed': report.surplus,
     }
     return ', '.join(parts + [f'{count} {what}' for what, count in counts.items() if count])

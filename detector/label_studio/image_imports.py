@@ -9,13 +9,21 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .. import images
-from ..errors import ImageTooLarge, InvalidImage, InvalidRequest, LabelStudioFault, UnsupportedImageFormat
+from ..errors import (
+    ImageTooLarge,
+    InvalidImage,
+    InvalidRequest,
+    LabelStudioFault,
+    NotInLabelStudio,
+    UnsupportedImageFormat,
+)
 from .project import Json, Project
 
 ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
@@ -54,12 +62,14 @@ class Report:
     :param present: tasks of the project have their contents already.
     :param repeated: other files of this import have their contents.
     :param left_out: files that are no images, and why.
+    :param surplus: tasks that Label Studio had made twice and that are removed.
     """
 
     imported: int = 0
     present: int = 0
     repeated: int = 0
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    surplus: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +153,17 @@ class _Import:
         self._max_pixels = max_pixels
         self._on_progress = on_progress
         self._addresses: set[str] = set()
+        self._tasks: dict[str, dict[int, bool]] = {}
+        """By the content of their images: ids, and whether somebody has labelled them."""
+        self._last = 0
+        """The highest id of them."""
         self._present: set[str] = set()
         self._taken: set[str] = set()
         """Contents of tasks before, and of those of this import."""
 
     async def run(self, paths: Sequence[Path]) -> None:
-        async for task in self._project.tasks():
-            self._present.add(str((task.get('meta') or {}).get('sha256')))
-            self._addresses.update(map(str, (task.get('data') or {}).values()))
+        await self._look()
+        self._present.update(self._tasks)
         batch: list[_File] = []
         for path in paths:
             file = await self._accepted(path)
@@ -164,6 +177,35 @@ class _Import:
             batch.append(file)
         if batch:
             await self._send(batch)
+        if self._report.imported:
+            await self._look()
+        await self._remove_surplus()
+
+    async def _look(self) -> None:
+        """Note the tasks that there are, those that have come since the last look."""
+        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': self._last}
+        async for task in self._project.tasks(filters=[newer]):
+            self._last = int(task['id'])
+            self._addresses.update(map(str, (task.get('data') or {}).values()))
+            digest = (task.get('meta') or {}).get('sha256')
+            if isinstance(digest, str):
+                labelled = bool(task.get('total_annotations') or task.get('cancelled_annotations'))
+                self._tasks.setdefault(digest, {})[self._last] = labelled
+
+    async def _remove_surplus(self) -> None:
+        """Leave one task of each image, or those that somebody has labelled.
+
+        Label Studio with SQLite repeats a request from its start while the database is locked, though part of it may
+        have been done, and still does so when nobody waits for the answer any more.
+        """
+        repeated = [tasks for tasks in self._tasks.values() if len(tasks) > 1]
+        drafted = await self._project.drafted() if repeated else set()
+        for tasks in repeated:
+            kept = {task for task, labelled in tasks.items() if labelled or task in drafted} or {min(tasks)}
+            for task in tasks.keys() - kept:
+                with suppress(NotInLabelStudio):  # another import has removed it
+                    await self._project.delete_task(task)
+                self._report.surplus += 1
 
     async def _accepted(self, path: Path) -> _File | None:
         """A file that is to be imported; None: it is counted."""

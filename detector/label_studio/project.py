@@ -150,6 +150,15 @@ class Project:
         body = {'file_upload_ids': list(upload_ids)}
         await self.connection.request('DELETE', f'/api/projects/{self.id}/file-uploads', json=body)
 
+    async def drafted(self) -> set[int]:
+        """The ids of tasks that somebody works on without having submitted it."""
+        unfinished = {'filter': 'filter:tasks:drafts', 'operator': 'empty', 'type': 'Boolean', 'value': False}
+        return {int(task['id']) async for task in self.tasks(filters=[unfinished])}
+
+    async def delete_task(self, task_id: int) -> None:
+        """With all that it has."""
+        await self.connection.request('DELETE', f'/api/tasks/{task_id}/')
+
     async def change_task(self, task_id: int, **fields: Any) -> Json:
         """Change `data` or `meta` of a task, as a whole."""
         return await self._object('PATCH', f'/api/tasks/{task_id}/', json=fields)

@@ -25,7 +25,6 @@ _SAMPLING: Final = {
 }
 _MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
 """Attributes of a labeling config that annotations and exports depend on; others are looks and behaviour."""
-_DRAFTED: Final = {'filter': 'filter:tasks:drafts', 'operator': 'empty', 'type': 'Boolean', 'value': False}
 _UNDECIDED: Final = '$undefined$'
 """The name under which tasks hold what was uploaded before there was a labeling config; it fits all."""
 _UNNAMED: Final = 'wholebody'
@@ -128,7 +127,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
 async def _require_no_work(project: Project, settings: Json) -> None:
     """:raises InvalidRequest: somebody has labelled in the project."""
     annotations = int(settings.get('total_annotations_number') or 0)
-    drafted = len({int(task['id']) async for task in project.tasks(filters=[_DRAFTED])})
+    drafted = len(await project.drafted())
     if annotations or drafted:
         raise InvalidRequest(
             f'project {project.id} "{settings.get("title")}" holds {_counted(annotations, "annotation")} and '

@@ -309,6 +309,25 @@ def test_an_import_that_was_killed_goes_on(command: Command, studio: LabelStudio
     assert task_digests(project) == digests(paths)
 
 
+def test_tasks_that_label_studio_made_twice_are_removed(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """As it does with SQLite when the database is locked; those with annotations or drafts stay, and other tasks."""
+    paths = cards(tmp_path / 'images', 4)
+    project = studio.create_project(generate('skeleton'), title='twice')
+    command.succeed('import', *paths[:3], '--project', project.id)
+    first = project.tasks()
+    same = [{'data': task['data'], 'meta': task['meta']} for task in first]
+    other = {'data': first[0]['data']}
+    *second, foreign = project.import_tasks([*same, other])
+    project.annotate(second[1], [])
+    studio.request('POST', f'/api/tasks/{second[2]}/drafts', json={'result': [], 'lead_time': 1})
+    printed = command.succeed('import', *paths, '--project', project.id)
+    assert '1 imported, 3 there already, 3 made twice by Label Studio and removed' in printed
+    kept = {task['id'] for task in project.tasks()}
+    assert {first[0]['id'], second[1], second[2], foreign} < kept
+    assert len(kept) == 5
+    assert 'removed' not in command.succeed('import', *paths, '--project', project.id)
+
+
 def test_an_import_survives_the_end_of_label_studio(tmp_path: Path) -> None:
     """It says so, and that the next run goes on."""
     cards(tmp_path / 'images', 200)
