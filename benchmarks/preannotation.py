@@ -1,0 +1,122 @@
+"""Predictions for the tasks of a Label Studio project: pushed by our command, and retrieved by Label Studio.
+
+    uv run python -m benchmarks.preannotation [--tasks 200] [--rounds 3] [-o FILE.json]
+
+Starts a real Label Studio (installed at the first run) and a node beside it. Each round gives every task of one
+project its prediction by "Retrieve predictions", which asks the node, and every task of another, equal one by
+`wholebody labelstudio preannotate`, start of the process included. Tasks are test cards of two persons, uploaded; both
+use the test card model. Fails if a goal is missed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from detector import images
+from detector.label_studio.config import Style, generate
+from tests.cards import make_card
+from tests.integration.label_studio_api import LabelStudio, Project
+from tests.integration.label_studio_server import running_label_studio
+from tests.processes import NodeProcess, clean_environment, running_node
+
+GOALS: Final[Mapping[Style, float]] = {'keypoints': 5.0, 'skeleton': 2.0}
+"""How many times as fast as "Retrieve predictions", by the style of regions."""
+_UPLOADED_AT_ONCE: Final = 100
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """Of a style of regions; seconds per run.
+
+    :param ratios: round by round, of retrieved to pushed.
+    """
+
+    style: Style
+    retrieved: list[float] = field(default_factory=list)
+    pushed: list[float] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [slow / fast for slow, fast in zip(self.retrieved, self.pushed, strict=True)]
+
+
+def run(folder: Path, *, tasks: int, rounds: int) -> list[Figures]:
+    """Measure both styles in turn.
+
+    :param folder: empty; keeps databases and logs.
+    """
+    figures = [Figures(style=style) for style in GOALS]
+    picture = images.encode_jpeg(make_card(), quality=90)
+    with running_label_studio(folder / 'studio') as studio:
+        settings = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.personal_token()}
+        with running_node(folder / 'node', **settings) as node:
+            for number in range(rounds):
+                for measured in figures:
+                    measured.retrieved.append(_retrieve(_project(studio, measured.style, picture, tasks), node, tasks))
+                    project = _project(studio, measured.style, picture, tasks)
+                    measured.pushed.append(_push(project, {**settings, 'DATA_FOLDER': str(folder / 'data')}, tasks))
+                    line = f'{measured.retrieved[-1]:.1f} s retrieved, {measured.pushed[-1]:.1f} s pushed'
+                    print(f'round {number + 1}, {measured.style}: {line}', flush=True)
+    return figures
+
+
+def _project(studio: LabelStudio, style: Style, picture: bytes, tasks: int) -> Project:
+    project = studio.create_project(generate(style))
+    for start in range(0, tasks, _UPLOADED_AT_ONCE):
+        project.upload([(f'{number}.jpg', picture) for number in range(start, min(tasks, start + _UPLOADED_AT_ONCE))])
+    return project
+
+
+def _retrieve(project: Project, node: NodeProcess, tasks: int) -> float:
+    ids = [int(task['id']) for task in project.tasks()]
+    project.connect(node.url)
+    start = time.monotonic()
+    project.retrieve_predictions(ids)
+    seconds = time.monotonic() - start
+    assert len(project.predictions()) == tasks
+    return seconds
+
+
+def _push(project: Project, settings: Mapping[str, str], tasks: int) -> float:
+    call = [sys.executable, '-m', 'detector', 'labelstudio', 'preannotate', '--project', str(project.id)]
+    start = time.monotonic()
+    subprocess.run(call, env=clean_environment(**settings), check=True, capture_output=True)
+    seconds = time.monotonic() - start
+    assert len(project.predictions()) == tasks
+    return seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--tasks', type=int, default=200)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('-o', '--output', type=Path, help='for the figures as JSON')
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = run(Path(folder), tasks=options.tasks, rounds=options.rounds)
+    missed = 0
+    for found in figures:
+        ratio, goal = median(found.ratios), GOALS[found.style]
+        missed += ratio < goal
+        times = ', '.join(
+            f'{1000 * median(seconds) / options.tasks:.0f} ms' for seconds in (found.retrieved, found.pushed)
+        )
+        verdict = 'met' if ratio >= goal else 'MISSED'
+        print(
+            f'{found.style:10} {each[0]} a task retrieved, {each[1]} pushed: × {ratio:.2f}; the goal of {goal:g} is {verdict}'
+        )
+    if options.output is not None:
+        options.output.write_text(json.dumps([asdict(found) for found in figures], indent=1) + '\n')
+    return 1 if missed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
