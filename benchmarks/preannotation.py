@@ -106,13 +106,10 @@ def main() -> int:
     for found in figures:
         ratio, goal = median(found.ratios), GOALS[found.style]
         missed += ratio < goal
-        times = ', '.join(
-            f'{1000 * median(seconds) / options.tasks:.0f} ms' for seconds in (found.retrieved, found.pushed)
-        )
+        retrieved, pushed = (1000 * median(seconds) / options.tasks for seconds in (found.retrieved, found.pushed))
         verdict = 'met' if ratio >= goal else 'MISSED'
-        print(
-            f'{found.style:10} {each[0]} a task retrieved, {each[1]} pushed: × {ratio:.2f}; the goal of {goal:g} is {verdict}'
-        )
+        each = f'{retrieved:.0f} ms a task retrieved, {pushed:.0f} ms pushed'
+        print(f'{found.style:10} {each}: × {ratio:.2f}; the goal of {goal:g} is {verdict}')
     if options.output is not None:
         options.output.write_text(json.dumps([asdict(found) for found in figures], indent=1) + '\n')
     return 1 if missed else 0
