@@ -42,7 +42,7 @@ UNCERTAINTY_SAMPLING: Final = 'Uncertainty sampling'
 AT_ONCE: Final = 8
 """Predictions that are changed at the same time."""
 LAST: Final = 1.0
-"""Score of tasks beyond the limit: they come after the queue."""
+"""Score of tasks beyond the limit that would come before its end."""
 _PLACE_DIGITS: Final = 6
 _SCORE_DIGITS: Final = 4
 _JUDGED: Final = (PERSON, *PART_BY_NAME)
@@ -76,13 +76,13 @@ class Place:
     :param rank: from 1.
     :param diversity: distance of its posture from all before, see `postures`; inf: it is the first of all; None: not
         asked for.
-    :param score: to be written, 0..1; Label Studio brings the lowest first.
+    :param changes: scores to be written, 0..1, by the id of the prediction; Label Studio brings the lowest first.
     """
 
     rank: int
     candidate: Candidate
     diversity: float | None
-    score: float
+    changes: dict[int, float]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,7 +169,7 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
     more uncertain. So one that either ranks low comes late, and neither scale has to be weighed against the other.
 
     The score that goes to Label Studio is the certainty if that alone orders, else the place, as a share of all. Those
-    beyond the limit get 1.
+    beyond the limit keep theirs, or get 1 if that would bring them before the end of the queue.
 
     :param limit: how many are queued; None: all.
     """
@@ -190,18 +190,29 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
         else:
             certain, diverse = np.argsort(order), np.argsort(chosen)
             order = list(np.lexsort((certain, certain + diverse)))
-    places = []
-    for rank, index in enumerate(order):
-        score = found[index].certainty if by == 'uncertainty' else round(rank / count, _PLACE_DIGITS)
-        places.append(
-            Place(
-                rank=rank + 1,
-                candidate=found[index],
-                diversity=diversity.get(index),
-                score=score if rank < wanted else LAST,
-            )
+    scores = [
+        found[index].certainty if by == 'uncertainty' else round(rank / count, _PLACE_DIGITS)
+        for rank, index in enumerate(order[:wanted])
+    ]
+    return [
+        Place(
+            rank=rank + 1,
+            candidate=found[index],
+            diversity=diversity.get(index),
+            changes=_changes(found[index], scores[rank]) if rank < wanted else _pushed(found[index], scores[-1]),
         )
-    return places
+        for rank, index in enumerate(order)
+    ]
+
+
+def _changes(candidate: Candidate, score: float) -> dict[int, float]:
+    return {prediction: score for prediction, before in candidate.predictions.items() if before != score}
+
+
+def _pushed(candidate: Candidate, last: float) -> dict[int, float]:
+    """:param last: score of the end of the queue."""
+    before = candidate.predictions.items()
+    return {prediction: LAST for prediction, score in before if score != LAST and (score is None or score <= last)}
 
 
 async def version_of(project: Project, wanted: str | None) -> str:
@@ -251,12 +262,7 @@ async def write(
     :return: how many scores have changed, and the tab.
     :raises LabelStudioFault: see `Connection.request`; what is written stays, and another run completes it.
     """
-    todo = [
-        (prediction, place.score)
-        for place in places
-        for prediction, score in place.candidate.predictions.items()
-        if score != place.score
-    ]
+    todo = [change for place in places for change in place.changes.items()]
     left = iter(todo)
     done = 0
 

@@ -48,6 +48,12 @@ def predicted(number: int, *persons: Person, config: LabelingConfig = SKELETON) 
     return make_task(number, config, predicted={VERSION: persons}, size=SIZE)
 
 
+def scores_of(places: Sequence[Place]) -> list[float | None]:
+    """After writing, of tasks with one prediction each."""
+    predictions = [(place, prediction) for place in places for prediction in place.candidate.predictions.items()]
+    return [place.changes.get(number, before) for place, (number, before) in predictions]
+
+
 def tasks_of(places: Sequence[Place]) -> list[int]:
     return [place.candidate.task for place in places]
 
@@ -231,7 +237,7 @@ def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
     """Label Studio brings the lowest first."""
     places = queue(make_waiting(crowd()), by='uncertainty')
     assert tasks_of(places) == [6, 4, 3, 1, 2, 5]
-    assert [place.score for place in places] == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
+    assert scores_of(places) == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
     assert {place.diversity for place in places} == {None}
     assert [place.rank for place in places] == [1, 2, 3, 4, 5, 6]
 
@@ -239,8 +245,9 @@ def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
 @pytest.mark.parametrize('by', ['diversity', 'both'])
 def test_other_orders_have_places_as_scores(by: Any) -> None:
     """Ascending, all different, within 0 … 1."""
-    scores = [place.score for place in queue(make_waiting(crowd()), by=by)]
-    assert scores == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-6)
+    assert scores_of(queue(make_waiting(crowd()), by=by)) == pytest.approx(
+        [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-6
+    )
 
 
 def test_both_adds_the_ranks() -> None:
@@ -253,14 +260,21 @@ def test_both_adds_the_ranks() -> None:
 
 
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
-def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any) -> None:
-    """The order of those within is that without a limit."""
-    waiting = make_waiting(crowd())
+@pytest.mark.parametrize('before', [0.0, 0.5, 0.9, None])
+def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any, before: float | None) -> None:
+    """The order of those within is that without a limit; the others keep their scores where these come later."""
+    tasks = crowd()
+    for task in tasks:
+        task['predictions'][0]['score'] = before
+    waiting = make_waiting(tasks)
     limited, full = queue(waiting, by=by, limit=2), queue(waiting, by=by)
     assert tasks_of(limited)[:2] == tasks_of(full)[:2]
     assert sorted(tasks_of(limited)) == [1, 2, 3, 4, 5, 6]
-    assert [place.score for place in limited[2:]] == [1.0] * 4
-    assert all(place.score < 1 for place in limited[:2])
+    scores = scores_of(limited)
+    assert scores[:2] == ([0.4, 0.6] if by == 'uncertainty' else pytest.approx([0, 1 / 6], abs=1e-6))
+    keeps = before is not None and before > (scores[1] or 0)
+    assert scores[2:] == [before if keeps else 1.0] * 4
+    assert any(place.changes for place in limited[2:]) != keeps
     assert tasks_of(queue(waiting, by=by, limit=99)) == tasks_of(full)
 
 
@@ -269,12 +283,12 @@ def test_a_second_run_gives_the_same_order(by: Any) -> None:
     """The scores that the first has written do not count, nor does the order of the tasks."""
     tasks = crowd()
     first = queue(make_waiting(tasks), by=by)
-    scores = {place.candidate.task: place.score for place in first}
+    scores = dict(zip(tasks_of(first), scores_of(first), strict=True))
     for task in tasks:
         task['predictions'][0]['score'] = scores[task['id']]
     again = queue(make_waiting(tasks[::-1]), by=by)
     assert tasks_of(again) == tasks_of(first)
-    assert [place.score for place in again] == [place.score for place in first]
+    assert not any(place.changes for place in again)
 
 
 def test_who_is_queued() -> None:
@@ -363,7 +377,8 @@ def test_scores_are_written_a_few_at_a_time_and_only_where_they_change() -> None
     places = queue(make_waiting(tasks), by='diversity')
     project, told = StandIn(), []
     changed, tab = written(project, places, on_progress=lambda done, total: told.append((done, total)))
-    unchanged = [place for place in places if place.score == 0.5]
+    unchanged = [place for place in places if not place.changes]
+    assert len(unchanged) == 1, 'the one in the middle'
     assert changed == len(project.scores) == 50 - len(unchanged)
     assert project.most == AT_ONCE
     assert told[-1] == (changed, changed)
