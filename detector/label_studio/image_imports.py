@@ -9,21 +9,13 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from .. import images
-from ..errors import (
-    ImageTooLarge,
-    InvalidImage,
-    InvalidRequest,
-    LabelStudioFault,
-    NotInLabelStudio,
-    UnsupportedImageFormat,
-)
+from ..errors import ImageTooLarge, InvalidImage, InvalidRequest, LabelStudioFault, UnsupportedImageFormat
 from .project import Json, Project
 
 ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
@@ -200,12 +192,13 @@ class _Import:
         """
         repeated = [tasks for tasks in self._tasks.values() if len(tasks) > 1]
         drafted = await self._project.drafted() if repeated else set()
+        surplus: list[int] = []
         for tasks in repeated:
             kept = {task for task, labelled in tasks.items() if labelled or task in drafted} or {min(tasks)}
-            for task in tasks.keys() - kept:
-                with suppress(NotInLabelStudio):  # another import has removed it
-                    await self._project.delete_task(task)
-                self._report.surplus += 1
+            surplus += tasks.keys() - kept
+        if surplus:
+            await self._project.delete_tasks(surplus)
+            self._report.surplus = len(surplus)
 
     async def _accepted(self, path: Path) -> _File | None:
         """A file that is to be imported; None: it is counted."""
