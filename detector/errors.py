@@ -20,6 +20,7 @@ WholebodyError
 ├── MediaFault                  422  the image of a Label Studio task cannot be had
 ├── DownloadFailed              502  a file cannot be fetched from where it should be
 ├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
+├── ExtraMissing                500  a package that only an extra brings is not installed
 └── InvalidSettings             500  a setting cannot be used; the node does not start
 """
 

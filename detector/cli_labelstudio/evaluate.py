@@ -14,7 +14,7 @@ from ..settings import load_settings
 from .common import in_project
 
 if TYPE_CHECKING:
-    from ..label_studio.evaluation import Evaluation
+    from ..label_studio.evaluation import Comparison, Evaluation
 
 _KEYPOINTS: Final = 10
 _IMAGES: Final = 5
@@ -70,7 +70,7 @@ def evaluate(
         _print(evaluation)
     comparison = compare(evaluations) if len(evaluations) > 1 else None
     if comparison is not None:
-        _print_comparison(evaluations)
+        _print_comparison(comparison)
     if json_file is not None:
         from dataclasses import asdict
 
@@ -124,10 +124,7 @@ def _print(evaluation: 'Evaluation') -> None:
         )
 
 
-def _print_comparison(evaluations: Sequence['Evaluation']) -> None:
-    from ..label_studio.evaluation import compare
-
-    comparison = compare(evaluations)
+def _print_comparison(comparison: 'Comparison') -> None:
     print('\nversions' if comparison.same_images else '\nversions, on different images, which alone can change figures')
     _table(
         ['part', 'figure', *comparison.versions, 'change'],

@@ -68,11 +68,11 @@ class Project:
         return await self._object('PATCH', f'/api/projects/{self.id}/', json=fields)
 
     async def model_versions(self) -> list[str]:
-        """The model versions that tasks have predictions of, the newest first."""
+        """The model versions that tasks have predictions of, the one with the newest prediction first."""
         path = f'/api/projects/{self.id}/model-versions/'
         answer = await self._object('GET', path, params={'extended': 'true'})
         found = sorted(answer.get('static') or (), key=lambda version: str(version.get('latest')), reverse=True)
-        return [str(version['model_version']) for version in found]
+        return [str(version['model_version']) for version in found if version.get('model_version')]
 
     def page(self, **params: int) -> str:
         """The address of its data manager for a browser.
