@@ -113,9 +113,12 @@ class Importer:
         """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
         uploads = await self.project.upload_files(contents)
+        prefix = self.project.connection.url.path.rstrip('/')
         tasks: list[Json] = [
             {
-                'data': {image_key: '/data/' + quote(path, safe="/~!*()'")},  # as Label Studio itself writes it
+                'data': {
+                    image_key: f'{prefix}/data/' + quote(path, safe="/~!*()'")
+                },  # as Label Studio itself writes it
                 'meta': with_kept({'sha256': digests[image.id]}, image),
                 'file_upload_id': upload_id,
             }

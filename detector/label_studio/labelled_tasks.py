@@ -6,7 +6,7 @@ What a dataset says of an image travels in its task's `meta`, as `{"wholebody": 
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -44,6 +44,7 @@ class TaskLabels:
     """A task, and the regions that count.
 
     :param address: of the image, as the task has it; None if it has none.
+    :param uploaded: the name of the file before Label Studio got it, if somebody has noted it.
     :param results: None if nobody has labelled the image; empty if somebody has found nobody on it.
     :param origin: for our JSON format and for the Learning Loop: task, project, data, annotation …
     :param kept: what a dataset said of the image when it was imported.
@@ -51,6 +52,7 @@ class TaskLabels:
 
     task_id: int
     address: str | None
+    uploaded: str | None
     results: Sequence[Region] | None
     origin: Mapping[str, Any]
     kept: Mapping[str, Any]
@@ -65,9 +67,12 @@ class TaskLabels:
 
     @property
     def file_name(self) -> str | None:
-        """As the imported dataset has it, or by the address."""
-        name = self.kept.get('file_name')
-        return name if isinstance(name, str) and name.strip() else name_in(self.address)
+        """As the imported dataset has it, or as it was before the upload, or by the address."""
+        name, found = self.kept.get('file_name'), name_in(self.address)
+        if isinstance(name, str) and name.strip():
+            return name
+        # an upload's name is what Label Studio has made of it; others have folders, which the note has not
+        return self.uploaded if self.uploaded and found and '/' not in found else found
 
 
 def _size(sides: Sequence[Any]) -> Size | None:
@@ -97,6 +102,7 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     return TaskLabels(
         task_id=task_id,
         address=address if isinstance(address, str) and address else None,
+        uploaded=noted_name(task.get('meta')),
         results=None if labels is None else [region for region in labels['result'] if isinstance(region, dict)],
         origin=origin,
         kept=kept_of(task.get('meta')),
@@ -162,6 +168,12 @@ def kept_of(meta: object) -> Mapping[str, Any]:
     return image if isinstance(image, Mapping) else {}
 
 
+def noted_name(meta: object) -> str | None:
+    """The name of a file as `wholebody labelstudio import` has noted it in a task's `meta`."""
+    name = meta.get('file') if isinstance(meta, Mapping) else None
+    return name if isinstance(name, str) and name.strip() else None
+
+
 def with_kept(meta: object, image: LabelledImage) -> Json:
     """A task's `meta` that keeps what a dataset says of an image, beside what it has."""
     before = dict(meta) if isinstance(meta, Mapping) else {}
@@ -195,6 +207,7 @@ def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Regi
 
     :return: the regions, without points outside the image; one line per oddity.
     """
+    is_usual = _usual(config)
     good: list[Region] = []
     odd: Counter[str] = Counter()
     for region in results:
@@ -206,13 +219,34 @@ def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Regi
             vertices, complaints = _usable_vertices(value, config.skeletons.labels)
             odd.update(complaints)
             good.append(region | {'value': {**value, 'vertices': vertices}})
-        elif not from_results([region], config, (100, 100)):
+        elif not is_usual(region) and not from_results([region], config, (100, 100)):
             odd[f'a region that is no person, box or keypoint ({_shown(region)})'] += 1
         elif _is_outside(value):
             odd[f'a region outside the image ({_shown(region)})'] += 1
         else:
             good.append(region)
     return good, [f'{complaint}{f", {count} times" if count > 1 else ""}' for complaint, count in odd.items()]
+
+
+def _usual(config: LabelingConfig) -> Callable[[Region], bool]:
+    """Tells quickly whether a region is a box or a keypoint as most are; others need a closer look."""
+    labels: dict[object, Iterable[str]] = {}
+    if config.boxes is not None:
+        labels[config.boxes.name, 'rectanglelabels'] = {config.boxes.label}
+    if config.points is not None:
+        labels[config.points.name, 'keypointlabels'] = config.points.indices
+
+    def is_usual(region: Region) -> bool:
+        value, kind = region['value'], region.get('type')
+        known, label = labels.get((region.get('from_name'), kind), ()), value.get(kind)
+        return (
+            isinstance(label, list)
+            and len(label) == 1
+            and label[0] in known
+            and all(isinstance(value.get(axis), int | float) for axis in 'xy')
+        )
+
+    return is_usual
 
 
 def _usable_vertices(value: Mapping[str, Any], labels: Mapping[str, Sequence[int]]) -> tuple[list[Any], list[str]]:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .datasets.labelled import LabelledImage
-from .labelled_tasks import kept_of, name_in
+from .labelled_tasks import kept_of, name_in, noted_name
 
 Json = dict[str, Any]
 
@@ -80,7 +80,7 @@ def _index(tasks: Mapping[int, Mapping[str, Any]], image_key: str) -> list[dict[
         if isinstance(digest, str) and digest:
             levels[0][f'sha256:{digest.lower()}'].add(task_id)
         address = data.get(image_key) if isinstance(data, Mapping) else None
-        for name in (kept_of(meta).get('file_name'), name_in(address)):
+        for name in (kept_of(meta).get('file_name'), noted_name(meta), name_in(address)):
             for level, key in zip(levels[1:], _keys(name) if isinstance(name, str) else (), strict=False):
                 level[key].add(task_id)
     return levels

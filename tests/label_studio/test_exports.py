@@ -289,6 +289,17 @@ def test_names_of_tasks(address: object, name: str | None) -> None:
     assert name_in(address) == name
 
 
+@pytest.mark.parametrize(
+    ('address', 'name'),
+    [('/data/upload/3/1a2b3c4d-a1.jpg', 'a (1).jpg'), ('/data/local-files/?d=in/a.jpg', 'in/a.jpg')],
+)
+def test_the_name_before_an_upload_counts(tmp_path: Path, address: str, name: str) -> None:
+    """As `wholebody labelstudio import` notes it; what is no upload keeps its folders."""
+    task = make_task(make_image(1), data={'image': address}, meta={'file': 'a (1).jpg', 'sha256': 'ab'})
+    export(write_export(tmp_path / 'tasks.json', [task]), '-o', tmp_path / 'out.json')
+    assert [image.file_name for image in read_coco(tmp_path / 'out.json')] == [name]
+
+
 def test_a_person_of_points_alone_gets_a_box(tmp_path: Path) -> None:
     """In COCO; our own JSON says that nobody drew one."""
     person = make_person('no box', seed=4)

@@ -68,11 +68,12 @@ def test_names_find_their_tasks() -> None:
         task(3, '/data/local-files/?d=photos/c.jpg'),
         task(4, '/data/upload/4/31fe11d2-x.jpg', **with_kept({}, image(9, 'val2017/d.jpg'))),
         task(5, 'https://host/e.jpg'),
+        task(6, '/data/upload/4/31fe11d3-0815.jpg', file='f+f.jpg'),
     ]
-    names = ('a b(1).jpg', 'Straße.jpg', 'photos/c.jpg', 'val2017/d.jpg', 'in/e.jpg', 'f.jpg')
+    names = ('a b(1).jpg', 'Straße.jpg', 'photos/c.jpg', 'val2017/d.jpg', 'in/e.jpg', 'f+f.jpg', 'g.jpg')
     matches = match([image(10 + number, name) for number, name in enumerate(names, 1)], tasks, 'image')
-    assert found(matches) == {11: 1, 12: 2, 13: 3, 14: 4, 15: 5}
-    assert [one.id for one in matches.missing] == [16]
+    assert found(matches) == {11: 1, 12: 2, 13: 3, 14: 4, 15: 5, 16: 6}
+    assert [one.id for one in matches.missing] == [17]
     assert not matches.ambiguous
 
 
