@@ -1,7 +1,7 @@
 """Annotations to the Learning Loop, with their images, as the node sends corrections; each version once.
 
 They go through an outbox of their own below DATA_FOLDER, since that of a node may be in use by the node. What a run
-cannot send waits there for the next.
+cannot send waits there for the next. A run that is killed may leave one annotation noted as not sent that is.
 """
 
 import asyncio
