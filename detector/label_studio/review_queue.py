@@ -45,6 +45,12 @@ LAST: Final = 1.0
 """Score of tasks beyond the limit that would come before its end."""
 _PLACE_DIGITS: Final = 6
 _SCORE_DIGITS: Final = 4
+_HIDDEN: Final = (
+    'inner_id', 'completed_at', 'total_annotations', 'cancelled_annotations', 'total_predictions', 'annotators',
+    'annotations_results', 'annotations_ids', 'predictions_results', 'file_upload', 'storage_filename', 'created_at',
+    'updated_at', 'updated_by', 'avg_lead_time', 'draft_exists',
+)  # fmt: skip
+"""Columns that would push the score and the image out of sight."""
 _JUDGED: Final = (PERSON, *PART_BY_NAME)
 """What `relevance.confidences` has in its columns."""
 _NO_SIZE: Final = (100, 100)
@@ -301,4 +307,5 @@ def _tab() -> dict[str, Any]:
         'target': 'tasks',
         'ordering': ['tasks:predictions_score'],
         'filters': {'conjunction': 'and', 'items': filters},
+        'hiddenColumns': {'explore': [f'tasks:{name}' for name in _HIDDEN], 'labeling': []},
     }
