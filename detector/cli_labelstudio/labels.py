@@ -176,8 +176,9 @@ async def _of_projects(
             versions = await project.model_versions()
             if not versions:
                 raise InvalidRequest(f'project {number} has no predictions')
-            chosen = replace(choice, model_version=versions[0])
-            progress.console.print(f'project {number}: predictions of {versions[0]}', markup=False, highlight=False)
+            newest = next(iter(versions))
+            chosen = replace(choice, model_version=newest)
+            progress.console.print(f'project {number}: predictions of {newest}', markup=False, highlight=False)
         bar = progress.add_task(f'project {number}', total=settings.get('task_number'))
         sources.append((_tracked(project.tasks(full=True), progress, bar), await project.config(), chosen))
     return sources

@@ -21,7 +21,7 @@ from .client import Connection
 from .config import LabelingConfig
 from .media import TaskImages
 from .preannotation import Outcome, Preannotator, Prediction
-from .project import Json, Project, without_version
+from .project import Json, Project
 
 _BATCH_TASKS: Final = 32
 _BATCH_REGIONS: Final = 10_000
@@ -97,7 +97,8 @@ async def preannotate(
     :raises LabelStudioFault: Label Studio is not there (any more); what is stored stays.
     """
     config = await project.config()
-    tasks = [task async for task in project.tasks(filters=[without_version(model_version)])][:limit]
+    has = await project.tasks_with(model_version)
+    tasks = [task async for task in project.tasks() if not has.get(task['id'], False)][:limit]
     run = _Run(project, Progress(model_version=model_version, todo=len(tasks)), on_progress)
     on_progress(run.progress)
     async with aclosing(predictor.outcomes(tasks, config)) as outcomes:
@@ -107,6 +108,7 @@ async def preannotate(
             await run.push()
         finally:
             await run.finish()
+    await project.remove_surplus(model_version)
     return run.progress
 
 
@@ -173,15 +175,10 @@ class _Run:
                 self._fail(task_id, 'Label Studio does not store its prediction: it does not fit the labeling config')
 
     async def _lacking(self, batch: Mapping[int, Any]) -> set[int]:
-        """Those tasks of a batch that have no prediction of this version yet."""
-        within = {
-            'filter': 'filter:tasks:id',
-            'operator': 'in',
-            'type': 'Number',
-            'value': {'min': min(batch), 'max': max(batch)},
-        }
-        filters = [within, without_version(self.progress.model_version)]
-        return {task['id'] async for task in self._project.tasks(filters=filters)} & batch.keys()
+        """Those tasks of a batch that are there and have no prediction of this version yet."""
+        within = min(batch), max(batch)
+        has = await self._project.tasks_with(self.progress.model_version, within=within)
+        return {task_id for task_id in batch if has.get(task_id) is False}
 
     async def _look(self) -> None:
         """Find out whether it is Label Studio that is gone, rather than an image."""

@@ -20,16 +20,6 @@ _NOTHING: Final = '(?!)'
 _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 
-def without_version(model_version: str) -> Json:
-    """The filter for tasks that have no prediction of a model version."""
-    return {
-        'filter': 'filter:tasks:predictions_model_versions',
-        'operator': 'not_contains',
-        'type': 'List',
-        'value': [model_version],
-    }
-
-
 class Project:
     """A project of the Label Studio behind a connection.
 
@@ -67,12 +57,12 @@ class Project:
         """Change settings, such as `label_config`, `model_version`, `sampling`."""
         return await self._object('PATCH', f'/api/projects/{self.id}/', json=fields)
 
-    async def model_versions(self) -> list[str]:
-        """The model versions that tasks have predictions of, the one with the newest prediction first."""
+    async def model_versions(self) -> dict[str, int]:
+        """How many predictions there are by model version, the one with the newest prediction first."""
         path = f'/api/projects/{self.id}/model-versions/'
         answer = await self._object('GET', path, params={'extended': 'true'})
         found = sorted(answer.get('static') or (), key=lambda version: str(version.get('latest')), reverse=True)
-        return [str(version['model_version']) for version in found if version.get('model_version')]
+        return {str(entry['model_version']): int(entry['count']) for entry in found if entry.get('model_version')}
 
     def page(self, **params: int) -> str:
         """The address of its data manager for a browser.
@@ -88,23 +78,23 @@ class Project:
         """The tasks in the order of their ids.
 
         :param full: with `annotations` and `predictions`, else without both.
-        :param filters: that a task must pass, in the data manager's form; see `without_version`. What is changed
-            meanwhile must not change who passes.
+        :param filters: that a task must pass, in the data manager's form. What is changed meanwhile must not change who
+            passes.
         """
+        params: dict[str, str | int] = {'page_size': _PAGE_TASKS}
+        if full:
+            params = {'page_size': _PAGE_FULL_TASKS, 'fields': 'all'}
+        async for task in self._listed(params, filters):
+            yield task
+
+    async def _listed(self, params: Mapping[str, str | int], filters: Sequence[Json]) -> AsyncIterator[Json]:
         query: Json = {'ordering': ['tasks:id']}
         if filters:
             query['filters'] = {'conjunction': 'and', 'items': list(filters)}
-        params: dict[str, str | int] = {
-            'project': self.id,
-            'page_size': _PAGE_FULL_TASKS if full else _PAGE_TASKS,
-            'query': json.dumps(query),
-            'resolve_uri': 'false',
-        }
-        if full:
-            params['fields'] = 'all'
+        asked = {'project': self.id, 'query': json.dumps(query), 'resolve_uri': 'false', **params}
         page, seen = 1, 0
         while True:
-            answer = await self._object('GET', '/api/tasks/', params=params | {'page': page})
+            answer = await self._object('GET', '/api/tasks/', params=asked | {'page': page})
             for task in answer['tasks']:
                 yield task
             page, seen = page + 1, seen + len(answer['tasks'])
@@ -181,25 +171,43 @@ class Project:
         found: list[Json] = await self.connection.get_json('/api/predictions/', project=self.id, task=task_id)
         return found
 
-    async def tasks_with(self, model_version: str) -> set[int]:
-        """The tasks that have a prediction of exactly this model version, which must be without commas."""
+    async def tasks_with(self, model_version: str, *, within: tuple[int, int] | None = None) -> dict[int, bool]:
+        """The tasks by id, and whether each has a prediction of exactly this model version, which has no commas.
+
+        :param within: first and last id of the tasks that matter; None: all.
+        """
         params: dict[str, str | int] = {
-            'project': self.id,
             'page_size': _PAGE_TASKS,
             'fields': 'all',
             'include': 'id,predictions_model_versions',
-            'query': json.dumps({'ordering': ['tasks:id']}),
         }
-        found: set[int] = set()
-        page, seen = 1, 0
-        while True:
-            answer = await self._object('GET', '/api/tasks/', params=params | {'page': page})
-            for task in answer['tasks']:
-                if model_version in str(task.get('predictions_model_versions') or '').split(','):
-                    found.add(int(task['id']))
-            page, seen = page + 1, seen + len(answer['tasks'])
-            if seen >= answer['total'] or not answer['tasks']:
-                return found
+        span = None if within is None else dict(zip(('min', 'max'), within, strict=True))
+        filters = [{'filter': 'filter:tasks:id', 'operator': 'in', 'type': 'Number', 'value': span}] if span else []
+        return {
+            int(task['id']): model_version in str(task.get('predictions_model_versions') or '').split(',')
+            async for task in self._listed(params, filters)
+        }
+
+    async def remove_surplus(self, model_version: str) -> int:
+        """Leave the oldest prediction of a version where a task has several.
+
+        A busy Label Studio on SQLite repeats requests inside itself, and stores again what it has stored.
+
+        :return: how many were deleted.
+        """
+        has = await self.tasks_with(model_version)
+        surplus = (await self.model_versions()).get(model_version, 0) - sum(has.values())
+        deleted = 0
+        if surplus > 0:
+            async for task in self.tasks():
+                if has.get(task['id'], False) and task['total_predictions'] > 1:
+                    found = [
+                        one['id'] for one in await self.predictions(task['id']) if one['model_version'] == model_version
+                    ]
+                    for repeated in sorted(found)[1:]:
+                        await self.delete_prediction(repeated)
+                        deleted += 1
+        return deleted
 
     async def change_prediction(self, prediction_id: int, **fields: Any) -> None:
         """Change, e.g., the `score`."""

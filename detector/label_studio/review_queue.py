@@ -234,7 +234,7 @@ async def version_of(project: Project, wanted: str | None) -> str:
         raise InvalidRequest(
             f'project {project.id} has no predictions of {wanted!r}; there are those of {", ".join(versions)}'
         )
-    return versions[0] if wanted is None else wanted
+    return next(iter(versions)) if wanted is None else wanted
 
 
 async def read(project: Project, waiting: Waiting, *, on_progress: Callable[[int], None] = lambda _: None) -> None:

@@ -1,4 +1,4 @@
-"""Bulk preannotation against a project in memory; the real one is in tests/integration/test_labelstudio_preannotate.py."""
+"""Bulk preannotation against a project in memory; tests/integration has a real one."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
@@ -38,12 +38,16 @@ class ProjectInMemory:
     async def config(self) -> LabelingConfig:
         return parse(generate('keypoints'))
 
-    async def tasks(self, *, filters: Sequence[Json]) -> AsyncIterator[Json]:
-        limits = next((item['value'] for item in filters if item['operator'] == 'in'), {'min': 0, 'max': 10**9})
-        assert filters[-1]['value'] == [VERSION]
+    async def tasks(self) -> AsyncIterator[Json]:
         for task in self._tasks:
-            if task not in self.stored and limits['min'] <= task <= limits['max']:
-                yield {'id': task, 'data': {'image': f'{task}.jpg'}}
+            yield {'id': task, 'data': {'image': f'{task}.jpg'}}
+
+    async def tasks_with(self, version: str, *, within: tuple[int, int] = (0, 10**9)) -> dict[int, bool]:
+        assert version == VERSION
+        return {task: task in self.stored for task in self._tasks if within[0] <= task <= within[1]}
+
+    async def remove_surplus(self, version: str) -> int:
+        return 0
 
     async def import_predictions(self, predictions: Sequence[Json]) -> int:
         await self.settings()
