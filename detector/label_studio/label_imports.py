@@ -174,6 +174,9 @@ class Importer:
                 await self.project.delete_prediction(prediction_id)
             self.counts['imported'] += stored
             self.advance(len(sent))
+        if pairs:
+            assert self.model_version is not None
+            await self.project.remove_surplus(self.model_version)
 
     def _prediction(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> Json:
         results = self._regions(image, config)

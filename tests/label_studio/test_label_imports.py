@@ -154,8 +154,8 @@ class ForgetfulProject:
         for number in self.stored:
             yield task(number, f'/data/upload/1/31fe11d0-{number:04}.jpg')
 
-    async def tasks_with(self, _: str) -> set[int]:
-        return {number for number, predictions in self.stored.items() if predictions}
+    async def tasks_with(self, _: str) -> dict[int, bool]:
+        return {number: True for number, predictions in self.stored.items() if predictions}
 
     async def change_task(self, task_id: int, **fields: Any) -> None:
         assert kept_of(fields['meta'])['id'] == task_id
@@ -168,6 +168,9 @@ class ForgetfulProject:
 
     async def predictions(self, task_id: int) -> list[Json]:
         return self.stored[task_id]
+
+    async def remove_surplus(self, _: str) -> int:
+        return 0
 
 
 async def test_what_label_studio_drops_is_named() -> None:
