@@ -42,8 +42,8 @@ BLUR: Final = 3
 """Cells, twice."""
 BIN_SIGMA: Final = 2.0
 """Pixels."""
-PEAK_GAIN: Final = 1.77
-"""Brings the peak of a dot of full size to about 0.95."""
+PEAK_GAIN: Final = 1.62
+"""Brings the peaks of dots of full size to 0.75 … 1, by where they lie on the cells."""
 MIN_FRAME_SIZE: Final = 24.0
 """Pixels of the detector's input; smaller frames score lower in proportion."""
 
@@ -86,7 +86,7 @@ def build_estimator() -> onnx.ModelProto:
     """The pose estimator: finds the dots.
 
     Input `input` (N, 3, 256, 192) RGB, normalised as for RTMW; outputs `simcc_x` (N, 133, 384) and `simcc_y`
-    (N, 133, 512), two bins per pixel. A dot's peak is near 0.95 at full size and falls with its area.
+    (N, 133, 512), two bins per pixel. A dot's peak is 0.75 to 1 at full size and falls with its area.
     Only dots inside the person's box count: the estimator's crop is 1.25 times as large.
     """
     width, height = ESTIMATOR_SIZE

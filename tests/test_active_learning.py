@@ -28,7 +28,7 @@ from .mock.loops import MockLoopProcess, running_mock_loop
 from .processes import NodeProcess, clean_environment, free_port, running_node
 from .test_node import CARD
 
-FADED = 0.45
+FADED = 0.32
 """Shrinks a dot until its confidence is about 0.43, in the middle of the default thresholds."""
 
 

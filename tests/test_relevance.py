@@ -177,7 +177,7 @@ def test_a_package_with_raw_scores_from_1_to_8_works_as_well(embedded: ModelPack
         category_ids=embedded.category_ids,
     )
     fading = np.zeros(133, dtype=np.float32)
-    fading[PART_BY_NAME['left_hand'].slice] = 0.45
+    fading[PART_BY_NAME['left_hand'].slice] = 0.32
     card = make_card([Figure(x=40, y=30, height=420, fading=fading)])
     engines = PoseEngine(embedded), Scaled(package)
     found = [tags_of(*engine.poses(card), size=(720, 480)) for engine in engines]
