@@ -104,12 +104,15 @@ class Importer:
                 new.append((image, files[image.id]))
             else:
                 self._without(image, 'without a task', 'the project has no image of this name')
+        last = max((int(task['id']) for task in tasks), default=0)
         for batch in batches(new, lambda pair: pair[1].stat().st_size):
-            pairs += await self._upload(batch, digests, config.image_key)
+            made = await self._upload(batch, digests, config.image_key, last)
+            last = max(int(task['id']) for _, task in made)
+            pairs += made
         return pairs
 
     async def _upload(
-        self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str
+        self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str, after: int
     ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
         """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
@@ -125,12 +128,29 @@ class Importer:
             }
             for (image, _), (upload_id, path) in zip(batch, uploads, strict=True)
         ]
-        task_ids = await self.project.import_tasks(tasks)
-        if len(task_ids) != len(batch):
-            raise LabelStudioFault(f'of {len(batch)} images, Label Studio has made {len(task_ids)} tasks')
+        await self.project.import_tasks(tasks)
+        task_ids = await self._made(after, image_key)
+        missing = sum(task['data'][image_key] not in task_ids for task in tasks)
+        if missing:
+            raise LabelStudioFault(f'Label Studio has made no tasks of {missing} of {len(batch)} images')
         self.counts['new tasks'] += len(batch)
-        made = [task | {'id': task_id} for task, task_id in zip(tasks, task_ids, strict=True)]
-        return [(image, task) for (image, _), task in zip(batch, made, strict=True)]
+        return [
+            (image, task | {'id': task_ids[task['data'][image_key]]})
+            for (image, _), task in zip(batch, tasks, strict=True)
+        ]
+
+    async def _made(self, after: int, image_key: str) -> dict[str, int]:
+        """The tasks with higher ids, by address; of those that a busy Label Studio has made twice one is left."""
+        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': after}
+        found: dict[str, int] = {}
+        surplus: list[int] = []
+        async for task in self.project.tasks(filters=[newer]):
+            address = str((task.get('data') or {}).get(image_key))
+            if '/data/upload/' in address and found.setdefault(address, task['id']) != task['id']:
+                surplus.append(task['id'])
+        if surplus:
+            await self.project.delete_tasks(surplus)
+        return found
 
     async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
         """Let the task remember what the dataset says of the image."""
