@@ -30,7 +30,7 @@ ESTIMATOR_SIZE: Final = (192, 256)
 FRAME_TOLERANCE: Final = 80.0
 DOT_TOLERANCE: Final = 44.0
 """Euclidean distance in RGB (0..255) at which a pixel stops counting as a colour; dot colours are 51 apart."""
-LINE_CELL: Final = 4
+LINE_CELL: Final = 8
 """Pixels along a frame's side that are judged together."""
 LINE_CELLS: Final = 3
 """In a row, of which more than 0.6 must match for a line."""
