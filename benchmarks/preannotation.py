@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,34 +70,36 @@ def run(folder: Path, *, tasks: int, rounds: int, uploads: bool) -> list[Figures
         with running_node(folder / 'node', **settings) as node:
             for number in range(rounds):
                 for measured in figures:
-                    measured.retrieved.append(_retrieve(made(measured.style), node, tasks))
-                    project = made(measured.style)
+                    measured.retrieved.append(_retrieve(*made(measured.style), node))
+                    project, _ = made(measured.style)
                     measured.pushed.append(_push(project, {**settings, 'DATA_FOLDER': str(folder / 'data')}, tasks))
                     line = f'{measured.retrieved[-1]:.1f} s retrieved, {measured.pushed[-1]:.1f} s pushed'
                     print(f'round {number + 1}, {measured.style}: {line}', flush=True)
     return figures
 
 
-def _project(studio: LabelStudio, style: Style, *, tasks: int, picture: bytes, port: int | None) -> Project:
+def _project(
+    studio: LabelStudio, style: Style, *, tasks: int, picture: bytes, port: int | None
+) -> tuple[Project, list[int]]:
     """:param port: of the server of the images; None: they are uploaded."""
-    project = studio.create_project(generate(style))
+    project, ids = studio.create_project(generate(style)), []
     for start in range(0, tasks, _UPLOADED_AT_ONCE):
         numbers = range(start, min(tasks, start + _UPLOADED_AT_ONCE))
         if port is None:
-            project.upload([(f'{number}.jpg', picture) for number in numbers])
+            ids += project.upload([(f'{number}.jpg', picture) for number in numbers])
         else:
             # each has an address of its own, so that none is fetched for another
-            project.import_tasks([{'image': f'http://127.0.0.1:{port}/{number}/0.jpg'} for number in numbers])
-    return project
+            ids += project.import_tasks([{'image': f'http://127.0.0.1:{port}/{number}/0.jpg'} for number in numbers])
+    return project, ids
 
 
-def _retrieve(project: Project, node: NodeProcess, tasks: int) -> float:
-    ids = [int(task['id']) for task in project.tasks()]
+def _retrieve(project: Project, ids: Sequence[int], node: NodeProcess) -> float:
     project.connect(node.url)
     start = time.monotonic()
-    project.retrieve_predictions(ids)
+    answer = project.retrieve_predictions(ids)
     seconds = time.monotonic() - start
-    assert len(project.predictions()) == tasks
+    stored = len(project.predictions())
+    assert stored == len(ids), f'{stored} of {len(ids)} predictions were retrieved: {answer}'
     return seconds
 
 

@@ -94,7 +94,7 @@ async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, Fi
 
 async def test_a_cut_is_resumed(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
     """The rest is asked for."""
-    servers[1].cuts = [200_000]
+    servers[1].cuts = [300_000]
     await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue_of(tmp_path, servers))
     assert len(servers[1].ranges) == 2
     assert servers[1].ranges[1] is not None
