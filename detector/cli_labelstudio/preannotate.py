@@ -118,7 +118,7 @@ def _summary(progress: 'Progress') -> str:
         return f'every task has a prediction of {progress.model_version}'
     parts = [f'{progress.stored} of {progress.todo} tasks have a new prediction of {progress.model_version}']
     if progress.elsewhere:
-        parts.append(f'{progress.elsewhere} got theirs from another run, or are gone')
+        parts.append(f'{progress.elsewhere} got theirs from another run')
     if progress.failed:
         parts.append(f'{len(progress.failed)} failed')
     return '; '.join(parts)

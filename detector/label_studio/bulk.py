@@ -65,7 +65,7 @@ class Progress:
 
     :param todo: tasks without a prediction of this version when the run began.
     :param stored: predictions.
-    :param elsewhere: tasks that got their prediction from somebody else meanwhile, or are gone.
+    :param elsewhere: tasks that got their prediction from somebody else meanwhile.
     :param failed: why, by task id.
     """
 
@@ -97,8 +97,7 @@ async def preannotate(
     :raises LabelStudioFault: Label Studio is not there (any more); what is stored stays.
     """
     config = await project.config()
-    has = await project.tasks_with(model_version)
-    tasks = [task async for task in project.tasks() if not has.get(task['id'], False)][:limit]
+    tasks = [task async for task in project.tasks_without(model_version)][:limit]
     run = _Run(project, Progress(model_version=model_version, todo=len(tasks)), on_progress)
     on_progress(run.progress)
     async with aclosing(predictor.outcomes(tasks, config)) as outcomes:
@@ -149,9 +148,9 @@ class _Run:
 
     async def _push(self, batch: Mapping[int, Prediction]) -> None:
         # A killed run's last batch may have arrived after the list of tasks was made.
-        lacking = await self._lacking(batch)
-        self.progress.elsewhere += len(batch) - len(lacking)
-        await self._store({task_id: prediction for task_id, prediction in batch.items() if task_id in lacking})
+        having = await self._having(batch)
+        self.progress.elsewhere += len(having)
+        await self._store({task_id: prediction for task_id, prediction in batch.items() if task_id not in having})
         self._on_progress(self.progress)
 
     async def _store(self, batch: Mapping[int, Prediction]) -> None:
@@ -171,14 +170,13 @@ class _Run:
             return
         self.progress.stored += stored
         if stored < len(batch):
-            for task_id in await self._lacking(batch):
+            for task_id in batch.keys() - await self._having(batch):
                 self._fail(task_id, 'Label Studio does not store its prediction: it does not fit the labeling config')
 
-    async def _lacking(self, batch: Mapping[int, Any]) -> set[int]:
-        """Those tasks of a batch that are there and have no prediction of this version yet."""
+    async def _having(self, batch: Mapping[int, Any]) -> set[int]:
+        """Those tasks of a batch that have a prediction of this version already."""
         within = min(batch), max(batch)
-        has = await self._project.tasks_with(self.progress.model_version, within=within)
-        return {task_id for task_id in batch if has.get(task_id) is False}
+        return await self._project.tasks_with(self.progress.model_version, within=within) & batch.keys()
 
     async def _look(self) -> None:
         """Find out whether it is Label Studio that is gone, rather than an image."""

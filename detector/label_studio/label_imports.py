@@ -83,8 +83,7 @@ class Importer:
 
     async def _labelled_tasks(self, pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]]) -> set[int]:
         if self.model_version is not None:
-            found = await self.project.tasks_with(self.model_version)
-            return {task_id for task_id, has_one in found.items() if has_one}
+            return await self.project.tasks_with(self.model_version)
         return {task['id'] for _, task in pairs if task.get('total_annotations')}
 
     # ------------------------------------------------------------ tasks

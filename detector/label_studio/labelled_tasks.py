@@ -117,13 +117,13 @@ def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _newest_prediction(task: Mapping[str, Any], model_version: str | None) -> Mapping[str, Any] | None:
     found = [entry for entry in _listed(task, 'predictions') if entry.get('model_version') == model_version]
-    return max(found, key=_age, default=None)
+    return max(found, key=_made, default=None)
 
 
 def newest_version(tasks: Iterable[Mapping[str, Any]]) -> str | None:
     """The model version of the newest prediction; None without predictions."""
     found = [entry for task in tasks for entry in _listed(task, 'predictions')]
-    newest = max(found, key=_age, default=None)
+    newest = max(found, key=_made, default=None)
     return None if newest is None else newest.get('model_version')
 
 
@@ -134,8 +134,18 @@ def _listed(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 
 def _age(entry: Mapping[str, Any]) -> tuple[str, int]:
+    """By the last change, which is what an annotator wants to be kept."""
+    return str(entry.get('updated_at') or entry.get('created_at') or ''), _id(entry)
+
+
+def _made(entry: Mapping[str, Any]) -> tuple[str, int]:
+    """By when it was made: a queue changes the scores of old predictions, too."""
+    return str(entry.get('created_at') or ''), _id(entry)
+
+
+def _id(entry: Mapping[str, Any]) -> int:
     number = entry.get('id')
-    return str(entry.get('updated_at') or entry.get('created_at') or ''), number if isinstance(number, int) else 0
+    return number if isinstance(number, int) else 0
 
 
 # ---------------------------------------------------------------- names

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlencode
 
 from ..errors import InvalidRequest, LabelStudioFault
@@ -18,6 +18,12 @@ _PAGE_FULL_TASKS: Final = 50
 _NOTHING: Final = '(?!)'
 """A regular expression that matches no name."""
 _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
+
+
+def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
+    """A filter for tasks by the model versions of their predictions, in which Label Studio looks for parts of names."""
+    name = 'filter:tasks:predictions_model_versions'
+    return {'filter': name, 'operator': operator, 'type': 'List', 'value': [model_version]}
 
 
 class Project:
@@ -171,22 +177,47 @@ class Project:
         found: list[Json] = await self.connection.get_json('/api/predictions/', project=self.id, task=task_id)
         return found
 
-    async def tasks_with(self, model_version: str, *, within: tuple[int, int] | None = None) -> dict[int, bool]:
-        """The tasks by id, and whether each has a prediction of exactly this model version, which has no commas.
+    async def tasks_without(self, model_version: str) -> AsyncIterator[Json]:
+        """The tasks that have no prediction of exactly this model version, which has no commas."""
+        if await self._has_longer(model_version):
+            having = await self.tasks_with(model_version)
+            async for task in self.tasks():
+                if task['id'] not in having:
+                    yield task
+        else:
+            async for task in self.tasks(filters=[_versions('not_contains', model_version)]):
+                yield task
+
+    async def tasks_with(self, model_version: str, *, within: tuple[int, int] | None = None) -> set[int]:
+        """The tasks that have a prediction of exactly this model version, which has no commas.
 
         :param within: first and last id of the tasks that matter; None: all.
         """
+        filters = [_versions('contains', model_version)]
+        if within is not None:
+            span = dict(zip(('min', 'max'), within, strict=True))
+            filters.append({'filter': 'filter:tasks:id', 'operator': 'in', 'type': 'Number', 'value': span})
         params: dict[str, str | int] = {
             'page_size': _PAGE_TASKS,
             'fields': 'all',
             'include': 'id,predictions_model_versions',
         }
-        span = None if within is None else dict(zip(('min', 'max'), within, strict=True))
-        filters = [{'filter': 'filter:tasks:id', 'operator': 'in', 'type': 'Number', 'value': span}] if span else []
         return {
-            int(task['id']): model_version in str(task.get('predictions_model_versions') or '').split(',')
+            int(task['id'])
             async for task in self._listed(params, filters)
+            if model_version in str(task.get('predictions_model_versions') or '').split(',')
         }
+
+    async def _has_longer(self, model_version: str) -> bool:
+        """Whether there is a version that contains this one, which Label Studio's filter takes for the same."""
+        return any(model_version in other and model_version != other for other in await self.model_versions())
+
+    async def _count_with(self, model_version: str) -> int:
+        if await self._has_longer(model_version):
+            return len(await self.tasks_with(model_version))
+        query = {'filters': {'conjunction': 'and', 'items': [_versions('contains', model_version)]}}
+        asked: dict[str, str | int] = {'project': self.id, 'page_size': 1, 'query': json.dumps(query)}
+        return int((await self._object('GET', '/api/tasks/', params=asked))['total'])
 
     async def remove_surplus(self, model_version: str) -> int:
         """Leave the oldest prediction of a version where a task has several.
@@ -195,16 +226,13 @@ class Project:
 
         :return: how many were deleted.
         """
-        has = await self.tasks_with(model_version)
-        surplus = (await self.model_versions()).get(model_version, 0) - sum(has.values())
+        surplus = (await self.model_versions()).get(model_version, 0) - await self._count_with(model_version)
         deleted = 0
         if surplus > 0:
             async for task in self.tasks():
-                if has.get(task['id'], False) and task['total_predictions'] > 1:
-                    found = [
-                        one['id'] for one in await self.predictions(task['id']) if one['model_version'] == model_version
-                    ]
-                    for repeated in sorted(found)[1:]:
+                if task['total_predictions'] > 1:
+                    found = [one for one in await self.predictions(task['id']) if one['model_version'] == model_version]
+                    for repeated in sorted(one['id'] for one in found)[1:]:
                         await self.delete_prediction(repeated)
                         deleted += 1
         return deleted

@@ -120,6 +120,20 @@ def test_five_hundred_tasks_survive_two_kills_without_duplicates(label_studio: L
     assert counts == dict.fromkeys(ids, 1)
 
 
+def test_versions_of_similar_names_and_predictions_stored_twice(label_studio: LabelStudio, tmp_path: Path) -> None:
+    """Label Studio's filter takes 0.0 and 0.0.1 for the same; and when busy it stores again what it has stored."""
+    project, ids = project_of(label_studio, [image for _, image in cards(4)])
+    twice = [{'task': task, 'result': [], 'score': 0.5, 'model_version': VERSION} for task in ids[:2]] * 2
+    other = [{'task': task, 'result': [], 'score': 0.5, 'model_version': f'{VERSION}.1'} for task in ids[1:3]]
+    assert project.import_predictions(twice + other) == 6
+    code, output = ended(command(label_studio, tmp_path, project))
+    assert code == 0, output
+    assert '2 of 2 tasks have a new prediction' in output
+    stored = [(found['task'], found['model_version']) for found in project.predictions()]
+    expected = [(task, VERSION) for task in ids] + [(task, f'{VERSION}.1') for task in ids[1:3]]
+    assert sorted(stored) == sorted(expected)
+
+
 def test_what_fails_is_named_and_the_rest_is_stored(label_studio: LabelStudio, tmp_path: Path) -> None:
     (_, card), *_ = cards(1)
     project, good = project_of(label_studio, [card, card])

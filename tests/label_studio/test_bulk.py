@@ -38,13 +38,15 @@ class ProjectInMemory:
     async def config(self) -> LabelingConfig:
         return parse(generate('keypoints'))
 
-    async def tasks(self) -> AsyncIterator[Json]:
-        for task in self._tasks:
-            yield {'id': task, 'data': {'image': f'{task}.jpg'}}
-
-    async def tasks_with(self, version: str, *, within: tuple[int, int] = (0, 10**9)) -> dict[int, bool]:
+    async def tasks_without(self, version: str) -> AsyncIterator[Json]:
         assert version == VERSION
-        return {task: task in self.stored for task in self._tasks if within[0] <= task <= within[1]}
+        for task in self._tasks:
+            if task not in self.stored:
+                yield {'id': task, 'data': {'image': f'{task}.jpg'}}
+
+    async def tasks_with(self, version: str, *, within: tuple[int, int]) -> set[int]:
+        assert version == VERSION
+        return {task for task in self.stored if within[0] <= task <= within[1]}
 
     async def remove_surplus(self, version: str) -> int:
         return 0
