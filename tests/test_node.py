@@ -233,7 +233,7 @@ def test_many_clients_at_once_are_all_answered_rightly(node: NodeProcess) -> Non
         answered += 1
         time.sleep(0.05)
     assert not failures
-    assert answered > 3
+    assert answered > 10
 
 
 def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:

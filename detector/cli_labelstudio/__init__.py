@@ -3,6 +3,9 @@
 Commands import what they need themselves, so that `wholebody --help` is quick.
 """
 
+import logging
+from functools import partial
+
 import typer
 
 from .evaluate import evaluate
@@ -23,5 +26,7 @@ app.command('import-labels')(import_labels)
 
 
 @app.callback()
-def _group() -> None:
-    """Keep this a group of commands, however few they are."""
+def _group(context: typer.Context) -> None:
+    # learning_loop_node configures logging when it is imported, and greets
+    logging.disable(logging.INFO)
+    context.call_on_close(partial(logging.disable, logging.NOTSET))
