@@ -37,7 +37,7 @@ from .label_studio_backends import (
     running_usual,
     serving,
 )
-from .load import Times
+from .load import Times, health_seconds
 from .network_layers import random_pictures
 
 GOALS: Final = {'f32': 2.0, 'bf16': 4.0}
@@ -133,14 +133,8 @@ def probing(port: int) -> Iterator[list[float]]:
         connection = http.client.HTTPConnection('127.0.0.1', port, timeout=PATIENCE)
         due = time.monotonic()
         while not done.is_set():
-            if due > time.monotonic():
-                time.sleep(due - time.monotonic())
-                due = time.monotonic()
-            connection.request('GET', '/health')
-            answer = connection.getresponse()
-            content = answer.read()
-            assert answer.status == 200, content
-            taken.append(time.monotonic() - due)
+            seconds, due = health_seconds(connection, due)
+            taken.append(seconds)
             due += _PROBE_SECONDS
         connection.close()
 

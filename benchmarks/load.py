@@ -126,6 +126,22 @@ class Report:
 # ---------------------------------------------------------------- processes beside the node
 
 
+def health_seconds(connection: http.client.HTTPConnection, due: float) -> tuple[float, float]:
+    """Ask for `/health` when it is due, or at once if that is over.
+
+    :param due: of `time.monotonic`.
+    :return: seconds from then to the answer, and when that was asked.
+    """
+    if due > time.monotonic():
+        time.sleep(due - time.monotonic())
+        due = time.monotonic()
+    connection.request('GET', '/health')
+    answer = connection.getresponse()
+    content = answer.read()
+    assert answer.status == 200, content
+    return time.monotonic() - due, due
+
+
 def probe(port: int, seconds: float, start: float) -> dict[str, list[float]]:
     """Ask for `/health` all the time, over a kept connection and over fresh ones.
 
@@ -137,15 +153,7 @@ def probe(port: int, seconds: float, start: float) -> dict[str, list[float]]:
         connection = http.client.HTTPConnection('127.0.0.1', port, timeout=_PATIENCE)
         taken = []
         for number in range(int(seconds / _PROBE_SECONDS)):
-            due = start + (number + 0.5 * kept) * _PROBE_SECONDS
-            if due > time.monotonic():
-                time.sleep(due - time.monotonic())
-                due = time.monotonic()
-            connection.request('GET', '/health')
-            answer = connection.getresponse()
-            content = answer.read()
-            assert answer.status == 200, content
-            taken.append(time.monotonic() - due)
+            taken.append(health_seconds(connection, start + (number + 0.5 * kept) * _PROBE_SECONDS)[0])
             if not kept:
                 connection.close()
         connection.close()
