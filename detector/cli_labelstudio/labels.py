@@ -187,9 +187,9 @@ async def _of_projects(
 def _of_file(file: Path, config: Path | None, choice: 'Choice', progress: 'Progress') -> Sources:
     from dataclasses import replace
 
-    from ..label_studio.config import parse
+    from ..label_studio.config import any_style, parse
     from ..label_studio.exports import tasks_in_file
-    from ..label_studio.labelled_tasks import any_style, newest_version
+    from ..label_studio.task_contents import newest_version
 
     tasks = tasks_in_file(file)
     if choice.predictions and choice.model_version is None:

@@ -272,5 +272,17 @@ def generate(style: Style, parts: Iterable[str] = tuple(PART_BY_NAME)) -> str:
     return tostring(view, encoding='unicode') + '\n'
 
 
+def any_style() -> LabelingConfig:
+    """The recommended configs of both styles in one, for exports whose config is not known."""
+    keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
+    return LabelingConfig(
+        image=keypoints.image,
+        image_key=keypoints.image_key,
+        boxes=keypoints.boxes,
+        points=keypoints.points,
+        skeletons=skeletons.skeletons,
+    )
+
+
 def _label(control: Element, value: str, colour: str, **attributes: str) -> None:
     SubElement(control, 'Label', {'value': value, 'background': colour, **attributes})

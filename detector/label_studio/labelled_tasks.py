@@ -4,25 +4,22 @@ What a dataset says of an image travels in its task's `meta`, as `{"wholebody": 
 `width`, `height`, and the `extra` of a `LabelledImage` beside them.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import InvalidRequest
-from .config import LabelingConfig, generate, parse
+from .config import LabelingConfig
 from .datasets.labelled import LabelledImage
 from .person import Size
 from .regions import Region, from_results
+from .task_contents import name_in, newest_annotation, newest_prediction, size_in, size_of
 
 Json = dict[str, Any]
 
 _META: Final = 'wholebody'
 _OWN: Final = ('id', 'file_name', 'width', 'height')
-_UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
-"""That Label Studio puts before the name of a file that is uploaded."""
 _OUTSIDE_PERCENT: Final = 1.0
 """Beyond the image, from where a point is no mistake of rounding."""
 
@@ -60,10 +57,7 @@ class TaskLabels:
     @property
     def known_size(self) -> Size | None:
         """As the imported dataset or the regions say."""
-        size = _size([self.kept.get('width'), self.kept.get('height')])
-        for region in self.results or ():
-            size = size or _size([region.get('original_width'), region.get('original_height')])
-        return size
+        return size_in(self.kept, 'width', 'height') or size_of(self.results or ())
 
     @property
     def file_name(self) -> str | None:
@@ -73,10 +67,6 @@ class TaskLabels:
             return name
         # an upload's name is what Label Studio has made of it; others have folders, which the note has not
         return self.uploaded if self.uploaded and found and '/' not in found else found
-
-
-def _size(sides: Sequence[Any]) -> Size | None:
-    return (sides[0], sides[1]) if all(type(side) is int and side > 0 for side in sides) else None
 
 
 def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
@@ -89,7 +79,7 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
         raise InvalidRequest(f'a task has no id, but {str(task_id)[:40]!r}')
     data = task.get('data')
     address = data.get(config.image_key) if isinstance(data, Mapping) else None
-    labels = _newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
+    labels = newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
     origin = {'task': task_id, 'project': task.get('project'), 'data': data}
     if labels is not None and choice.predictions:
         origin |= {'prediction': labels.get('id'), 'model_version': labels.get('model_version')}
@@ -109,66 +99,7 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     )
 
 
-def newest_annotation(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The annotation of a task that was changed last; skipped ones do not count."""
-    found = [entry for entry in _listed(task, 'annotations') if not entry.get('was_cancelled')]
-    return max(found, key=_age, default=None)
-
-
-def _newest_prediction(task: Mapping[str, Any], model_version: str | None) -> Mapping[str, Any] | None:
-    found = [entry for entry in _listed(task, 'predictions') if entry.get('model_version') == model_version]
-    return max(found, key=_made, default=None)
-
-
-def newest_version(tasks: Iterable[Mapping[str, Any]]) -> str | None:
-    """The model version of the newest prediction; None without predictions."""
-    found = [entry for task in tasks for entry in _listed(task, 'predictions')]
-    newest = max(found, key=_made, default=None)
-    return None if newest is None else newest.get('model_version')
-
-
-def _listed(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    entries = task.get(name)
-    entries = entries if isinstance(entries, list) else []
-    return [entry for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get('result'), list)]
-
-
-def _age(entry: Mapping[str, Any]) -> tuple[str, int]:
-    """By the last change, which is what an annotator wants to be kept."""
-    return str(entry.get('updated_at') or entry.get('created_at') or ''), _id(entry)
-
-
-def _made(entry: Mapping[str, Any]) -> tuple[str, int]:
-    """By when it was made: a queue changes the scores of old predictions, too."""
-    return str(entry.get('created_at') or ''), _id(entry)
-
-
-def _id(entry: Mapping[str, Any]) -> int:
-    number = entry.get('id')
-    return number if isinstance(number, int) else 0
-
-
 # ---------------------------------------------------------------- names
-
-
-def name_in(address: object) -> str | None:
-    """The name of the file at an address, without what Label Studio puts before it; None if there is none.
-
-    Local files keep their folders, as do those in buckets.
-    """
-    if not isinstance(address, str) or address.startswith('data:'):
-        return None
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return None
-    local = parse_qs(parts.query).get('d') if parts.path.endswith('/data/local-files/') else None
-    path = local[0] if local else unquote(parts.path)
-    if '/data/upload/' in path:
-        return _UPLOADED.sub('', path.rpartition('/')[2], count=1) or None
-    if local or parts.scheme not in ('', 'http', 'https'):
-        return path.strip('/') or None
-    return path.rpartition('/')[2] or None
 
 
 def kept_of(meta: object) -> Mapping[str, Any]:
@@ -198,18 +129,6 @@ def extra_of(kept: Mapping[str, Any]) -> Json:
 
 
 # ---------------------------------------------------------------- regions
-
-
-def any_style() -> LabelingConfig:
-    """The recommended configs of both styles in one, for exports whose config is not known."""
-    keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
-    return LabelingConfig(
-        image=keypoints.image,
-        image_key=keypoints.image_key,
-        boxes=keypoints.boxes,
-        points=keypoints.points,
-        skeletons=skeletons.skeletons,
-    )
 
 
 def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:

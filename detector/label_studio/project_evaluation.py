@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import InvalidRequest
-from .config import LabelingConfig, parse
+from .config import LabelingConfig, any_style, parse
 from .evaluation import Evaluated, Evaluation, evaluate
 from .exports import tasks_in_file
-from .labelled_tasks import any_style, newest_annotation
 from .person import Size
 from .project import Project
 from .task_contents import (
@@ -16,6 +15,7 @@ from .task_contents import (
     file_of,
     id_of,
     keypoints_of,
+    newest_annotation,
     persons_in,
     predictions_of,
     results_of,

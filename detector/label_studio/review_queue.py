@@ -20,7 +20,6 @@ from ..poses import Pose
 from ..relevance import confidences
 from ..skeleton import PART_BY_NAME, PERSON
 from .config import LabelingConfig
-from .labelled_tasks import newest_annotation
 from .person import Person, Size
 from .postures import box_of, farthest_first, postures
 from .project import Project
@@ -29,6 +28,7 @@ from .task_contents import (
     annotations_of,
     file_of,
     id_of,
+    newest_annotation,
     persons_in,
     predictions_of,
     results_of,

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .datasets.labelled import LabelledImage
-from .labelled_tasks import kept_of, name_in, noted_name
+from .labelled_tasks import kept_of, noted_name
+from .task_contents import name_in
 
 Json = dict[str, Any]
 

@@ -17,8 +17,9 @@ from detector.label_studio.datasets.coco import read_coco
 from detector.label_studio.datasets.poses_json import read_poses_json
 from detector.label_studio.datasets.yolo import read_yolo
 from detector.label_studio.exports import upright, with_unique_ids
-from detector.label_studio.labelled_tasks import name_in, with_kept
+from detector.label_studio.labelled_tasks import with_kept
 from detector.label_studio.regions import to_results
+from detector.label_studio.task_contents import name_in
 
 from ..commands import invoke, succeed
 from .datasets.people import SIZE, assert_same_persons, make_image, make_person

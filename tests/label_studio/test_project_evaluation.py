@@ -11,10 +11,9 @@ import pytest
 
 from detector.cli_labelstudio import app
 from detector.errors import ExtraMissing, InvalidRequest
-from detector.label_studio.config import generate, parse
+from detector.label_studio.config import any_style, generate, parse
 from detector.label_studio.evaluation import Evaluated
 from detector.label_studio.evaluation_matching import EVALUATED_PARTS
-from detector.label_studio.labelled_tasks import any_style
 from detector.label_studio.project_evaluation import Annotated, checked, read_snapshot
 from detector.label_studio.regions import to_results
 from detector.skeleton import OKS_SIGMAS
