@@ -176,15 +176,25 @@ class Corrections:
         results = annotation.get('result')
         size = image.shape[1], image.shape[0]
         persons = from_results(results if isinstance(results, list) else [], config, size)
-        tags = [TAG, f'project_{hint.project}', f'task_{task_id}']
         annotator = _id(annotation.get('completed_by'))
-        if annotator is not None:
-            tags.append(f'annotator_{annotator}')
-        metadata = to_annotations(persons, self._category_ids())
-        metadata.tags, metadata.source = tags, f'Label Studio, annotation {hint.annotation}'
+        metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)
         jpeg = await self._outbox.run(partial(images.as_jpeg, received, image))
         await self._outbox.save(jpeg, metadata)
         return version, True
+
+
+def to_metadata(
+    persons: Sequence[Person], category_ids: Mapping[str, str], hint: Hint, *, task: int, annotator: int | None
+) -> ImageMetadata:
+    """An annotation as the Loop gets it: boxes and points, and where they come from.
+
+    :param annotator: the id of the user; None: not known.
+    """
+    metadata = to_annotations(persons, category_ids)
+    metadata.tags = [TAG, f'project_{hint.project}', f'task_{task}']
+    metadata.tags += [] if annotator is None else [f'annotator_{annotator}']
+    metadata.source = f'Label Studio, annotation {hint.annotation}'
+    return metadata
 
 
 def to_annotations(persons: Sequence[Person], category_ids: Mapping[str, str]) -> ImageMetadata:

@@ -21,7 +21,7 @@ from ..model_store import ModelStore
 from ..outbox import Outbox, open_outbox
 from ..settings import Settings
 from .correction_queue import CorrectionQueue, Hint
-from .corrections import TAG, to_annotations
+from .corrections import to_metadata
 from .exports import Labelled
 from .labelled_tasks import TaskLabels
 
@@ -84,11 +84,13 @@ class LoopExport:
             raise InvalidRequest(f'task {task.task_id} names no annotation and project, or has no image')
         pixels = await asyncio.to_thread(partial(images.decode, content, max_pixels=self.max_pixels))
         jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
-        metadata = to_annotations(labelled.image.persons, self.category_ids)
-        metadata.tags = [TAG, f'project_{hint.project}', f'task_{task.task_id}']
-        annotator = task.origin.get('annotator')
-        metadata.tags += [f'annotator_{annotator}'] if annotator is not None else []
-        metadata.source = f'Label Studio, annotation {hint.annotation}'
+        metadata = to_metadata(
+            labelled.image.persons,
+            self.category_ids,
+            hint,
+            task=task.task_id,
+            annotator=task.origin.get('annotator'),
+        )
         await self.outbox.save(jpeg, metadata)
         await asyncio.to_thread(self.queue.done, hint, str(task.origin.get('updated_at')))
         self.sent += 1
