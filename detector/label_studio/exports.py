@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 from PIL import ExifTags
 from PIL import Image as PillowImage
@@ -23,6 +23,7 @@ from .datasets.labelled import LabelledImage, file_names, new_folder, split_of, 
 from .datasets.poses_json import to_poses_json
 from .datasets.yolo import write_yolo
 from .labelled_tasks import Choice, TaskLabels, extra_of, read_task, usable
+from .media import ImageSource
 from .person import Size
 from .regions import from_results
 
@@ -34,13 +35,6 @@ _YOLO_VAL_SHARE: Final = 0.1
 """Training needs images for validation."""
 _TURNED: Final = range(2, 9)
 """Values of EXIF's Orientation that ask for a turn or a mirroring."""
-
-
-class ImageSource(Protocol):
-    """Fetches images of tasks; see `TaskImages`."""
-
-    async def fetch(self, address: object, *, task_id: int | None) -> bytes:
-        """:raises MediaFault: it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import binascii
 import re
 from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager
-from typing import Final, Self
+from typing import Final, Protocol, Self
 from urllib.parse import unquote, unquote_to_bytes
 
 import httpx
@@ -30,6 +30,16 @@ _DATA_URI: Final = re.compile(
 )
 _PICTURES: Final = (b'\xff\xd8', b'\x89PNG', b'RIFF')
 """How JPEG, PNG and WebP begin."""
+
+
+class ImageSource(Protocol):
+    """Where the images of tasks come from: `TaskImages`, or a `Batch` of it."""
+
+    async def fetch(self, address: object, *, task_id: int | None) -> bytes:
+        """The bytes of an image file.
+
+        :raises MediaFault: it cannot be had.
+        """
 
 
 class TaskImages:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..person_detector import MIN_BOX_SIDE
 from ..poses import FloatArray, Pose
 from ..settings import Settings
 from .config import LabelingConfig
+from .media import ImageSource
 from .person import Person, Size
 from .regions import to_results
 
@@ -35,16 +36,6 @@ AHEAD: Final = 4 * GROUP_IMAGES
 GROUPS_AT_ONCE: Final = 2
 """While one is inferred the next is decoded, and the predictions of the one before are written."""
 _LEAST_PAUSE: Final = 0.05
-
-
-class ImageSource(Protocol):
-    """Where the images of tasks come from."""
-
-    async def fetch(self, address: str, *, task_id: int | None) -> bytes:
-        """The bytes of an image file.
-
-        :raises WholebodyError: it cannot be had.
-        """
 
 
 class Preannotator:
