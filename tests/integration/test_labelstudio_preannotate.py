@@ -27,7 +27,8 @@ pytestmark = pytest.mark.integration
 VERSION = 'test-card 0.0'
 """Of the embedded model."""
 SIZE = (720, 480)
-_SECONDS = 300
+_SECONDS = 500
+"""Ray starts slowly, the more so on a busy machine."""
 
 
 def command(studio: LabelStudio, folder: Path, project: Project, *options: object, python: Path | None = None) -> Any:
@@ -48,7 +49,12 @@ def command(studio: LabelStudio, folder: Path, project: Project, *options: objec
 
 def ended(process: Any) -> tuple[int, str]:
     """Exit code and output."""
-    output, _ = process.communicate(timeout=_SECONDS)
+    try:
+        output, _ = process.communicate(timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f'not done after {_SECONDS} s: {output}') from None
     return process.returncode, output
 
 
