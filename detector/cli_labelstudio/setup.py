@@ -162,7 +162,7 @@ async def _init(
         )
         if not changes:
             print(f'project {found.id} is as it should be; nothing is changed')
-        print(f'{str(connection.url).rstrip("/")}/projects/{found.id}/data')
+        print(found.page())
         print(f'next: wholebody labelstudio import FOLDER --project {found.id}')
 
 

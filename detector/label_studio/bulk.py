@@ -1,7 +1,7 @@
 """Bulk preannotation: the tasks of a project that lack a prediction of this model get one.
 
-Label Studio's "Retrieve predictions" does the same, one prediction at a time; pushed in batches they take it a tenth of
-the time. A run that was stopped or killed is continued by the next one.
+Label Studio's "Retrieve predictions" does the same, but stores one prediction at a time; here they are pushed in
+batches. A run that was stopped or killed is continued by the next one.
 """
 
 import asyncio

@@ -26,6 +26,11 @@ def _versions(operator: Literal['contains', 'not_contains'], model_version: str)
     return {'filter': name, 'operator': operator, 'type': 'List', 'value': [model_version]}
 
 
+def _has_longer(model_version: str, known: Iterable[str]) -> bool:
+    """Whether there is a version that contains this one, which Label Studio's filter takes for the same."""
+    return any(model_version in other and model_version != other for other in known)
+
+
 class Project:
     """A project of the Label Studio behind a connection.
 
@@ -179,7 +184,7 @@ class Project:
 
     async def tasks_without(self, model_version: str) -> AsyncIterator[Json]:
         """The tasks that have no prediction of exactly this model version, which has no commas."""
-        if await self._has_longer(model_version):
+        if _has_longer(model_version, await self.model_versions()):
             having = await self.tasks_with(model_version)
             async for task in self.tasks():
                 if task['id'] not in having:
@@ -208,12 +213,9 @@ class Project:
             if model_version in str(task.get('predictions_model_versions') or '').split(',')
         }
 
-    async def _has_longer(self, model_version: str) -> bool:
-        """Whether there is a version that contains this one, which Label Studio's filter takes for the same."""
-        return any(model_version in other and model_version != other for other in await self.model_versions())
-
-    async def _count_with(self, model_version: str) -> int:
-        if await self._has_longer(model_version):
+    async def _count_with(self, model_version: str, known: Iterable[str]) -> int:
+        """:param known: all model versions."""
+        if _has_longer(model_version, known):
             return len(await self.tasks_with(model_version))
         query = {'filters': {'conjunction': 'and', 'items': [_versions('contains', model_version)]}}
         asked: dict[str, str | int] = {'project': self.id, 'page_size': 1, 'query': json.dumps(query)}
@@ -226,7 +228,8 @@ class Project:
 
         :return: how many were deleted.
         """
-        surplus = (await self.model_versions()).get(model_version, 0) - await self._count_with(model_version)
+        counts = await self.model_versions()
+        surplus = counts.get(model_version, 0) - await self._count_with(model_version, counts)
         deleted = 0
         if surplus > 0:
             async for task in self.tasks():

@@ -24,7 +24,7 @@ from ...skeleton import (
 )
 from ..person import Person
 from .coco_person import BODY, read_person, write_person
-from .fields import as_integer, as_list, as_mapping, as_text, read_json
+from .fields import as_integer, as_list, as_mapping, as_text, read_as
 from .labelled import LabelledImage, check_ids
 
 _CATEGORY: Final = 1
@@ -132,12 +132,7 @@ def read_coco(path: Path) -> list[LabelledImage]:
 
     :raises InvalidRequest: it cannot be read, is no JSON, or no COCO file with persons; names the field.
     """
-    try:
-        return from_coco(read_json(path))
-    except InvalidRequest as error:
-        if str(path) in str(error):
-            raise
-        raise InvalidRequest(f'{path}: {error}') from None
+    return read_as(path, from_coco)
 
 
 def from_coco(content: object) -> list[LabelledImage]:

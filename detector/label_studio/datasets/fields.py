@@ -2,11 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import InvalidRequest
+
+T = TypeVar('T')
 
 
 def read_text(path: Path) -> str:
@@ -25,6 +27,19 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f'{path} is no JSON: {error}') from None
+
+
+def read_as(path: Path, parse: Callable[[object], T]) -> T:
+    """What a JSON file says, by a function that makes something of its content.
+
+    :raises InvalidRequest: the file cannot be read, or the function refuses its content; names the file.
+    """
+    try:
+        return parse(read_json(path))
+    except InvalidRequest as error:
+        if str(path) in str(error):
+            raise
+        raise InvalidRequest(f'{path}: {error}') from None
 
 
 def as_mapping(value: object, where: str) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from ...errors import InvalidRequest
 from ...poses import FloatArray
 from ...skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
 from ..person import HIDDEN, NOT_LABELLED, VISIBLE, Person
-from .fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_json
+from .fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_as
 from .labelled import LabelledImage, check_ids
 
 FORMAT: Final = 'wholebody-poses'
@@ -88,12 +88,7 @@ def read_poses_json(path: Path) -> list[LabelledImage]:
 
     :raises InvalidRequest: it cannot be read, or is not of this form; names the field.
     """
-    try:
-        return from_poses_json(read_json(path))
-    except InvalidRequest as error:
-        if str(path) in str(error):
-            raise
-        raise InvalidRequest(f'{path}: {error}') from None
+    return read_as(path, from_poses_json)
 
 
 def from_poses_json(content: object) -> list[LabelledImage]:
