@@ -117,18 +117,9 @@ class Project:
 
         :param tasks: `{'data': {…}}`, maybe with `meta`, `annotations` and `predictions`.
         """
-        return await self._import(json=list(tasks))
-
-    async def upload(self, files: Iterable[tuple[str, bytes]]) -> list[int]:
-        """Upload image files; the ids of their tasks, in their order.
-
-        :param files: names and contents.
-        """
-        return await self._import(files=[(f'file{index}', file) for index, file in enumerate(files)])
-
-    async def _import(self, **content: Any) -> list[int]:
         wanted = {'return_task_ids': 'true'}
-        answer = await self._object('POST', f'/api/projects/{self.id}/import', params=wanted, **content)
+        path = f'/api/projects/{self.id}/import'
+        answer = await self._object('POST', path, params=wanted, json=list(tasks))
         return [int(task_id) for task_id in answer.get('task_ids', ())]
 
     async def upload_files(self, files: Iterable[tuple[str, bytes]]) -> list[tuple[int, str]]:
