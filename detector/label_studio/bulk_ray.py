@@ -49,6 +49,8 @@ class RayPredictor:
         self, settings: Settings, package: ModelPackage, *, workers: int | None = None, address: str | None = None
     ) -> None:
         os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # nothing here may report to anybody
+        # Under `uv run` Ray would start each worker with `uv run` in a copy of the working folder, without the extra.
+        os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] = '0'
         try:
             self._ray = import_module('ray')
             import_module('ray.data')

@@ -31,12 +31,14 @@ _SECONDS = 500
 """Ray starts slowly, the more so on a busy machine."""
 
 
-def command(studio: LabelStudio, folder: Path, project: Project, *options: object, python: Path | None = None) -> Any:
-    """A process of the command; its output goes to `output`."""
+def command(
+    studio: LabelStudio, folder: Path, project: Project, *options: object, python: Sequence[object] = (sys.executable,)
+) -> Any:
+    """A process of the command, not waited for."""
     environment = clean_environment(
         LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.personal_token(), DATA_FOLDER=folder / 'data'
     )
-    call = [python or sys.executable, '-m', 'detector', 'labelstudio', 'preannotate', '--project', project.id, *options]
+    call = [*python, '-m', 'detector', 'labelstudio', 'preannotate', '--project', project.id, *options]
     return subprocess.Popen(
         [str(part) for part in call],
         cwd=PROJECT,
@@ -171,7 +173,8 @@ def test_a_wrong_token_and_a_missing_project_are_said(label_studio: LabelStudio,
 def test_ray_gives_the_same_predictions(label_studio: LabelStudio, tmp_path: Path) -> None:
     pins = PROJECT / 'requirements.lock'
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()[:8]
-    python = python_with(f'ray-{digest}', 'ray[data]>=2.40', '-r', str(pins))
+    # Ray looks for `uv run` among its ancestors, and behaves differently below it.
+    python = ('uv', 'run', '--no-project', python_with(f'ray-{digest}', 'ray[data]>=2.40', '-r', str(pins)))
     pictures = [image for _, image in cards(40)]
     plain, _ = project_of(label_studio, pictures)
     spread, _ = project_of(label_studio, pictures)
