@@ -12,6 +12,7 @@ import typer
 from .errors import InvalidRequest, WholebodyError
 from .outbox_files import Description, Entry, OutboxFiles
 from .settings import load_settings
+from .wording import counted
 
 if TYPE_CHECKING:
     import httpx
@@ -56,7 +57,7 @@ def _print_table(images: list[Description]) -> None:
         Console().print(table)
     oldest = min((image.saved_at for image in images if image.saved_at), default=None)
     size = f'{sum(image.bytes for image in images) / 1024**2:.1f} MiB'
-    print(f'{_counted(len(images))}, {size}' + (f', the oldest of {oldest}' if oldest else ''))
+    print(f'{counted(len(images), "image")}, {size}' + (f', the oldest of {oldest}' if oldest else ''))
 
 
 @app.command()
@@ -77,7 +78,7 @@ def export(
             for ending, content in zip(('jpg', 'json'), contents, strict=True):
                 (folder / f'{_file_name(image.name)}.{ending}').write_bytes(content)
             copied += 1
-    print(f'{folder}: {_counted(copied)}')
+    print(f'{folder}: {counted(copied, "image")}')
 
 
 @app.command()
@@ -88,15 +89,11 @@ def clear(
     outbox = _Folder(load_settings().outbox_folder)
     entries = outbox.entries()
     if entries and not yes:
-        typer.confirm(f'Delete {_counted(len(entries))} that the Learning Loop has not got yet?', abort=True)
+        typer.confirm(f'Delete {counted(len(entries), "image")} that the Learning Loop has not got yet?', abort=True)
     deleted = sum(outbox.files.remove(entry) for entry in entries)
-    print(f'{_counted(deleted)} deleted')
+    print(f'{counted(deleted, "image")} deleted')
     if deleted < len(entries):
-        raise WholebodyError(f'{_counted(len(entries) - deleted)} cannot be deleted; the log says why')
-
-
-def _counted(count: int) -> str:
-    return f'{count} image{"" if count == 1 else "s"}'
+        raise WholebodyError(f'{counted(len(entries) - deleted, "image")} cannot be deleted; the log says why')
 
 
 def _file_name(name: str) -> str:

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ..label_studio.client import connected
 from ..label_studio.project import Project, project_id_of
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Result = TypeVar('Result')
 
@@ -27,3 +30,13 @@ def in_project(settings: Settings, project: str, work: Callable[[Project], Await
             return await work(Project(connection, project_id_of(project)))
 
     return asyncio.run(run())
+
+
+def progress_bar() -> 'Progress':
+    """A progress bar on standard error, where that is a terminal; `console.print` writes lines above it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,7 +1,6 @@
 """`wholebody labelstudio export` and `import-labels`: labels out of Label Studio, and into it."""
 
 import asyncio
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -13,7 +12,8 @@ import typer
 
 from ..errors import InvalidRequest
 from ..settings import Settings, load_settings
-from .common import ProjectOption, in_project
+from ..wording import counted
+from .common import ProjectOption, in_project, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -139,7 +139,7 @@ async def _export(
     from ..label_studio.exports import Reader
     from ..label_studio.media import TaskImages
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         connection: Connection | None = None
         if file is None:
             async with connected(settings) as connection:
@@ -243,7 +243,7 @@ async def _write(labelled: AsyncIterator['Labelled'], reader: 'Reader', target: 
             found.append(replace(one, content=None))
         images = write(target, found, lambda task_id: (Path(scratch) / str(task_id)).read_bytes(), reader.warn)
     persons = sum(len(image.persons) for image in images)
-    print(f'{target.path}: {_counted(len(images), "image")}, {_counted(persons, "person")}')
+    print(f'{target.path}: {counted(len(images), "image")}, {counted(persons, "person")}')
     _print_left_out(reader.left_out)
 
 
@@ -259,10 +259,10 @@ async def _send(settings: Settings, labelled: AsyncIterator['Labelled'], reader:
             await loop.send(labelled)
         finally:
             await loop.outbox.close()
-        print(f'{settings.loop_url}: {_counted(loop.sent, "image")}, {_counted(loop.persons, "person")}')
+        print(f'{settings.loop_url}: {counted(loop.sent, "image")}, {counted(loop.persons, "person")}')
         _print_left_out(reader.left_out + Counter({'sent before': loop.known}))
         if loop.refused:
-            raise LoopFault(f'the Learning Loop has refused {_counted(loop.refused, "image")}; they are set aside')
+            raise LoopFault(f'the Learning Loop has refused {counted(loop.refused, "image")}; they are set aside')
 
 
 def import_labels(
@@ -294,7 +294,7 @@ def import_labels(
 
     dataset = read_labels(labels, None if form is None else form.value)
     version = model_version if kind is ImportKind.PREDICTIONS else None
-    with _progress() as progress:
+    with progress_bar() as progress:
         bar = progress.add_task(labels.name, total=len(dataset))
         warn = _warn(progress)
 
@@ -312,20 +312,13 @@ def import_labels(
 
         counts = in_project(load_settings(), project, work).counts
     done, persons, new = (counts.pop(name, 0) for name in ('imported', 'persons', 'new tasks'))
-    extra = f', {_counted(new, "new task")}' if new else ''
-    print(f'{_counted(done, "image")} with {_counted(persons, "person")} as {kind.value}{extra}')
+    extra = f', {counted(new, "new task")}' if new else ''
+    print(f'{counted(done, "image")} with {counted(persons, "person")} as {kind.value}{extra}')
     _print_left_out(counts)
     raise typer.Exit(1 if any(count for reason, count in counts.items() if reason != 'labelled already') else 0)
 
 
 # ---------------------------------------------------------------- what both show
-
-
-def _progress() -> 'Progress':
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 class _warn:
@@ -342,7 +335,3 @@ def _print_left_out(counts: Counter[str]) -> None:
     parts = [f'{count} {reason}' for reason, count in sorted(counts.items()) if count]
     if parts:
         print(f'left out: {", ".join(parts)}')
-
-
-def _counted(count: int, noun: str) -> str:
-    return f'{count} {noun}{"" if count == 1 else "s"}'

@@ -2,14 +2,15 @@
 
 import asyncio
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..settings import Settings, load_settings
-from .common import ProjectOption
+from .common import ProjectOption, progress_bar
 
 if TYPE_CHECKING:
     from ..label_studio.bulk import Progress
@@ -74,43 +75,25 @@ async def _preannotate(
 
             workers, address = ray
             predictor = stack.enter_context(RayPredictor(settings, package, workers=workers, address=address))
-        show = stack.enter_context(_Bar())
+        show = stack.enter_context(_bar())
         return await preannotate(chosen, predictor, model_version=package.model_version, limit=limit, on_progress=show)
 
 
-class _Bar:
-    """A progress bar on standard error: tasks, rate, time left; failures as they come."""
+@contextmanager
+def _bar() -> 'Iterator[Callable[[Progress], None]]':
+    """A progress bar, told how far the run is; failures are printed as they come."""
+    told = 0
+    with progress_bar() as bar:
+        task = bar.add_task('preannotating', total=None)
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
+        def show(progress: 'Progress') -> None:
+            nonlocal told
+            for task_id, why in list(progress.failed.items())[told:]:
+                bar.console.print(f'task {task_id}: {why}', markup=False, highlight=False, soft_wrap=True)
+            told = len(progress.failed)
+            bar.update(task, total=progress.todo, completed=progress.done)
 
-        self._bar = Bar(
-            TextColumn('preannotating'),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn('{task.fields[rate]}'),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task('', total=None, rate='')
-        self._told = 0
-
-    def __enter__(self) -> '_Bar':
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, progress: 'Progress') -> None:
-        for task_id, why in list(progress.failed.items())[self._told :]:
-            self._bar.console.print(f'task {task_id}: {why}', markup=False, highlight=False, soft_wrap=True)
-        self._told = len(progress.failed)
-        speed = self._bar.tasks[0].speed
-        rate = '' if speed is None else f'{speed:.1f} tasks/s'
-        self._bar.update(self._task, total=progress.todo, completed=progress.done, rate=rate)
+        yield show
 
 
 def _summary(progress: 'Progress') -> str:

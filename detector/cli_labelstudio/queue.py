@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ..settings import load_settings
-from .common import ProjectOption, in_project
+from .common import ProjectOption, in_project, progress_bar
 
 if TYPE_CHECKING:
     from ..label_studio.project import Project
@@ -93,12 +93,8 @@ def queue(
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, told how many are done of how many."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    """A progress bar, told how many are done of how many."""
+    with progress_bar() as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

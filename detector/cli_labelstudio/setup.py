@@ -2,9 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +12,7 @@ import typer
 from ..errors import InvalidRequest
 from ..settings import Settings, load_settings
 from ..skeleton import PART_BY_NAME
-from .common import ProjectOption, in_project
+from .common import ProjectOption, in_project, progress_bar
 
 if TYPE_CHECKING:
     from ..label_studio.image_imports import Report
@@ -209,7 +208,8 @@ def import_images(
     if not files:
         hint = '' if recursive else '; --recursive looks into the folders there'
         raise InvalidRequest(f'there is no image ({", ".join(ENDINGS)}) in {", ".join(map(str, paths))}{hint}')
-    with _bar(len(files)) as show:
+    with progress_bar() as bar:
+        show = partial(bar.advance, bar.add_task('importing', total=len(files)))
         report = in_project(
             settings,
             project,
@@ -219,18 +219,6 @@ def import_images(
         print(f'error: {path}: {why}', file=sys.stderr)
     print(_summary(report, others))
     raise typer.Exit(1 if report.left_out else 0)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, and what advances it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn('importing'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task('', total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _summary(report: 'Report', others: int) -> str:

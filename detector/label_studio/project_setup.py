@@ -11,6 +11,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from ..errors import InvalidRequest, LabelStudioFault, WholebodyError
+from ..wording import counted
 from .client import Connection
 from .config import parse
 from .project import Json, Project
@@ -130,8 +131,8 @@ async def _require_no_work(project: Project, settings: Json) -> None:
     drafted = len(await project.drafted())
     if annotations or drafted:
         raise InvalidRequest(
-            f'project {project.id} "{settings.get("title")}" holds {_counted(annotations, "annotation")} and '
-            f'{_counted(drafted, "task")} with drafts, which another labeling config would not fit; nothing is '
+            f'project {project.id} "{settings.get("title")}" holds {counted(annotations, "annotation")} and '
+            f'{counted(drafted, "task")} with drafts, which another labeling config would not fit; nothing is '
             'changed: give a --title of a new project, or the config that it has (--style, --parts, --config)'
         )
 
@@ -146,10 +147,6 @@ async def _require_images(project: Project, key: str) -> None:
                 'labeling config shows; nothing is changed: give a --config that shows what they hold'
             )
         return
-
-
-def _counted(count: int, noun: str) -> str:
-    return f'{count} {noun}{"" if count == 1 else "s"}'
 
 
 def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
