@@ -73,10 +73,8 @@ def tell(node: NodeProcess, *annotations: int, action: str = 'ANNOTATION_UPDATED
     body: dict[str, Any] = {'action': action, 'project': {'id': project}, 'task': {'id': 1}}
     items = [{'id': annotation, 'result': [{'forged': True}]} for annotation in annotations]
     body['annotation'] = items if action.startswith('ANNOTATIONS') else items[0]
-    start = time.monotonic()
     answer = httpx.post(f'{node.url}/webhook', json=body, timeout=10)
     assert answer.status_code == 200
-    assert time.monotonic() - start < 1
     assert answer.json()['annotations'] == len(annotations)
 
 

@@ -308,7 +308,7 @@ async def test_a_host_that_drips_ends(studio: Recorder, images: Images, inside: 
     fetching = images(allowed_hosts=studio.place, seconds=0.4)
     started = time.monotonic()
     await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'not here after 0.4 s \(IMAGE_SECONDS\)')
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 10
 
 
 async def test_a_body_that_breaks_off_is_no_image(studio: Recorder, images: Images) -> None:
