@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from .errors import Busy, Unauthorized, WholebodyError
+from .request_context import note_error
 
 
 def install(app: FastAPI) -> None:
@@ -17,6 +18,7 @@ def install(app: FastAPI) -> None:
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WholebodyError)
+    note_error(error)
     headers = {}
     if isinstance(error, Busy):
         headers['Retry-After'] = str(max(1, math.ceil(error.retry_after)))
