@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
 from .errors import Busy, WholebodyError
@@ -22,7 +23,9 @@ _LAG_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 _PERSONS: Final = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
 _CONFIDENCES: Final = tuple(round(0.1 * step, 1) for step in range(1, 10))
 
-OUTCOMES: Final = ('ok', 'refused', 'failed')
+_PART_STARTS: Final = [part.start for part in PARTS]
+_PART_SIZES: Final = [len(part.indices) for part in PARTS]
+
 NOBODY: Final = 499
 """Stands for a request whose caller has gone before it was answered."""
 _REASONS: Final = {
@@ -91,7 +94,7 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=registry,
         )
-        self._parts = [(part.slice, self._confidence.labels(part.name)) for part in PARTS]
+        self._parts = [self._confidence.labels(part.name) for part in PARTS]
         for reason in (*_REASONS.values(), 'queue_full', 'deadline', 'replaced', 'other'):
             self._refused.labels(reason)  # so that a rate exists before the first
         for outcome in ('ok', 'failed', 'refused'):
@@ -132,9 +135,12 @@ class Metrics:
             self._queue.observe(queue_seconds)
             self._inference.observe(inference_seconds / len(found))
             self._persons.observe(len(poses))
-            for pose in poses:
-                for part, confidence in self._parts:
-                    confidence.observe(float(pose.confidences[part].mean()))
+        persons = [pose.confidences for poses in found for pose in poses]
+        if persons:
+            sums = np.add.reduceat(np.stack(persons), _PART_STARTS, axis=1)
+            for part, means in zip(self._parts, (sums / _PART_SIZES).T.tolist(), strict=True):
+                for mean in means:
+                    part.observe(mean)
 
     def switched(self, outcome: str) -> None:
         """Count an attempt to let a model serve.
