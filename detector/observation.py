@@ -111,9 +111,12 @@ class ObservedRequests:
 
         try:
             await self._app(scope, receive, observing)
-        except Exception:
+        except Exception as error:
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            raise
+            if not ended:
+                raise
+            # the caller has the answer: the server need not hear of it, and cut the connection
+            log.error('%s %s fails inside the node', scope['method'], route, exc_info=error)
         finally:
             end()
 

@@ -64,7 +64,7 @@ class Observed:
         self.observed = ObservedRequests(self.app, self.app, self.metrics)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
-        transport = httpx.ASGITransport(self.observed, raise_app_exceptions=False)
+        transport = httpx.ASGITransport(self.observed)
         async with httpx.AsyncClient(transport=transport, base_url='http://node') as client:
             return await client.get(path, headers=headers)
 
@@ -105,6 +105,17 @@ async def test_requests_are_counted_by_route_and_outcome() -> None:
     scrape = Scrape.of_registry(observed.metrics.registry)
     assert scrape.by('wholebody_refused_total', 'reason') == {('replaced',): 2, ('other',): 1, ('not_found',): 4}
     assert scrape.total('wholebody_request_seconds_count') == 13
+
+
+async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogCaptureFixture) -> None:
+    """The answer tells the caller what to look for, and nothing of the bug."""
+    answer = await Observed().get('/bug', **{'X-Request-ID': 'robot-7'})
+    assert answer.status_code == 500
+    assert answer.json() == {'detail': 'the request fails inside the node; its log says why, at the request id robot-7'}
+    (record,) = [record for record in caplog.records if record.levelname == 'ERROR']
+    assert record.getMessage() == 'GET /bug fails inside the node'
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
 
 
 async def test_who_goes_before_the_answer_is_counted_as_refused() -> None:
