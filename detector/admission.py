@@ -78,7 +78,11 @@ class Admission:
         seconds = self._expected_seconds()
         if self._present > self._max_waiting or seconds > self._deadline:
             self.refused += 1
-            raise Busy(f'{self._present} requests are before this one; try again later', retry_after=max(1.0, seconds))
+            raise Busy(
+                f'{self._present} requests are before this one; try again later',
+                retry_after=max(1.0, seconds),
+                reason='queue_full' if self._present > self._max_waiting else 'deadline',
+            )
         ticket = Ticket(live=live, stream=stream, deadline=time.monotonic() + self._deadline)
         if stream is not None:
             self._arrived[stream] = ticket
@@ -94,7 +98,7 @@ class Admission:
         older = self._arrived.pop(stream, None) if stream is not None else None
         if older is not None and not older.go.done():
             self.refused += 1
-            older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0))
+            older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0, reason='replaced'))
 
     def _expected_seconds(self) -> float:
         """Until a request that comes now would have its turn."""

@@ -4,6 +4,7 @@ Commands import what they need themselves, so that `wholebody --help` is quick.
 """
 
 import io
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -72,8 +73,10 @@ def serve(
     changes = {'node_host': host, 'backend_port': port}
     settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
 
+    logging.disable(logging.INFO)  # learning_loop_node greets when it is imported, in a form of its own
     from .server import serve as serve_node
 
+    logging.disable(logging.NOTSET)
     serve_node(settings)
 
 

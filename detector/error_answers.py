@@ -7,22 +7,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from .errors import Busy, Unauthorized, WholebodyError
+from .request_context import note_error, request_id
 
 
 def install(app: FastAPI) -> None:
     """Let an app answer our errors and those of FastAPI's own checks."""
     app.add_exception_handler(WholebodyError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(Exception, _answer_failure)
 
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WholebodyError)
+    note_error(error)
     headers = {}
     if isinstance(error, Busy):
         headers['Retry-After'] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthorized):
         headers['WWW-Authenticate'] = 'Basic realm="wholebody"'
     return JSONResponse({'detail': str(error)}, status_code=error.status, headers=headers)
+
+
+async def _answer_failure(_: Request, __: Exception) -> JSONResponse:
+    detail = f'the request fails inside the node; its log says why, at the request id {request_id()}'
+    return JSONResponse({'detail': detail}, status_code=500)
 
 
 async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:

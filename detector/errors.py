@@ -81,15 +81,20 @@ class Busy(ModelUnavailable):
     """A request that gets no turn.
 
     :param retry_after: seconds after which it may have better luck.
+    :param reason: of a fixed set, for metrics: `queue_full`, `deadline` or `replaced`.
     """
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float, reason: str = 'queue_full') -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class DeadlineExceeded(Busy):
     """A request that could not start before its deadline."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message, retry_after=retry_after, reason='deadline')
 
 
 class OutboxFault(WholebodyError):

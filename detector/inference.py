@@ -16,8 +16,10 @@ from . import images
 from .admission import Admission, Ticket
 from .errors import DeadlineExceeded
 from .images import Image
+from .metrics import Metrics
 from .model_package import ModelPackage
 from .poses import FloatArray, Pose
+from .request_context import in_this_context
 from .settings import Settings
 from .streams import Streams
 from .wholebody_logic import WholebodyDetectorLogic
@@ -47,10 +49,18 @@ class Inference:
 
     :param lock: held during an inference, and by whoever replaces the model without keeping the old one.
     :param active: gives the logic that serves, or raises ModelUnavailable.
+    :param metrics: where images, persons and times are counted.
     """
 
-    def __init__(self, settings: Settings, lock: asyncio.Lock, active: Callable[[], WholebodyDetectorLogic]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        lock: asyncio.Lock,
+        active: Callable[[], WholebodyDetectorLogic],
+        metrics: Metrics | None = None,
+    ) -> None:
         self._settings = settings
+        self._metrics = Metrics() if metrics is None else metrics
         self._lock = lock
         self._active = active
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
@@ -69,7 +79,10 @@ class Inference:
         if isinstance(image, np.ndarray):
             return images.check(image, max_pixels=limit)
         async with self._decoding:
-            return await asyncio.to_thread(images.decode, image, max_pixels=limit)
+            start = time.perf_counter()
+            decoded = await asyncio.to_thread(images.decode, image, max_pixels=limit)
+        self._metrics.decoded(time.perf_counter() - start)
+        return decoded
 
     async def estimate(
         self,
@@ -123,9 +136,11 @@ class Inference:
         async with self.admission.turn(ticket), self._model(ticket):
             running = time.perf_counter()
             logic = self._active()
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, run, logic, group)
+            call = in_this_context(run, logic, group)
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, call)
         done = time.perf_counter()
         self.admission.took(done - running)
+        self._metrics.estimated(found, queue_seconds=running - waiting, inference_seconds=done - running)
         stages = {
             'decode_ms': waiting - start,
             'wait_ms': running - waiting,

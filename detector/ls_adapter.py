@@ -20,6 +20,7 @@ from .label_studio.media import TaskImages
 from .label_studio.preannotation import Preannotator
 from .model_package import ModelPackage
 from .outbox import Outbox
+from .request_context import encoding
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class LabelStudioBackend:
         self._settings = settings
         self._connection = Connection.of(settings)
         self.images = TaskImages.of(settings, self._connection)
+        self.images.observe = node.metrics.fetched
         self.preannotator = Preannotator(node.inference, settings)
         self.corrections: Corrections | None = None
 
@@ -197,7 +199,8 @@ async def predict(request: Request) -> Response:
             results: list[Any] = [await backend.preannotator.interactive(tasks[0], chosen, context, source)]
         else:
             results = list(await backend.preannotator.predict(tasks, chosen, source))
-    return await asyncio.to_thread(_answer, results)
+    with encoding():
+        return await asyncio.to_thread(_answer, results)
 
 
 @router.get('/versions')

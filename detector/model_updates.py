@@ -74,16 +74,25 @@ class ModelUpdater:
     :param connect: gives a client of the Loop, logged in where that is possible.
     :param switch: builds the model in a folder and lets it serve; raises if it does not work.
     :param keep: how many versions may stay installed.
+    :param on_refusal: is called when a package that was fetched is not valid.
     """
 
     def __init__(
-        self, store: ModelStore, *, files_url: str | None, connect: Connect, switch: Switch, keep: int
+        self,
+        store: ModelStore,
+        *,
+        files_url: str | None,
+        connect: Connect,
+        switch: Switch,
+        keep: int,
+        on_refusal: Callable[[], object] = lambda: None,
     ) -> None:
         self._store = store
         self._files_url = files_url
         self._connect = connect
         self._switch = switch
         self._keep = keep
+        self._on_refusal = on_refusal
         self._task: asyncio.Task[None] | None = None
         self._refusals: dict[str, Refusal] = {}
         self.target: Target | None = None
@@ -185,6 +194,7 @@ class ModelUpdater:
         except InvalidPackage as error:
             sha256 = await asyncio.to_thread(file_sha256, archive)
             self._refuse(target, error, validators, sha256)
+            self._on_refusal()
             discard(archive)
             raise
 

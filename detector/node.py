@@ -12,18 +12,34 @@ from learning_loop_node.detector.rest import about, detect, model_version_contro
 from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
+from starlette.types import ASGIApp
 
-from . import catalogue, error_answers, loop, ls_adapter, metadata, routes, routes_outbox, sio_events, upstream
+from . import (
+    catalogue,
+    error_answers,
+    loop,
+    ls_adapter,
+    metadata,
+    observation,
+    routes,
+    routes_outbox,
+    sio_events,
+    upstream,
+)
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
 from .inference import Estimate, Inference
+from .life import Life
 from .limits import RequestLimits
 from .ls_adapter import LabelStudioBackend
+from .metrics import Metrics
 from .model_package import VERSION, ModelPackage, open_package
 from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
+from .observation import LoopLag, NodeState, ObservedRequests
 from .outbox import NoOutbox, Outbox, open_outbox
+from .request_context import encoding
 from .settings import Settings
 from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
 
@@ -48,6 +64,9 @@ class WholebodyNode(DetectorNode):
         upstream.apply_settings(settings)
         self.settings = settings
         self.store = ModelStore(settings.data_folder)
+        self.metrics = Metrics()
+        self.loop_lag = LoopLag(self.metrics)
+        self.life = Life()
         self.build_error: str | None = None
         self._reported: ModelPackage | None = None
         self._first_model: asyncio.Task[None] | None = None
@@ -68,14 +87,19 @@ class WholebodyNode(DetectorNode):
             connect=lambda: loop.connected_client(self.loop_communicator),
             switch=self._switch,
             keep=settings.keep_models,
+            on_refusal=lambda: self.metrics.switched('refused'),
         )
-        self.inference = Inference(settings, self.detection_lock, lambda: upstream.active_detector(self)[0])
+        self.inference = Inference(
+            settings, self.detection_lock, lambda: upstream.active_detector(self)[0], self.metrics
+        )
         self.add_middleware(RequestLimits)
         error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
         self.label_studio = LabelStudioBackend(self)
         self.include_router(ls_adapter.router)
+        self.include_router(observation.router)
+        self.metrics.registry.register(NodeState(self))
 
     @property
     def has_loop(self) -> bool:
@@ -92,12 +116,17 @@ class WholebodyNode(DetectorNode):
         if router not in _REPLACED:
             super().include_router(router, **kwargs)
 
+    def build_middleware_stack(self) -> ASGIApp:
+        """Observe what all others answer, also when they fail."""
+        return ObservedRequests(super().build_middleware_stack(), self, self.metrics)
+
     def _setup_sio_server(self) -> None:
         self.sio = sio_events.create_server(self)
         self.mount('/ws', sio_events.as_app(self.sio))
 
     async def on_startup(self) -> None:
         """Serve the best model that works."""
+        self.loop_lag.start()
         await self.outbox.start()
         await self.label_studio.start()
         try:
@@ -166,6 +195,7 @@ class WholebodyNode(DetectorNode):
         await asyncio.gather(self.updates.stop(), self.outbox.close(), *saved)
         await self.sio.shutdown()
         self.inference.close()
+        self.loop_lag.stop()
 
     # ---------------------------------------------------------------- following the Loop
 
@@ -283,6 +313,14 @@ class WholebodyNode(DetectorNode):
         :raises InvalidPackage: names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
+        try:
+            await self._replace_model(folder)
+        except Exception:
+            self.metrics.switched('failed')
+            raise
+        self.metrics.switched('ok')
+
+    async def _replace_model(self, folder: Path) -> None:
         old = self._current()
         if not self.settings.exclusive_model_build or old is None:
             await self._build(folder)
@@ -307,6 +345,7 @@ class WholebodyNode(DetectorNode):
         logic = await self._detector_factory.build(model_info)
         assert isinstance(logic, WholebodyDetectorLogic)
         upstream.serve_with(self, logic, model_info)
+        self.life.model_serves()
         self.build_error = None
         log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
 
@@ -369,7 +408,8 @@ class WholebodyNode(DetectorNode):
         creation_date: str | None,
     ) -> ImageMetadata:
         """Bring an estimate into the Loop's form, and keep the image if it is wanted."""
-        item = await asyncio.to_thread(metadata.to_metadata, estimate.poses, estimate.package)
+        with encoding():
+            item = await asyncio.to_thread(metadata.to_metadata, estimate.poses, estimate.package)
         item.tags.extend(tags)
         item.source = source
         if creation_date is not None:

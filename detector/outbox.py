@@ -1,6 +1,7 @@
 """The outbox: images on their way to the Learning Loop, through kills, cuts and a Loop that refuses them."""
 
 import asyncio
+import contextvars
 import json
 import logging
 import random
@@ -19,6 +20,7 @@ from .errors import NoLearningLoop, OutboxFault
 from .outbox_files import Entry
 from .outbox_post import Answer, LoopPoster, Outcome
 from .outbox_queue import OutboxQueue
+from .request_context import in_this_context
 from .settings import Settings
 
 T = TypeVar('T')
@@ -87,7 +89,7 @@ class Outbox:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Do what reads, writes or encodes in a thread of the outbox; it goes on if nobody waits for it any more."""
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, work))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, in_this_context(work)))
 
     async def start(self) -> None:
         """Take over what waits on disk, and begin to send; what cannot be read now waits for the next start."""
@@ -131,7 +133,7 @@ class Outbox:
                 await self._stop()
             elif self.get_mode() == OutboxMode.STOPPED:
                 self._stopping.clear()
-                self._task = asyncio.create_task(self._run())
+                self._task = asyncio.create_task(self._run(), context=contextvars.Context())  # belongs to no request
 
     async def _stop(self) -> None:
         if self._task is None:

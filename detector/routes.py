@@ -12,6 +12,7 @@ from . import upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import ModelUnavailable
 from .poses import poses_to_json
+from .request_context import encoding
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -53,7 +54,8 @@ async def detect(
         autoupload=autoupload,
         creation_date=creation_date or hyphen_creation_date,
     )
-    return await asyncio.to_thread(lambda: JSONResponse(asdict(metadata)))
+    with encoding():
+        return await asyncio.to_thread(lambda: JSONResponse(asdict(metadata)))
 
 
 @router.post('/poses', tags=['detect'])
@@ -64,7 +66,9 @@ async def poses(request: Request, file: ImageFile) -> JSONResponse:
 
     Nothing is uploaded to the Learning Loop.
     """
-    return await asyncio.to_thread(JSONResponse, await grouped_poses(_node(request), await file.read()))
+    found = await grouped_poses(_node(request), await file.read())
+    with encoding():
+        return await asyncio.to_thread(JSONResponse, found)
 
 
 async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
@@ -75,13 +79,14 @@ async def grouped_poses(node: 'WholebodyNode', image: Any) -> dict[str, Any]:
     """
     estimate = await node.inference.estimate(image)
     height, width = estimate.image.shape[:2]
-    answer = await asyncio.to_thread(
-        poses_to_json,
-        estimate.poses,
-        width=width,
-        height=height,
-        model_version=estimate.package.model_version,
-    )
+    with encoding():
+        answer = await asyncio.to_thread(
+            poses_to_json,
+            estimate.poses,
+            width=width,
+            height=height,
+            model_version=estimate.package.model_version,
+        )
     return answer | {'timing': estimate.timing}
 
 
@@ -96,6 +101,7 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     answer: dict[str, Any] = asdict(node.get_about_response())
     answer |= {'update': node.updates.about(), 'outbox': node.outbox.about()}
     answer |= {'label_studio': node.label_studio.about(), 'requests': node.inference.admission.about()}
+    answer |= {'process': node.life.about()}
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:
@@ -105,6 +111,7 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     serving = {
         'model_version': package.model_version,
         'runtime': logic.engine.runtime,
+        'since': node.life.model_since,
         'embedded': embedded,
         'origin': package.wholebody.origin,
         'licence': package.wholebody.licence,

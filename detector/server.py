@@ -8,6 +8,7 @@ import sys
 
 import uvicorn
 
+from .logs import ConsoleFormatter, JsonFormatter, catch_what_is_not_logged
 from .settings import Settings
 from .sio_events import MAX_MESSAGE_BYTES
 
@@ -51,14 +52,18 @@ def _end() -> None:
 def configure_logging(settings: Settings) -> None:
     """One line per message on standard error, from `settings.effective_log_level` upwards."""
     level = settings.effective_log_level
+    if settings.log_format == 'json':
+        catch_what_is_not_logged()
     chatter = level if settings.debug or settings.loop_host is not None else 'WARNING'
     logging.config.dictConfig(
         {
             'version': 1,
             'disable_existing_loggers': False,
-            'formatters': {'line': {'format': '%(asctime)s %(levelname)-8s %(name)s: %(message)s'}},
+            'formatters': {'console': {'()': ConsoleFormatter}, 'json': {'()': JsonFormatter}},
             'filters': {'fit': {'()': _FitForDetectors}},
-            'handlers': {'stderr': {'class': 'logging.StreamHandler', 'formatter': 'line', 'filters': ['fit']}},
+            'handlers': {
+                'stderr': {'class': 'logging.StreamHandler', 'formatter': settings.log_format, 'filters': ['fit']}
+            },
             'root': {'level': 'DEBUG' if settings.debug else 'WARNING', 'handlers': ['stderr']},
             'loggers': {
                 'wholebody': {'level': level},

@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
         'INFO', description='Least severe messages that are logged'
     )
+    log_format: Annotated[Literal['console', 'json'], BeforeValidator(_lower)] = Field(
+        'console', description='Lines of the log: `console`, for people, or `json`, one object each'
+    )
 
     # engine
     backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], BeforeValidator(_lower)] = Field(

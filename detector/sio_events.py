@@ -20,6 +20,8 @@ from learning_loop_node.helpers.misc import ImageData
 
 from . import images, metadata, upstream
 from .errors import InvalidRequest, ModelUnavailable, WholebodyError
+from .observation import observed_event, refused_event
+from .request_context import encoding, note_error
 from .routes import about_node, grouped_poses
 from .routes_outbox import set_outbox_mode
 
@@ -45,11 +47,11 @@ def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
     Payload.max_decode_packets = MAX_BATCH + 16  # of one polling request; beyond, a message is lost without a word
     server = socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES, json=_TolerantJson)
     for name, handler in EVENTS.items():
-        server.on(name, _answering(node, name, handler))
+        server.on(name, observed_event(node.metrics, name, _answering(node, name, handler)))
 
     async def connect(sid: str, *details: Any) -> dict[str, str] | None:
         if not (details and isinstance(details[0], Mapping) and 'asgi.scope' in details[0]):
-            return {'error': "'connect' is no event to send"}  # a client can, and reaches this
+            return refused_event(node.metrics, "'connect' is no event to send")  # a client can, and reaches this
         node.connected_clients.append(sid)
         return None
 
@@ -59,7 +61,7 @@ def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
         return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
-        return {'error': f'unknown event {event!r}; known are {", ".join(EVENTS)}'}
+        return refused_event(node.metrics, f'unknown event {event!r}; known are {", ".join(EVENTS)}')
 
     server.on('connect', connect)
     server.on('disconnect', disconnect)
@@ -84,11 +86,13 @@ def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[.
                 raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
             return await handler(node, sid, payload[0] if payload else None)
         except WholebodyError as error:
+            note_error(error)
             if time.monotonic() - last_logged > _LOG_SECONDS:  # a robot may send the same fault ten times a second
                 last_logged = time.monotonic()
                 log.warning('%s is answered with an error: %s', name, error)
             return {'error': str(error)}
-        except Exception:
+        except Exception as error:
+            note_error(error)
             log.exception('the event %s failed', name)
             return {'error': f'{name} failed inside the node; its log says why'}
 
@@ -163,7 +167,8 @@ async def _detect(node: 'WholebodyNode', sid: str, payload: Any) -> dict[str, An
     options = _options(payload)
     stream = None if options['camera_id'] is None else (sid, options['camera_id'])
     detected = await node.get_detections(_image(node, payload.get('image')), **options, stream=stream)
-    return await asyncio.to_thread(asdict, detected)
+    with encoding():
+        return await asyncio.to_thread(asdict, detected)
 
 
 async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
@@ -174,7 +179,8 @@ async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str
         raise InvalidRequest("'images' must be a list of images")
     batch = [_image(node, image) for image in received]
     detected = await node.get_batch_detections(batch, **options)
-    return await asyncio.to_thread(asdict, detected)
+    with encoding():
+        return await asyncio.to_thread(asdict, detected)
 
 
 async def _poses(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:

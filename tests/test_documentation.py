@@ -40,7 +40,7 @@ def test_every_route_is_in_the_readme(tmp_path: Path) -> None:
 
     with patch.dict(os.environ):  # which a node rewrites for upstream
         listed = WholebodyNode(Settings(data_folder=tmp_path)).openapi()['paths']
-    assert len(listed) == 20
+    assert len(listed) == 21
     for path, methods in listed.items():
         for method in methods:
             assert f'`{method.upper()} {path}`' in README or f'`{path}`' in README, f'{method.upper()} {path}'

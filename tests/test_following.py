@@ -17,6 +17,7 @@ from .cards import assert_read, poses_of
 from .mock.loops import MockLoopProcess, running_mock_loop
 from .packages import constant_network, make_package, with_network
 from .processes import NodeProcess, free_port, running_node
+from .scrapes import Scrape
 from .test_node import CARD
 
 CYCLE = 0.5
@@ -370,6 +371,9 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
         assert load.failures == []
         assert version_of(node) == version
         assert load.versions == {'1.0', version}
+        scrape = Scrape.of_node(node.url)
+        assert scrape.by('wholebody_model_switches_total', 'outcome') == {('ok',): 3, ('failed',): 1}
+        assert scrape.by('wholebody_model_info', 'version') == {(version,): 1}
     loop.set_target('1.0')
 
 

@@ -31,7 +31,18 @@ class Bench:
         self.store = ModelStore(folder / 'data')
         self.switched: list[str] = []
         self.broken = False
-        self.updater = ModelUpdater(self.store, files_url='/models', connect=self._connect, switch=self._switch, keep=2)
+        self.refusals = 0
+        self.updater = ModelUpdater(
+            self.store,
+            files_url='/models',
+            connect=self._connect,
+            switch=self._switch,
+            keep=2,
+            on_refusal=self._count_refusal,
+        )
+
+    def _count_refusal(self) -> None:
+        self.refusals += 1
 
     async def _connect(self) -> httpx.AsyncClient:
         return self.client
@@ -101,8 +112,10 @@ async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> 
     for _ in range(3):
         assert 'right_hand_20 missing' in str(await bench.cycle())
     assert not (bench.store.data_folder / 'downloads' / '1.5-abc.zip').exists()
+    assert bench.refusals == 1
     bench.updater.forget()
     await bench.cycle()
+    assert bench.refusals == 2
     assert bench.updater.about()['refused']
     bench.server.content = make_package(tmp_path / 'good.zip').read_bytes()
     assert await bench.cycle() is None

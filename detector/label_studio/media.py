@@ -9,7 +9,9 @@ import asyncio
 import base64
 import binascii
 import re
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol, Self
 from urllib.parse import unquote, unquote_to_bytes
@@ -73,6 +75,8 @@ class TaskImages:
         self._seconds = seconds
         self._turns = asyncio.Semaphore(concurrency)
         self._max_bytes = max_bytes
+        self.observe: Callable[[str, float], object] = lambda outcome, seconds: None
+        """Is told of each image: `ok`, `failed` or `refused`, and the seconds."""
 
     @classmethod
     def of(cls, settings: Settings, connection: Connection | None) -> Self:
@@ -97,18 +101,31 @@ class TaskImages:
         :param task_id: needed for files of cloud storages.
         :raises MediaFault: the address is refused, or there is no image; the text names the setting to change.
         """
-        place = self._addresses.place(address, task_id)
+        try:
+            place = self._addresses.place(address, task_id)
+        except MediaFault:
+            self.observe('refused', 0.0)
+            raise
         if isinstance(place, Inline):
             return await asyncio.to_thread(_decode, place.uri, self._max_bytes)
-        text = shown(str(address))
         async with self._turns:
+            start = time.perf_counter()
             try:
-                async with asyncio.timeout(self._seconds):
-                    return await self._download(place, text)
-            except TimeoutError:
-                raise MediaFault(f'{text}: not here after {self._seconds:g} s (IMAGE_SECONDS)') from None
-            except (LabelStudioFault, httpx.HTTPError) as error:
-                raise MediaFault(f'{text}: {error}') from None
+                data = await self._in_time(place, shown(str(address)))
+            except MediaFault:
+                self.observe('failed', time.perf_counter() - start)
+                raise
+            self.observe('ok', time.perf_counter() - start)
+            return data
+
+    async def _in_time(self, place: Inside | Outside, text: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._download(place, text)
+        except TimeoutError:
+            raise MediaFault(f'{text}: not here after {self._seconds:g} s (IMAGE_SECONDS)') from None
+        except (LabelStudioFault, httpx.HTTPError) as error:
+            raise MediaFault(f'{text}: {error}') from None
 
     def batch(self) -> 'Batch':
         """A stretch of requests in which no address is asked for twice: `async with images.batch() as batch`."""

@@ -506,6 +506,20 @@ async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, ima
     assert len(studio.requests) == 30
 
 
+async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images) -> None:
+    """Once for each that is asked for, with the time that it took; pictures in the address itself are no fetch."""
+    told: list[tuple[str, float]] = []
+    fetching = images(allowed_hosts='none')
+    fetching.observe = lambda outcome, seconds: told.append((outcome, seconds))
+    studio.answer = lambda request: Reply(404, b'') if 'none' in request.path else Reply(200, PICTURE)
+    await fetching.fetch(UPLOAD, task_id=7)
+    await refused(fetching, '/data/upload/1/none.jpg', 'no such file')
+    await refused(fetching, '/api/projects', '/api/projects')
+    await fetching.fetch('data:image/png;base64,aGFsbG8=', task_id=7)
+    assert [outcome for outcome, _ in told] == ['ok', 'failed', 'refused']
+    assert all(0 <= seconds < 10 for _, seconds in told)
+
+
 async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Images) -> None:
     """Concurrently and later; the next batch asks anew."""
     studio.answer = Crowd()

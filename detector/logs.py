@@ -1,0 +1,55 @@
+"""Lines of the log: for people, or one JSON object each; both with the id of the request that they belong to."""
+
+import json
+import logging
+import sys
+import threading
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from .request_context import request_id
+
+_LINE: Final = '%(asctime)s %(levelname)-8s %(name)s: %(message)s'
+log = logging.getLogger('wholebody')
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Time, level, logger, message, and the request's id in brackets."""
+
+    def __init__(self) -> None:
+        super().__init__(_LINE)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        request = request_id()
+        return line if request is None else f'{line} [{request}]'
+
+
+class JsonFormatter(logging.Formatter):
+    """`time` (UTC, ISO 8601), `level`, `logger`, `message`, and, where there are, `request_id` and `exception`.
+
+    In ASCII, so that a terminal's encoding cannot spoil it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            'time': datetime.fromtimestamp(record.created, UTC).isoformat(timespec='milliseconds'),
+            'level': record.levelname,
+            'logger': record.name,
+            'message': record.getMessage(),
+        }
+        request = request_id()
+        if request is not None:
+            line['request_id'] = request
+        if record.exc_info and record.exc_info[0] is not None:
+            line['exception'] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line['stack'] = self.formatStack(record.stack_info)
+        return json.dumps(line)
+
+
+def catch_what_is_not_logged() -> None:
+    """Let warnings and errors that nobody catches become lines of the log too."""
+    logging.captureWarnings(True)
+    sys.excepthook = lambda _, error, __: log.critical('the process fails', exc_info=error)
+    threading.excepthook = lambda details: log.critical('a thread fails', exc_info=details.exc_value)
