@@ -122,7 +122,7 @@ class Image:
     @contextmanager
     def running(self, data: Path, *command: str, **environment: object) -> Iterator[subprocess.Popen[bytes]]:
         """A container that runs a command, by default CMD."""
-        log = self.folder / f'{data.name}.log'
+        log = self.log(data)
         line = self.command_line(command or self.config.command, data, **environment)
         with log.open('wb') as sink:
             process = subprocess.Popen(line, stdout=sink, stderr=sink)
@@ -132,6 +132,10 @@ class Image:
         finally:
             process.kill()
             process.wait()
+
+    def log(self, data: Path) -> Path:
+        """What the container with a data folder has printed."""
+        return self.folder / f'{data.name}.log'
 
     def stop(self, process: subprocess.Popen[bytes], seconds: float) -> int:
         """Send STOPSIGNAL; the exit status.
@@ -151,7 +155,7 @@ class Image:
 def build(folder: Path, **build_arguments: str) -> Image:
     """Build the image of this checkout.
 
-    :param folder: for its layers; not on an overlay itself.
+    :param folder: for its layers, 2 GB; on another file system than `/`, with which layers must not overlap.
     """
     assert os.geteuid() == 0, 'building the image takes root, for mounts'
     all_stages = stages(**build_arguments)
@@ -194,12 +198,14 @@ def _needed(all_stages: list[Stage], last: Stage) -> set[str]:
 def _base(folder: Path) -> Path:
     """What makes this machine look like the base image: its Python in /usr/local, no user 1000."""
     layers = Layers((Path('/'),), folder).make()
-    python = Path(sys.base_prefix) / 'bin'
+    python = Path(sys.base_prefix)
     open_folders = [str(parent) for parent in (python, *python.parents) if parent != Path('/')]
     script = [
         shlex.join(['chmod', 'a+rx', *open_folders]),
-        f'ln -sf {python / "python3.11"} /usr/local/bin/python',
-        f'ln -sf {python / "pip3.11"} /usr/local/bin/pip',
+        'rm -rf /usr/local/lib/python3.11',
+        f'ln -s {python}/lib/python3.11 /usr/local/lib/',
+        f'ln -sf {python}/bin/python3.11 /usr/local/bin/python',
+        f'ln -sf {python}/bin/pip3.11 /usr/local/bin/pip',
         'for name in $(getent passwd 1000 | cut -d: -f1); do userdel $name; done',
         'for name in $(getent group 1000 | cut -d: -f1); do groupdel $name; done',
     ]
@@ -215,24 +221,19 @@ def _run(layers: Layers, instruction: Instruction, config: Config) -> None:
 
 
 def _copy(layers: Layers, origin: tuple[Path, ...] | None, sources: list[str], target: str) -> None:
-    """Copy from the build context, or from another stage.
-
-    What a stage has of the machine below it is not looked for: nothing is copied but what a stage has made.
-    """
+    """Copy from the build context, as root's, or from the files of another stage."""
+    script = ['set -e']
+    tree = PROJECT
+    if origin is not None:
+        tree = layers.root  # empty between runs
+        options = f'lowerdir={":".join(map(str, origin))}'
+        script.append(shlex.join(['mount', '-t', 'overlay', 'overlay', '-o', options, str(tree)]))
     for source in sources:
-        if origin is None:
-            found = PROJECT / source
-        else:
-            found = next(path for layer in origin if (path := layer / source.lstrip('/')).exists())
-            assert found.is_relative_to(layers.folder.parent), f'{source} is not of the stage'
+        found = tree / source.lstrip('/')
         into = layers.upper / target.lstrip('/')
         if target.endswith('/'):
             into /= found.name
         into.parent.mkdir(parents=True, exist_ok=True)
-        if found.is_dir():
-            into.mkdir(exist_ok=True)
-            subprocess.run(['cp', '--archive', f'{found}/.', into], check=True)
-        else:
-            subprocess.run(['cp', '--archive', found, into], check=True)
-        if origin is None:
-            subprocess.run(['chown', '--recursive', '0:0', into], check=True)
+        owner = ['--no-preserve=ownership'] if origin is None else []
+        script.append(shlex.join(['cp', '--archive', *owner, '--no-target-directory', str(found), str(into)]))
+    subprocess.run(['unshare', '--mount', 'sh', '-c', '\n'.join(script)], check=True)

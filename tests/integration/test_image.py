@@ -29,7 +29,7 @@ STOP_SECONDS = 8
 @pytest.fixture(scope='module')
 def image() -> Iterator[Image]:
     """The image of this checkout, in its default variant."""
-    with tempfile.TemporaryDirectory(prefix='wholebody-image-') as folder:
+    with tempfile.TemporaryDirectory(prefix='wholebody-image-', dir='/dev/shm') as folder:
         yield build(Path(folder))
 
 
@@ -38,7 +38,7 @@ def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_pa
     port, data = free_port(), tmp_path / 'node'
     environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port}
     with image.running(data, **environment) as process:
-        _wait(f'http://127.0.0.1:{port}/ready', process)
+        _wait(f'http://127.0.0.1:{port}/ready', process, image.log(data))
         assert image.is_healthy(data, **environment)
         answer = httpx.post(
             f'http://127.0.0.1:{port}/poses', files={'file': EXAMPLE_CARD.read_bytes()}, timeout=30
@@ -91,7 +91,7 @@ def test_the_mock_loop_runs_in_it(image: Image, tmp_path: Path) -> None:
     probe = image.command_line(check[1:], data, entrypoint=check[:1])
     assert subprocess.run(probe, capture_output=True, check=False).returncode != 0
     with image.running(data, *command) as process:
-        _wait(f'http://127.0.0.1:{port}/api/status', process)
+        _wait(f'http://127.0.0.1:{port}/api/status', process, image.log(data))
         assert subprocess.run(probe, capture_output=True, check=False).returncode == 0
         assert image.stop(process, STOP_SECONDS) == 0
 
@@ -127,7 +127,7 @@ def _venv(image: Image) -> Path:
     return next(path for layer in image.layers if (path := layer / 'venv').is_dir())
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -136,5 +136,5 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    assert process.poll() is None, f'it ended with {process.returncode}'
-    raise AssertionError(f'{url} does not answer')
+    assert process.poll() is None, f'it ended with {process.returncode}: {log.read_text()}'
+    raise AssertionError(f'{url} does not answer: {log.read_text()}')
