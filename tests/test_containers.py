@@ -233,6 +233,27 @@ def test_the_replicas_are_those_of_the_proxy(compose: dict[str, Any]) -> None:
     assert [port.split(':')[1] for port in compose['services']['proxy']['ports']] == [bound]
 
 
+def test_monitoring_finds_the_nodes_and_its_files(compose: dict[str, Any]) -> None:
+    """Prometheus asks services at a node's port, and reads the rules beside it; Grafana asks Prometheus."""
+    folder = PROJECT / 'detector' / 'monitoring'
+    mounts = {
+        name: dict(volume.split(':')[:2][::-1] for volume in compose['services'][name]['volumes'])
+        for name in ('prometheus', 'grafana')
+    }
+    prometheus = yaml.safe_load((folder / 'prometheus-compose.yml').read_text())
+    (job,) = prometheus['scrape_configs']
+    (known,), (asked,) = job['static_configs'], job['dns_sd_configs']
+    assert known['targets'] == ['node:8004']
+    assert (asked['names'], asked['port']) == (['node-2'], 8004)
+    assert {f'/etc/prometheus/{name}' for name in prometheus['rule_files']} < set(mounts['prometheus'])
+    (source,) = yaml.safe_load((folder / 'grafana-datasources.yml').read_text())['datasources']
+    assert source['url'] == 'http://prometheus:9090'
+    (provider,) = yaml.safe_load((folder / 'grafana-dashboards.yml').read_text())['providers']
+    home = compose['services']['grafana']['environment']['GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH']
+    assert provider['options']['path'] == str(Path(home).parent)
+    assert home in mounts['grafana']
+
+
 def _interpolated(text: str) -> str:
     """With the defaults of its variables."""
     return re.sub(r'\$\{\w+:-([^}]*)\}', r'\1', text)

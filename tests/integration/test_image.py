@@ -3,6 +3,7 @@
 Not shown by this: the base image, which is this machine here, and Docker itself.
 """
 
+import itertools
 import os
 import subprocess
 import tempfile
@@ -106,11 +107,9 @@ def test_there_is_no_pip_and_no_compiler_in_it(image: Image) -> None:
 
 @pytest.mark.parametrize(
     ('lock', 'platform'),
-    [
-        ('requirements.lock', 'x86_64-manylinux_2_36'),
-        ('requirements.lock', 'aarch64-manylinux_2_36'),
-        ('requirements-cuda.lock', 'x86_64-manylinux_2_36'),
-    ],
+    itertools.product(
+        ('requirements.lock', 'requirements-cuda.lock'), ('x86_64-manylinux_2_36', 'aarch64-manylinux_2_36')
+    ),
 )
 def test_every_pin_has_a_wheel(lock: str, platform: str, tmp_path: Path) -> None:
     """For the base image's glibc, as the registry says now; nothing is downloaded but descriptions."""

@@ -228,7 +228,10 @@ def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> 
 
 @dataclass
 class Echo:
-    """A server that answers with its name, and remembers what it was asked; `/ready` apart."""
+    """A server that answers with its name, and remembers what it was asked; `/ready` apart.
+
+    :param status: 0: it hangs up without an answer.
+    """
 
     name: str
     status: int = 200
@@ -250,6 +253,9 @@ class Echo:
                 else:
                     status = echo.status
                     echo.asked.append(self.path)
+                if not status:
+                    self.close_connection = True
+                    return
                 body = json.dumps({'name': echo.name, 'for': self.headers.get('X-Forwarded-For')}).encode()
                 self.send_response(status)
                 self.send_header('Content-Length', str(len(body)))
@@ -309,6 +315,19 @@ def test_what_one_node_refuses_the_other_is_asked(echoes: tuple[str, Echo, Echo]
         assert httpx.post(f'{proxy}/predict', content=b'x' * size).json()['name'] == 'second'
     assert {httpx.post(f'{proxy}/detect').status_code for _ in range(4)} == {200, 503}
     assert first.asked.count('/detect') == second.asked.count('/detect') == 2
+
+
+def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str, Echo, Echo]) -> None:
+    """Frames, and requests that are too large to be kept: 502 in JSON, when their node goes away."""
+    proxy, first, second = echoes
+    first.status = 0
+    for _ in range(4):
+        assert httpx.post(f'{proxy}/predict', content=b'x' * 1000).json()['name'] == 'second'
+    for path, size in (('/detect', 1000), ('/predict', 1_000_000)):
+        answers = [httpx.post(proxy + path, content=b'x' * size) for _ in range(4)]
+        lost = [answer.json() for answer in answers if answer.status_code == 502]
+        assert lost == [{'detail': 'the node went away: try again'}] * 2, path
+    assert second.asked.count('/detect') == 2
 
 
 def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo]) -> None:
