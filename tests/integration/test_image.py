@@ -97,8 +97,8 @@ def test_the_mock_loop_runs_in_it(image: Image, tmp_path: Path) -> None:
         assert image.stop(process, STOP_SECONDS) == 0
 
 
-def test_there_is_no_pip_and_no_compiler_in_it(image: Image) -> None:
-    """What nobody needs at run time cannot be misused."""
+def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
+    """What nobody needs at run time cannot be misused; the embedded model's files came along."""
     found = {path.name for path in (_venv(image) / 'bin').iterdir()}
     assert 'wholebody' in found
     assert not {name for name in found if name.startswith('pip')}
