@@ -1,26 +1,68 @@
 # syntax=docker/dockerfile:1
-# Works on amd64 and arm64: every pinned package has wheels for both (OpenVINO wants glibc 2.35 on arm64).
+# For amd64 and arm64: every pinned package has wheels for both (OpenVINO wants glibc 2.35 on arm64).
+# A digest fixes the base image for good: --build-arg PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:…
+ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
+# cpu, or cuda for NVIDIA GPUs
+ARG VARIANT=cpu
 
-FROM python:3.11-slim-bookworm AS build
-RUN python -m venv /venv
+FROM ${PYTHON_IMAGE} AS packages-cpu
+# without pip, since nothing is installed into it later
+RUN python -m venv --without-pip /venv
 COPY requirements.lock /src/
 # --no-deps: the lock is complete, and rtmlib's GUI builds of OpenCV must not come back
-RUN /venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r /src/requirements.lock
+RUN pip --python /venv/bin/python install --no-cache-dir --only-binary=:all: --no-deps --require-hashes \
+    -r /src/requirements.lock
+
+# CUDA and cuDNN come as pinned packages too, so that both variants share one base image
+FROM packages-cpu AS packages-cuda
+COPY requirements-cuda.lock /src/
+RUN pip --python /venv/bin/python uninstall --yes onnxruntime \
+    && pip --python /venv/bin/python install --no-cache-dir --only-binary=:all: --no-deps --require-hashes \
+    -r /src/requirements-cuda.lock
+
+# hadolint ignore=DL3006
+FROM packages-${VARIANT} AS packages
 COPY pyproject.toml README.md LICENSE /src/
 COPY detector /src/detector
 COPY model_files /src/model_files
-RUN /venv/bin/pip install --no-cache-dir --no-deps /src
+RUN pip --python /venv/bin/python install --no-cache-dir --no-deps /src
 
-FROM python:3.11-slim-bookworm
-RUN useradd --create-home --uid 1000 wholebody && install -d -o wholebody /data
-COPY --from=build /venv /venv
+FROM ${PYTHON_IMAGE} AS image-cpu
+RUN groupadd --gid 1000 wholebody \
+    && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --no-log-init --shell /usr/sbin/nologin wholebody \
+    && install --directory --owner 1000 --group 1000 /data
+COPY --from=packages /venv /venv
 COPY mock /app/mock
-ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 DATA_FOLDER=/data
+# Only /data and /tmp are written to: the root file system may be read-only. HOME is where libraries keep caches.
+ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    NICEGUI_STORAGE_PATH=/tmp/nicegui \
+    DATA_FOLDER=/data
 WORKDIR /app
-USER wholebody
+USER 1000:1000
 VOLUME /data
 EXPOSE 8004
-HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD \
-    ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('BACKEND_PORT', '8004') + '/ready', timeout=2)"]
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD \
+    ["python", "-I", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('BACKEND_PORT') or '8004') + '/ready', timeout=2)"]
 ENTRYPOINT ["wholebody"]
 CMD ["serve"]
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Whole-body pose node" \
+    org.opencontainers.image.description="Whole-body pose (133 COCO-WholeBody keypoints) as a Learning Loop detector node" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.revision="${REVISION}" \
+    org.opencontainers.image.licenses="Apache-2.0"
+
+FROM image-cpu AS image-cuda
+# What NVIDIA's container runtime brings in from the host, and where compiled kernels are kept
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    CUDA_CACHE_PATH=/data/cuda \
+    DEVICE=cuda
+
+# hadolint ignore=DL3006
+FROM image-${VARIANT}

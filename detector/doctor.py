@@ -17,10 +17,10 @@ from .engine import EngineOptions, PoseEngine
 from .errors import WholebodyError
 from .model_package import open_package, unpack
 from .model_store import ModelStore
-from .runtimes import Backend, usable_cpus
+from .runtimes import Backend, installed_version, usable_cpus
 from .settings import Settings
 
-_PACKAGES: Final = ('learning-loop-node', 'rtmlib', 'onnxruntime', 'openvino', 'opencv-python-headless')
+_PACKAGES: Final = ('learning-loop-node', 'rtmlib')
 _RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
 _TIMEOUT_SECONDS: Final = 5
 
@@ -78,7 +78,7 @@ def _packages() -> str:
             found.append(f'{name} {version(name)}')
         except PackageNotFoundError:
             raise _Failed(f'{name} is not installed') from None
-    return ', '.join(found)
+    return ', '.join([*found, *map(installed_version, _RUNTIMES)])
 
 
 def _single_opencv() -> str:

@@ -1,7 +1,6 @@
 """Which runtime and precision run a package: what the settings ask for, or the fastest on this machine."""
 
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -17,7 +16,17 @@ import numpy as np
 
 from .errors import RuntimeUnavailable
 from .model_package import ModelPackage
-from .runtimes import Backend, Precision, Runtime, cpu_flags, installed_for, is_installed, open_runtime, usable_cpus
+from .runtimes import (
+    Backend,
+    Precision,
+    Runtime,
+    cpu_flags,
+    installed_for,
+    installed_version,
+    is_installed,
+    open_runtime,
+    usable_cpus,
+)
 
 log = logging.getLogger('wholebody.engine')
 
@@ -159,7 +168,7 @@ def _noise(count: int, size: tuple[int, int]) -> Any:
 def _key(package: ModelPackage, backends: list[Backend]) -> str:
     """What an outcome depends on: networks, machine, CPUs that may be used, versions."""
     spec = package.wholebody
-    versions = [importlib.metadata.version(name) for name in backends]
+    versions = [installed_version(name) for name in backends]
     parts = [spec.detector.sha256, spec.estimator.sha256, _processor(), usable_cpus(), *backends, *versions]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

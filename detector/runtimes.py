@@ -3,6 +3,7 @@
 The three are imported only when asked for, since each costs start-up time and memory.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 from abc import ABC, abstractmethod
@@ -19,6 +20,11 @@ Backend = Literal['onnxruntime', 'openvino', 'opencv']
 Precision = Literal['f32', 'bf16']
 
 _PACKAGES: Final[dict[Backend, str]] = {'onnxruntime': 'onnxruntime', 'openvino': 'openvino', 'opencv': 'cv2'}
+_DISTRIBUTIONS: Final[dict[Backend, tuple[str, ...]]] = {
+    'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),  # one package under two names: without and with CUDA
+    'openvino': ('openvino',),
+    'opencv': ('opencv-python-headless',),
+}
 
 
 class Runtime(ABC):
@@ -74,6 +80,20 @@ def open_runtime(
 
 def is_installed(backend_type: Backend) -> bool:
     return importlib.util.find_spec(_PACKAGES[backend_type]) is not None
+
+
+def installed_version(backend_type: Backend) -> str:
+    """Name and version of the distribution that a runtime came with, e.g. `onnxruntime-gpu 1.31.1`.
+
+    :raises RuntimeUnavailable: it is not installed.
+    """
+    names = _DISTRIBUTIONS[backend_type]
+    for name in names:
+        try:
+            return f'{name} {importlib.metadata.version(name)}'
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise RuntimeUnavailable(f'{" or ".join(names)} is not installed')
 
 
 def installed_for(device: str) -> list[Backend]:
@@ -134,6 +154,8 @@ class _OnnxRuntime(Runtime):
 
         _only_f32('onnxruntime', precision)
         provider, options = _execution_provider(device, compiled)
+        if device.startswith(('cuda', 'tensorrt')):
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeUnavailable(f'DEVICE={device}: this build of onnxruntime has no {provider}')
         session_options = onnxruntime.SessionOptions()

@@ -96,7 +96,7 @@ def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterat
     :param ready: wait for a model; else for the process only.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = int(settings.get('BACKEND_PORT') or free_port())
     data_folder = folder / 'data'
     environment = clean_environment(
         **{'DATA_FOLDER': data_folder, 'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port} | settings

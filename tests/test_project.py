@@ -9,8 +9,6 @@ from pathlib import Path
 
 import yaml
 
-from detector.settings import Settings, environment_name
-
 from .processes import PROJECT
 
 
@@ -48,39 +46,26 @@ def test_nothing_that_must_not_be_is_committed() -> None:
             assert not registries.search(path.read_text()), path
 
 
-def test_the_compose_file_parses_and_sets_real_settings() -> None:
-    """Services, ports and volumes are what the README says; our variables exist."""
-    compose = yaml.safe_load((PROJECT / 'docker-compose.yml').read_text())
-    services = compose['services']
-    assert {'node', 'label-studio'} <= set(services)
+def test_label_studio_and_its_users_find_the_node() -> None:
+    """Ports that the README names; Label Studio lets a backend in its own network be."""
+    services = yaml.safe_load((PROJECT / 'docker-compose.yml').read_text())['services']
     assert services['node']['ports'] == ['8004:8004', '9090:8004']
-    assert set(services['node']['environment']) <= {environment_name(field) for field in Settings.model_fields}
     assert services['label-studio']['environment']['USE_DEFAULT_BANNED_SUBNETS'] == 'false'
-    used = {volume.split(':')[0] for service in services.values() for volume in service.get('volumes', [])}
-    assert used == set(compose['volumes'])
-
-
-def test_the_dockerfile_copies_what_exists_and_runs_unprivileged() -> None:
-    """Every COPY from the context names a file that .dockerignore lets in; a user is set before the entry point."""
-    lines = (PROJECT / 'Dockerfile').read_text().replace('\\\n', ' ').splitlines()
-    allowed = {line[1:] for line in (PROJECT / '.dockerignore').read_text().splitlines() if line.startswith('!')}
-    copied = {
-        source for line in lines if line.startswith('COPY ') and '--from' not in line for source in line.split()[1:-1]
-    }
-    assert copied
-    for source in copied:
-        assert (PROJECT / source).exists(), source
-    assert copied <= allowed
-    words = [line.split(' ')[0] for line in lines]
-    assert words.index('USER') < words.index('ENTRYPOINT')
-    assert any('--no-deps --require-hashes' in line for line in lines)
-    assert 'HEALTHCHECK' in words
 
 
 def test_ci_runs_everything() -> None:
     """Format, lint, types, tests, integration; the script can be executed."""
     script = PROJECT / '.ci' / 'run'
     text = script.read_text()
-    for step in ('ruff format --check', 'ruff check', 'uv run mypy', 'uv run pytest\n', 'pytest --integration'):
+    for step in (
+        'ruff format --check',
+        'ruff check',
+        'uv run mypy',
+        'hadolint',
+        'check-jsonschema',
+        'shellcheck',
+        'uv run pytest\n',
+        'pytest --integration',
+    ):
         assert step in text
     assert os.access(script, os.X_OK)

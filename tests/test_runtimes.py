@@ -94,6 +94,21 @@ def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkey
         runtimes.installed_for('cpu')
 
 
+def test_onnxruntime_is_known_under_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variant `cuda` of the image has onnxruntime-gpu in place of onnxruntime."""
+
+    def version(name: str) -> str:
+        if name == 'onnxruntime-gpu':
+            return '1.2.3'
+        raise runtimes.importlib.metadata.PackageNotFoundError(name)
+
+    assert runtimes.installed_version('onnxruntime').startswith('onnxruntime 1.')
+    monkeypatch.setattr(runtimes.importlib.metadata, 'version', version)
+    assert runtimes.installed_version('onnxruntime') == 'onnxruntime-gpu 1.2.3'
+    with pytest.raises(RuntimeUnavailable, match='openvino is not installed'):
+        runtimes.installed_version('openvino')
+
+
 def test_the_runtime_says_what_it_is(embedded: ModelPackage) -> None:
     """Operators see it in /about."""
     runtime: Runtime = open_runtime(embedded.detector_path)

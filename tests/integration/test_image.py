@@ -1,0 +1,134 @@
+"""The image: its RUN steps, and containers as docker-compose.yml makes them, without a Docker engine.
+
+Not shown by this: the base image, which is this machine here, and Docker itself.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from detector import images
+from detector.embedded import EXAMPLE_CARD
+
+from ..processes import PROJECT, free_port
+from .image_build import Image, build
+
+pytestmark = pytest.mark.integration
+
+START_SECONDS = 60
+STOP_SECONDS = 8
+
+
+@pytest.fixture(scope='module')
+def image() -> Iterator[Image]:
+    """The image of this checkout, in its default variant."""
+    with tempfile.TemporaryDirectory(prefix='wholebody-image-', dir='/dev/shm') as folder:
+        yield build(Path(folder))
+
+
+def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_path: Path) -> None:
+    """It becomes healthy, reads the example card, keeps everything in /data, and ends with 0 when it is told to."""
+    port, data = free_port(), tmp_path / 'node'
+    environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port}
+    with image.running(data, **environment) as process:
+        _wait(f'http://127.0.0.1:{port}/ready', process, image.log(data))
+        assert image.is_healthy(data, **environment)
+        answer = httpx.post(
+            f'http://127.0.0.1:{port}/poses', files={'file': EXAMPLE_CARD.read_bytes()}, timeout=30
+        ).json()
+        assert len(answer['poses']) == 2
+        status = Path(f'/proc/{process.pid}/status').read_text()
+        mounts = Path(f'/proc/{process.pid}/mountinfo').read_text()
+        assert image.stop(process, STOP_SECONDS) == 0
+    assert not image.is_healthy(data, **environment)
+    facts = dict(line.split(':\t') for line in status.splitlines() if ':\t' in line)
+    assert facts['Uid'].split() == ['1000'] * 4
+    assert {int(facts[name], 16) for name in ('CapInh', 'CapPrm', 'CapEff', 'CapBnd')} == {0}
+    assert facts['NoNewPrivs'] == '1'
+    assert any(' / / ro,' in line for line in mounts.splitlines())
+    assert {path.stat().st_uid for path in data.rglob('*')} == {1000}
+    assert (data / 'uuids.json').is_file()
+
+
+def test_nothing_but_data_and_tmp_can_be_written(image: Image, tmp_path: Path) -> None:
+    """Asked of the container itself."""
+    program = """
+import os
+for folder in ('/', '/app', '/venv', '/usr/local', '/data', '/tmp'):
+    try:
+        open(os.path.join(folder, 'probe'), 'w').close()
+        print(folder)
+    except OSError as error:
+        assert error.errno in (13, 30), error
+"""
+    line = image.command_line(['-c', program], tmp_path / 'probe', entrypoint=['python'])
+    written = subprocess.run(line, capture_output=True, text=True, check=True).stdout
+    assert written.split() == ['/data', '/tmp']
+
+
+def test_every_command_finds_its_packages(image: Image, tmp_path: Path) -> None:
+    """`wholebody doctor` is content: all runtimes read the card, one OpenCV, the data folder can be written."""
+    ended = subprocess.run(
+        image.command_line(['doctor'], tmp_path / 'doctor'), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count('✓') >= 8
+
+
+def test_the_mock_loop_runs_in_it(image: Image, tmp_path: Path) -> None:
+    """With the command and the health check that docker-compose.yml gives it."""
+    service = yaml.safe_load((PROJECT / 'docker-compose.yml').read_text())['services']['mock-loop']
+    port, data = free_port(), tmp_path / 'mock-loop'
+    command = [{'0.0.0.0': '127.0.0.1', '5005': str(port)}.get(word, word) for word in service['command']]
+    _, *check = [word.replace('5005', str(port)) for word in service['healthcheck']['test']]
+    probe = image.command_line(check[1:], data, entrypoint=check[:1])
+    assert subprocess.run(probe, capture_output=True, check=False).returncode != 0
+    with image.running(data, *command) as process:
+        _wait(f'http://127.0.0.1:{port}/api/status', process, image.log(data))
+        assert subprocess.run(probe, capture_output=True, check=False).returncode == 0
+        assert image.stop(process, STOP_SECONDS) == 0
+
+
+def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
+    """What nobody needs at run time cannot be misused; the embedded model's files came along."""
+    found = {path.name for path in (_venv(image) / 'bin').iterdir()}
+    assert 'wholebody' in found
+    assert not {name for name in found if name.startswith('pip')}
+    assert images.read(_venv(image) / 'lib/python3.11/site-packages/detector/model_files/test-card.jpg').size
+
+
+@pytest.mark.parametrize('platform', ['x86_64-manylinux_2_36', 'aarch64-manylinux_2_36'])
+@pytest.mark.parametrize('lock', ['requirements.lock', 'requirements-cuda.lock'])
+def test_every_pin_has_a_wheel(lock: str, platform: str, tmp_path: Path) -> None:
+    """For the base image's glibc, as the registry says now; nothing is downloaded but descriptions."""
+    command = ['uv', 'pip', 'install', '--dry-run', '--target', str(tmp_path / 'nothing'), '--python-version', '3.11']
+    command += ['--python-platform', platform, '--only-binary', ':all:', '--no-deps', '--require-hashes']
+    ended = subprocess.run(
+        [*command, '-r', str(PROJECT / lock)], capture_output=True, text=True, check=False, timeout=300, env=os.environ
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert 'Would install' in ended.stderr
+
+
+def _venv(image: Image) -> Path:
+    return next(path for layer in image.layers if (path := layer / 'venv').is_dir())
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    assert process.poll() is None, f'it ended with {process.returncode}: {log.read_text()}'
+    raise AssertionError(f'{url} does not answer: {log.read_text()}')

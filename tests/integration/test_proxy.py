@@ -1,0 +1,351 @@
+"""The proxy before two replicas: Debian's HAProxy with the very configuration that docker-compose.yml mounts."""
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+import socketio
+
+from detector import images
+from detector.limits import MAX_LABEL_STUDIO_BYTES
+from detector.model_store import ModelStore
+
+from ..cards import assert_read, make_card, poses_of
+from ..packages import make_package
+from ..processes import PROJECT, NodeProcess, free_port, running_node
+from .debian import program
+
+pytestmark = pytest.mark.integration
+
+CARD = images.encode_jpeg(make_card(), quality=90)
+VERSIONS = ('1.1', '1.2')
+"""Of the models of the two nodes, so that answers tell who gave them."""
+CHECK_SECONDS = 10
+"""In which HAProxy notices that a node comes or goes: two checks, 2 s apart, and their time-outs."""
+
+
+@pytest.fixture(scope='session')
+def haproxy() -> Path:
+    return program('haproxy', 'haproxy')
+
+
+@contextmanager
+def running_proxy(haproxy: Path, folder: Path, first: int, second: int) -> Iterator[str]:
+    """HAProxy before two ports; its address. Only the addresses of its configuration are replaced."""
+    port = free_port()
+    text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
+    for old, new in ((' node:8004', first), (' node-2:8004', second), ('bind :8080', port)):
+        assert old in text
+        text = text.replace(old, f'{old[: -len(old.lstrip())]}{"bind " if "bind" in old else ""}127.0.0.1:{new}')
+    configuration = folder / 'haproxy.cfg'
+    configuration.write_text(text)
+    checked = subprocess.run([haproxy, '-c', '-f', configuration], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    assert 'WARNING' not in checked.stderr.upper(), checked.stderr
+    log = folder / 'haproxy.log'
+    with log.open('wb') as sink:
+        process = subprocess.Popen([haproxy, '-W', '-db', '-f', configuration], stdout=sink, stderr=sink)
+    try:
+        wait_until(lambda: process.poll() is None and _answers(f'http://127.0.0.1:{port}'), log.read_text)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(f'{url}/health', timeout=5)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def wait_until(condition: object, explain: object = str, seconds: float = CHECK_SECONDS) -> None:
+    """:raises AssertionError: it does not come true in time."""
+    assert callable(condition)
+    assert callable(explain)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, explain()
+        time.sleep(0.1)
+
+
+# ---------------------------------------------------------------- real nodes
+
+
+@contextmanager
+def replica(folder: Path, version: str) -> Iterator[NodeProcess]:
+    """A node with a model of its own version."""
+    package = make_package(folder.with_suffix('.zip'), version=version)
+    ModelStore(folder / 'data').install(package)
+    with running_node(folder, DEADLINE=60) as node:
+        yield node
+
+
+@pytest.fixture(scope='module')
+def replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, NodeProcess]]:
+    folder = tmp_path_factory.mktemp('replicas')
+    with replica(folder / 'first', VERSIONS[0]) as first, replica(folder / 'second', VERSIONS[1]) as second:
+        yield first, second
+
+
+@pytest.fixture(scope='module')
+def proxy(
+    haproxy: Path, replicas: tuple[NodeProcess, NodeProcess], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    first, second = replicas
+    with running_proxy(haproxy, tmp_path_factory.mktemp('proxy'), first.port, second.port) as url:
+        yield url
+
+
+def version(proxy: str) -> str:
+    """Of the node that reads the card."""
+    answer = httpx.post(f'{proxy}/poses', files={'file': CARD}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()['model_version'])
+
+
+def test_both_nodes_work(proxy: str) -> None:
+    """Requests are spread over them."""
+    assert len({version(proxy) for _ in range(6)}) == 2
+
+
+def test_the_backend_of_label_studio_answers_through_it(proxy: str) -> None:
+    """Set-up, health, a prediction for a task with its image in it."""
+    assert httpx.get(f'{proxy}/health').json()['status'] == 'UP'
+    answer = httpx.post(f'{proxy}/setup', json={'project': '1', 'schema': '<View></View>'}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    answer = httpx.post(f'{proxy}/predict', json=_tasks(), timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()['results'][0]['result']) > 2
+
+
+def _tasks(padding: int = 0) -> dict[str, object]:
+    import base64
+
+    image = 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()
+    return {'tasks': [{'id': 1, 'data': {'image': image}, 'meta': 'x' * padding}], 'project': '1.1'}
+
+
+def test_large_bodies_go_through(proxy: str) -> None:
+    """Hundreds of tasks with all they hold: nothing on the way has a limit below the node's."""
+    answer = httpx.post(f'{proxy}/predict', json=_tasks(padding=100 * 1024**2), timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()['results'][0]['result']) > 2
+
+
+def test_the_nodes_limits_are_heard_through_it(proxy: str) -> None:
+    """The refusal is the node's own, also while the body is still being sent."""
+    answer = httpx.post(f'{proxy}/predict', content=bytes(MAX_LABEL_STUDIO_BYTES + 1), timeout=120)
+    assert answer.status_code == 413
+    assert 'limit' in answer.json()['detail']
+
+
+@pytest.mark.parametrize('transport', ['websocket', 'polling'])
+def test_socketio_goes_through_it(proxy: str, transport: str) -> None:
+    """A polling client's many requests all reach the node that knows it."""
+    client = socketio.Client(reconnection=False)
+    client.connect(proxy, socketio_path='/ws/socket.io', transports=[transport])
+    connections = client.eio.ws, client.eio.http
+    try:
+        image = {'format': 'jpeg', 'bytes': CARD}
+        for _ in range(5):
+            assert_read(poses_of(client.call('detect', {'image': image}, timeout=30)))
+        versions = {client.call('poses', {'image': image}, timeout=30)['model_version'] for _ in range(5)}
+        assert len(versions) == 1
+    finally:
+        client.disconnect()
+        for connection in filter(None, connections):
+            connection.close()
+
+
+def test_a_nodes_own_affairs_are_not_shown(proxy: str) -> None:
+    """Whose model version, outbox or figures would they be?"""
+    for path in (
+        '/about',
+        '/model_version',
+        '/outbox',
+        '/outbox/x/image',
+        '/metrics',
+        '/ui',
+        '/ui/x',
+        '/operation_mode',
+    ):
+        answer = httpx.get(proxy + path)
+        assert answer.status_code == 421, path
+        assert 'own' in answer.json()['detail']
+    assert httpx.put(f'{proxy}/model_version', content='pause').status_code == 421
+
+
+def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> None:
+    """Predictions under way on the killed node are asked of the other; it is asked again once it is back."""
+    with (
+        replica(tmp_path / 'first', VERSIONS[0]) as first,
+        replica(tmp_path / 'second', VERSIONS[1]) as second,
+        running_proxy(haproxy, tmp_path, first.port, second.port) as proxy,
+    ):
+        assert len({version(proxy) for _ in range(6)}) == 2
+        outcomes: Counter[int] = Counter()
+        stop = threading.Event()
+
+        def ask() -> None:
+            while not stop.is_set():
+                outcomes[httpx.post(f'{proxy}/predict', json=_tasks(), timeout=60).status_code] += 1
+
+        with ThreadPoolExecutor(4) as pool:
+            asking = [pool.submit(ask) for _ in range(4)]
+            wait_until(lambda: outcomes[200] >= 10, seconds=60)
+            before = outcomes[200]
+            first.process.kill()
+            try:
+                wait_until(lambda: outcomes[200] >= before + 30, lambda: str(outcomes), seconds=90)
+            finally:
+                stop.set()
+            for answer in asking:
+                answer.result()
+        assert set(outcomes) == {200}
+        assert {version(proxy) for _ in range(4)} == {f'test-card {VERSIONS[1]}'}
+        with running_node(first.data_folder.parent, DEADLINE=60, BACKEND_PORT=first.port):
+            wait_until(lambda: version(proxy) == f'test-card {VERSIONS[0]}', seconds=2 * CHECK_SECONDS)
+
+
+# ---------------------------------------------------------------- servers that say who they are
+
+
+@dataclass
+class Echo:
+    """A server that answers with its name, and remembers what it was asked; `/ready` apart.
+
+    :param status: 0: it hangs up without an answer.
+    """
+
+    name: str
+    status: int = 200
+    ready: int = 200
+    asked: list[str] = field(default_factory=list)
+    port: int = 0
+
+    @contextmanager
+    def running(self) -> Iterator['Echo']:
+        echo = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get('Content-Length', 0)))
+                if self.path == '/ready':
+                    status = echo.ready
+                else:
+                    status = echo.status
+                    echo.asked.append(self.path)
+                if not status:
+                    self.close_connection = True
+                    return
+                body = json.dumps({'name': echo.name, 'for': self.headers.get('X-Forwarded-For')}).encode()
+                self.send_response(status)
+                self.send_header('Content-Length', str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+            self.port = server.server_port
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield self
+            server.shutdown()
+
+
+@pytest.fixture
+def echoes(haproxy: Path, tmp_path: Path) -> Iterator[tuple[str, Echo, Echo]]:
+    with (
+        Echo('first').running() as first,
+        Echo('second').running() as second,
+        running_proxy(haproxy, tmp_path, first.port, second.port) as proxy,
+    ):
+        yield proxy, first, second
+
+
+def names(proxy: str, path: str, count: int = 8) -> Counter[str]:
+    return Counter(httpx.post(proxy + path, content=b'x').json()['name'] for _ in range(count))
+
+
+def test_corrections_have_one_addressee(echoes: tuple[str, Echo, Echo]) -> None:
+    """The first node, and the second while the first is not ready."""
+    proxy, first, _ = echoes
+    assert names(proxy, '/webhook') == {'first': 8}
+    first.ready = 503
+    wait_until(lambda: names(proxy, '/webhook', 1) == {'second': 1})
+    first.ready = 200
+    wait_until(lambda: names(proxy, '/webhook', 1) == {'first': 1})
+
+
+def test_polling_clients_come_back_to_their_node(echoes: tuple[str, Echo, Echo]) -> None:
+    """By their address; everything else is spread."""
+    proxy, _, _ = echoes
+    assert len(names(proxy, '/ws/socket.io/?EIO=4&transport=polling')) == 1
+    assert len(names(proxy, '/detect')) == 2
+    assert httpx.post(f'{proxy}/detect').json()['for'] == '127.0.0.1'
+
+
+@pytest.mark.parametrize('size', [10, 200_000])
+def test_what_one_node_refuses_the_other_is_asked(echoes: tuple[str, Echo, Echo], size: int) -> None:
+    """What may be computed twice, that is; a frame that may already be in an outbox is not."""
+    proxy, first, second = echoes
+    first.status = 503
+    for _ in range(4):
+        assert httpx.post(f'{proxy}/predict', content=b'x' * size).json()['name'] == 'second'
+    assert {httpx.post(f'{proxy}/detect').status_code for _ in range(4)} == {200, 503}
+    assert first.asked.count('/detect') == second.asked.count('/detect') == 2
+
+
+def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str, Echo, Echo]) -> None:
+    """Frames, and requests that are too large to be kept: 502 in JSON, when their node goes away."""
+    proxy, first, second = echoes
+    first.status = 0
+    for _ in range(4):
+        assert httpx.post(f'{proxy}/predict', content=b'x' * 1000).json()['name'] == 'second'
+    for path, size in (('/detect', 1000), ('/predict', 1_000_000)):
+        answers = [httpx.post(proxy + path, content=b'x' * size) for _ in range(4)]
+        lost = [answer.json() for answer in answers if answer.status_code == 502]
+        assert lost == [{'detail': 'the node went away: try again'}] * 2, path
+    assert second.asked.count('/detect') == 2
+
+
+def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo]) -> None:
+    """`/ready` decides, not the port; with none ready there is a JSON answer that says when to come back."""
+    proxy, first, second = echoes
+    first.ready = 503
+    wait_until(lambda: names(proxy, '/detect', 4) == {'second': 4})
+    second.ready = 503
+    wait_until(lambda: httpx.post(f'{proxy}/detect').status_code == 503)
+    answer = httpx.post(f'{proxy}/predict')
+    assert answer.status_code == 503
+    assert answer.json() == {'detail': 'no node is ready'}
+    assert answer.headers['Retry-After'] == '5'
+
+
+def test_time_outs_are_longer_than_label_studios() -> None:
+    """Which gives up after 100 s."""
+    text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
+    found = {name: int(value) for name, value in re.findall(r'timeout (\w+) +(\d+)s', text)}
+    assert min(found['client'], found['server']) > 100
+    assert all(value for value in itertools.chain(found.values()))
