@@ -13,7 +13,19 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, error_answers, loop, ls_adapter, metadata, routes, routes_outbox, sio_events, upstream
+from . import (
+    access,
+    catalogue,
+    error_answers,
+    loop,
+    ls_adapter,
+    metadata,
+    routes,
+    routes_login,
+    routes_outbox,
+    sio_events,
+    upstream,
+)
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
@@ -47,6 +59,7 @@ class WholebodyNode(DetectorNode):
         settings.make_data_folder()
         upstream.apply_settings(settings)
         self.settings = settings
+        self.gate = access.Gate(settings)
         self.store = ModelStore(settings.data_folder)
         self.build_error: str | None = None
         self._reported: ModelPackage | None = None
@@ -70,10 +83,12 @@ class WholebodyNode(DetectorNode):
             keep=settings.keep_models,
         )
         self.inference = Inference(settings, self.detection_lock, lambda: upstream.active_detector(self)[0])
-        self.add_middleware(RequestLimits)
+        self.add_middleware(RequestLimits, settings=settings, admission=self.inference.admission)
+        access.install(self, settings, self.gate)  # after it, which puts it before it
         error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
+        self.include_router(routes_login.router)
         self.label_studio = LabelStudioBackend(self)
         self.include_router(ls_adapter.router)
 
@@ -93,8 +108,8 @@ class WholebodyNode(DetectorNode):
             super().include_router(router, **kwargs)
 
     def _setup_sio_server(self) -> None:
-        self.sio = sio_events.create_server(self)
-        self.mount('/ws', sio_events.as_app(self.sio))
+        self.sio, app = sio_events.create_server(self)
+        self.mount('/ws', app)
 
     async def on_startup(self) -> None:
         """Serve the best model that works."""

@@ -221,7 +221,7 @@ def _explained(error: WholebodyError, url: str) -> WholebodyError:
         )
     if 'authentication parameters' in text:
         return InvalidRequest(
-            f'{url} refuses Label Studio: set BASIC_AUTH_USER and BASIC_AUTH_PASS to those of the node'
+            f'{url} refuses Label Studio: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, to those of the node'
         )
     if 'health check failed' in text:
         return InvalidRequest(
