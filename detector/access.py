@@ -36,7 +36,7 @@ ADMITTED: Final = 'wholebody.admitted'
 """Key of the ASGI scope: whether the request itself carries what lets it in."""
 SESSION_SECONDS: Final = 7 * 24 * 3600
 _MAX_SESSIONS: Final = 1000
-_ATTEMPT_SECONDS: Final = 0.5
+_ATTEMPT_SECONDS: Final = 0.25
 """So long a wrong token or password waits for its answer."""
 _LOG_SECONDS: Final = 1.0
 _DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
@@ -106,7 +106,7 @@ class Gate:
         return any([secrets.compare_digest(given.strip().encode(), encoded) for encoded in encodings])
 
     async def slow_down(self, who: str) -> None:
-        """Let somebody wait who has shown a wrong token or password, and say so in the log, not more than once a second.
+        """Let somebody wait who has shown a wrong token or password; the log says so, not more than once a second.
 
         Nobody is locked out: who has the right token comes in at once.
         """
@@ -152,9 +152,12 @@ class AccessControl:
         elif self._is_foreign(connection):
             error = ForeignOrigin('a page of another origin may not use this node; CORS_ORIGINS lists those that may')
             await _refuse(error, scope, receive, send)
-        elif scope[ADMITTED] or path in LOGIN_PATHS or path.startswith(SOCKETIO_PATH):
-            await self._app(scope, receive, send)
-        elif path in LABEL_STUDIO_PATHS and self._gate.admits_label_studio(connection):
+        elif (
+            scope[ADMITTED]
+            or path in LOGIN_PATHS
+            or path.startswith(SOCKETIO_PATH)
+            or (path in LABEL_STUDIO_PATHS and self._gate.admits_label_studio(connection))
+        ):
             await self._app(scope, receive, send)
         elif 'authorization' not in connection.headers and _is_page(connection):
             target = quote(path + (f'?{connection.url.query}' if connection.url.query else ''))

@@ -135,7 +135,9 @@ def bench(
 
 @app.command()
 def doctor(
-    security: Annotated[bool, typer.Option('--security', help='Say instead what is open to whom, and the remedy.')] = False,
+    security: Annotated[
+        bool, typer.Option('--security', help='Say instead what is open to whom, and the remedy.')
+    ] = False,
 ) -> None:
     """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
 

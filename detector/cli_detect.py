@@ -58,7 +58,9 @@ class _Node:
             raise WholebodyError(f'no answer from {without_logins(str(self._client.base_url))}: {error}') from error
         detail = answer.get('detail') if isinstance(answer, dict) else None
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or 'poses' not in answer:
-            raise WholebodyError(f'{without_logins(str(self._client.base_url))} answers {response.status_code}: {detail or "no poses"}')
+            raise WholebodyError(
+                f'{without_logins(str(self._client.base_url))} answers {response.status_code}: {detail or "no poses"}'
+            )
         return answer
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 import httpx
+from dotenv import dotenv_values
 
 from .doctor import Check
-from .settings import Settings
+from .settings import Settings, secret_names
 
 _MIN_TOKEN: Final = 16
 """Characters; shorter ones can be guessed."""
@@ -43,7 +44,9 @@ def _address(settings: Settings, reachable: bool) -> Check:
     if not reachable:
         return Check('address', 'ok', f'{where}: this machine only')
     remedy = 'NODE_HOST=127.0.0.1 if only this machine asks; else a proxy with TLS before it, or a trusted network'
-    return Check('address', 'warning', f'{where}, plain http: all who reach it, and images can be read on the way; {remedy}')
+    return Check(
+        'address', 'warning', f'{where}, plain http: all who reach it, and images can be read on the way; {remedy}'
+    )
 
 
 def _token(settings: Settings, reachable: bool) -> Check:
@@ -51,11 +54,15 @@ def _token(settings: Settings, reachable: bool) -> Check:
         state: Literal['warning', 'failed'] = 'failed' if reachable else 'warning'
         who = 'everybody who reaches the node' if reachable else 'every program of this machine'
         return Check(
-            'API_TOKEN', state, f'not set: {who} can detect, see the outbox, switch models; `openssl rand -hex 24` makes one'
+            'API_TOKEN',
+            state,
+            f'not set: {who} can detect, see the outbox, switch models; `openssl rand -hex 24` makes one',
         )
     length = len(settings.api_token.get_secret_value())
     if length < _MIN_TOKEN:
-        return Check('API_TOKEN', 'failed', f'{length} characters can be guessed; `openssl rand -hex 24` makes a better one')
+        return Check(
+            'API_TOKEN', 'failed', f'{length} characters can be guessed; `openssl rand -hex 24` makes a better one'
+        )
     return Check('API_TOKEN', 'ok', 'asked for wherever images are carried or something is changed')
 
 
@@ -74,13 +81,15 @@ def _label_studio_routes(settings: Settings, reachable: bool) -> Check:
 def _origins(settings: Settings) -> Check:
     name = 'CORS_ORIGINS'
     if not settings.cors_origins:
-        return Check(name, 'ok', "web pages of other origins are refused")
+        return Check(name, 'ok', 'web pages of other origins are refused')
     if '*' not in settings.cors_origins:
         return Check(name, 'ok', f'web pages of {settings.cors_origins} may use the node, others may not')
     if settings.api_token is not None:
         return Check(name, 'warning', 'web pages of all origins may try, with the token; list those that need it')
     return Check(
-        name, 'failed', 'every web page that somebody in this network opens can use the node; list origins, or set API_TOKEN'
+        name,
+        'failed',
+        'every web page that somebody in this network opens can use the node; list origins, or set API_TOKEN',
     )
 
 
@@ -96,7 +105,7 @@ def _image_hosts(settings: Settings) -> Check:
     if settings.image_hosts == 'none':
         return Check(name, 'ok', 'task images come from Label Studio only')
     if '*' in settings.image_hosts.split(','):
-        detail = 'who may predict can let the node fetch from any host in the internet; list those that have images, or `none`'
+        detail = 'who may predict lets the node fetch from any host in the internet; list those with images, or `none`'
         return Check(name, 'warning', detail)
     return Check(name, 'ok', f'task images come from Label Studio and {settings.image_hosts}')
 
@@ -110,7 +119,9 @@ def _outgoing(name: str, setting: str, url: str | None, has_credentials: bool) -
     if _is_loopback(address.host):
         return Check(name, 'ok', f'{address.host}: http, within this machine')
     if has_credentials:
-        detail = f'the credentials go to {address.host} in plain http, for all on the way to read; use https:// in {setting}'
+        detail = (
+            f'the credentials go to {address.host} in plain http, for all on the way to read; use https:// in {setting}'
+        )
         return Check(name, 'failed', detail)
     return Check(name, 'warning', f'images go to {address.host} in plain http; use https:// in {setting}')
 
@@ -134,16 +145,22 @@ def _dotenv(file: Path) -> Check:
         mode = file.stat().st_mode
     except OSError:
         return Check('.env', 'skipped', f'there is none in {Path.cwd()}')
-    if mode & (stat.S_IRGRP | stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):
-        return Check('.env', 'failed', f'other users can read or change {file.absolute()}; chmod 600 {file.absolute()}')
-    return Check('.env', 'ok', f'{file.absolute()} is for its owner only')
+    remedy = f'chmod 600 {file.absolute()}'
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Check('.env', 'failed', f'other users can change it; {remedy}')
+    found = sorted(secret_names() & {name for name, value in dotenv_values(file).items() if value})
+    if mode & (stat.S_IRGRP | stat.S_IROTH) and found:
+        return Check('.env', 'failed', f'other users can read {", ".join(found)} in it; {remedy}')
+    return Check('.env', 'ok', f'{file.absolute()} shows no credentials to other users')
 
 
 def _user() -> Check:
     if not hasattr(os, 'geteuid'):
         return Check('user', 'skipped', 'not known on this system')
     if os.geteuid() == 0:
-        return Check('user', 'warning', 'root: a fault would reach the whole machine; run it as a user, as the image does')
+        return Check(
+            'user', 'warning', 'root: a fault would reach the whole machine; run it as a user, as the image does'
+        )
     return Check('user', 'ok', 'not root')
 
 

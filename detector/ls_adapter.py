@@ -172,7 +172,9 @@ async def predict(request: Request) -> Response:
         raise InvalidRequest("'tasks' must be a list of tasks, each with an 'id' and 'data'")
     max_tasks = cast('WholebodyNode', request.app).settings.max_tasks
     if len(tasks) > max_tasks:
-        raise RequestTooLarge(f'{len(tasks)} tasks are more than {max_tasks} (MAX_TASKS); send them in several requests')
+        raise RequestTooLarge(
+            f'{len(tasks)} tasks are more than {max_tasks} (MAX_TASKS); send them in several requests'
+        )
     label_config = body.get('label_config')
     if not isinstance(label_config, str | None):
         raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")

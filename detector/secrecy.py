@@ -39,7 +39,9 @@ class Secrets:
         plain = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
         login = settings.label_studio_login
         if login is not None:
-            plain |= {base64.b64encode(':'.join(login).encode(name, 'replace')).decode() for name in ('utf-8', 'latin-1')}
+            plain |= {
+                base64.b64encode(':'.join(login).encode(name, 'replace')).decode() for name in ('utf-8', 'latin-1')
+            }
         known = {form for text in plain for form in (text, quote(text), quote(text, safe=''), repr(text)[1:-1])}
         longest_first = sorted((text for text in known if len(text) >= _MIN_LENGTH), key=len, reverse=True)
         self._known = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None

@@ -181,7 +181,7 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         '',
-        description="Web pages of other origins that may use the node: `https://host:port`, comma separated, or `*`; "
+        description='Web pages of other origins that may use the node: `https://host:port`, comma separated, or `*`; '
         "unset: none but the node's own",
     )
 
@@ -336,14 +336,19 @@ def _explain(problem: object) -> str:
     assert isinstance(problem, dict)
     name = environment_name(str(problem['loc'][0])) if problem['loc'] else ''
     value = problem.get('input')
-    shown = f'={without_logins(value)}' if isinstance(value, str) and not _is_secret(name) else ''
+    shown = f'={without_logins(value)}' if isinstance(value, str) and name not in secret_names() else ''
     message = str(problem['msg']).removeprefix('Value error, ')
     return f'{name}{shown}: {message}' if name else message
 
 
-def _is_secret(name: str) -> bool:
-    info = Settings.model_fields.get(name.lower())
-    return info is None or info.annotation in (SecretStr, SecretStr | None)
+def secret_names() -> set[str]:
+    """The environment variables that hold credentials, with their aliases."""
+    names: set[str] = set()
+    for field, info in Settings.model_fields.items():
+        if info.annotation in (SecretStr, SecretStr | None):
+            alias = info.validation_alias
+            names |= {environment_name(field), *(map(str, alias.choices) if isinstance(alias, AliasChoices) else ())}
+    return names
 
 
 def without_logins(text: str) -> str:

@@ -17,8 +17,6 @@ from .errors import RequestTooLarge
 
 log = logging.getLogger('wholebody.access')
 
-_CONNECT_SECONDS: Final = 10
-"""In which a connection must become a client, or be one again."""
 _SPARE: Final = 16
 """Connections beyond MAX_CLIENTS that may be open, so that who is refused hears why."""
 _MAX_STRANGER_BYTES: Final = 16 * 1024
@@ -29,12 +27,14 @@ class Doorman:
     """Decides who becomes a client of a Socket.IO server.
 
     :param max_clients: clients at a time.
+    :param seconds: in which a connection must become a client, or be one again.
     """
 
-    def __init__(self, server: socketio.AsyncServer, gate: Gate, *, max_clients: int) -> None:
+    def __init__(self, server: socketio.AsyncServer, gate: Gate, *, max_clients: int, seconds: float) -> None:
         self._server = server
         self._gate = gate
         self._max_clients = max_clients
+        self._seconds = seconds
         self._clients: dict[str, str] = {}
         """Client to its connection."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -80,7 +80,7 @@ class Doorman:
         return await self._opened(connection, environ)
 
     def _close_if_idle_later(self, connection: str) -> None:
-        asyncio.get_running_loop().call_later(_CONNECT_SECONDS, self._close_if_idle, connection)
+        asyncio.get_running_loop().call_later(self._seconds, self._close_if_idle, connection)
 
     def _close_if_idle(self, connection: str) -> None:
         if connection in self._server.environ and not self.knows_connection(connection):

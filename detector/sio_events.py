@@ -50,7 +50,7 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         cors_allowed_origins=[],
         json=_TolerantJson,
     )
-    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients)
+    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=node.settings.body_seconds)
     for name, handler in EVENTS.items():
         server.on(name, _answering(node, doorman, name, handler))
 
