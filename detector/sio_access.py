@@ -19,6 +19,8 @@ log = logging.getLogger('wholebody.access')
 
 _SPARE: Final = 16
 """Connections beyond MAX_CLIENTS that may be open, so that who is refused hears why."""
+_CONNECTION: Final = 'wholebody.connection'
+"""Key of a WebSocket's ASGI scope: the connection of the client that came in by it."""
 _MAX_STRANGER_BYTES: Final = 16 * 1024
 """Of a message by somebody who has not shown the token."""
 
@@ -58,7 +60,7 @@ class Doorman:
         if len(self._clients) >= self._max_clients:
             log.warning('a Socket.IO client is refused: there are MAX_CLIENTS=%d', self._max_clients)
             raise Refused(f'{len(self._clients)} clients are connected, as many as may be (MAX_CLIENTS)')
-        self._clients[client] = self._server.manager.eio_sid_from_sid(client, '/')
+        self._clients[client] = scope[_CONNECTION] = self._server.manager.eio_sid_from_sid(client, '/')
 
     def knows(self, client: str) -> bool:
         """Whether a client has been let in; it may send events before, while that is decided."""
@@ -70,8 +72,10 @@ class Doorman:
         if connection is not None:
             self._close_if_idle_later(connection)
 
-    def knows_connection(self, connection: str | None) -> bool:
-        return connection in self._clients.values()
+    def knows_connection(self, scope: Scope) -> bool:
+        """Whether a request or WebSocket belongs to a client."""
+        sessions = parse_qs(scope['query_string'].decode('latin-1')).get('sid', [])
+        return any(connection in self._clients.values() for connection in (*sessions, scope.get(_CONNECTION)))
 
     async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
         if len(self._server.environ) >= self._max_clients + _SPARE:
@@ -83,39 +87,49 @@ class Doorman:
         asyncio.get_running_loop().call_later(self._seconds, self._close_if_idle, connection)
 
     def _close_if_idle(self, connection: str) -> None:
-        if connection in self._server.environ and not self.knows_connection(connection):
-            task = asyncio.create_task(self._server.eio.disconnect(connection))
+        session = self._server.eio.sockets.get(connection)
+        if session is not None and connection not in self._clients.values():
+            task = asyncio.create_task(session.close(wait=False, abort=True))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
 
 class Anteroom:
-    """ASGI app before that of Socket.IO: who has not shown the token sends small messages only."""
+    """ASGI app before that of Socket.IO: who is no client sends small messages only, and does not stay.
 
-    def __init__(self, app: ASGIApp, doorman: Doorman) -> None:
+    :param seconds: that a WebSocket may be open without being a client's.
+    """
+
+    def __init__(self, app: ASGIApp, doorman: Doorman, *, seconds: float) -> None:
         self._app = app
         self._doorman = doorman
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope['type'] == 'lifespan' or scope[ADMITTED]:
-            await self._app(scope, receive, send)
+        if scope['type'] == 'websocket':
+            await self._app(scope, lambda: self._next_message(scope, receive), send)
             return
-        connection = parse_qs(scope['query_string'].decode('latin-1')).get('sid', [None])[0]
-
-        def is_known() -> bool:
-            return bool(scope[ADMITTED]) or self._doorman.knows_connection(connection)
-
-        declared = dict(scope['headers']).get(b'content-length', b'0')
-        if declared.isdigit() and int(declared) > _MAX_STRANGER_BYTES and not is_known():
+        declared = dict(scope.get('headers', ())).get(b'content-length', b'0')
+        if declared.isdigit() and int(declared) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
             error = RequestTooLarge(f'show the token before you send more than {_MAX_STRANGER_BYTES} bytes')
             await answer(error, Connection='close')(scope, receive, send)
-            return
+        else:
+            await self._app(scope, receive, send)
 
-        async def bounded() -> Message:
-            message = await receive()
+    async def _next_message(self, scope: Scope, receive: Receive) -> Message:
+        """The next message; the end of the connection instead if it is a stranger's, and large or late."""
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    message = await receive()
+            except TimeoutError:
+                if not self._doorman.knows_connection(scope):
+                    return {'type': 'websocket.disconnect', 'code': 1008}
+                continue
             content = message.get('bytes') or message.get('text') or b''
-            if len(content) > _MAX_STRANGER_BYTES and not is_known():
+            if len(content) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
                 return {'type': 'websocket.disconnect', 'code': 1009}
             return message
 
-        await self._app(scope, bounded, send)
+    def _is_stranger(self, scope: Scope) -> bool:
+        return not scope[ADMITTED] and not self._doorman.knows_connection(scope)

@@ -50,7 +50,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         cors_allowed_origins=[],
         json=_TolerantJson,
     )
-    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=node.settings.body_seconds)
+    seconds = node.settings.body_seconds
+    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=seconds)
     for name, handler in EVENTS.items():
         server.on(name, _answering(node, doorman, name, handler))
 
@@ -74,7 +75,7 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
     server.on('connect', connect)
     server.on('disconnect', disconnect)
     server.on('*', unknown)
-    return server, Anteroom(socketio.ASGIApp(server, socketio_path='/ws/socket.io'), doorman)
+    return server, Anteroom(socketio.ASGIApp(server, socketio_path='/ws/socket.io'), doorman, seconds=seconds)
 
 
 def _answering(

@@ -61,7 +61,7 @@ def wait_until_empty(node: NodeProcess) -> None:
     time.sleep(0.3)
 
 
-@pytest.mark.parametrize('transport', ['websocket', 'polling'])
+@pytest.mark.parametrize('transport', ['websocket', pytest.param('polling', marks=pytest.mark.integration)])
 def test_the_token_is_asked_for_and_told_apart(closed: NodeProcess, transport: str) -> None:
     """With `auth` or in a header; without and with a wrong one the client hears why not."""
     wait_until_empty(closed)
