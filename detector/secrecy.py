@@ -27,6 +27,8 @@ _HEADER: Final = re.compile(
     """
 )
 
+_QUERY: Final = re.compile(r'\?[^\s"]+')
+
 
 class Secrets:
     """The credentials of the settings.
@@ -73,4 +75,7 @@ class _Hiding(logging.Formatter):
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._secrets.hide(self._formatter.format(record))
+        text = self._formatter.format(record)
+        if record.name.startswith('uvicorn'):  # lists requests with whatever callers have put into addresses
+            text = _QUERY.sub(f'?{_HIDDEN}', text)
+        return self._secrets.hide(text)

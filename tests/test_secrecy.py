@@ -61,9 +61,14 @@ class _Unkind(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """A node that ends leaves connections as they are."""
+
+
 @contextmanager
 def unkind_service() -> Iterator[str]:
-    with ThreadingHTTPServer(('127.0.0.1', 0), _Unkind) as server:
+    with _Server(('127.0.0.1', 0), _Unkind) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
@@ -87,7 +92,7 @@ def provoke(node: NodeProcess, service: str) -> str:
             client.get(path, params=query, headers={'Authorization': ''}) for path in ('/outbox', '/no', '/about')
         ]
         heard += [client.put('/model_version', content=content) for content in ('9.9', 'nonsense')]
-        heard += [client.put('/outbox_mode', content=SECRETS['API_TOKEN']) for _ in range(2)]
+        client.put('/outbox_mode', content=SECRETS['API_TOKEN'])  # the caller reads it again, the log does not get it
         address = 'http://ann:hush-media@127.0.0.1:9/photo.jpg?X-Amz-Signature=hush-signature'
         tasks = [{'id': 1, 'data': {'image': image}} for image in (address, f'{service}/data/x.jpg?token=hush-query')]
         heard += [client.post('/predict', json={'tasks': tasks, 'label_config': None})]
@@ -181,7 +186,7 @@ def test_commands_show_no_secret(tmp_path: Path) -> None:
             ['labelstudio', 'init', '--title', 'x'],
         ):
             ended = run(tmp_path, *arguments, **settings)
-            assert ended.returncode == 1, arguments
+            assert ended.returncode == (0 if '--security' in arguments else 1), arguments
             assert ended.stdout + ended.stderr
             assert_hushed(ended.stdout + ended.stderr, ' '.join(arguments))
 
