@@ -14,7 +14,9 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from detector.access import OPEN_PATHS
+from detector.cli import app
 
+from .commands import invoke, succeed
 from .processes import NodeProcess, running_node
 from .test_node import CARD
 
@@ -104,6 +106,20 @@ def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> 
     assert 'a wrong token or password from 127.0.0.1' in log
     assert 'guess-in-the-log' not in log
     assert TOKEN not in log
+
+
+def test_commands_send_the_token_of_their_settings(
+    closed: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`detect --url` and `outbox --url`; without one they say what the node asks for."""
+    (tmp_path / 'card.jpg').write_bytes(CARD)
+    refused = invoke(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
+    assert refused.exit_code == 1
+    assert 'answers 401: this node asks for its token' in refused.output
+    monkeypatch.setenv('API_TOKEN', TOKEN)
+    assert '2 persons' in succeed(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
+    outbox = invoke(app, 'outbox', 'list', '--url', closed.url)
+    assert 'answers 409' in str(outbox.exception), 'let in, to a node without a Learning Loop'
 
 
 # ---------------------------------------------------------------- the login page

@@ -135,7 +135,7 @@ def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:
 def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None:
     """Who sends only the head of a request hears 503 already; each refusal is counted once."""
     with running_node(tmp_path, MAX_WAITING=1, DEADLINE=60) as node, ThreadPoolExecutor(8) as pool:
-        crowd = [pool.submit(node.detect, CROWD) for _ in range(40)]
+        crowd = [pool.submit(node.detect, CROWD) for _ in range(16)]
         heard: list[tuple[int, str, float]] = []
         while not all(future.done() for future in crowd):
             with request(node, SLOW) as connection:
