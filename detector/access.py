@@ -85,11 +85,15 @@ class Gate:
         return self._token is None or (isinstance(given, str) and _same(given, self._token))
 
     def admits(self, connection: HTTPConnection) -> bool:
-        """Whether a request carries the token, or the cookie of a session."""
+        """Whether a request carries the token, or the cookie of a session.
+
+        Cookies count from the node's own pages only: browsers send them along from every port of the same host.
+        """
         scheme, _, given = connection.headers.get('authorization', '').partition(' ')
         if scheme.lower() == 'bearer' and self.knows_token(given.strip()):
             return True
-        return self._token is None or self.sessions.knows(connection.cookies.get(self.cookie, ''))
+        known = self.sessions.knows(connection.cookies.get(self.cookie, ''))
+        return self._token is None or (known and _is_own_page(connection))
 
     def admits_label_studio(self, connection: HTTPConnection) -> bool:
         """Whether a request may use Label Studio's routes: by user name and password, or as `admits` has it."""
@@ -160,7 +164,8 @@ class AccessControl:
         ):
             await self._app(scope, receive, send)
         elif 'authorization' not in connection.headers and _is_page(connection):
-            target = quote(path + (f'?{connection.url.query}' if connection.url.query else ''))
+            query = scope['query_string'].decode('latin-1')
+            target = quote(path + (f'?{query}' if query else ''))
             await RedirectResponse(f'/login?next={target}', 303)(scope, receive, send)
         else:
             if 'authorization' in connection.headers:
@@ -169,12 +174,8 @@ class AccessControl:
 
     def _is_foreign(self, connection: HTTPConnection) -> bool:
         """Whether a web page of an origin asks that is neither the node's own nor allowed."""
-        origin = connection.headers.get('origin')
-        if origin is None or '*' in self._origins or origin.lower() in self._origins:
-            return False
-        forwarded = connection.headers.get('x-forwarded-host', '').partition(',')[0].strip()
-        own = {connection.headers.get('host', ''), forwarded} - {''}
-        return _host_of(origin) not in {host.lower().removesuffix(_port_of(origin)) for host in own}
+        allowed = self._origins & {'*', connection.headers.get('origin', '').lower()}
+        return not allowed and not _is_own_page(connection)
 
 
 class _Sessions:
@@ -220,6 +221,19 @@ def _decoded(basic: str) -> str:
         return base64.b64decode(basic.strip(), validate=True).decode('latin-1')
     except ValueError:
         return ''
+
+
+def _is_own_page(connection: HTTPConnection) -> bool:
+    """Whether a page of this node asks, or no page at all.
+
+    A proxy may have put its own host into Host; no page can set X-Forwarded-Host without being asked for its origin.
+    """
+    origin = connection.headers.get('origin')
+    if origin is None:
+        return True
+    forwarded = connection.headers.get('x-forwarded-host', '').partition(',')[0].strip()
+    own = {connection.headers.get('host', ''), forwarded} - {''}
+    return _host_of(origin) in {host.lower().removesuffix(_port_of(origin)) for host in own}
 
 
 def _host_of(origin: str) -> str | None:

@@ -76,7 +76,7 @@ async def login(
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite='strict',
-            secure='https' in (request.url.scheme, request.headers.get('x-forwarded-proto')),
+            secure='https' in (request.scope['scheme'], request.headers.get('x-forwarded-proto')),
         )
     return answer
 

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -211,15 +212,22 @@ def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None
     assert 'a webhook came without' in closed.log.read_text()
 
 
-def test_with_both_the_password_is_label_studios_and_the_token_opens_all(tmp_path: Path) -> None:
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with token and password that pages of all origins may ask."""
+    settings = {'API_TOKEN': TOKEN, 'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame', 'CORS_ORIGINS': '*'}
+    with running_node(tmp_path_factory.mktemp('mixed'), **settings) as running:
+        yield running
+
+
+def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: NodeProcess) -> None:
     """The token is no password then; `/health` asks for one of them, as it does without a token."""
-    with running_node(tmp_path, API_TOKEN=TOKEN, BASIC_AUTH_USER='ann', BASIC_AUTH_PASS='sésame') as node:
-        for path in ('/versions', '/health'):
-            assert httpx.get(node.url + path, headers=basic('ann', 'sésame')).status_code == 200
-            assert httpx.get(node.url + path, headers=BEARER).status_code == 200
-            for headers in ({}, basic('ann', TOKEN)):
-                assert httpx.get(node.url + path, headers=headers).status_code == 401
-        assert httpx.get(f'{node.url}/model_version', headers=basic('ann', 'sésame')).status_code == 401
+    for path in ('/versions', '/health'):
+        assert httpx.get(mixed.url + path, headers=basic('ann', 'sésame')).status_code == 200
+        assert httpx.get(mixed.url + path, headers=BEARER).status_code == 200
+        for headers in ({}, basic('ann', TOKEN)):
+            assert httpx.get(mixed.url + path, headers=headers).status_code == 401
+    assert httpx.get(f'{mixed.url}/model_version', headers=basic('ann', 'sésame')).status_code == 401
 
 
 # ---------------------------------------------------------------- origins
@@ -286,6 +294,31 @@ def test_listed_origins_may_use_it_from_a_browser(closed: NodeProcess) -> None:
     refused = httpx.get(f'{closed.url}/model_version', headers=BEARER | {'Origin': FOREIGN})
     assert refused.status_code == 403
     assert 'access-control-allow-origin' not in refused.headers
+
+
+def test_where_all_origins_may_ask_they_still_need_the_token(mixed: NodeProcess) -> None:
+    """From elsewhere the header counts, and the cookie, which a browser sends along by itself, does not."""
+    foreign = {'Origin': FOREIGN}
+    with httpx.Client(base_url=mixed.url) as client:
+        assert client.post('/login', data={'token': TOKEN}).status_code == 303
+        assert client.put('/operation_mode', content='idle').status_code == 200
+        assert client.put('/operation_mode', content='idle', headers=foreign).status_code == 401
+        allowed = client.put('/operation_mode', content='idle', headers=foreign | BEARER)
+        assert allowed.status_code == 200
+        assert allowed.headers.get_list('access-control-allow-origin') == ['*']
+        cookie = '; '.join('='.join(item) for item in client.cookies.items())
+    assert handshake(mixed, '/ui/x', origin=FOREIGN, headers={'Cookie': cookie}) == 401
+    assert handshake(mixed, '/ui/x', headers={'Cookie': cookie}) == 403, 'let in, to a path that is not there'
+
+
+@pytest.mark.parametrize('host', ['[', 'a b', '', '127.0.0.1:99999', 'ä'])
+def test_a_strange_host_is_no_fault_of_the_node(closed: NodeProcess, host: str) -> None:
+    """Asked as a browser asks, with and without an origin; never a 500."""
+    for origin in ('', f'Origin: http://{host}\r\n'):
+        with socket.create_connection(('127.0.0.1', closed.port), timeout=10) as connection:
+            head = f'GET /outbox?x HTTP/1.1\r\nHost: {host}\r\n{origin}Accept: text/html\r\nConnection: close\r\n\r\n'
+            connection.sendall(head.encode())
+            assert connection.recv(65536).split()[1] in (b'303', b'400', b'403')
 
 
 def test_a_session_is_of_no_use_to_another_port_of_the_same_host(closed: NodeProcess, browser: httpx.Client) -> None:

@@ -17,9 +17,12 @@ import httpx
 import pytest
 import socketio
 
+from detector.cli import app
+from detector.errors import InvalidSettings
 from detector.secrecy import Secrets
-from detector.settings import Settings
+from detector.settings import Settings, load_settings
 
+from .commands import invoke
 from .processes import PROJECT, NodeProcess, clean_environment, running_node
 from .test_node import CARD
 
@@ -144,51 +147,53 @@ FAULTY = {
 }
 
 
-def run(tmp_path: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment(DATA_FOLDER=tmp_path / 'data', **settings)
-    command = [sys.executable, '-m', 'detector', *arguments]
-    return subprocess.run(
-        command,
-        env=environment | {'PYTHONPATH': str(PROJECT)},
+@pytest.mark.parametrize('name', FAULTY)
+def test_errors_of_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The line names the setting; the rest of an address may be shown."""
+    monkeypatch.setenv(name, FAULTY[name])
+    with pytest.raises(InvalidSettings, match=name) as caught:
+        load_settings()
+    assert_hushed(str(caught.value), 'settings')
+
+
+def test_a_node_that_does_not_start_shows_no_secret(tmp_path: Path) -> None:
+    """What the process writes, with all these faults at once."""
+    ended = subprocess.run(
+        [sys.executable, '-m', 'detector', 'serve'],
+        env=clean_environment(DATA_FOLDER=tmp_path / 'data', DEBUG=1, **FAULTY) | {'PYTHONPATH': str(PROJECT)},
         capture_output=True,
         text=True,
         cwd=tmp_path,
         check=False,
-        timeout=120,
+        timeout=60,
     )
+    assert ended.returncode == 2
+    assert 'API_TOKEN: ' in ended.stderr
+    assert_hushed(ended.stdout + ended.stderr, 'start')
 
 
-@pytest.mark.parametrize('names', [(name,) for name in FAULTY] + [tuple(FAULTY)], ids='+'.join)
-def test_errors_of_settings_show_no_secret(tmp_path: Path, names: tuple[str, ...]) -> None:
-    """The line names the setting; the rest of an address may be shown."""
-    ended = run(tmp_path, 'outbox', 'list', **{name: FAULTY[name] for name in names})
-    assert ended.returncode == 2, ended.stderr
-    for name in names:
-        if len(names) == 1 or name != 'BASIC_AUTH_PASS':  # that it stands alone is found when the others are in order
-            assert name in ended.stderr
-    assert_hushed(ended.stdout + ended.stderr, 'settings')
-
-
-def test_commands_show_no_secret(tmp_path: Path) -> None:
+def test_commands_show_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`doctor`, and commands that ask a node at an address with user name and password."""
     with unkind_service() as service:
-        settings = settings_for(service)
+        for name, value in (settings_for(service) | {'DATA_FOLDER': tmp_path / 'data'}).items():
+            monkeypatch.setenv(name, str(value))
         card = tmp_path / 'card.jpg'
         card.write_bytes(CARD)
         url = service.replace('http://', 'http://ann:hush-url@')
         for arguments in (
             ['doctor'],
             ['doctor', '--security'],
-            ['detect', str(card), '--url', url],
-            ['detect', str(card), '--url', 'http://ann:hush-url@127.0.0.1:9'],
-            ['detect', str(card), '--url', 'http://ann:hush-url@['],
+            ['detect', card, '--url', url],
+            ['detect', card, '--url', 'http://ann:hush-url@127.0.0.1:9'],
+            ['detect', card, '--url', 'http://ann:hush-url@['],
             ['outbox', 'list', '--url', url],
             ['labelstudio', 'init', '--title', 'x'],
         ):
-            ended = run(tmp_path, *arguments, **settings)
-            assert ended.returncode == (0 if '--security' in arguments else 1), arguments
-            assert ended.stdout + ended.stderr
-            assert_hushed(ended.stdout + ended.stderr, ' '.join(arguments))
+            ended = invoke(app, *arguments)
+            assert ended.exit_code == (0 if '--security' in arguments else 1), arguments
+            said = ended.output + ('' if ended.exception is None else str(ended.exception))
+            assert said.strip(), arguments
+            assert_hushed(said, str(arguments))
 
 
 @pytest.mark.parametrize(
