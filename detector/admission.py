@@ -75,14 +75,7 @@ class Admission:
         :raises Busy: the queue is full, or so slow that the turn would come too late.
         """
         self._replace(stream)
-        seconds = self._expected_seconds()
-        if self._present > self._max_waiting or seconds > self._deadline:
-            self.refused += 1
-            raise Busy(
-                f'{self._present} requests are before this one; try again later',
-                retry_after=max(1.0, seconds),
-                reason='queue_full' if self._present > self._max_waiting else 'deadline',
-            )
+        self.check()
         ticket = Ticket(live=live, stream=stream, deadline=time.monotonic() + self._deadline)
         if stream is not None:
             self._arrived[stream] = ticket
@@ -93,6 +86,20 @@ class Admission:
             self._present -= 1
             if self._arrived.get(stream) is ticket:
                 del self._arrived[stream]
+
+    def check(self) -> None:
+        """Whether there is any use in coming in now; who hears `Busy` is counted as refused.
+
+        :raises Busy: the queue is full, or so slow that the turn would come too late.
+        """
+        seconds = self._expected_seconds()
+        if self._present > self._max_waiting or seconds > self._deadline:
+            self.refused += 1
+            raise Busy(
+                f'{self._present} requests are before this one; try again later',
+                retry_after=max(1.0, seconds),
+                reason='queue_full' if self._present > self._max_waiting else 'deadline',
+            )
 
     def _replace(self, stream: Hashable | None) -> None:
         older = self._arrived.pop(stream, None) if stream is not None else None

@@ -137,12 +137,19 @@ def bench(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    security: Annotated[
+        bool, typer.Option('--security', help='Say instead what is open to whom, and the remedy.')
+    ] = False,
+) -> None:
     """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
 
     The exit status is 1 if a check fails.
     """
-    from .doctor import examine
+    if security:
+        from .doctor_security import examine
+    else:
+        from .doctor import examine
 
     settings = load_settings()
     failed = False

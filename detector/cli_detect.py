@@ -19,7 +19,7 @@ from .errors import InvalidRequest, WholebodyError
 from .images import Image
 from .model_store import ModelStore
 from .poses import Pose, poses_to_json
-from .settings import Settings
+from .settings import Settings, without_logins
 
 _ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
 _TIMEOUT_SECONDS: Final = 60
@@ -55,18 +55,20 @@ class _Node:
             response = self._client.post('/poses', files={'file': (path.name, path.read_bytes())})
             answer = response.json()
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise WholebodyError(f'no answer from {self._client.base_url}: {error}') from error
+            raise WholebodyError(f'no answer from {without_logins(str(self._client.base_url))}: {error}') from error
         detail = answer.get('detail') if isinstance(answer, dict) else None
         if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or 'poses' not in answer:
-            raise WholebodyError(f'{self._client.base_url} answers {response.status_code}: {detail or "no poses"}')
+            raise WholebodyError(
+                f'{without_logins(str(self._client.base_url))} answers {response.status_code}: {detail or "no poses"}'
+            )
         return answer
 
 
-def _client(url: str) -> httpx.Client:
+def _client(url: str, settings: Settings) -> httpx.Client:
     try:
-        return httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS)
+        return httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS, headers=settings.request_headers)
     except httpx.InvalidURL as error:
-        raise InvalidRequest(f'{url!r} is no address: {error}') from error
+        raise InvalidRequest(f'{without_logins(url)!r} is no address: {error}') from None
 
 
 def run(
@@ -93,7 +95,7 @@ def run(
     with ExitStack() as stack:
         source: _Source
         if url is not None:
-            source = _Node(stack.enter_context(_client(url)))
+            source = _Node(stack.enter_context(_client(url, settings)))
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
             source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, Path(scratch)))

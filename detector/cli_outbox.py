@@ -11,7 +11,7 @@ import typer
 
 from .errors import InvalidRequest, WholebodyError
 from .outbox_files import Description, Entry, OutboxFiles
-from .settings import load_settings
+from .settings import load_settings, without_logins
 from .wording import counted
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class _Node:
 
     def __init__(self, client: 'httpx.Client') -> None:
         self._client = client
+        self._address = without_logins(str(client.base_url))
 
     def images(self) -> list[Description]:
         answer = self._get('/outbox', limit=_ALL)  # in one piece, since the list changes all the time
@@ -147,7 +148,7 @@ class _Node:
             assert answer is not None
             return [Description(**image) for image in answer.json()['images']]
         except (AssertionError, ValueError, KeyError, TypeError):
-            raise WholebodyError(f'{self._client.base_url} is no node with an outbox') from None
+            raise WholebodyError(f'{self._address} is no node with an outbox') from None
 
     def read(self, name: str) -> tuple[bytes, bytes] | None:
         jpeg, metadata = (self._get(f'/outbox/{name}/{kind}') for kind in ('image', 'metadata'))
@@ -160,11 +161,11 @@ class _Node:
         try:
             response = self._client.get(path, params=parameters)
         except httpx.HTTPError as error:
-            raise WholebodyError(f'no answer from {self._client.base_url}: {error}') from error
+            raise WholebodyError(f'no answer from {self._address}: {error}') from error
         if response.status_code == httpx.codes.NOT_FOUND:
             return None
         if not response.is_success:
-            raise WholebodyError(f'{self._client.base_url} answers {response.status_code}: {response.text[:200]}')
+            raise WholebodyError(f'{self._address} answers {response.status_code}: {response.text[:200]}')
         return response
 
 
@@ -175,9 +176,10 @@ def _outbox(url: str | None) -> Iterator[_Outbox]:
         return
     import httpx
 
+    headers = load_settings().request_headers
     try:
-        client = httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS)
+        client = httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS, headers=headers)
     except httpx.InvalidURL as error:
-        raise InvalidRequest(f'{url!r} is no address: {error}') from error
+        raise InvalidRequest(f'{without_logins(url)!r} is no address: {error}') from None
     with client:
         yield _Node(client)

@@ -1,5 +1,6 @@
 """`wholebody doctor`: what is installed, what works, what can be reached."""
 
+import asyncio
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from . import images
 from .embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
 from .engine import EngineOptions, PoseEngine
 from .errors import WholebodyError
+from .label_studio.client import Connection
 from .model_package import open_package, unpack
 from .model_store import ModelStore
 from .runtimes import Backend, installed_version, usable_cpus
@@ -30,12 +32,12 @@ class Check:
     """What one check found."""
 
     name: str
-    state: Literal['ok', 'failed', 'skipped']
+    state: Literal['ok', 'warning', 'failed', 'skipped']
     detail: str
 
     @property
     def mark(self) -> str:
-        return {'ok': '✓', 'failed': '✗', 'skipped': '-'}[self.state]
+        return {'ok': '✓', 'warning': '!', 'failed': '✗', 'skipped': '-'}[self.state]
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -143,21 +145,17 @@ def _certificate(settings: Settings) -> str | bool:
 
 
 def _label_studio(settings: Settings) -> str:
-    """Reach Label Studio and try the token: a legacy token as it is, a personal access token (a JWT) refreshed."""
-    with httpx.Client(base_url=str(settings.label_studio_url), timeout=_TIMEOUT_SECONDS) as client:
-        response = client.get('/health')
-        if response.status_code != httpx.codes.OK:
-            raise _Failed(f'{settings.label_studio_url} answers {response.status_code} to /health')
-        if settings.label_studio_api_token is None:
-            raise _Failed(f'{settings.label_studio_url} answers, but LABEL_STUDIO_API_TOKEN is not set')
-        token = settings.label_studio_api_token.get_secret_value()
-        authorization = f'Token {token}'
-        if token.count('.') == 2:
-            response = client.post('/api/token/refresh/', json={'refresh': token})
-            if response.status_code != httpx.codes.OK:
-                raise _Failed(f'LABEL_STUDIO_API_TOKEN, a personal access token, is refused ({response.status_code})')
-            authorization = f'Bearer {response.json()["access"]}'
-        response = client.get('/api/current-user/whoami', headers={'Authorization': authorization})
-    if response.status_code != httpx.codes.OK:
-        raise _Failed(f'LABEL_STUDIO_API_TOKEN is refused ({response.status_code})')
-    return f'{settings.label_studio_url} answers, the token is that of {response.json().get("email")}'
+    """Reach Label Studio and try the token."""
+    connection = Connection.of(settings, seconds=_TIMEOUT_SECONDS)
+    assert connection is not None
+    return asyncio.run(_whoami(connection))
+
+
+async def _whoami(connection: Connection) -> str:
+    try:
+        user = await connection.get_json('/api/current-user/whoami')
+    finally:
+        await connection.close()
+    if not isinstance(user, dict) or 'email' not in user:
+        raise _Failed(f'{connection.url} does not say whose the token is: is LABEL_STUDIO_URL Label Studio?')
+    return f'{connection.url} answers, the token is that of {user["email"]}'

@@ -19,12 +19,19 @@ def install(app: FastAPI) -> None:
 
 async def _answer_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WholebodyError)
+    return answer(error)
+
+
+def answer(error: WholebodyError, **headers: str) -> JSONResponse:
+    """The answer to a request that failed.
+
+    :param headers: further ones.
+    """
     note_error(error)
-    headers = {}
     if isinstance(error, Busy):
         headers['Retry-After'] = str(max(1, math.ceil(error.retry_after)))
     if isinstance(error, Unauthorized):
-        headers['WWW-Authenticate'] = 'Basic realm="wholebody"'
+        headers['WWW-Authenticate'] = error.challenge
     return JSONResponse({'detail': str(error)}, status_code=error.status, headers=headers)
 
 

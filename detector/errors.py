@@ -4,14 +4,17 @@ WholebodyError
 ├── InvalidImage                400  the bytes are no image, or broken
 │   ├── UnsupportedImageFormat  415  an image of a kind that is not accepted
 │   └── ImageTooLarge           413  more bytes or pixels than the limit
+├── RequestTooLarge             413  the request has more bytes or tasks than the limit
+├── RequestTooSlow              408  the body of the request did not come in time
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
 │       └── DamagedPackage      422  … since its bytes are not what they should be
-├── Unauthorized                401  user name and password are missing or wrong
+├── Unauthorized                401  the token, or user name and password, are missing or wrong
+├── ForeignOrigin               403  a web page of another origin asks, which may not
 ├── NotFound                    404  what the address names is not there (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── ModelUnavailable            503  no model serves (yet)
-│   └── Busy                    503  too many requests are before this one
+│   └── Busy                    503  too many requests or clients are before this one
 │       └── DeadlineExceeded    503  the request waited too long for its turn
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
@@ -46,6 +49,14 @@ class ImageTooLarge(InvalidImage):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
+class RequestTooLarge(WholebodyError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class RequestTooSlow(WholebodyError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
 class InvalidRequest(WholebodyError):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -59,7 +70,20 @@ class DamagedPackage(InvalidPackage):
 
 
 class Unauthorized(WholebodyError):
+    """Who asks is not known.
+
+    :param challenge: what would be accepted, for the header WWW-Authenticate.
+    """
+
     status = HTTPStatus.UNAUTHORIZED
+
+    def __init__(self, message: str, *, challenge: str = 'Basic realm="wholebody"') -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class ForeignOrigin(WholebodyError):
+    status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(WholebodyError):

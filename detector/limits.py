@@ -1,106 +1,186 @@
-"""Bounds on what a request may carry, held before anything reads it."""
+"""Bounds on what a request may carry, how long it may take to come, and how many there may be, held before any of it
+is read.
+"""
 
-from typing import Any, Final
+import asyncio
+import logging
+import time
+from typing import Final
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .images import MAX_BYTES
+from .access import LOGIN_PATHS
+from .admission import Admission
+from .error_answers import answer
+from .errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
+from .settings import Settings
 
-MAX_BODY_BYTES: Final = MAX_BYTES + 1024**2
-"""Of a request: an image of the largest size and the form around it."""
-MAX_LABEL_STUDIO_BYTES: Final = 256 * 1024**2
-"""Of Label Studio's requests, which hold hundreds of tasks with all their annotations and predictions."""
-_LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
+log = logging.getLogger('wholebody.limits')
+
+MIB: Final = 1024**2
 MAX_COMMAND_BYTES: Final = 1024
 """Of a PUT: a word or a version."""
+_MAX_LOGIN_BYTES: Final = 8 * 1024
+"""Of what the login page sends; whoever sends it is not known yet."""
+_LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
+_LABEL_STUDIO_SHARE: Final = 4
+"""Its requests hold hundreds of tasks with all their annotations and predictions: so many times MAX_BODY_MIB."""
+_ENGINE_PATHS: Final = ('/detect', '/poses')
+"""Whose requests are refused while the engine's queue is full, rather than parsed first."""
+_UNCOUNTED: Final = ('/health', '/ready', '/metrics', '/about')
+"""Probes: a node that is busy must not look dead."""
+_LONG_POLLING: Final = '/socket.io/'
+"""Requests that wait for news, of clients that are counted elsewhere (MAX_CLIENTS)."""
+_RETRY_SECONDS: Final = 1
+_LOG_SECONDS: Final = 1.0
 
 
 class RequestLimits:
-    """ASGI middleware: refuses bodies that are too large, and commands that are no text.
+    """ASGI middleware: refuses requests that are too many, too large or too slow, and commands that are no text.
 
     The body of a command (PUT) is read here, since upstream's handlers would decode whatever comes.
+
+    :param admission: of the engine.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, admission: Admission) -> None:
         self._app = app
+        self._settings = settings
+        self._admission = admission
+        self._present = 0
+        self._last_logged = -_LOG_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
-            return
-        limit = _limit(scope)
+        elif scope['path'] in _UNCOUNTED or _LONG_POLLING in scope['path']:
+            await self._bounded(scope, receive, send)
+        elif self._present >= self._settings.max_requests:
+            await answer(self._too_many())(scope, receive, send)
+        else:
+            self._present += 1
+            try:
+                await self._bounded(scope, receive, send)
+            finally:
+                self._present -= 1
+
+    def _too_many(self) -> Busy:
+        if time.monotonic() - self._last_logged > _LOG_SECONDS:
+            self._last_logged = time.monotonic()
+            log.warning('a request is refused: MAX_REQUESTS=%d are under way', self._settings.max_requests)
+        return Busy(
+            f'{self._present} requests are under way, as many as may be (MAX_REQUESTS); try again later',
+            retry_after=_RETRY_SECONDS,
+        )
+
+    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(scope)
         declared = dict(scope['headers']).get(b'content-length', b'0')
         if declared.isdigit() and int(declared) > limit:
-            await _refuse(413, _too_large(limit), scope, receive, send)
-        elif scope['method'] == 'PUT':
-            await self._command(scope, receive, send)
+            await _refuse(_too_large(limit), scope, receive, send)
+            return
+        if scope['method'] == 'POST' and scope['path'] in _ENGINE_PATHS:
+            try:
+                self._admission.check()
+            except Busy as error:
+                await answer(error)(scope, receive, send)  # the connection is kept: uvicorn lets the body pass unread
+                return
+        body = _Body(receive, limit=limit, seconds=self._settings.body_seconds)
+        if scope['method'] == 'PUT':
+            await self._command(body, scope, receive, send)
         else:
-            await self._counted(scope, receive, send, limit)
+            await self._watched(body, scope, receive, send)
 
-    async def _command(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = b''
+    def _limit(self, scope: Scope) -> int:
+        limit = self._settings.max_body_mib * MIB
+        if scope['method'] == 'PUT':
+            return MAX_COMMAND_BYTES
+        if scope['path'] in LOGIN_PATHS:
+            return _MAX_LOGIN_BYTES
+        return _LABEL_STUDIO_SHARE * limit if scope['path'] in _LABEL_STUDIO_PATHS else limit
+
+    async def _command(self, body: '_Body', scope: Scope, receive: Receive, send: Send) -> None:
+        content = b''
         more = True
         while more:
-            message = await receive()
+            message = await body.receive()
+            if body.fault is not None:
+                await _refuse(body.fault, scope, receive, send)
+                return
             if message['type'] != 'http.request':
                 return
-            body += message.get('body', b'')
+            content += message.get('body', b'')
             more = message.get('more_body', False)
-            if len(body) > MAX_COMMAND_BYTES:
-                await _refuse(413, _too_large(MAX_COMMAND_BYTES), scope, receive, send)
-                return
         try:
-            body.decode()
+            content.decode()
         except UnicodeDecodeError:
-            await _refuse(422, 'the body is not UTF-8 text', scope, receive, send)
+            await _refuse(InvalidRequest('the body is not UTF-8 text'), scope, receive, send)
             return
-        messages: list[Message] = [{'type': 'http.request', 'body': body, 'more_body': False}]
+        messages: list[Message] = [{'type': 'http.request', 'body': content, 'more_body': False}]
 
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
 
         await self._app(scope, replay, send)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
-        """Count a body whose size was not declared; one that grows too large ends like a connection that breaks."""
-        seen = 0
-
-        async def counting() -> Message:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get('body', b''))
-            if seen > limit:
-                return {'type': 'http.disconnect'}
-            return message
-
+    async def _watched(self, body: '_Body', scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the body on; to the app, one at fault ends like a connection that breaks."""
         started = False
 
         async def watching(message: Message) -> None:
             nonlocal started
-            if seen <= limit or started:
+            if body.fault is None or started:
                 started = True
                 await send(message)
 
         try:
-            await self._app(scope, counting, watching)
+            await self._app(scope, body.receive, watching)
         except Exception:
-            if seen <= limit:
+            if body.fault is None:
                 raise
-        if seen > limit and not started:
-            await _refuse(413, _too_large(limit), scope, receive, send)
+        if body.fault is not None and not started:
+            await _refuse(body.fault, scope, receive, send)
 
 
-def _limit(scope: Scope) -> int:
-    if scope['method'] == 'PUT':
-        return MAX_COMMAND_BYTES
-    return MAX_LABEL_STUDIO_BYTES if scope['path'] in _LABEL_STUDIO_PATHS else MAX_BODY_BYTES
+class _Body:
+    """A body on its way, until there is a `fault` with it.
+
+    :param limit: bytes that it may have; its size need not have been declared.
+    :param seconds: from now on, in which it must have come.
+    """
+
+    def __init__(self, receive: Receive, *, limit: int, seconds: float) -> None:
+        self.fault: WholebodyError | None = None
+        self._receive = receive
+        self._limit = limit
+        self._seconds = seconds
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._seen = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        if self.fault is not None:
+            return {'type': 'http.disconnect'}
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self.fault = RequestTooSlow(f'the body did not come within {self._seconds:g} seconds (BODY_SECONDS)')
+            return {'type': 'http.disconnect'}
+        self._complete = not message.get('more_body', False)
+        self._seen += len(message.get('body', b''))
+        if self._seen > self._limit:
+            self.fault = _too_large(self._limit)
+            return {'type': 'http.disconnect'}
+        return message
 
 
-def _too_large(limit: int) -> str:
-    return f'the body has more than the limit of {limit} bytes'
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f'the body has more than the limit of {limit} bytes')
 
 
-async def _refuse(status: int, detail: str, scope: Scope, receive: Receive, send: Send) -> None:
-    response: Any = JSONResponse({'detail': detail}, status_code=status, headers={'Connection': 'close'})
-    await response(scope, receive, send)
+async def _refuse(error: WholebodyError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, and close the connection rather than wait for the rest of the body."""
+    await answer(error, Connection='close')(scope, receive, send)

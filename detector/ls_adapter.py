@@ -1,17 +1,16 @@
 """Label Studio's door: the routes of a machine learning backend, as Label Studio 1.23 calls them."""
 
 import asyncio
-import base64
 import json
 import logging
-import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from . import upstream
-from .errors import InvalidRequest, ModelUnavailable, Unauthorized
+from .access import address_of
+from .errors import InvalidRequest, ModelUnavailable, RequestTooLarge
 from .label_studio import config
 from .label_studio.client import Connection
 from .label_studio.correction_queue import CorrectionQueue
@@ -21,7 +20,6 @@ from .label_studio.preannotation import Preannotator
 from .model_package import ModelPackage
 from .outbox import Outbox
 from .request_context import encoding
-from .settings import Settings
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger('wholebody.label_studio')
 
 _TRAINING = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
-_REMEDY = (
-    'a webhook came without the user name and password of BASIC_AUTH_USER; Label Studio creates webhooks without: '
-    'give it the header with PATCH /api/webhooks/ID {"headers": {"Authorization": "Basic …"}}'
-)
 
 
 class LabelStudioBackend:
@@ -108,23 +102,17 @@ def _backend(request: Request) -> LabelStudioBackend:
     return backend
 
 
-def _authorized(request: Request) -> None:
-    """Ask for BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set.
+async def _authorized(request: Request) -> None:
+    """Ask for BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set; for API_TOKEN `AccessControl` has asked.
 
     :raises Unauthorized: they are not in the request.
     """
-    settings: Settings = cast('WholebodyNode', request.app).settings
-    if settings.basic_auth_user is None or settings.basic_auth_pass is None:
+    node = cast('WholebodyNode', request.app)
+    if node.settings.basic_auth_user is None or node.gate.admits_label_studio(request):
         return
-    scheme, _, given = request.headers.get('Authorization', '').partition(' ')
-    expected = f'{settings.basic_auth_user}:{settings.basic_auth_pass.get_secret_value()}'
-    # Label Studio's HTTP library encodes in Latin-1 what fits into it, others in UTF-8
-    encodings = [base64.b64encode(expected.encode(name, 'replace')) for name in ('utf-8', 'latin-1')]
-    matches = [secrets.compare_digest(given.strip().encode(), encoded) for encoded in encodings]
-    if scheme.lower() != 'basic' or not any(matches):
-        if request.url.path == '/webhook':
-            log.warning(_REMEDY)
-        raise Unauthorized('user name or password (BASIC_AUTH_USER, BASIC_AUTH_PASS) are missing or wrong')
+    if 'authorization' in request.headers:
+        await node.gate.slow_down(address_of(request))
+    raise node.gate.unauthorized(request)
 
 
 router = APIRouter(tags=['Label Studio'], dependencies=[Depends(_authorized)])
@@ -184,6 +172,11 @@ async def predict(request: Request) -> Response:
     tasks = body.get('tasks')
     if not isinstance(tasks, list):
         raise InvalidRequest("'tasks' must be a list of tasks, each with an 'id' and 'data'")
+    max_tasks = cast('WholebodyNode', request.app).settings.max_tasks
+    if len(tasks) > max_tasks:
+        raise RequestTooLarge(
+            f'{len(tasks)} tasks are more than {max_tasks} (MAX_TASKS); send them in several requests'
+        )
     label_config = body.get('label_config')
     if not isinstance(label_config, str | None):
         raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")

@@ -34,6 +34,7 @@ _REASONS: Final = {
     403: 'forbidden',
     404: 'not_found',
     405: 'method',
+    408: 'too_slow',
     409: 'no_loop',
     413: 'too_large',
     415: 'image_format',

@@ -15,6 +15,7 @@ from learning_loop_node.helpers.misc import ImageData
 from starlette.types import ASGIApp
 
 from . import (
+    access,
     catalogue,
     error_answers,
     loop,
@@ -22,6 +23,7 @@ from . import (
     metadata,
     observation,
     routes,
+    routes_login,
     routes_outbox,
     sio_events,
     upstream,
@@ -63,6 +65,7 @@ class WholebodyNode(DetectorNode):
         settings.make_data_folder()
         upstream.apply_settings(settings)
         self.settings = settings
+        self.gate = access.Gate(settings)
         self.store = ModelStore(settings.data_folder)
         self.metrics = Metrics()
         self.loop_lag = LoopLag(self.metrics)
@@ -92,10 +95,12 @@ class WholebodyNode(DetectorNode):
         self.inference = Inference(
             settings, self.detection_lock, lambda: upstream.active_detector(self)[0], self.metrics
         )
-        self.add_middleware(RequestLimits)
+        self.add_middleware(RequestLimits, settings=settings, admission=self.inference.admission)
+        access.install(self, settings, self.gate)  # after it, which puts it before it
         error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
+        self.include_router(routes_login.router)
         self.label_studio = LabelStudioBackend(self)
         self.include_router(ls_adapter.router)
         self.include_router(observation.router)
@@ -121,8 +126,8 @@ class WholebodyNode(DetectorNode):
         return ObservedRequests(super().build_middleware_stack(), self, self.metrics)
 
     def _setup_sio_server(self) -> None:
-        self.sio = sio_events.create_server(self)
-        self.mount('/ws', sio_events.as_app(self.sio))
+        self.sio, app = sio_events.create_server(self)
+        self.mount('/ws', app)
 
     async def on_startup(self) -> None:
         """Serve the best model that works."""

@@ -9,8 +9,8 @@ import sys
 import uvicorn
 
 from .logs import ConsoleFormatter, JsonFormatter, catch_what_is_not_logged
+from .secrecy import hide_secrets
 from .settings import Settings
-from .sio_events import MAX_MESSAGE_BYTES
 
 SHUTDOWN_SECONDS = 2
 """For requests that run; then the outbox has its seconds, and all of it stays below 5."""
@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
         lifespan='on',
         loop='asyncio' if settings.debug else 'auto',  # uvloop does not tell what is slow
         log_config=None,
-        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_max_size=settings.max_frame_mib * 1024**2,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     _end()
@@ -68,6 +68,7 @@ def configure_logging(settings: Settings) -> None:
             'loggers': {
                 'wholebody': {'level': level},
                 'uvicorn': {'level': level},
+                'uvicorn.error': {'level': 'INFO' if level == 'DEBUG' else level},  # it writes headers and frames
                 'Node': {'level': chatter, 'handlers': [], 'propagate': True},
                 'loop_communication': {'level': chatter},
                 'uvicorn.access': {'level': 'DEBUG' if settings.debug else 'WARNING'},
@@ -75,6 +76,7 @@ def configure_logging(settings: Settings) -> None:
             },
         }
     )
+    hide_secrets(settings)
 
 
 class _FitForDetectors(logging.Filter):

@@ -30,6 +30,8 @@ from .images import DEFAULT_MAX_PIXELS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
+_LOGIN: Final = re.compile(r'(?<=://)[^\s"\'<>]*@|(?<!\S)[^/\s@:]+:[^\s@]+@')
+"""User name and password in an address, with or without a scheme before them."""
 _HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
@@ -165,6 +167,27 @@ class Settings(BaseSettings):
     max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
     max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=64, description='Larger images are refused before decoding')
 
+    # limits and access
+    max_requests: int = Field(
+        100, ge=1, le=10_000, description='HTTP requests at a time; the next hears 503 at once. Probes do not count'
+    )
+    max_body_mib: int = Field(
+        65, ge=1, le=4096, description="MiB of a request's body (four times as much for Label Studio's tasks)"
+    )
+    body_seconds: float = Field(60, gt=0, le=3600, description='Seconds that the body of a request may take to come')
+    max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
+    max_clients: int = Field(64, ge=1, le=10_000, description='Socket.IO clients at a time')
+    max_frame_mib: int = Field(65, ge=1, le=1024, description='MiB of one Socket.IO message')
+    api_token: SecretStr | None = Field(
+        None,
+        description='Token that is asked for wherever images are carried or something is changed; unset: open to all',
+    )
+    cors_origins: str = Field(
+        '',
+        description='Web pages of other origins that may use the node: `https://host:port`, comma separated, or `*`; '
+        "unset: none but the node's own",
+    )
+
     # Label Studio
     label_studio_url: str | None = Field(
         None, pattern=r'^https?://', description='Label Studio, e.g. `http://localhost:8080`'
@@ -212,6 +235,24 @@ class Settings(BaseSettings):
                 raise ValueError(f'{entry!r} is neither host nor host:port')
         return ','.join(entries)
 
+    @field_validator('api_token')
+    @classmethod
+    def _fits_into_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        text = '' if token is None else token.get_secret_value()
+        if not text.isascii() or not text.isprintable() or ' ' in text:
+            raise ValueError('use letters, digits and punctuation of ASCII only, as `openssl rand -hex 24` gives them')
+        return token
+
+    @field_validator('cors_origins')
+    @classmethod
+    def _origins(cls, text: str) -> str:
+        entries = [entry.strip().lower().rstrip('/') for entry in text.split(',') if entry.strip()]
+        for entry in entries:
+            scheme, _, host = entry.partition('://')
+            if entry != '*' and not (scheme in ('http', 'https') and _HOST.fullmatch(host)):
+                raise ValueError('give origins like https://host:8080, comma separated, or *')
+        return ','.join(entries)
+
     @field_validator('data_folder')
     @classmethod
     def _absolute(cls, folder: Path) -> Path:
@@ -235,6 +276,18 @@ class Settings(BaseSettings):
         if self.loop_host is None or '://' in self.loop_host:
             return self.loop_host
         return f'{"https" if "learning-loop.ai" in self.loop_host else "http"}://{self.loop_host}'
+
+    @property
+    def label_studio_login(self) -> tuple[str, str] | None:
+        """User name and password that Label Studio's requests must carry: its own, else any name and API_TOKEN."""
+        if self.basic_auth_user is not None and self.basic_auth_pass is not None:
+            return self.basic_auth_user, self.basic_auth_pass.get_secret_value()
+        return None if self.api_token is None else ('label-studio', self.api_token.get_secret_value())
+
+    @property
+    def request_headers(self) -> dict[str, str]:
+        """What our own commands send along to a running node."""
+        return {} if self.api_token is None else {'Authorization': f'Bearer {self.api_token.get_secret_value()}'}
 
     @property
     def outbox_folder(self) -> Path:
@@ -286,9 +339,24 @@ def _explain(problem: object) -> str:
     assert isinstance(problem, dict)
     name = environment_name(str(problem['loc'][0])) if problem['loc'] else ''
     value = problem.get('input')
-    shown = f'={value}' if isinstance(value, str) and 'PASSWORD' not in name and 'TOKEN' not in name else ''
+    shown = f'={without_logins(value)}' if isinstance(value, str) and name not in secret_names() else ''
     message = str(problem['msg']).removeprefix('Value error, ')
     return f'{name}{shown}: {message}' if name else message
+
+
+def secret_names() -> set[str]:
+    """The environment variables that hold credentials, with their aliases."""
+    names: set[str] = set()
+    for field, info in Settings.model_fields.items():
+        if info.annotation in (SecretStr, SecretStr | None):
+            alias = info.validation_alias
+            names |= {environment_name(field), *(map(str, alias.choices) if isinstance(alias, AliasChoices) else ())}
+    return names
+
+
+def without_logins(text: str) -> str:
+    """A text whose addresses show no `user:password@`."""
+    return _LOGIN.sub('…@', text)
 
 
 def settings_table() -> str:

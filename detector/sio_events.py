@@ -19,19 +19,17 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images, metadata, upstream
-from .errors import InvalidRequest, ModelUnavailable, WholebodyError
+from .errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
 from .observation import observed_event, refused_event
 from .request_context import encoding, note_error
 from .routes import about_node, grouped_poses
 from .routes_outbox import set_outbox_mode
+from .sio_access import Anteroom, Doorman
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
 
 log = logging.getLogger('wholebody.socketio')
-
-MAX_MESSAGE_BYTES: Final = images.MAX_BYTES + 1024**2
-"""Of one WebSocket message: a frame of the largest size and what describes it."""
 
 _LOG_SECONDS: Final = 1.0
 
@@ -42,22 +40,35 @@ Handler = Callable[['WholebodyNode', str, Any], Awaitable[dict[str, Any]]]
 """Takes the node, the id of the connection, and the payload."""
 
 
-def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
-    """A Socket.IO server with all events registered."""
+def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
+    """A Socket.IO server with all events registered, and the ASGI app to mount at `/ws`.
+
+    Which origins may connect, `AccessControl` decides.
+    """
     Payload.max_decode_packets = MAX_BATCH + 16  # of one polling request; beyond, a message is lost without a word
-    server = socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES, json=_TolerantJson)
+    server = socketio.AsyncServer(
+        async_mode='asgi',
+        max_http_buffer_size=node.settings.max_frame_mib * 1024**2,
+        cors_allowed_origins=[],
+        json=_TolerantJson,
+    )
+    seconds = node.settings.body_seconds
+    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=seconds)
     for name, handler in EVENTS.items():
-        server.on(name, observed_event(node.metrics, name, _answering(node, name, handler)))
+        server.on(name, observed_event(node.metrics, name, _answering(node, doorman, name, handler)))
 
     async def connect(sid: str, *details: Any) -> dict[str, str] | None:
-        if not (details and isinstance(details[0], Mapping) and 'asgi.scope' in details[0]):
+        if not details or details[0] is not server.get_environ(sid):
             return refused_event(node.metrics, "'connect' is no event to send")  # a client can, and reaches this
+        await doorman.admit(sid, *details)
         node.connected_clients.append(sid)
         return None
 
     async def disconnect(sid: str, *_: Any) -> dict[str, str]:
-        if sid in node.connected_clients:
-            node.connected_clients.remove(sid)
+        if not server.manager.is_connected(sid, '/'):  # else a client has sent an event of this name
+            doorman.leave(sid)
+            if sid in node.connected_clients:
+                node.connected_clients.remove(sid)
         return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
@@ -66,15 +77,12 @@ def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
     server.on('connect', connect)
     server.on('disconnect', disconnect)
     server.on('*', unknown)
-    return server
+    return server, Anteroom(socketio.ASGIApp(server, socketio_path='/ws/socket.io'), doorman, seconds=seconds)
 
 
-def as_app(server: socketio.AsyncServer) -> Any:
-    """The ASGI app to mount at `/ws`."""
-    return socketio.ASGIApp(server, socketio_path='/ws/socket.io')
-
-
-def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[..., Awaitable[dict[str, Any]]]:
+def _answering(
+    node: 'WholebodyNode', doorman: Doorman, name: str, handler: Handler
+) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Wrap a handler so that whatever arrives and whatever happens, the client gets an answer."""
 
     last_logged = -math.inf
@@ -82,6 +90,8 @@ def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[.
     async def answer(sid: str, *payload: Any) -> dict[str, Any]:
         nonlocal last_logged
         try:
+            if not doorman.knows(sid):
+                raise Unauthorized('this client has not been let in')
             if len(payload) > 1:
                 raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
             return await handler(node, sid, payload[0] if payload else None)

@@ -95,9 +95,9 @@ def test_the_loop_and_its_login_are_tried(tmp_path: Path, service: str) -> None:
     [
         ('good', 'ok', 'ann@example.com'),
         (JWT, 'ok', 'ann@example.com'),
-        ('bad', 'failed', 'is refused (401)'),
-        ('a.b.c', 'failed', 'personal access token, is refused'),
-        (None, 'failed', 'LABEL_STUDIO_API_TOKEN is not set'),
+        ('bad', 'failed', 'refuses LABEL_STUDIO_API_TOKEN (401)'),
+        ('a.b.c', 'failed', 'a personal access token (401)'),
+        (None, 'failed', 'set LABEL_STUDIO_API_TOKEN'),
     ],
 )
 def test_label_studio_and_its_token_are_tried(

@@ -48,6 +48,30 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'hunter' not in str(caught.value)
 
 
+def test_label_studio_logs_in_with_its_password_or_else_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of BASIC_AUTH_* and API_TOKEN the former, if both are set; commands send the token itself."""
+    assert load_settings().label_studio_login is None
+    assert load_settings().request_headers == {}
+    monkeypatch.setenv('API_TOKEN', 'hunter4')
+    user, password = load_settings().label_studio_login or ('', '')
+    assert user
+    assert password == 'hunter4'
+    assert load_settings().request_headers == {'Authorization': 'Bearer hunter4'}
+    monkeypatch.setenv('BASIC_AUTH_USER', 'ann')
+    monkeypatch.setenv('BASIC_AUTH_PASS', 'hunter5')
+    assert load_settings().label_studio_login == ('ann', 'hunter5')
+
+
+@pytest.mark.parametrize('origins', ['evil', 'ftp://a', 'https://a/b', 'https://', 'https://a b', 'null'])
+def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    """Origins have a scheme and a host, and no path; others would silently allow nobody."""
+    monkeypatch.setenv('CORS_ORIGINS', origins)
+    with pytest.raises(InvalidSettings, match='CORS_ORIGINS=.*give origins like'):
+        load_settings()
+    monkeypatch.setenv('CORS_ORIGINS', ' https://A.example:8443/ , http://[::1]:8080,* ')
+    assert load_settings().cors_origins == 'https://a.example:8443,http://[::1]:8080,*'
+
+
 def test_a_bind_address_is_not_taken_for_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """HOST=0.0.0.0, ::, or this machine's name is no Loop; another HOST is, as upstream has it."""
     for address in ('0.0.0.0', '::', '127.0.0.1', 'localhost', socket.gethostname()):

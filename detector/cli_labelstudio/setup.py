@@ -86,7 +86,8 @@ def init(
 ) -> None:
     """Create a project, or change what differs: labeling config, sampling, the node as backend, its webhook.
 
-    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN; BASIC_AUTH_USER and BASIC_AUTH_PASS must be those of the node.
+    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN; BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, must be those
+    of the node.
     Run it again after a switch of models: uncertainty sampling goes by the name of the backend.
     """
     if project is not None and title is not None:
@@ -135,11 +136,10 @@ async def _init(
     from ..label_studio.project import Project, project_id_of
     from ..label_studio.project_setup import Node, set_up
 
-    password = settings.basic_auth_pass
     backend = None
     if node is not None:
-        password_text = None if password is None else password.get_secret_value()
-        backend = Node(url=node, user=settings.basic_auth_user, password=password_text)
+        user, password = settings.label_studio_login or (None, None)
+        backend = Node(url=node, user=user, password=password)
     changes = 0
 
     def say(change: str) -> None:

@@ -216,9 +216,9 @@ def _explained(error: WholebodyError, url: str) -> WholebodyError:
             f'Label Studio may not contact {url}, an address in a private network: start it with '
             'USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false'
         )
-    if 'authentication parameters' in text:
+    if 'authentication parameters' in text or ('valid ML backend' in text and '401' in text):
         return InvalidRequest(
-            f'{url} refuses Label Studio: set BASIC_AUTH_USER and BASIC_AUTH_PASS to those of the node'
+            f'{url} refuses Label Studio: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, to those of the node'
         )
     if 'health check failed' in text:
         return InvalidRequest(

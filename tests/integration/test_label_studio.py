@@ -153,21 +153,30 @@ def test_a_drawn_box_gets_its_person(studio: LabelStudio, node: NodeProcess, sty
         assert_drawn(from_results(answer['data']['result'], parse(generate(style))), [figure], (720, 480))
 
 
-def test_basic_auth_lets_in_who_knows_it(tmp_path: Path, studio: LabelStudio) -> None:
+@pytest.mark.parametrize(
+    ('settings', 'login', 'complaint'),
+    [
+        ({'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame'}, ('ann', 'sésame'), 'authentication parameters'),
+        ({'API_TOKEN': 'open-sesame-0123456789'}, ('anybody', 'open-sesame-0123456789'), '401'),
+    ],
+    ids=['password', 'token'],
+)
+def test_basic_auth_lets_in_who_knows_it(
+    tmp_path: Path, studio: LabelStudio, settings: dict[str, str], login: tuple[str, str], complaint: str
+) -> None:
     """Label Studio says so when it is wrong or missing; with it all works, webhooks after they are given the header."""
-    settings = {'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame', **settings_for(studio)}
-    with running_node(tmp_path, **settings) as node:
+    with running_node(tmp_path, **settings, **settings_for(studio)) as node:
         project = studio.create_project(generate('keypoints'))
         (task_id,) = project.upload([('card.jpg', CARD)])
         for auth in (None, ('ann', 'wrong')):
-            with pytest.raises(Refused, match='authentication parameters'):
+            with pytest.raises(Refused, match=complaint):
                 project.connect(node.url, basic_auth=auth)
-        project.connect(node.url, basic_auth=('ann', 'sésame'), title=VERSION)
+        project.connect(node.url, basic_auth=login, title=VERSION)
         project.retrieve_predictions([task_id])
         assert len(project.predictions()) == 1
         project.annotate(task_id, project.predictions()[0]['result'])
         assert until(lambda: 'PATCH /api/webhooks/ID' in node.log.read_text())
-        header = base64.b64encode('ann:sésame'.encode()).decode()
+        header = base64.b64encode(':'.join(login).encode()).decode()
         project.set_webhook_headers({'Authorization': f'Basic {header}'})
         refused = node.log.read_text().count('PATCH /api/webhooks/ID')
         project.annotate(task_id, [])

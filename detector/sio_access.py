@@ -1,0 +1,135 @@
+"""Which Socket.IO clients come in: those with the token, and not more than MAX_CLIENTS."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import socketio
+from socketio.exceptions import ConnectionRefusedError as Refused
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .access import ADMITTED, Gate, address_of
+from .error_answers import answer
+from .errors import RequestTooLarge
+
+log = logging.getLogger('wholebody.access')
+
+_SPARE: Final = 16
+"""Connections beyond MAX_CLIENTS that may be open, so that who is refused hears why."""
+_CONNECTION: Final = 'wholebody.connection'
+"""Key of a WebSocket's ASGI scope: the connection of the client that came in by it."""
+_MAX_STRANGER_BYTES: Final = 16 * 1024
+"""Of a message by somebody who has not shown the token."""
+
+
+class Doorman:
+    """Decides who becomes a client of a Socket.IO server.
+
+    :param max_clients: clients at a time.
+    :param seconds: in which a connection must become a client, or be one again.
+    """
+
+    def __init__(self, server: socketio.AsyncServer, gate: Gate, *, max_clients: int, seconds: float) -> None:
+        self._server = server
+        self._gate = gate
+        self._max_clients = max_clients
+        self._seconds = seconds
+        self._clients: dict[str, str] = {}
+        """Client to its connection."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._opened = server.eio.handlers['connect']
+        server.eio.on('connect', self._open)
+
+    async def admit(self, client: str, environ: Mapping[str, Any], auth: object = None) -> None:
+        """Let a client in.
+
+        :param auth: what it has sent to be let in, `{'token': …}`.
+        :raises socketio.exceptions.ConnectionRefusedError: says why not.
+        """
+        scope = environ['asgi.scope']
+        given = auth.get('token') if isinstance(auth, Mapping) else None
+        if not scope[ADMITTED] and not (given is not None and self._gate.knows_token(given)):
+            connection = HTTPConnection(scope)
+            if given is None and 'authorization' not in connection.headers:
+                raise Refused("this node asks for its token: connect with auth={'token': API_TOKEN}")
+            await self._gate.slow_down(address_of(connection))
+            raise Refused('the token is wrong (API_TOKEN)')
+        if len(self._clients) >= self._max_clients:
+            log.warning('a Socket.IO client is refused: there are MAX_CLIENTS=%d', self._max_clients)
+            raise Refused(f'{len(self._clients)} clients are connected, as many as may be (MAX_CLIENTS)')
+        self._clients[client] = scope[_CONNECTION] = self._server.manager.eio_sid_from_sid(client, '/')
+
+    def knows(self, client: str) -> bool:
+        """Whether a client has been let in; it may send events before, while that is decided."""
+        return client in self._clients
+
+    def leave(self, client: str) -> None:
+        """A client has gone; its connection may stay a little, for another one."""
+        connection = self._clients.pop(client, None)
+        if connection is not None:
+            self._close_if_idle_later(connection)
+
+    def knows_connection(self, scope: Scope) -> bool:
+        """Whether a request or WebSocket belongs to a client."""
+        sessions = parse_qs(scope['query_string'].decode('latin-1')).get('sid', [])
+        return any(connection in self._clients.values() for connection in (*sessions, scope.get(_CONNECTION)))
+
+    async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
+        if len(self._server.environ) >= self._max_clients + _SPARE:
+            return 'too many Socket.IO connections are open (MAX_CLIENTS)'
+        self._close_if_idle_later(connection)
+        return await self._opened(connection, environ)
+
+    def _close_if_idle_later(self, connection: str) -> None:
+        asyncio.get_running_loop().call_later(self._seconds, self._close_if_idle, connection)
+
+    def _close_if_idle(self, connection: str) -> None:
+        session = self._server.eio.sockets.get(connection)
+        if session is not None and connection not in self._clients.values():
+            task = asyncio.create_task(session.close(wait=False, abort=True))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+class Anteroom:
+    """ASGI app before that of Socket.IO: who is no client sends small messages only, and does not stay.
+
+    :param seconds: that a WebSocket may be open without being a client's.
+    """
+
+    def __init__(self, app: ASGIApp, doorman: Doorman, *, seconds: float) -> None:
+        self._app = app
+        self._doorman = doorman
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope['type'] == 'websocket':
+            await self._app(scope, lambda: self._next_message(scope, receive), send)
+            return
+        declared = dict(scope.get('headers', ())).get(b'content-length', b'0')
+        if declared.isdigit() and int(declared) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
+            error = RequestTooLarge(f'show the token before you send more than {_MAX_STRANGER_BYTES} bytes')
+            await answer(error, Connection='close')(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _next_message(self, scope: Scope, receive: Receive) -> Message:
+        """The next message; the end of the connection instead if it is a stranger's, and large or late."""
+        while True:
+            try:
+                async with asyncio.timeout(self._seconds):
+                    message = await receive()
+            except TimeoutError:
+                if not self._doorman.knows_connection(scope):
+                    return {'type': 'websocket.disconnect', 'code': 1008}
+                continue
+            content = message.get('bytes') or message.get('text') or b''
+            if len(content) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
+                return {'type': 'websocket.disconnect', 'code': 1009}
+            return message
+
+    def _is_stranger(self, scope: Scope) -> bool:
+        return not scope[ADMITTED] and not self._doorman.knows_connection(scope)

@@ -1,0 +1,104 @@
+"""The login page, and pages of other origins, in a real Chromium."""
+
+from collections.abc import Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from ..processes import NodeProcess, running_node
+from .browser import ARTEFACTS, chromium_executable
+
+pytestmark = pytest.mark.integration
+
+TOKEN = 'correct-horse-battery-staple'
+PHONE = {'width': 390, 'height': 780}
+
+ATTACK = """
+async node => {
+    const said = {}
+    const post = await fetch(node + '/webhook', {method: 'POST', body: '{}', credentials: 'include'})
+        .then(answer => answer.status, () => 'blocked')
+    said.post = post
+    said.put = await fetch(node + '/outbox_mode', {method: 'PUT', body: 'stopped', credentials: 'include'})
+        .then(answer => answer.status, () => 'blocked')
+    await fetch(node + '/logout', {method: 'POST', mode: 'no-cors', credentials: 'include'}).catch(() => 0)
+    said.websocket = await new Promise(resolve => {
+        const socket = new WebSocket(node.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket')
+        socket.onopen = () => resolve('open')
+        socket.onerror = () => resolve('blocked')
+    })
+    return said
+}
+"""
+
+
+class _Blank(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def page() -> Iterator[Page]:
+    with sync_playwright() as playwright:
+        process = playwright.chromium.launch(executable_path=chromium_executable(), headless=True)
+        yield process.new_context(viewport=PHONE).new_page()
+        process.close()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[str]:
+    """Another server of the same host: another origin, but the same site for cookies."""
+    folder = tmp_path / 'elsewhere'
+    folder.mkdir()
+    (folder / 'index.html').write_text('<!doctype html><title>elsewhere</title>')
+    with HTTPServer(('127.0.0.1', 0), partial(_Blank, directory=folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[NodeProcess]:
+    with running_node(tmp_path / 'node', API_TOKEN=TOKEN) as running:
+        yield running
+
+
+def test_a_person_logs_in_and_other_pages_cannot_use_that(page: Page, closed: NodeProcess, elsewhere: str) -> None:
+    """On a phone: the page asks, says what is wrong, leads on; a page of another port is kept out all the same."""
+    page.goto(f'{closed.url}/openapi.json?x=1')
+    page.goto(f'{closed.url}/model_version')
+    expect(page).to_have_url(f'{closed.url}/login?next=/model_version')
+    ARTEFACTS.mkdir(exist_ok=True)
+    page.screenshot(path=ARTEFACTS / 'login.png')
+    assert page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'], 'nothing is cut'
+    page.get_by_label('API_TOKEN').fill('wrong')
+    page.get_by_role('button').click()
+    expect(page.get_by_text('This is not the token.')).to_be_visible()
+    page.screenshot(path=ARTEFACTS / 'login-wrong.png')
+    page.get_by_label('API_TOKEN').fill(TOKEN)
+    page.get_by_label('API_TOKEN').press('Enter')
+    expect(page).to_have_url(f'{closed.url}/model_version')
+    assert 'current_version' in page.content()
+    assert page.evaluate('document.cookie') == ''
+    page.goto(elsewhere)
+    assert page.evaluate(ATTACK, closed.url) == {'post': 'blocked', 'put': 'blocked', 'websocket': 'blocked'}
+    page.goto(f'{closed.url}/model_version')
+    assert 'current_version' in page.content(), 'the other page has not even logged the person out'
+    page.evaluate("fetch('/logout', {method: 'POST'})")
+    page.wait_for_timeout(500)
+    page.goto(f'{closed.url}/model_version')
+    expect(page).to_have_url(f'{closed.url}/login?next=/model_version')
+
+
+def test_without_a_token_other_pages_are_kept_out_too(page: Page, node: NodeProcess, elsewhere: str) -> None:
+    """The node's own pages are not."""
+    page.goto(elsewhere)
+    assert page.evaluate(ATTACK, node.url) == {'post': 'blocked', 'put': 'blocked', 'websocket': 'blocked'}
+    page.goto(f'{node.url}/about')
+    own = page.evaluate(ATTACK, node.url)
+    assert own['websocket'] == 'open'
+    assert own['put'] in (200, 409)
