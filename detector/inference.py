@@ -18,6 +18,7 @@ from .errors import DeadlineExceeded
 from .images import Image
 from .model_package import ModelPackage
 from .poses import FloatArray, Pose
+from .recent import Recent
 from .settings import Settings
 from .streams import Streams
 from .wholebody_logic import WholebodyDetectorLogic
@@ -57,6 +58,7 @@ class Inference:
         self._decoding = asyncio.Semaphore(_DECODERS)
         self._streams: tuple[WholebodyDetectorLogic, Streams] | None = None
         self.admission = Admission(max_waiting=settings.max_waiting, deadline=settings.deadline)
+        self.recent = Recent()
         self.unloading = False
         """While a model is replaced that had to be unloaded first: requests wait for the new one."""
 
@@ -132,6 +134,7 @@ class Inference:
             'inference_ms': (done - running) / len(group),
         }
         timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
+        self.recent.note(timing, len(group))
         return [
             Estimate(image=image, poses=poses, package=logic.package, timing=timing)
             for image, poses in zip(group, found, strict=True)
