@@ -193,7 +193,9 @@ def _model_row(model: Model, *, is_target: bool) -> None:
     with ui.element('div').classes('row-line'):
         with ui.element('div').classes('grow'):
             Text('div', model.version)
-            sizes = ', '.join(f'{name} {file.size / 1024**2:.1f} MiB' for name, file in model.formats.items())
+            sizes = ', '.join(
+                f'{name}, {max(1, round(file.size / 1024)):,} KiB' for name, file in model.formats.items()
+            )
             Text('div', sizes or 'no file', 'faint')
         if is_target:
             Text('span', 'target', 'pill')

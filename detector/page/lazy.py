@@ -10,8 +10,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
-from starlette.responses import RedirectResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from .. import error_answers
 from ..errors import ExtraMissing, NotFound
@@ -51,20 +52,24 @@ class LazyPage:
                 finally:
                     await self._close()
 
-        async def to_the_page() -> RedirectResponse:
-            await self._load()
-            return RedirectResponse(f'{PATH.removeprefix("/")}/')
+        async def to_the_page() -> Response:
+            return await self._load() or RedirectResponse(f'{PATH.removeprefix("/")}/')
 
         app.router.lifespan_context = lifespan
-        app.add_api_route(PATH, to_the_page, include_in_schema=False)
+        app.add_api_route(PATH, to_the_page, include_in_schema=False, response_model=None)
         app.mount(PATH, self)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._load()
-        await self.app(scope, receive, send)
+        missing = await self._load()
+        if missing is None:
+            await self.app(scope, receive, send)
+        elif scope['type'] == 'http':
+            await missing(scope, receive, send)
+        else:
+            await WebSocketClose()(scope, receive, send)
 
-    async def _load(self) -> None:
-        """:raises NotFound: NiceGUI is not installed."""
+    async def _load(self) -> Response | None:
+        """:return: the answer, if NiceGUI is not installed."""
         if self._loading is None:
             self._loading = asyncio.create_task(self._start())
         try:
@@ -72,7 +77,9 @@ class LazyPage:
         except ImportError as error:
             self._loading = None  # it may be installed by the next time
             log.warning('no page: %s', error)
-            raise NotFound(f'there is no page: {ExtraMissing("NiceGUI", extra="page")}') from None
+            detail = f'there is no page: {ExtraMissing("NiceGUI", extra="page")}'
+            return JSONResponse({'detail': detail}, status_code=NotFound.status)
+        return None
 
     async def _start(self) -> None:
         await asyncio.to_thread(importlib.import_module, 'nicegui')  # takes a second or more

@@ -92,6 +92,7 @@ def _empty_chart() -> dict[str, Any]:
                 'type': 'line',
                 'yAxisIndex': 1,
                 'symbolSize': 4,
+                'showAllSymbol': True,
                 'connectNulls': True,
                 'itemStyle': {'color': '#d9822b'},
                 'lineStyle': {'width': 2},

@@ -31,8 +31,7 @@ def bar(title: str) -> Iterator[None]:
     with ui.element('header').classes('bar'):
         Text('h1', title)
         yield
-        ui.element('div').classes('space')
-        dark = ui.button(icon='contrast').props('flat round dense aria-label="Light or dark"')
+        dark = ui.button(icon='contrast').props('flat round dense aria-label="Light or dark"').classes('dark-switch')
         dark.on('click', js_handler='() => Quasar.Dark.toggle()')
 
 

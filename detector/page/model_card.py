@@ -66,9 +66,9 @@ class ModelCard:
 
     def _show_choice(self, installed: list[str], target: str | None) -> None:
         wanted = self._mode()
-        follow = 'none is configured' if not self._node.has_loop else f'now {target}' if target else 'target unknown'
+        follow = 'none is set' if not self._node.has_loop else f'now {target}' if target else 'target unknown'
         options = {
-            VersionMode.FollowLoop.value: f'Follow the Learning Loop ({follow})',
+            VersionMode.FollowLoop.value: f'Follow the Loop ({follow})',
             VersionMode.Pause.value: 'Pause: keep what serves',
         }
         options |= {version: f'Version {version}' for version in installed}

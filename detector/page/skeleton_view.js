@@ -221,6 +221,7 @@ export default {
       this.poses = result.poses;
       this.width = result.image.width;
       this.height = result.image.height;
+      if (!this.url) this.error = "The node reads this image, but the browser cannot show it.";
       this.$nextTick(this.measure);
     },
     async fetched(address, options) {

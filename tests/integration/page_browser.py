@@ -58,7 +58,7 @@ class PageView:
         :param inside: selector of the element that holds the image.
         """
         view = self.page.locator(f'{inside} .skeleton-view')
-        view.locator(f'g[data-person="{persons - 1}"] circle').first.wait_for()
+        view.locator(f'g[data-person="{persons - 1}"] circle.point').first.wait_for()
         points = view.evaluate(_POINTS)
         found: list[dict[str, Drawn]] = [{} for _ in range(persons)]
         for point in points:
@@ -145,7 +145,7 @@ def _is_outside(url: str) -> bool:
 _POINTS: Final = """(view) => {
     const image = view.querySelector('.skeleton-frame img');
     const frame = image.getBoundingClientRect();
-    return [...view.querySelectorAll('circle')].map((circle) => {
+    return [...view.querySelectorAll('circle.point')].map((circle) => {
         const box = circle.getBoundingClientRect();
         return {
             person: circle.dataset.person,
@@ -162,6 +162,9 @@ _POINTS: Final = """(view) => {
 
 _CUT: Final = """() => {
     const cut = [];
+    for (const title of document.querySelectorAll('h1, h2')) {
+        if (title.clientHeight > 60) cut.push(`${title.textContent} is squeezed`);
+    }
     for (const panel of document.querySelectorAll('.panel')) {
         const outer = panel.getBoundingClientRect();
         if (!outer.width) continue;

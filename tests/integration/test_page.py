@@ -64,7 +64,7 @@ def assert_places(view: PageView, figures: Sequence[Figure] = FIGURES, inside: s
 def test_a_dropped_card_gets_its_skeletons(alone: NodeProcess, chromium: Path, screen: str, scheme: str) -> None:
     """Over the right places, at any width, without a thing from outside; nothing is cut or overlaps."""
     with opened(chromium, f'{alone.url}/ui', color_scheme=scheme, **SCREENS[screen]) as view:
-        view.page.locator('.facts dd', has_text='test-card 1.0').wait_for()
+        view.page.locator('.facts dd', has_text='test-card 0.0').wait_for()
         view.assert_fits()
         view.screenshot(f'page-empty-{screen}-{scheme}')
         view.drop(CARD, 'card.jpg', 'image/jpeg')
@@ -103,7 +103,7 @@ def test_parts_and_confidence_decide_what_is_drawn(alone: NodeProcess, chromium:
         assert view.page.locator('main rect.box').count() == 1
         view.switch('box').click()
         assert view.page.locator('main rect.box').count() == 0
-        thumb = view.page.locator('main .skeleton-threshold [role=slider]')
+        thumb = view.page.locator('main .skeleton-threshold .q-slider__track-container')
         thumb.focus()
         for _ in range(40):
             view.page.keyboard.press('ArrowRight')
@@ -135,7 +135,7 @@ def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> 
             view.drop(data, name, kind)
             said = httpx.post(f'{alone.url}/poses', files={'file': data}, timeout=30).json()['detail']
             wait_for(lambda said=said: alert.count() and said[1:] in alert.inner_text(), f'{name}: {said}')
-            assert view.page.locator('main circle').count() == 0
+            assert view.page.locator('main circle.point').count() == 0
         view.assert_fits()
         view.screenshot('page-refused-phone')
         view.drop(CARD, 'card.jpg', 'image/jpeg')
@@ -153,7 +153,7 @@ def test_a_file_is_chosen_and_the_example_taken(alone: NodeProcess, chromium: Pa
         chooser.value.set_files(path)
         assert_places(view)
         view.page.get_by_role('button', name='Test card').click()
-        wait_for(lambda: '960' in view.text('.skeleton-caption'), 'the example card')
+        wait_for(lambda: '1024' in view.text('.skeleton-caption'), 'the example card')
         assert len(view.skeletons(2)[1]) > 100
 
 
@@ -184,7 +184,7 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
     for version in ('1.0', '1.1'):
         store.add(make_package(tmp_path / f'{version}.zip', version=version))
     broken = constant_network(tmp_path / 'bad.onnx', {'simcc_x': np.zeros((1, 7, 384))}, (192, 256))
-    store.add(with_network(tmp_path / '1.2.zip', 'estimator', broken), version='1.2')
+    store.add(with_network(tmp_path / '1.2.zip', 'estimator', broken), version='1.2', model_id='broken')
     store.select('1.0')
     with running_node(tmp_path / 'node') as node, opened(chromium, f'{node.url}/ui', **PHONE) as view:
 
@@ -201,7 +201,7 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
         view.choose('model', 'Pause')
         wait_for(lambda: current()['version_control'] == 'pause', 'pause')
         view.choose('model', 'Version 1.2')
-        view.page.locator('.notice.error', has_text='Cannot switch').first.wait_for()
+        view.page.locator('.notice.error', has_text='Cannot switch: pose.onnx').first.wait_for()
         assert current()['current_version'] == '1.1'
         view.assert_fits()
         view.screenshot('page-switch-failed-phone')
@@ -241,6 +241,7 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
         pictures = view.page.locator('main .picture')
         wait_for(lambda: view.text('[data-figure=Waiting] .value') == '15', 'all wait')
         wait_for(lambda: pictures.count() == 12, 'the first page')
+        view.page.wait_for_timeout(1500)  # until the last of them are in their places
         pictures.last.scroll_into_view_if_needed()
         wait_for(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
         assert 'entrance' in pictures.first.inner_text()
