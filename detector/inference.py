@@ -19,6 +19,7 @@ from .images import Image
 from .metrics import Metrics
 from .model_package import ModelPackage
 from .poses import FloatArray, Pose
+from .recent import Recent
 from .request_context import in_this_context
 from .settings import Settings
 from .streams import Streams
@@ -67,6 +68,7 @@ class Inference:
         self._decoding = asyncio.Semaphore(_DECODERS)
         self._streams: tuple[WholebodyDetectorLogic, Streams] | None = None
         self.admission = Admission(max_waiting=settings.max_waiting, deadline=settings.deadline)
+        self.recent = Recent()
         self.unloading = False
         """While a model is replaced that had to be unloaded first: requests wait for the new one."""
 
@@ -147,6 +149,7 @@ class Inference:
             'inference_ms': (done - running) / len(group),
         }
         timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
+        self.recent.note(timing, len(group))
         return [
             Estimate(image=image, poses=poses, package=logic.package, timing=timing)
             for image, poses in zip(group, found, strict=True)

@@ -18,6 +18,7 @@ SHUTDOWN_SECONDS = 2
 
 def serve(settings: Settings) -> None:
     """Serve a node until SIGTERM or SIGINT; the process then ends with status 0."""
+    from . import page
     from .node import WholebodyNode
 
     # uvicorn raises the signal once more when it is done
@@ -26,6 +27,7 @@ def serve(settings: Settings) -> None:
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings)
+    page.install(node)
     gc.collect()
     gc.freeze()  # the modules stay for good: looking through them stops a busy node for 70 ms every few seconds
     uvicorn.run(

@@ -4,6 +4,7 @@ It has the endpoints that nodes of learning_loop_node 0.27 call (`loop_routes`, 
 those that people and tests need on top, under /mock (`loop_mock_routes`), and makes faults on demand (`loop_faults`).
 """
 
+import importlib.util
 import shutil
 import signal
 import sys
@@ -14,6 +15,9 @@ import socketio
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
+
+from detector.page.lazy import PATH as PAGE_PATH
+from detector.page.lazy import LazyPage
 
 from . import loop_events, loop_mock_routes, loop_routes, loop_seed, loop_trainer_routes
 from .loop_errors import LoopError
@@ -52,7 +56,15 @@ def create_app(folder: Path, *, username: str | None = None, password: str = '')
     for router in (loop_routes.router, loop_mock_routes.router, loop_trainer_routes.router):
         app.include_router(router)
     app.mount('/ws', socketio.ASGIApp(loop.sio, socketio_path=f'/ws/{loop_events.SOCKETIO_PATH}'))
-    app.add_api_route('/', _to_the_docs, include_in_schema=False)
+    app.add_api_route('/', _to_the_page, include_in_schema=False)
+
+    def build_page(page: LazyPage) -> None:
+        from . import loop_page
+
+        page.app.add_exception_handler(LoopError, _refuse)
+        loop_page.build(page.app, loop)
+
+    LazyPage(build_page, title='Mock Learning Loop').install(app)
     return app
 
 
@@ -60,8 +72,9 @@ async def _refuse(_request: Request, error: Any) -> JSONResponse:
     return JSONResponse({'detail': error.detail}, status_code=error.status)
 
 
-async def _to_the_docs() -> RedirectResponse:
-    return RedirectResponse('/docs')
+async def _to_the_page() -> RedirectResponse:
+    """To the API's, if the extra `page` is not installed."""
+    return RedirectResponse('/docs' if importlib.util.find_spec('nicegui') is None else f'{PAGE_PATH}/')
 
 
 def serve(folder: Path, *, host: str, port: int, username: str | None = None, password: str = '') -> None:

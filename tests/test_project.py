@@ -28,7 +28,7 @@ def test_the_lock_pins_every_dependency_without_addresses() -> None:
     lock = (PROJECT / 'requirements.lock').read_text()
     pins = dict(re.findall(r'^([a-z0-9-]+)==([^ \\]+)', lock, re.MULTILINE))
     project = tomllib.loads((PROJECT / 'pyproject.toml').read_text())
-    for requirement in project['project']['dependencies']:
+    for requirement in project['project']['dependencies'] + project['project']['optional-dependencies']['page']:
         name = re.split(r'[\[<>=!~ ]', requirement)[0]
         assert name in pins, name
     assert '://' not in lock

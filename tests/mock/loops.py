@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -42,9 +43,12 @@ class MockLoopProcess(LoopClient):
         """Settings with which a node follows this Loop."""
         return {'LOOP_HOST': self.host, 'LOOP_ORGANIZATION': ORGANIZATION, 'LOOP_PROJECT': PROJECT}
 
-    def start(self) -> None:
-        """Start it, on the same port and with the same folder as before, and wait until it serves."""
-        environment = clean_environment()
+    def start(self, **settings: Any) -> None:
+        """Start it, on the same port and with the same folder as before, and wait until it serves.
+
+        :param settings: added to its environment.
+        """
+        environment = clean_environment(**settings)
         environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(CHECKOUT), environment.get('PYTHONPATH')]))
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, '-m', 'mock', 'serve', '--folder', str(self.folder), '--port', str(self.port)]

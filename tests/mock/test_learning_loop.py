@@ -478,4 +478,4 @@ def test_the_openapi_page_has_a_summary_for_every_route(loop: MockLoopProcess) -
     assert len(operations) > 35
     assert all(operation['summary'] and operation['description'] for operation in operations)
     assert loop.http.get('/docs').status_code == 200
-    assert loop.http.get('/').headers['location'] == '/docs'
+    assert loop.http.get('/').headers['location'] == '/ui/'

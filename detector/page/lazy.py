@@ -1,0 +1,114 @@
+"""A page of NiceGUI that costs nothing until somebody opens it."""
+
+import asyncio
+import gc
+import importlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+
+from .. import error_answers
+from ..errors import ExtraMissing, NotFound
+
+log = logging.getLogger('wholebody.page')
+
+PATH: Final = '/ui'
+_CLOSE_SECONDS: Final = 1
+
+
+class LazyPage:
+    """An ASGI app that imports NiceGUI, and builds its page, at the first request.
+
+    NiceGUI keeps its state in modules: a process has one such page.
+
+    :param build: imports the modules with the pages and registers them; it may add routes to `app`.
+    :param title: of the browser's tab, unless the page has its own.
+    """
+
+    def __init__(self, build: Callable[['LazyPage'], None], *, title: str) -> None:
+        self.app = FastAPI(openapi_url=None)
+        error_answers.install(self.app)
+        self._build = build
+        self._title = title
+        self._running = AsyncExitStack()
+        self._loading: asyncio.Task[None] | None = None
+
+    def install(self, app: FastAPI) -> None:
+        """Serve the page at `/ui` of an app, and end with it."""
+        serving = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def lifespan(served: Any) -> AsyncIterator[Any]:
+            async with serving(served) as state:
+                try:
+                    yield state
+                finally:
+                    await self._close()
+
+        async def to_the_page() -> Response:
+            return await self._load() or RedirectResponse(f'{PATH.removeprefix("/")}/')
+
+        app.router.lifespan_context = lifespan
+        app.add_api_route(PATH, to_the_page, include_in_schema=False, response_model=None)
+        app.mount(PATH, self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        missing = await self._load()
+        if missing is None:
+            await self.app(scope, receive, send)
+        elif scope['type'] == 'http':
+            await missing(scope, receive, send)
+        else:
+            await WebSocketClose()(scope, receive, send)
+
+    async def _load(self) -> Response | None:
+        """:return: the answer, if NiceGUI is not installed."""
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._start())
+        try:
+            await asyncio.shield(self._loading)
+        except ImportError as error:
+            self._loading = None  # it may be installed by the next time
+            log.warning('no page: %s', error)
+            detail = f'there is no page: {ExtraMissing("NiceGUI", extra="page")}'
+            return JSONResponse({'detail': detail}, status_code=NotFound.status)
+        return None
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(importlib.import_module, 'nicegui')  # takes a second or more
+        from nicegui import core, ui
+
+        core.sio.eio.cors_allowed_origins = _is_same_host  # by default everybody may connect
+        self._build(self)
+        ui.run_with(
+            self.app,
+            title=self._title,
+            dark=None,
+            language='en-US',
+            tailwind=False,
+            binding_refresh_interval=None,
+            show_welcome_message=False,
+        )
+        await self._running.enter_async_context(self.app.router.lifespan_context(self.app))
+        gc.collect()
+        gc.freeze()  # as `server.serve` does with what was imported before
+
+    async def _close(self) -> None:
+        if self._loading is None:
+            return
+        self._loading.cancel()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._running.aclose(), _CLOSE_SECONDS)
+
+
+def _is_same_host(origin: str | None, environ: dict[str, Any]) -> bool:
+    """Whether a page of this host connects; proxies may have changed the scheme."""
+    own = environ.get('HTTP_HOST'), environ.get('HTTP_X_FORWARDED_HOST')
+    return origin is None or urlsplit(origin).netloc in own

@@ -1,0 +1,98 @@
+"""The card of the page that shows what waits for the Learning Loop."""
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from learning_loop_node.enums import OutboxMode
+from nicegui import ui
+from nicegui.events import ValueChangeEventArguments
+
+from ..errors import WholebodyError
+from ..outbox import NoOutbox, Outbox
+from ..outbox_files import Description, Entry
+from ..routes_outbox import set_outbox_mode
+from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
+
+if TYPE_CHECKING:
+    from ..node import WholebodyNode
+
+PAGE_PICTURES: Final = 12
+_COUNTERS: Final = {
+    'Waiting': 'waiting',
+    'Sent': 'uploaded',
+    'Set aside': 'set_aside',
+    'Dropped': 'dropped',
+    'Not stored': 'failed',
+}
+
+
+class OutboxCard:
+    def __init__(self, node: 'WholebodyNode') -> None:
+        self._node = node
+        self._listed: list[Entry] | None = None
+        with panel('Outbox', classes='wide') as head:
+            if isinstance(node.outbox, NoOutbox):
+                ui.label('No Learning Loop is configured (LOOP_HOST), so no image is stored or sent.').classes('faint')
+                return
+            self._figures = Figures(*_COUNTERS, 'Size, MiB')
+            self._error = Notice('error')
+            self._empty = ui.label('No image waits.').classes('faint')
+            self._grid = PictureGrid(threshold=node.settings.confidence_threshold)
+            self._pager = Pager(PAGE_PICTURES)
+        with head:
+            self._sending = ui.switch('Send to the Learning Loop', on_change=self._switch)
+            self._sending.props('data-control=outbox')
+
+    async def refresh(self) -> None:
+        outbox = self._node.outbox
+        if isinstance(outbox, NoOutbox):
+            return
+        about = outbox.about()
+        for name, counter in _COUNTERS.items():
+            self._figures.show(name, str(about[counter]))
+        self._figures.show('Size, MiB', f'{about["bytes"] / 1024**2:.1f}')
+        self._error.say(about['error'] and f'The last upload failed: {about["error"]}')
+        self._sending.set_value(_is_sending(outbox))
+        await self._list(outbox)
+
+    async def _list(self, outbox: Outbox) -> None:
+        waiting = outbox.queue.waiting()
+        self._empty.set_visibility(not waiting)
+        entries = waiting[self._pager.slice(len(waiting))]
+        if entries == self._listed:
+            return
+        self._listed = entries
+        described = await asyncio.to_thread(lambda: [entry.describe() for entry in entries])
+        self._grid.show([_picture(description) for description in described])
+
+    async def _switch(self, event: ValueChangeEventArguments[bool | None]) -> None:
+        outbox = self._node.outbox
+        if isinstance(outbox, NoOutbox) or event.value in (None, _is_sending(outbox)):
+            return
+        mode = OutboxMode.CONTINUOUS_UPLOAD if event.value else OutboxMode.STOPPED
+        try:
+            await set_outbox_mode(self._node, mode.value)
+        except WholebodyError as error:
+            complain(error)
+        await self.refresh()
+
+
+def _is_sending(outbox: Outbox) -> bool:
+    return outbox.get_mode() == OutboxMode.CONTINUOUS_UPLOAD
+
+
+def _picture(description: Description) -> Picture:
+    saved = (description.saved_at or description.name).replace('T', ' ')[:19]
+    persons = '' if description.persons is None else _count(description.persons, 'person')
+    details = [persons, 'priority' if description.priority else '', description.source or '']
+    return Picture(
+        address=f'outbox/{quote(description.name)}',
+        title=saved,
+        lines=[saved, ' · '.join(detail for detail in details if detail)],
+        tags=[str(tag) for tag in description.tags or []],
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}{"" if number == 1 else "s"}'

@@ -1,0 +1,86 @@
+"""The page's process: with and without NiceGUI."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from detector.poses import Pose
+
+from ..cards import FIGURES, assert_read
+from ..processes import NodeProcess, clean_environment, running_node
+from ..test_node import CARD
+
+
+def without_nicegui(folder: Path) -> Path:
+    """A folder for PYTHONPATH in which Python finds no NiceGUI."""
+    (folder / 'sitecustomize.py').write_text("import sys; sys.modules['nicegui'] = None")
+    return folder
+
+
+def test_without_the_extra_the_node_says_what_to_install(tmp_path: Path) -> None:
+    """`/ui` and what is below answer 404 and name the extra; all else works as ever."""
+    with running_node(tmp_path / 'node', PYTHONPATH=without_nicegui(tmp_path)) as node:
+        for path in ('/ui', '/ui/', '/ui/poses'):
+            answer = httpx.get(node.url + path)
+            assert answer.status_code == 404
+            assert 'extra `page`' in answer.json()['detail']
+        assert node.detect(CARD).status_code == 200
+
+
+def test_the_page_costs_nothing_until_somebody_opens_it(tmp_path: Path) -> None:
+    """A node that serves has not imported NiceGUI."""
+    program = """
+import sys
+from detector import page, server
+from detector.node import WholebodyNode
+from detector.settings import Settings
+page.install(WholebodyNode(Settings()))
+sys.exit('nicegui' in sys.modules)
+"""
+    environment = clean_environment(DATA_FOLDER=tmp_path / 'data', PYTHONPATH=':'.join(sys.path))
+    subprocess.run([sys.executable, '-c', program], env=environment, cwd=tmp_path, check=True, timeout=60)
+
+
+def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
+    """`/ui` leads to the page; Socket.IO at /ws works on, other sites are kept out, no folder is left behind."""
+    with running_node(tmp_path / 'node') as node:
+        redirect = httpx.get(f'{node.url}/ui')
+        assert redirect.status_code == 307
+        page = httpx.get(f'{node.url}/ui', follow_redirects=True, timeout=30)
+        assert page.status_code == 200
+        assert page.url.path == '/ui/'
+        assert '/ui/_nicegui/' in page.text
+        assert '"/_nicegui' not in page.text
+        with node.socketio() as client:
+            assert client.call('about')['state'] == 'online'
+        assert_read_by_page(node)
+        assert_own_origin_only(node)
+        for kind in ('thumbnail', 'image', 'poses'):
+            gone = httpx.get(f'{node.url}/ui/outbox/2026-01-31_12:00:00.000000/{kind}')
+            assert (gone.status_code, 'not in the outbox' in gone.json()['detail']) == (404, True)
+        folders = {path.name for path in (tmp_path / 'node').iterdir()}
+    assert folders == {'data', 'node.log'}
+    assert 'Traceback' not in node.log.read_text()
+    assert node.process.returncode == 0
+
+
+def assert_read_by_page(node: NodeProcess) -> None:
+    answer = httpx.post(f'{node.url}/ui/poses', files={'file': CARD}, timeout=30)
+    assert_read([Pose.from_json(pose) for pose in answer.json()['poses']], FIGURES)
+    refused = httpx.post(f'{node.url}/ui/poses', files={'file': b'no image'}, timeout=30)
+    assert refused.status_code == 415
+    assert refused.json() == httpx.post(f'{node.url}/poses', files={'file': b'no image'}, timeout=30).json()
+
+
+def assert_own_origin_only(node: NodeProcess) -> None:
+    """Another site cannot connect to the page; a proxy may speak https."""
+    for origin, accepted in (
+        (node.url, True),
+        (node.url.replace('http', 'https'), True),
+        ('http://elsewhere.example', False),
+    ):
+        address = f'{node.url}/ui/_nicegui_ws/socket.io/?EIO=4&transport=polling'
+        answer = httpx.get(address, headers={'Origin': origin}, timeout=30)
+        assert (answer.status_code == 200) == accepted, answer.text
