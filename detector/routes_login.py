@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(include_in_schema=False)
 
-_DEFAULT_TARGET: Final = '/docs'
+_DEFAULT_TARGET: Final = '/ui'
 _HEADERS: Final = {
     'Cache-Control': 'no-store',
     'Content-Security-Policy': "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "

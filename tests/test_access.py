@@ -84,7 +84,7 @@ def test_the_token_opens_everything(closed: NodeProcess) -> None:
     assert httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER).status_code == 200
     assert httpx.get(f'{closed.url}/model_version', headers=BEARER).status_code == 200
     assert httpx.get(f'{closed.url}/model_version', params={'token': TOKEN}).status_code == 401
-    assert handshake(closed, '/ui/_nicegui_ws/x', headers=BEARER) == 403, 'which is how an unknown path is answered'
+    assert handshake(closed, '/ui/_nicegui_ws/socket.io/?EIO=4&transport=websocket', headers=BEARER) == 101
 
 
 def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> None:

@@ -25,6 +25,9 @@ def build(node: 'WholebodyNode') -> None:
     def node_page() -> None:
         with bar(node.settings.node_name):
             state = Text('span', classes='pill')
+            if node.gate.has_token:
+                with ui.element('form').props('method=post action=/logout').classes('log-out'):
+                    Text('button', 'Log out')
         with ui.element('main').classes('cards'):
             with panel('Try an image'):
                 SkeletonView(threshold=node.settings.confidence_threshold, card='test-card')
