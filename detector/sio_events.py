@@ -19,6 +19,7 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images, metadata, upstream
+from .drain import CUT_OFF, ENDING
 from .errors import InvalidRequest, ModelUnavailable, WholebodyError
 from .routes import about_node, grouped_poses
 from .routes_outbox import set_outbox_mode
@@ -78,6 +79,18 @@ def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[.
     last_logged = -math.inf
 
     async def answer(sid: str, *payload: Any) -> dict[str, Any]:
+        if node.drain.begun:
+            node.drain.refused += 1
+            return {'error': ENDING}
+        with node.drain.work() as work:
+            try:
+                return await answer_now(sid, *payload)
+            except asyncio.CancelledError:
+                if not work.survive():
+                    raise
+                return {'error': CUT_OFF}
+
+    async def answer_now(sid: str, *payload: Any) -> dict[str, Any]:
         nonlocal last_logged
         try:
             if len(payload) > 1:
