@@ -109,6 +109,7 @@ def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
     assert '2 cut off' in node.log.read_text()
 
 
+@pytest.mark.integration
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """While the first one's requests are still waited for."""
     sabotage = Sabotage(tmp_path / 'sabotage')

@@ -130,6 +130,7 @@ def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch
         assert time.monotonic() - start > 0.2
 
 
+@pytest.mark.integration
 def test_a_running_node_leaves_commands_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Models are installed, and the outbox is listed and cleared, beside it; see the README."""
     with running_node(tmp_path) as node:
