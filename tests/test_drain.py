@@ -1,6 +1,7 @@
 """The end of a node: what runs is answered, nothing new is begun, and it is over in time."""
 
 import asyncio
+import base64
 import os
 import re
 import socket
@@ -20,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from detector import drain as drain_module
 from detector import images
+from detector.catalogue import CATALOGUE
 from detector.drain import CUT_OFF, ENDING, Drain, Draining
 
 from .cards import make_card, poses_of
@@ -217,6 +219,40 @@ def test_a_stalled_disk_does_not_keep_the_node(tmp_path: Path) -> None:
         assert uploads[0].result().status_code == 503
         assert uploads[1].result().status_code == 200
     assert 'the node ends before the disk has it' in node.log.read_text()
+
+
+@pytest.mark.integration
+def test_label_studio_gets_what_is_done(tmp_path: Path) -> None:
+    """Of hundreds of tasks: predictions for some, none for the rest, for which it asks again later."""
+    address = 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()
+    tasks = [{'id': number, 'data': {'image': address}} for number in range(400)]
+    sabotage = Sabotage(tmp_path / 'sabotage')
+    with ending_node(tmp_path, sabotage) as node, ThreadPoolExecutor(1) as pool:
+        sabotage.slow(0.05)
+        predict = pool.submit(httpx.post, f'{node.url}/predict', json={'tasks': tasks}, timeout=60)
+        while httpx.get(f'{node.url}/about').json()['requests']['present'] == 0:
+            time.sleep(0.05)
+        time.sleep(2)
+        end(node)
+        assert predict.result().status_code == 200, predict.result().text
+        results = predict.result().json()['results']
+    assert len(results) == 400
+    assert 0 < sum(result != [] for result in results) < 400
+    assert 'of 400 tasks were done in' in node.log.read_text()
+
+
+@pytest.mark.integration
+def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
+    """Of the first model, from a server that takes connections and says nothing."""
+    with socket.socket() as mute:
+        mute.bind(('127.0.0.1', 0))
+        mute.listen()
+        address = f'http://127.0.0.1:{mute.getsockname()[1]}/'
+        catalogue = tmp_path / 'catalogue.json'
+        catalogue.write_text(CATALOGUE.read_text().replace('https://', address))
+        with running_node(tmp_path, ready=False, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
+            assert 'is being downloaded' in httpx.get(f'{node.url}/ready').text
+            end(node, 4)
 
 
 @pytest.mark.integration
