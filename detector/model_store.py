@@ -172,8 +172,8 @@ class ModelStore:
         except FolderInUse as error:
             log.warning('nothing is tidied up: %s', error)
 
-    def _changing(self, *, seconds: float = _LOCK_SECONDS) -> AbstractContextManager[None]:
-        return locked(self.data_folder / _LOCK_FILE, seconds=seconds)
+    def _changing(self, *, seconds: float | None = None) -> AbstractContextManager[None]:
+        return locked(self.data_folder / _LOCK_FILE, seconds=_LOCK_SECONDS if seconds is None else seconds)
 
     def download_path(self, name: str) -> Path:
         """Where a package is downloaded to; interrupted downloads stay there to be resumed."""
