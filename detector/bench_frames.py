@@ -188,7 +188,7 @@ class _Watched(Runtime):
         self.name, self.precision, self.prepares_sizes = runtime.name, runtime.precision, runtime.prepares_sizes
         self.seconds = 0.0
 
-    def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         start = time.perf_counter()
         outputs = self._runtime.run(batch)
         self.seconds += time.perf_counter() - start

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from .downloads import Progress, discard, download
 from .embedded import CATALOGUE
 from .errors import DownloadFailed, InvalidPackage, WholebodyError
+from .folder_lock import FolderLock
 from .model_package import ColorOrder, ModelPackage, file_sha256
 from .model_packing import pack_onnx
 
@@ -83,14 +84,20 @@ async def pull(
     :param offline: use what is in the cache and fetch nothing.
     :raises DownloadFailed: no address gives the file that it should.
     :raises InvalidPackage: unknown mode, or what came is no such network.
+    :raises FolderInUse: another process downloads into the cache.
     """
     models = read_catalogue(catalogue)
     if mode not in models:
         raise InvalidPackage(f'no model {mode!r} in the catalogue; there are {", ".join(models)}')
     model = models[mode]
     cache.mkdir(parents=True, exist_ok=True)
-    files = [await _fetched(network, cache, offline, watch) for network in (model.detector, model.estimator)]
-    return await asyncio.to_thread(_pack, mode, model, files, archive)
+    lock = FolderLock(cache / 'downloads.lock')
+    lock.acquire()
+    try:
+        files = [await _fetched(network, cache, offline, watch) for network in (model.detector, model.estimator)]
+        return await asyncio.to_thread(_pack, mode, model, files, archive)
+    finally:
+        lock.release()
 
 
 async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch: Watch | None) -> Path:

@@ -5,6 +5,8 @@ Commands import what they need themselves, so that `wholebody --help` is quick.
 
 import io
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -70,6 +72,8 @@ def serve(
     Settings come from the environment and from .env; the README lists them. Without LOOP_HOST the node contacts
     nobody and stores no image. Without an installed model it serves the embedded test card model.
     """
+    for number in (signal.SIGTERM, signal.SIGINT):  # while the imports below take their time
+        signal.signal(number, lambda *_: os._exit(0))
     changes = {'node_host': host, 'backend_port': port}
     settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
 

@@ -27,7 +27,7 @@ MAX_SAVING: Final = 8
 """Images that may be on their way to the disk; each may take as much memory as the largest frame."""
 WAIT_SECONDS: Final = 1.0
 """So long an answer is held back while the disk is behind; then the image is given up."""
-CLOSE_SECONDS: Final = 1.5
+CLOSE_SECONDS: Final = 2.0
 UPLOAD_DEADLINE: Final = 30.0
 """Seconds in which the turn of an upload must come; one is decoded and stored at a time."""
 

@@ -1,19 +1,26 @@
 """What HTTP callers get when something goes wrong: a JSON `detail` that says what to change."""
 
+import logging
 import math
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
 
 from .errors import Busy, Unauthorized, WholebodyError
 from .request_context import note_error, request_id
+
+log = logging.getLogger('wholebody.node')
 
 
 def install(app: FastAPI) -> None:
     """Let an app answer our errors and those of FastAPI's own checks."""
     app.add_exception_handler(WholebodyError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_failure)
 
 
@@ -45,3 +52,15 @@ async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
     return JSONResponse({'detail': '; '.join(faults)}, status_code=422)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """As FastAPI does, but for large bodies that cannot be kept: it calls every fault of reading them the client's."""
+    assert isinstance(error, HTTPException)
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        reason = cause.strerror or str(cause)
+        log.error('a request cannot be kept in the folder for temporary files: %s', reason)
+        detail = f"the request cannot be kept in the node's folder for temporary files (TMPDIR): {reason}"
+        return JSONResponse({'detail': detail}, status_code=HTTPStatus.INSUFFICIENT_STORAGE)
+    return await http_exception_handler(request, error)

@@ -13,7 +13,9 @@ WholebodyError
 ├── ForeignOrigin               403  a web page of another origin asks, which may not
 ├── NotFound                    404  what the address names is not there (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
+├── FolderInUse                 409  another process works in a folder
 ├── ModelUnavailable            503  no model serves (yet)
+│   ├── InferenceFailed         503  the inference runtime fails while it runs
 │   └── Busy                    503  too many requests or clients are before this one
 │       └── DeadlineExceeded    503  the request waited too long for its turn
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
@@ -97,15 +99,25 @@ class NoLearningLoop(WholebodyError):
         super().__init__(f'{what} needs a Learning Loop, and none is configured: set LOOP_HOST')
 
 
+class FolderInUse(WholebodyError):
+    """Another process works in a folder; the text says which."""
+
+    status = HTTPStatus.CONFLICT
+
+
 class ModelUnavailable(WholebodyError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class InferenceFailed(ModelUnavailable):
+    """The runtime fails over an image although the model was sound, as when its device is gone."""
 
 
 class Busy(ModelUnavailable):
     """A request that gets no turn.
 
     :param retry_after: seconds after which it may have better luck.
-    :param reason: of a fixed set, for metrics: `queue_full`, `deadline` or `replaced`.
+    :param reason: of a fixed set, for metrics: `queue_full`, `deadline`, `replaced` or `ending`.
     """
 
     def __init__(self, message: str, *, retry_after: float, reason: str = 'queue_full') -> None:

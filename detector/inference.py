@@ -14,12 +14,13 @@ from learning_loop_node.helpers.misc import ImageData
 
 from . import images
 from .admission import Admission, Ticket
-from .errors import DeadlineExceeded
+from .errors import DeadlineExceeded, InferenceFailed
 from .images import Image
 from .metrics import Metrics
 from .model_package import ModelPackage
 from .poses import FloatArray, Pose
 from .recent import Recent
+from .recovery import Recovery
 from .request_context import in_this_context
 from .settings import Settings
 from .streams import Streams
@@ -51,6 +52,7 @@ class Inference:
     :param lock: held during an inference, and by whoever replaces the model without keeping the old one.
     :param active: gives the logic that serves, or raises ModelUnavailable.
     :param metrics: where images, persons and times are counted.
+    :param recovery: is told how inferences end.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Inference:
         lock: asyncio.Lock,
         active: Callable[[], WholebodyDetectorLogic],
         metrics: Metrics | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = Metrics() if metrics is None else metrics
+        self._recovery = recovery
         self._lock = lock
         self._active = active
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
@@ -138,8 +142,7 @@ class Inference:
         async with self.admission.turn(ticket), self._model(ticket):
             running = time.perf_counter()
             logic = self._active()
-            call = in_this_context(run, logic, group)
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            found = await self._watched(logic, in_this_context(run, logic, group))
         done = time.perf_counter()
         self.admission.took(done - running)
         self._metrics.estimated(found, queue_seconds=running - waiting, inference_seconds=done - running)
@@ -154,6 +157,19 @@ class Inference:
             Estimate(image=image, poses=poses, package=logic.package, timing=timing)
             for image, poses in zip(group, found, strict=True)
         ]
+
+    async def _watched(self, logic: WholebodyDetectorLogic, run: Callable[[], list[list[Pose]]]) -> list[list[Pose]]:
+        """:raises InferenceFailed: the runtime does; whoever can help knows of it."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        except InferenceFailed as error:
+            self._streams = None  # which would keep the old model in memory
+            if self._recovery is not None:
+                self._recovery.failed(logic, error)
+            raise
+        if self._recovery is not None:
+            self._recovery.inferred()
+        return found
 
     def _frame(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
         interval = self._settings.detection_interval

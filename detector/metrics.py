@@ -96,7 +96,7 @@ class Metrics:
             registry=registry,
         )
         self._parts = [self._confidence.labels(part.name) for part in PARTS]
-        for reason in (*_REASONS.values(), 'queue_full', 'deadline', 'replaced', 'other'):
+        for reason in (*_REASONS.values(), 'queue_full', 'deadline', 'replaced', 'ending', 'other'):
             self._refused.labels(reason)  # so that a rate exists before the first
         for outcome in ('ok', 'failed', 'refused'):
             self._switches.labels(outcome)

@@ -8,17 +8,22 @@ import os
 import shutil
 import tempfile
 import uuid
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from . import model_package
 from .embedded import EMBEDDED_PACKAGE
 from .engine import EngineOptions, PoseEngine
-from .errors import InvalidPackage
+from .errors import FolderInUse, InvalidPackage
+from .folder_lock import locked
 from .model_package import VERSION, ModelPackage, file_sha256, open_package
 
 _LINK: Final = 'current_model'
 _TEMPORARY: Final = '.install-'
+_LOCK_FILE: Final = 'models.lock'
+_LOCK_SECONDS: Final = 10.0
+"""So long another process may take to unpack a package."""
 
 log = logging.getLogger('wholebody.models')
 
@@ -38,6 +43,8 @@ def verify(archive: Path, options: EngineOptions | None = None) -> ModelPackage:
 
 class ModelStore:
     """The models of one data folder.
+
+    What changes the models holds a lock: a node and a command may be at work on them at the same time.
 
     :param data_folder: created when something is first written.
     """
@@ -117,9 +124,13 @@ class ModelStore:
         :param version: that under which the Learning Loop offers it; it wins over what `model.json` says.
         :param model_id: that of the Learning Loop; it wins as well.
         :raises InvalidPackage: names the file or field and the reason.
+        :raises FolderInUse: another process changes the models.
         """
         self.models.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary:
+        with (
+            self._changing(),
+            tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary,
+        ):
             fresh = Path(temporary) / 'new'
             fresh.mkdir()
             package = model_package.unpack(archive, fresh)
@@ -136,9 +147,10 @@ class ModelStore:
     def remove(self, version: str) -> None:
         """Remove an installed version; nothing happens if there is none."""
         if self.folder(version).is_dir():
-            doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
-            self.folder(version).rename(doomed)  # at once, so that no kill leaves half a model
-            shutil.rmtree(doomed, ignore_errors=True)
+            with self._changing():
+                doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
+                self.folder(version).rename(doomed)  # at once, so that no kill leaves half a model
+                shutil.rmtree(doomed, ignore_errors=True)
 
     def prune(self, keep: int) -> None:
         """Remove the versions that were installed first until `keep` are left; never the current one."""
@@ -150,11 +162,18 @@ class ModelStore:
             self.remove(version)
 
     def clean(self) -> None:
-        """Remove what a killed process left half done."""
-        for leftover in self.models.glob(f'{_TEMPORARY}*'):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for link in self.data_folder.glob(f'.{_LINK}.*'):
-            link.unlink(missing_ok=True)
+        """Remove what a killed process left half done; what another process is doing now is left alone."""
+        try:
+            with self._changing(seconds=0):
+                for leftover in self.models.glob(f'{_TEMPORARY}*'):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                for link in self.data_folder.glob(f'.{_LINK}.*'):
+                    link.unlink(missing_ok=True)
+        except FolderInUse as error:
+            log.warning('nothing is tidied up: %s', error)
+
+    def _changing(self, *, seconds: float | None = None) -> AbstractContextManager[None]:
+        return locked(self.data_folder / _LOCK_FILE, seconds=_LOCK_SECONDS if seconds is None else seconds)
 
     def download_path(self, name: str) -> Path:
         """Where a package is downloaded to; interrupted downloads stay there to be resumed."""

@@ -25,12 +25,15 @@ from . import (
     routes,
     routes_login,
     routes_outbox,
+    shutdown,
     sio_events,
     upstream,
 )
 from .collector import AUTOUPLOAD_MODES, Collector
+from .drain import Drain, Draining
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
+from .folder_lock import FolderLock
 from .inference import Estimate, Inference
 from .life import Life
 from .limits import RequestLimits
@@ -41,6 +44,7 @@ from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
 from .observation import LoopLag, NodeState, ObservedRequests
 from .outbox import NoOutbox, Outbox, open_outbox
+from .recovery import Recovery
 from .request_context import encoding
 from .settings import Settings
 from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
@@ -51,6 +55,7 @@ _REPLACED: Final = (detect.router, upload.router, about.router, model_version_co
 _PULL_AGAIN_SECONDS: Final = 60
 _STATUS_SECONDS: Final = 8
 """So long the Loop may take to accept a status report."""
+_LOADING: Final = 'the model is being loaded'
 
 
 class WholebodyNode(DetectorNode):
@@ -58,10 +63,11 @@ class WholebodyNode(DetectorNode):
 
     Without LOOP_HOST it contacts nobody and stores no image.
 
+    :param lock: of DATA_FOLDER, held.
     :raises InvalidSettings: DATA_FOLDER cannot be written.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock: FolderLock | None = None) -> None:
         settings.make_data_folder()
         upstream.apply_settings(settings)
         self.settings = settings
@@ -70,7 +76,10 @@ class WholebodyNode(DetectorNode):
         self.metrics = Metrics()
         self.loop_lag = LoopLag(self.metrics)
         self.life = Life()
-        self.build_error: str | None = None
+        self.drain = Drain()
+        self.recovery = Recovery(unload=self._unload, reload=self._reload)
+        self.build_error: str | None = _LOADING
+        self._lock = lock
         self._reported: ModelPackage | None = None
         self._first_model: asyncio.Task[None] | None = None
         super().__init__(
@@ -93,10 +102,16 @@ class WholebodyNode(DetectorNode):
             on_refusal=lambda: self.metrics.switched('refused'),
         )
         self.inference = Inference(
-            settings, self.detection_lock, lambda: upstream.active_detector(self)[0], self.metrics
+            settings,
+            self.detection_lock,
+            lambda: upstream.active_detector(self)[0],
+            metrics=self.metrics,
+            recovery=self.recovery,
         )
+        # what is added last is the outermost
         self.add_middleware(RequestLimits, settings=settings, admission=self.inference.admission)
-        access.install(self, settings, self.gate)  # after it, which puts it before it
+        access.install(self, settings, self.gate)
+        self.add_middleware(Draining, drain=self.drain)
         error_answers.install(self)
         self.include_router(routes.router)
         self.include_router(routes_outbox.router)
@@ -130,42 +145,68 @@ class WholebodyNode(DetectorNode):
         self.mount('/ws', app)
 
     async def on_startup(self) -> None:
-        """Serve the best model that works."""
+        """Answer as soon as the outbox can take images; the model is loaded at the same time, and behind."""
         self.loop_lag.start()
-        await self.outbox.start()
-        await self.label_studio.start()
+        self._first_model = asyncio.create_task(self._serve_first_model())
+        await asyncio.gather(self.outbox.start(), self.label_studio.start())
+
+    async def _serve_first_model(self) -> None:
+        """Serve the best model that works."""
+        self.build_error = _LOADING
         try:
             await asyncio.to_thread(self.store.clean)
             if self.settings.mode is not None and not self.store.has_current:
-                self._first_model = asyncio.create_task(self._pull_first_model(self.settings.mode))
+                self._leave_startup()
+                await self._pull_first_model(self.settings.mode)
                 return
+            faults: list[str] = []
             for folder in await asyncio.to_thread(self.store.to_start_with):
-                if await self._starts_with(folder):
-                    break
+                if await self._starts_with(folder, faults):
+                    return
+            self.build_error = faults[0]  # that of the best candidate
         except (WholebodyError, OSError) as error:
             self.build_error = str(error)
             log.error('no model serves: %s', error)
+        except Exception as error:
+            self.build_error = f'loading the model failed inside the node: {error!r}'
+            log.exception('loading the model failed inside the node')
         finally:
+            self._leave_startup()
+
+    def _leave_startup(self) -> None:
+        if self.operation_mode == OperationMode.Startup:
             self.operation_mode = OperationMode.Idle
 
     async def soft_reload(self) -> None:
         """Begin anew with a DATA_FOLDER that has been emptied; what `POST /reset` does, for tests only."""
-        await self.updates.stop()
+        await asyncio.gather(self.stop_first_model(), self.updates.stop(), self.recovery.stop())
         await self.label_studio.stop()
         await self.outbox.close()
+        if self._lock is not None:
+            self._lock.release()  # of a file that is gone
+            self._lock.acquire()
         if self.collector is not None:
             self.collector.relevance.forget()
         upstream.serve_nothing(self)
         self.updates.forget()
         self.target_model = self.loop_deployment_target = None
         self.version_control = VersionMode(self.settings.version_control_default)
+        self.operation_mode = OperationMode.Startup
         await self.on_startup()
+        while self.operation_mode == OperationMode.Startup:
+            await asyncio.sleep(0.05)
 
-    async def _starts_with(self, folder: Path) -> bool:
+    async def stop_first_model(self) -> None:
+        """Break off what was begun at the start."""
+        if self._first_model is not None:
+            self._first_model.cancel()
+            await asyncio.wait([self._first_model])
+
+    async def _starts_with(self, folder: Path, faults: list[str]) -> bool:
         try:
             await self._switch(folder)
         except (WholebodyError, OSError) as error:
-            self.build_error = self.build_error or str(error)  # that of the best candidate
+            faults.append(str(error))
             log.error('the model in %s cannot serve: %s', folder, error)
             return False
         logic, _ = upstream.active_detector(self)
@@ -193,23 +234,20 @@ class WholebodyNode(DetectorNode):
                 await asyncio.sleep(_PULL_AGAIN_SECONDS)
 
     async def on_shutdown(self) -> None:
-        if self._first_model is not None:
-            self._first_model.cancel()
-        await self.label_studio.close()
-        saved = [] if self.collector is None else [self.collector.close()]
-        await asyncio.gather(self.updates.stop(), self.outbox.close(), *saved)
-        await self.sio.shutdown()
-        self.inference.close()
+        await shutdown.end(self)
         self.loop_lag.stop()
 
     # ---------------------------------------------------------------- following the Loop
 
     async def on_repeat(self) -> None:
         """One cycle: ask for the target, work towards it, report."""
+        if self.drain.begun:
+            return
         if self.has_loop:
             await self._poll_target()
         await self.follow()
         changed = self._note('update_model', self.updates.error)
+        changed |= self._note('inference', None if self.recovery.package is None else self.build_error)
         current = self._current()
         changed |= current != self._reported
         self._reported = current
@@ -220,12 +258,12 @@ class WholebodyNode(DetectorNode):
 
     async def follow(self) -> None:
         """Work towards the target, or stop where that is not wanted now."""
-        if self.operation_mode != OperationMode.Idle or self.version_control == VersionMode.Pause:
+        if self.drain.begun or self.operation_mode != OperationMode.Idle or self.version_control == VersionMode.Pause:
             await self.updates.stop()
             return
         model = self.target_model
         target = None if model is None else Target(version=model.version, model_id=model.id)
-        await self.updates.ensure(target, self._current())
+        await self.updates.ensure(target, self._current() or self.recovery.package)
 
     async def _poll_target(self) -> None:
         try:
@@ -337,22 +375,46 @@ class WholebodyNode(DetectorNode):
                 await self._build(folder)
             except BaseException:
                 upstream.serve_nothing(self)
-                await self._build(old.folder)
+                if not self.drain.begun:
+                    await self._build(old.folder)
                 raise
             finally:
                 self.inference.unloading = False
 
     async def _build(self, folder: Path) -> None:
+        self._serve(*await self._load(folder))
+
+    async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
         model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
         if model_info is None:
             await asyncio.to_thread(open_package, folder)  # says what is wrong
             raise AssertionError('unreachable')
         logic = await self._detector_factory.build(model_info)
         assert isinstance(logic, WholebodyDetectorLogic)
+        return logic, model_info
+
+    def _serve(self, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
         upstream.serve_with(self, logic, model_info)
         self.life.model_serves()
         self.build_error = None
         log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
+
+    def _unload(self, why: str) -> None:
+        """Let nothing serve, since the runtime fails; unless another model does by now."""
+        if self.recovery.package is not None and self._current() not in (None, self.recovery.package):
+            return
+        self.build_error = why
+        upstream.serve_nothing(self)
+
+    async def _reload(self, folder: Path) -> None:
+        """Load a model anew whose runtime has failed.
+
+        :raises WholebodyError: it cannot be loaded.
+        """
+        if self._current() is None:
+            logic, model_info = await self._load(folder)
+            if self._current() is None:
+                self._serve(logic, model_info)
 
     # ---------------------------------------------------------------- detecting
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RuntimeUnavailable
+from .errors import InferenceFailed, RuntimeUnavailable
 
 FloatArray = NDArray[np.float32]
 Backend = Literal['onnxruntime', 'openvino', 'opencv']
@@ -39,13 +39,24 @@ class Runtime(ABC):
     precision: Precision = 'f32'
     prepares_sizes: bool = False
 
-    @abstractmethod
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
         """Infer.
 
         :param batch: (N, 3, H, W), float32, contiguous.
         :return: the outputs in the order of the graph.
+        :raises InferenceFailed: the runtime does not do it, whatever its reason.
         """
+        try:
+            return self._infer(batch)
+        except InferenceFailed:  # of a runtime around another
+            raise
+        except Exception as error:  # each runtime has exceptions of its own
+            reason = ' '.join(str(error).split())[:300]
+            raise InferenceFailed(f'{self.name} fails: {reason or type(error).__name__}') from error
+
+    @abstractmethod
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
+        """As `run`; may raise anything."""
 
 
 def open_runtime(
@@ -171,7 +182,7 @@ class _OnnxRuntime(Runtime):
         self._input = self._session.get_inputs()[0].name
         self.name = f'onnxruntime on {actual}'
 
-    def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         return cast(list[NDArray[Any]], self._session.run(None, {self._input: batch}))
 
 
@@ -216,7 +227,7 @@ class _OpenVino(Runtime):
         self.precision = precision
         self.name = f'openvino on {device.upper()}'
 
-    def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         results = self._request.infer({0: batch}, share_inputs=True)
         return [np.array(results[output]) for output in self._outputs]
 
@@ -237,7 +248,7 @@ class _OpenCv(Runtime):
         self._names = self._network.getUnconnectedOutLayersNames()
         self._sizes: list[int] | None = None
 
-    def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         """A network whose outputs have become larger than in its first run is loaded anew.
 
         OpenCV 5.0 computes tensors of varying size, such as the list of boxes after NonMaxSuppression, with the memory

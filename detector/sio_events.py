@@ -19,6 +19,7 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images, metadata, upstream
+from .drain import cut_off
 from .errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
 from .observation import observed_event, refused_event
 from .request_context import encoding, note_error
@@ -88,6 +89,17 @@ def _answering(
     last_logged = -math.inf
 
     async def answer(sid: str, *payload: Any) -> dict[str, Any]:
+        if node.drain.begun:
+            return _refused(node.drain.refusal())
+        with node.drain.work() as work:
+            try:
+                return await answer_now(sid, *payload)
+            except asyncio.CancelledError:
+                if not work.survive():
+                    raise
+                return _refused(cut_off())
+
+    async def answer_now(sid: str, *payload: Any) -> dict[str, Any]:
         nonlocal last_logged
         try:
             if not doorman.knows(sid):
@@ -107,6 +119,11 @@ def _answering(
             return {'error': f'{name} failed inside the node; its log says why'}
 
     return answer
+
+
+def _refused(error: WholebodyError) -> dict[str, Any]:
+    note_error(error)
+    return {'error': str(error)}
 
 
 class _TolerantJson:

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterat
     """Start a node with a data folder of its own, wait until it serves, stop it at the end.
 
     :param folder: becomes the working directory too, so that no `.env` of a developer is read.
-    :param ready: wait for a model; else for the process only.
+    :param ready: wait for a model; else until the node has tried to load one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = int(settings.get('BACKEND_PORT') or free_port())
@@ -109,7 +109,10 @@ def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterat
         )
     node = NodeProcess(process=process, port=port, data_folder=data_folder, log=log)
     try:
-        _wait(node, '/ready' if ready else '/health')
+        if ready:
+            _wait(node, '/ready')
+        else:
+            _wait(node, '/about', lambda answer: answer.json()['operation_mode'] != 'startup')
         yield node
     finally:
         process.terminate()
@@ -120,12 +123,13 @@ def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterat
             process.wait()
 
 
-def _wait(node: NodeProcess, route: str) -> None:
+def _wait(node: NodeProcess, route: str, condition: Callable[[httpx.Response], bool] = lambda _: True) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         assert node.process.poll() is None, f'the node ended: {node.log.read_text()}'
         try:
-            if httpx.get(node.url + route, timeout=5).status_code == 200:
+            answer = httpx.get(node.url + route, timeout=5)
+            if answer.status_code == 200 and condition(answer):
                 return
         except httpx.TransportError:
             pass

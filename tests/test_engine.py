@@ -158,7 +158,7 @@ class Canned(Runtime):
     def __init__(self, *outputs: np.ndarray) -> None:  # type: ignore[type-arg]
         self.outputs = list(outputs)
 
-    def run(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
         return [output.copy() for output in self.outputs]
 
 
@@ -251,7 +251,7 @@ class Counted(Runtime):
         self.fault = fault
         self.sizes: list[int] = []
 
-    def run(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
         self.sizes.append(len(batch))
         if len(batch) > 1 and self.fault == 'refuses':
             raise RuntimeError('Got invalid dimensions for input')
@@ -300,9 +300,9 @@ def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
     seen = []
 
     class Recording(Canned):
-        def run(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+        def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
             seen.append(batch.copy())
-            return super().run(batch)
+            return super()._infer(batch)
 
     detector = PersonDetector(Recording(np.zeros((1, 0, 5), np.float32)), detector_spec('nms'))
     detector.detect(make_card())

@@ -278,7 +278,7 @@ def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodePr
     lines = [line for line in record.read_text().splitlines() if f"'127.0.0.1', {node.port}" not in line]
     assert lines == []
     stored = {path.suffix for path in node.data_folder.rglob('*') if path.is_file()}
-    assert stored == {'.json', '.onnx'}
+    assert stored == {'.json', '.onnx', '.lock'}
     assert not [path for path in (node.data_folder / 'outbox').rglob('*') if path.is_file()]
 
 

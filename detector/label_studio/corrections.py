@@ -31,7 +31,7 @@ from ..outbox import Outbox
 from ..skeleton import KEYPOINT_NAMES, PERSON
 from .client import Connection
 from .config import parse
-from .correction_queue import CorrectionQueue, Hint
+from .correction_queue import MAX_PAUSE_SECONDS, CorrectionQueue, Hint
 from .media import TaskImages
 from .person import NOT_LABELLED, Person
 from .regions import from_results
@@ -124,7 +124,8 @@ class Corrections:
             try:
                 hint, due = await asyncio.to_thread(self._queue.next)
                 seconds = due - time.time() if hint is not None else _IDLE_SECONDS
-                if hint is not None and seconds <= 0:
+                # none is put off for longer: if one seems to be, the clock has been set back
+                if hint is not None and not 0 < seconds <= MAX_PAUSE_SECONDS:
                     await self._handle(hint)
                     continue
             except OSError as error:

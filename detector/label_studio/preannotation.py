@@ -36,6 +36,8 @@ AHEAD: Final = 4 * GROUP_IMAGES
 GROUPS_AT_ONCE: Final = 2
 """While one is inferred the next is decoded, and the predictions of the one before are written."""
 _LEAST_PAUSE: Final = 0.05
+_LOOK_SECONDS: Final = 0.5
+"""Between looks at the time while images are fetched: the node may come to its end."""
 
 
 class Preannotator:
@@ -45,6 +47,17 @@ class Preannotator:
         self._inference = inference
         self._threshold = settings.confidence_threshold
         self._seconds = settings.predict_seconds
+        self._latest = math.inf
+
+    def end_by(self, latest: float) -> None:
+        """Answer what is asked with what is done by then.
+
+        :param latest: of `time.monotonic`.
+        """
+        self._latest = latest
+
+    def _seconds_until(self, deadline: float) -> float:
+        return min(deadline, self._latest) - time.monotonic()
 
     async def predict(
         self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource
@@ -57,7 +70,8 @@ class Preannotator:
         :raises ModelUnavailable: no model serves.
         """
         results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
-        deadline = time.monotonic() + self._seconds
+        start = time.monotonic()
+        deadline = start + self._seconds
         begun = 0
         async with aclosing(self.outcomes(tasks, config, source, deadline)) as outcomes:
             async for index, outcome in outcomes:
@@ -67,7 +81,8 @@ class Preannotator:
                 else:
                     results[index] = outcome
         if begun < len(tasks):
-            log.warning('%d of %d tasks were done in %g seconds: ask again', begun, len(tasks), self._seconds)
+            seconds = time.monotonic() - start
+            log.warning('%d of %d tasks were done in %.0f seconds: ask again', begun, len(tasks), seconds)
         return results
 
     async def outcomes(
@@ -90,6 +105,8 @@ class Preannotator:
                 for outcome in await running.popleft():
                     yield outcome
         finally:
+            for task in running:
+                task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _fetched(
@@ -103,15 +120,16 @@ class Preannotator:
         ready: list[tuple[int, bytes | BaseException]] = []
         left = iter(range(len(tasks)))
         try:
-            while (seconds := deadline - time.monotonic()) > 0:
+            while (seconds := self._seconds_until(deadline)) > 0:
                 while len(fetching) + len(ready) < AHEAD and (index := next(left, None)) is not None:
                     fetching[asyncio.create_task(_fetch(tasks[index], config, source))] = index
                 if ready:
                     yield ready[:GROUP_IMAGES]
                     del ready[:GROUP_IMAGES]
                 elif fetching:
-                    patience = seconds if math.isfinite(seconds) else None
-                    await asyncio.wait(fetching, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(
+                        fetching, timeout=min(seconds, _LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                    )
                 else:
                     return
                 for task in [task for task in fetching if task.done()]:
@@ -148,7 +166,7 @@ class Preannotator:
                 return [estimate async for estimate in self._inference.estimate_batch(images, live=False)]
             except Busy as error:
                 pause = max(error.retry_after, _LEAST_PAUSE)
-                if time.monotonic() + pause >= deadline:
+                if pause >= self._seconds_until(deadline):
                     return []
                 await asyncio.sleep(pause)
 

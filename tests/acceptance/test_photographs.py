@@ -82,7 +82,7 @@ class Recorder(Runtime):
         self.runtime = runtime
         self.batch = np.zeros(0, dtype=np.float32)
 
-    def run(self, batch: FloatArray) -> list[Any]:
+    def _infer(self, batch: FloatArray) -> list[Any]:
         self.batch = batch.copy()
         return self.runtime.run(batch)
 

@@ -11,6 +11,7 @@ import pytest
 
 from detector import images
 from detector.label_studio.config import generate, parse
+from detector.label_studio.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.corrections import hints_in, to_annotations
 from detector.label_studio.person import HIDDEN, VISIBLE, Person
 from detector.label_studio.regions import Region, to_results
@@ -213,3 +214,14 @@ def test_half_a_skeleton_is_half_a_skeleton() -> None:
         ('nose', 10, 20),
         ('left_wrist', 30.12, 5),
     ]
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
+    """What seems to be due in hours is looked at when the node starts."""
+    path = tmp_path / 'data' / 'label_studio' / 'corrections.sqlite'
+    queue = CorrectionQueue(path)
+    queue.add([Hint(annotation=71, project=1)], time.time() + 6 * 3600)
+    queue.close()
+    studio.add_annotation(71, regions(), image=studio.add_image('card.jpg', CARD))
+    with running_node(tmp_path, UPLOAD_SECONDS=0.1, **loop.settings, **studio.settings) as node:
+        assert len(handled(node, loop)) == 1
