@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .error_answers import answer
 from .errors import Busy
 
+ENDING: Final = 'the node is shutting down; try again when it is back'
+CUT_OFF: Final = 'the node is shutting down and this took too long; try again when it is back'
 _RETRY_SECONDS: Final = 5
 BODY_SECONDS: Final = 1.0
 """So long a body that comes in when the end begins may take."""
@@ -89,8 +91,7 @@ class Drain:
     def refusal(self) -> Busy:
         """What new work hears, which is counted."""
         self.refused += 1
-        detail = 'the node is shutting down; try again when it is back'
-        return Busy(detail, retry_after=_RETRY_SECONDS, reason='ending')
+        return Busy(ENDING, retry_after=_RETRY_SECONDS, reason='ending')
 
     def report(self) -> str:
         return f'{self.answered} running requests were answered, {self.cut} cut off, {self.refused} new ones refused'
@@ -126,12 +127,11 @@ class Drain:
 
 def cut_off() -> Busy:
     """What work hears that takes too long."""
-    detail = 'the node is shutting down and this took too long; try again when it is back'
-    return Busy(detail, retry_after=_RETRY_SECONDS, reason='ending')
+    return Busy(CUT_OFF, retry_after=_RETRY_SECONDS, reason='ending')
 
 
 class Draining:
-    """ASGI middleware, the outermost: counts requests; refuses and cuts off when the end has begun."""
+    """ASGI middleware, outside all that do work: counts requests; refuses and cuts off when the end has begun."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app

@@ -26,7 +26,9 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (UTC, ISO 8601), `level`, `logger`, `message`, and, where there are, `request_id` and `exception`.
+    """`time` (UTC, ISO 8601), `level`, `logger`, `message`; where there are, `request_id`, `exception`, `stack`.
+
+    All are strings.
 
     In ASCII, so that a terminal's encoding cannot spoil it.
     """

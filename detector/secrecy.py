@@ -4,6 +4,7 @@ A second line of defence: nothing here writes a secret on purpose, but libraries
 """
 
 import base64
+import json
 import logging
 import re
 from typing import Final
@@ -11,6 +12,7 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
+from .logs import JsonFormatter
 from .settings import Settings, without_logins
 
 _HIDDEN: Final = '…'
@@ -76,6 +78,12 @@ class _Hiding(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = self._formatter.format(record)
+        if not isinstance(self._formatter, JsonFormatter):
+            return self._hidden(record, text)
+        line = json.loads(text)
+        return json.dumps({key: self._hidden(record, value) for key, value in line.items()})
+
+    def _hidden(self, record: logging.LogRecord, text: str) -> str:
         if record.name.startswith('uvicorn'):  # lists requests with whatever callers have put into addresses
             text = _QUERY.sub(f'?{_HIDDEN}', text)
         return self._secrets.hide(text)

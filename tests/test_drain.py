@@ -332,7 +332,7 @@ async def test_bodies_have_less_time_than_what_runs() -> None:
 
     drain = Drain()
     draining = Draining(app, drain)
-    sending, running, poll = Caller(draining), Caller(draining), Caller(draining, '/ws/socket.io', body=False)
+    sending, running, poll = Caller(draining), Caller(draining), Caller(draining, '/ws/socket.io/', body=False)
     running.body.set_result({'type': 'http.request', 'body': b'12345', 'more_body': False})
     await asyncio.sleep(0)
     drain.begin()

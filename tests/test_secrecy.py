@@ -1,6 +1,7 @@
 """No credential is shown: not in logs, answers, metrics, errors of settings, or what commands print."""
 
 import base64
+import json
 import logging
 import subprocess
 import sys
@@ -121,16 +122,19 @@ def provoke(node: NodeProcess, service: str) -> str:
     return '\n'.join(f'{answer.request.url.path} {answer.status_code} {answer.text}' for answer in heard)
 
 
-def test_a_node_keeps_its_secrets_whatever_is_done_to_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize('log_format', ['console', 'json'])
+def test_a_node_keeps_its_secrets_whatever_is_done_to_it(tmp_path: Path, log_format: str) -> None:
     """At DEBUG, with a Loop and a Label Studio that refuse it, and callers who put tokens where they do not belong."""
-    with unkind_service() as service, running_node(tmp_path, **settings_for(service)) as node:
+    with unkind_service() as service, running_node(tmp_path, **settings_for(service), LOG_FORMAT=log_format) as node:
         heard = provoke(node, service)
         time.sleep(1.5)  # for the outbox and the updates, which fail too
         process = node.process
         assert_hushed(heard, 'answers')
     assert process.returncode == 0
     log = node.log.read_text()
-    assert ' DEBUG ' in log
+    assert 'DEBUG' in log
+    if log_format == 'json':
+        assert all(isinstance(json.loads(line)['message'], str) for line in log.splitlines())
     assert 'a wrong token' in log
     assert_hushed(log, 'log')
     assert {401, 422} <= {int(line.split()[1]) for line in heard.splitlines() if line.startswith('/')}
