@@ -13,7 +13,7 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, error_answers, loop, ls_adapter, metadata, routes, routes_outbox, sio_events, upstream
+from . import catalogue, error_answers, loop, ls_adapter, metadata, openapi, routes, routes_outbox, sio_events, upstream
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
@@ -76,6 +76,7 @@ class WholebodyNode(DetectorNode):
         self.include_router(routes_outbox.router)
         self.label_studio = LabelStudioBackend(self)
         self.include_router(ls_adapter.router)
+        openapi.install(self)
 
     @property
     def has_loop(self) -> bool:

@@ -5,7 +5,6 @@ or comes without payload; that is why they are replaced rather than added to.
 """
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -22,6 +21,7 @@ from . import images, metadata, upstream
 from .errors import InvalidRequest, ModelUnavailable, WholebodyError
 from .routes import about_node, grouped_poses
 from .routes_outbox import set_outbox_mode
+from .sio_packets import UNREADABLE, TolerantJson, TolerantPacket
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -43,7 +43,9 @@ Handler = Callable[['WholebodyNode', str, Any], Awaitable[dict[str, Any]]]
 def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
     """A Socket.IO server with all events registered."""
     Payload.max_decode_packets = MAX_BATCH + 16  # of one polling request; beyond, a message is lost without a word
-    server = socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES, json=_TolerantJson)
+    server = socketio.AsyncServer(
+        async_mode='asgi', max_http_buffer_size=MAX_MESSAGE_BYTES, serializer=TolerantPacket, json=TolerantJson
+    )
     for name, handler in EVENTS.items():
         server.on(name, _answering(node, name, handler))
 
@@ -59,6 +61,8 @@ def create_server(node: 'WholebodyNode') -> socketio.AsyncServer:
         return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
+        if event == UNREADABLE:
+            return {'error': f'the message cannot be read: {payload[0] if payload else ""}'}
         return {'error': f'unknown event {event!r}; known are {", ".join(EVENTS)}'}
 
     server.on('connect', connect)
@@ -93,16 +97,6 @@ def _answering(node: 'WholebodyNode', name: str, handler: Handler) -> Callable[.
             return {'error': f'{name} failed inside the node; its log says why'}
 
     return answer
-
-
-class _TolerantJson:
-    """The json module, but for numbers so long that the Socket.IO library would drop the message without a word."""
-
-    dumps = staticmethod(json.dumps)
-
-    @staticmethod
-    def loads(text: str | bytes, **_: Any) -> Any:
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits))
 
 
 # ---------------------------------------------------------------- payloads

@@ -1,0 +1,70 @@
+"""A real node against its own OpenAPI document: what the document promises is what comes, whatever is sent."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.idle_memory import resident_mib
+
+from ..fuzz import budget
+from ..label_studio.studio import running_studio
+from ..mock.loops import running_mock_loop
+from ..processes import NodeProcess, running_node
+from ..test_following import wait_for_version
+
+pytestmark = pytest.mark.integration
+
+ANSWER_SECONDS = 5
+CHECKS = (
+    'not_a_server_error',
+    'status_code_conformance',
+    'content_type_conformance',
+    'response_headers_conformance',
+    'response_schema_conformance',
+    'negative_data_rejection',
+    'missing_required_header',
+    'unsupported_method',
+)
+"""Left out is what would have all bytes be an image: positive_data_acceptance."""
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with a Loop and a Label Studio, so that every route does something."""
+    folder = tmp_path_factory.mktemp('document')
+    with running_mock_loop(folder / 'loop') as loop, running_studio() as studio:
+        settings = {'UPLOAD_SECONDS': 0.5, 'POLL_SECONDS': 1, 'IMAGE_HOSTS': 'none'} | loop.settings | studio.settings
+        with running_node(folder / 'node', **settings) as running:
+            wait_for_version(running, '1.0')
+            yield running
+
+
+def explore(node: NodeProcess, *, examples: int, seed: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    """One round of schemathesis: so many requests of random content to each route, beside what its coverage phase has."""
+    command = [
+        *(sys.executable, '-m', 'schemathesis.cli', 'run', f'{node.url}/openapi.json'),
+        *('--checks', ','.join(CHECKS), '--max-examples', str(examples), '--seed', str(seed)),
+        *('--request-timeout', str(ANSWER_SECONDS), '--no-color'),
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200, check=False)
+
+
+def test_the_node_does_what_its_document_says(node: NodeProcess, tmp_path: Path) -> None:
+    """No 500, no answer that is not documented, no nonsense that is taken, none later than 5 s; no growth."""
+    end = time.monotonic() + budget.seconds(45)
+    done = explore(node, examples=5, seed=0, folder=tmp_path)
+    assert done.returncode == 0, done.stdout[-12_000:]
+    before = resident_mib(node.process.pid)
+    seed = 0
+    while time.monotonic() < end:
+        seed += 1
+        done = explore(node, examples=25, seed=seed, folder=tmp_path)
+        assert done.returncode == 0, done.stdout[-12_000:]
+    assert httpx.get(f'{node.url}/ready', timeout=ANSWER_SECONDS).status_code == 200
+    assert resident_mib(node.process.pid) < 1.1 * before + 32
+    assert 'Traceback' not in node.log.read_text()
