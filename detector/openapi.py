@@ -1,7 +1,8 @@
 """The OpenAPI document: what FastAPI reads from the routes, and what it cannot know: bodies and error answers.
 
 Errors are answered by the handlers of `error_answers`, from below the routes, and the bodies of commands and of Label
-Studio's requests are read by hand.
+Studio's requests are read by hand. What is said of the latter is no more than the node insists on, since Label Studio sends more
+from version to version.
 """
 
 from collections.abc import Mapping
@@ -64,14 +65,11 @@ def _json(schema: Schema) -> Schema:
 
 _OBJECT: Final[Schema] = {'type': 'object'}
 _CONFIG: Final[Schema] = {'type': ['string', 'null'], 'description': 'XML of the labeling config'}
-_TASK: Final[Schema] = {
-    'type': 'object',
-    'properties': {'id': {'type': 'integer'}, 'data': {'type': 'object', 'properties': {'image': {'type': 'string'}}}},
-}
+_TASK: Final[Schema] = {'properties': {'id': {}, 'data': {'description': "With the image's address"}}}
+_HINT: Final[Schema] = {'description': 'What is not understood is passed over'}
 _CONTEXT: Final[Schema] = {
-    'type': ['object', 'null'],
     'description': "Of an interactive request: the regions of the prompt's label, the prompt last",
-    'properties': {'result': {'type': 'array', 'items': _OBJECT}},
+    'examples': [{'result': []}],
 }
 _BODIES: Final[Mapping[tuple[str, str], Schema]] = {
     ('put', '/model_version'): _text(
@@ -81,7 +79,7 @@ _BODIES: Final[Mapping[tuple[str, str], Schema]] = {
     ('put', '/operation_mode'): _text('idle', 'detecting'),
     ('put', '/debug_logging'): _text('on', 'off'),
     ('put', '/socketio'): _text('on', 'off'),
-    ('post', '/setup'): _json({'type': 'object', 'properties': {'hostname': {'type': 'string'}}}),
+    ('post', '/setup'): _json({'type': 'object', 'properties': {'hostname': {'description': 'URL of Label Studio'}}}),
     ('post', '/predict'): _json(
         {
             'type': 'object',
@@ -89,7 +87,7 @@ _BODIES: Final[Mapping[tuple[str, str], Schema]] = {
             'properties': {
                 'tasks': {'type': 'array', 'items': _TASK},
                 'label_config': _CONFIG,
-                'params': {'type': ['object', 'null'], 'properties': {'context': _CONTEXT}},
+                'params': {'properties': {'context': _CONTEXT}},
             },
         }
     ),
@@ -98,7 +96,7 @@ _BODIES: Final[Mapping[tuple[str, str], Schema]] = {
     ),
     ('post', '/train'): _json(_OBJECT),
     ('post', '/webhook'): _json(
-        {'type': 'object', 'properties': {'action': {'type': 'string'}, 'project': _OBJECT, 'annotation': _OBJECT}}
+        {'type': 'object', 'properties': dict.fromkeys(('action', 'project', 'annotation', 'annotations'), _HINT)}
     ),
 }
 

@@ -327,14 +327,13 @@ def _fuzz(name: str, seconds: int, corpus: Path) -> None:
     import atheris  # type: ignore[import-not-found]
 
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(seeds(name)):
-        (corpus / f'seed-{number}').write_bytes(seed)
     target = TARGETS[name]
     with atheris.instrument_imports(include=['detector', 'PIL', 'zipfile', 'socketio', 'engineio']):
-        for seed in seeds(name):
+        for number, seed in enumerate(good := seeds(name)):
+            (corpus / f'seed-{number}').write_bytes(seed)
             target(seed)  # imports what it needs, which then is watched
     limits = [f'-max_total_time={seconds}', f'-timeout={SECONDS_A_ROUND}', f'-rss_limit_mb={MEMORY_MIB}']
-    size = max(len(seed) for seed in seeds(name))
+    size = max(map(len, good))
     atheris.Setup(
         [sys.argv[0], *limits, f'-max_len={max(4096, 2 * size)}', '-print_final_stats=1', str(corpus)], target
     )

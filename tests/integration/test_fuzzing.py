@@ -14,7 +14,7 @@ from .environments import python_with
 
 pytestmark = pytest.mark.integration
 
-ATHERIS = 'atheris==2.3.0'
+ATHERIS = 'atheris==3.0.0'
 """Has wheels for Linux on x86-64 only, so it is no dependency; our interpreter imports it from an environment of its
 own."""
 
@@ -22,7 +22,7 @@ own."""
 @pytest.fixture(scope='module')
 def packages() -> Path:
     """The folder that has atheris, and nothing else that we need."""
-    python = python_with('atheris-2.3.0', ATHERIS)
+    python = python_with('atheris-3.0.0', ATHERIS)
     return next((python.parent.parent / 'lib').glob('python*/site-packages'))
 
 

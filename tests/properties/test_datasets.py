@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detector.errors import InvalidRequest
@@ -51,6 +51,8 @@ def test_any_json_is_a_dataset_or_refused(name: str) -> None:
     read, document = READERS[name]
 
     @given(JSON | mutated(document))
+    @example({'images': [], 'annotations': [{'category_id': []}], 'categories': [{'id': 1, 'name': 'person'}]})
+    @example({'images': [{'id': 1, 'file_name': 'a', 'width': 10**400, 'height': 1}], 'annotations': []})
     def check(content: Any) -> None:
         try:
             images = as_file(read, content)

@@ -13,6 +13,7 @@ from detector.label_studio import config
 from detector.label_studio.addresses import Addresses, Inline, Inside, Outside, shown
 from detector.label_studio.corrections import hints_in, to_annotations
 from detector.label_studio.person import NOT_LABELLED, Person
+from detector.label_studio.preannotation import _prompt
 from detector.label_studio.regions import from_results, to_results
 from detector.model_package import categories
 from detector.poses import Pose
@@ -73,6 +74,7 @@ XML = st.recursive(
 
 @given(XML | XML.map(lambda inner: GENERIC.replace('</View>', f'{inner}</View>')) | TEXTS)
 @example('<View>' * 20_000)
+@example(GENERIC.replace('"point"', f'"a" predicted_values="person" model_index="{"9" * 5000}"'))
 @example('<?xml version="1.0" encoding="utf-16"?><View/>')
 @example('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>')
 def test_any_config_is_read_or_refused(xml: str) -> None:
@@ -197,6 +199,15 @@ def test_any_regions_are_people_or_nothing(drawn: tuple[str, list[Any], Any], si
         assert np.isfinite(person.keypoints).all()
         for box in to_annotations([person], CATEGORY_IDS).box_annotations:
             assert max(map(abs, (box.x, box.y, box.width, box.height))) < 2**40
+
+
+@given(rectangles() | JSON | mutated(REGIONS[GENERIC][-1]))
+@example({'value': {'x': 10**400, 'y': 1, 'width': 1, 'height': 1, 'rectanglelabels': ['person']}})
+@example({'value': {'x': 2**70, 'y': 1, 'keypointlabels': ['point']}})
+def test_any_prompt_is_a_place_or_nothing(region: Any) -> None:
+    """What was drawn last gives finite numbers, or nothing."""
+    prompt = _prompt({'result': [region]}, config.parse(GENERIC))
+    assert prompt is None or all(np.isfinite(value) for side, value in prompt.items() if side != 'type')
 
 
 # ---------------------------------------------------------------- addresses

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import httpx
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detector import downloads
@@ -40,6 +40,8 @@ QUEUE_FILE = queue_file()
 
 
 @given(damaged(QUEUE_FILE) | st.binary(max_size=200))
+@example(QUEUE_FILE[:4096] + bytes(4096) + QUEUE_FILE[8192:])
+@example(QUEUE_FILE[:-4096] + b'\xff' * 4096)
 def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -> None:
     """Whatever the file holds, corrections are taken and worked off; a fault of the disk is an OSError."""
     with TemporaryDirectory() as folder:
@@ -67,6 +69,7 @@ def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -
     name=st.sampled_from([NAME, NAME.replace('-01-31', '-02-31'), 'x', '.hidden', NAME + 'x']),
     extra=TEXTS,
 )
+@example(metadata=b'[' * 200_000, jpeg=b'a', name=NAME, extra='')
 def test_a_damaged_outbox_is_taken_over(metadata: bytes, jpeg: bytes, name: str, extra: str) -> None:
     """What lies in the outbox is sent, described as far as it can be read, or set aside; all of it is counted."""
     with TemporaryDirectory() as folder:
