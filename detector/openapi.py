@@ -1,8 +1,8 @@
 """The OpenAPI document: what FastAPI reads from the routes, and what it cannot know: bodies and error answers.
 
 Errors are answered by the handlers of `error_answers`, from below the routes, and the bodies of commands and of Label
-Studio's requests are read by hand. What is said of the latter is no more than the node insists on, since Label Studio sends more
-from version to version.
+Studio's requests are read by hand. What is said of the latter is no more than the node insists on, since versions of
+Label Studio send more or less.
 """
 
 from collections.abc import Mapping

@@ -34,6 +34,8 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
     """A message that becomes the event `UNREADABLE` where the library would give up."""
 
     json = TolerantJson
+    packet_type: int
+    data: Any
 
     def decode(self, encoded_packet: Any) -> int:
         """:return: how many binary parts follow."""

@@ -42,10 +42,12 @@ PAYLOADS = {
 def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node that sends what it accepts to a mock Loop."""
     folder = tmp_path_factory.mktemp('fuzzed')
-    with running_mock_loop(folder / 'loop') as loop:
-        with running_node(folder / 'node', UPLOAD_SECONDS=0.2, POLL_SECONDS=1, **loop.settings) as node:
-            wait_for_version(node, '1.0')
-            yield node
+    with (
+        running_mock_loop(folder / 'loop') as loop,
+        running_node(folder / 'node', UPLOAD_SECONDS=0.2, POLL_SECONDS=1, **loop.settings) as node,
+    ):
+        wait_for_version(node, '1.0')
+        yield node
 
 
 @pytest.fixture

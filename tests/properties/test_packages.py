@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detector import model_package, package_zip
@@ -67,6 +67,7 @@ def test_any_bytes_are_no_package(content: bytes) -> None:
         assert str(error)
 
 
+@example({'': b'content'}, 0)
 @given(st.dictionaries(NAMES, st.binary(max_size=50), max_size=40), st.integers(0, 0xFFFF))
 def test_no_name_in_a_zip_leads_out(files: dict[str, bytes], mode: int) -> None:
     """Entries of any name and any mode are unpacked flat, or refused."""
