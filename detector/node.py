@@ -13,7 +13,19 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.helpers import background_tasks
 from learning_loop_node.helpers.misc import ImageData
 
-from . import catalogue, error_answers, loop, ls_adapter, metadata, openapi, routes, routes_outbox, sio_events, upstream
+from . import (
+    catalogue,
+    error_answers,
+    loop,
+    ls_adapter,
+    memory,
+    metadata,
+    openapi,
+    routes,
+    routes_outbox,
+    sio_events,
+    upstream,
+)
 from .collector import AUTOUPLOAD_MODES, Collector
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
@@ -310,6 +322,7 @@ class WholebodyNode(DetectorNode):
         upstream.serve_with(self, logic, model_info)
         self.build_error = None
         log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
+        await asyncio.to_thread(memory.give_back)
 
     # ---------------------------------------------------------------- detecting
 

@@ -27,6 +27,8 @@ _COLUMNS: Final = (
     'annotation, version FROM sent',
     'name, number FROM counts',
 )
+_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""Texts in a damaged database, and in messages about it, need not be UTF-8."""
 _IN_USE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
@@ -143,9 +145,9 @@ class _transaction:
                 self._database.commit()
             else:
                 self._database.rollback()
-        except sqlite3.Error as fault:
+        except _FAULTS as fault:
             raise OSError(f'the database of corrections: {fault}') from fault
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, _FAULTS):
             raise OSError(f'the database of corrections: {error}') from error
 
 
@@ -153,13 +155,13 @@ def _open(path: Path) -> sqlite3.Connection:
     """A database that is broken is set aside and begun anew."""
     try:
         return _prepared(path)
-    except sqlite3.DatabaseError as error:
+    except _FAULTS as error:
         if getattr(error, 'sqlite_errorcode', None) in _IN_USE:
             raise OSError(f'{path}: {error}') from error
         path.replace(path.with_suffix('.broken'))
     try:
         return _prepared(path)
-    except sqlite3.Error as error:
+    except _FAULTS as error:
         raise OSError(f'{path}: {error}') from error
 
 

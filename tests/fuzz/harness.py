@@ -99,10 +99,10 @@ def socketio_event(data: bytes) -> None:
 
     node, loop = _node()
     try:
-        received = packet.Packet(encoded_packet=data.decode(errors='replace'))
-    except (ValueError, RecursionError, IndexError, TypeError):
+        received = node.sio.packet_class(encoded_packet=data.decode(errors='replace'))
+    except ValueError:  # no message at all
         return
-    if received.packet_type != packet.EVENT or not isinstance(received.data, list) or not received.data:
+    if received.packet_type != packet.EVENT or not data:
         return
     event, *payload = received.data
     answer = loop.run_until_complete(node.sio._trigger_event(event, '/', 'a client', *payload))
