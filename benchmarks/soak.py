@@ -131,6 +131,11 @@ class Load:
         await asyncio.gather(*(ask() for _ in range(4)))
         return count / seconds
 
+    async def burst(self) -> None:
+        """So much at once that all pools of threads are as large as they get."""
+        doors = (('POST /detect', self._detect), ('POST /predict', self._predict), ('POST /upload', self._upload))
+        await asyncio.gather(*(self._post(kind, door) for kind, door in doors for _ in range(12)))
+
     async def run(self, rate: float, seconds: float) -> None:
         """Send so many requests a second."""
         doors: dict[str, Callable[[], Awaitable[httpx.Response]]] = {
@@ -334,6 +339,7 @@ async def _run(
     load, observer = Load(node, studio), Observer(node.process.pid, tasks_file)
     watching = asyncio.create_task(observer.watch())
     report.rate = report.rate or SHARE_OF_CAPACITY * await load.capacity(max(3.0, warm / 2))
+    await load.burst()
     switching = asyncio.create_task(_switch(loop, report))
     await load.run(report.rate, warm)
     await _settled(node)

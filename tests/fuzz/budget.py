@@ -24,8 +24,8 @@ def repeat(check: Callable[[], None], otherwise: int) -> int:
     """
     end = time.monotonic() + seconds(otherwise)
     rounds = 0
+    few = hypothesis.settings(hypothesis.settings.get_profile('long'), max_examples=25, database=None)(check)
     while time.monotonic() < end:
-        quick = hypothesis.settings(hypothesis.settings.get_profile('long'), max_examples=25, database=None)
-        hypothesis.seed(rounds)(quick(check))()
+        hypothesis.seed(rounds)(few)()
         rounds += 1
     return rounds
