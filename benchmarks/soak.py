@@ -92,6 +92,7 @@ class Load:
 
     :param outcomes: of all requests but those that failed; `errors` are those.
     :param accepted: sources of images that the node has promised to send.
+    :param rude: whether every third client of Socket.IO leaves without a word.
     """
 
     def __init__(self, node: NodeProcess, studio: Studio) -> None:
@@ -101,6 +102,7 @@ class Load:
         self.errors: Counter[str] = Counter()
         self.accepted: set[str] = set()
         self.connections = 0
+        self.rude = False
         self._numbers = iter(range(10**9))
         self._http = httpx.AsyncClient(base_url=node.url, timeout=PATIENCE, limits=httpx.Limits(keepalive_expiry=3))
         self._tasks = self._make_tasks()
@@ -221,7 +223,7 @@ class Load:
                 await client.connect(self.node.url, socketio_path='/ws/socket.io', transports=['websocket'])
                 self.connections += 1
                 await _paced(period, until, lambda c=client: self._call(c, {'image': frame, 'camera_id': camera}))  # type: ignore[misc]
-                if self.connections % 3 == 0:
+                if self.rude and self.connections % 3 == 0:
                     client.eio.ws._response.connection.transport.abort()
                     await client.eio.http.close()
                 else:
@@ -347,6 +349,7 @@ async def _run(
     report.idle['before'] = _most([state for _, state, _ in observer.states[-5:]])
     faults = [await asyncio.to_thread(loop.fault, at, kind, share=SHARE, **more) for at, kind, more in FAULTS]
     load.outcomes.clear()
+    load.rude = True
     start = time.monotonic()
     await load.run(report.rate, report.seconds)
     report.slices = slices_of(start, report.seconds, load, observer)
