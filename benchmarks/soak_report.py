@@ -114,8 +114,11 @@ def missed(report: Report) -> list[str]:
     found += [f'lost: {len(report.lost)} images, such as {report.lost[0]}'] if report.lost else []
     if report.corrections.get('waiting', 0) or report.corrections.get('given_up', 0):
         found.append(f'corrections: {report.corrections}')
-    quiet = {kind for part in report.slices for kind in part.answered} - set(report.slices[-1].answered)
-    found += [f'no answer in the end: {kind}' for kind in sorted(quiet)]
+    half = len(report.slices) // 2
+    kinds = [
+        {kind for part in parts for kind in part.answered} for parts in (report.slices[:half], report.slices[half:])
+    ]
+    found += [f'no answer any more: {kind}' for kind in sorted(kinds[0] - kinds[1])]
     return found
 
 

@@ -20,7 +20,7 @@ _CALM = {
     'print_blob': True,
 }
 hypothesis.configuration.set_hypothesis_home_dir(PROJECT / '.hypothesis')  # tests change the working directory
-hypothesis.settings.register_profile('ci', max_examples=40, derandomize=True, database=None, **_CALM)
+hypothesis.settings.register_profile('ci', max_examples=25, derandomize=True, database=None, **_CALM)
 hypothesis.settings.register_profile('long', max_examples=max(1000, 10 * _FUZZ_SECONDS), **_CALM)
 hypothesis.settings.load_profile('long' if _FUZZ_SECONDS else 'ci')
 
