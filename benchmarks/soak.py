@@ -345,7 +345,9 @@ async def _run(
     switching = asyncio.create_task(_switch(loop, report))
     await load.run(report.rate, warm)
     await _settled(node)
-    await asyncio.sleep(SETTLE_SECONDS)
+    await asyncio.sleep(SETTLE_SECONDS / 2)
+    await _touch(node)
+    await asyncio.sleep(SETTLE_SECONDS / 2)
     report.idle['before'] = _most([state for _, state, _ in observer.states[-5:]])
     faults = [await asyncio.to_thread(loop.fault, at, kind, share=SHARE, **more) for at, kind, more in FAULTS]
     load.outcomes.clear()
@@ -361,6 +363,8 @@ async def _run(
     await asyncio.to_thread(loop.clear_faults)
     await load.close()
     report.corrections = await _settled(node)
+    await asyncio.sleep(SETTLE_SECONDS / 2)
+    await _touch(node)
     report.idle['after'] = await _quiet(observer, report.idle['before'])
     if report.idle['after'].files > report.idle['before'].files:
         report.left_files = observer.files()
@@ -393,6 +397,13 @@ async def _settled(node: NodeProcess) -> dict[str, int]:
             if time.monotonic() > end or (about['outbox']['waiting'] == 0 and corrections['waiting'] == 0):
                 return corrections
             await asyncio.sleep(1)
+
+
+async def _touch(node: NodeProcess) -> None:
+    """Ask once for a task's image: HTTP clients close idle connections only when they are used again."""
+    async with httpx.AsyncClient(timeout=PATIENCE) as client:
+        tasks = [{'id': 1, 'data': {'image': '/data/upload/1/1.jpg'}}]
+        (await client.post(f'{node.url}/predict', json={'tasks': tasks})).raise_for_status()
 
 
 async def _quiet(observer: Observer, before: State) -> State:

@@ -110,6 +110,7 @@ def missed(report: Report) -> list[str]:
     for name in ('files', 'threads', 'tasks'):
         if getattr(after, name) > getattr(before, name):
             found.append(f'left over: {getattr(after, name)} {name}, {getattr(before, name)} before the load')
+    found += [f'open: {", ".join(report.left_files)}'] if report.left_files else []
     found += [f'error, {count} times: {said}' for said, count in report.errors.items()]
     found += [f'lost: {len(report.lost)} images, such as {report.lost[0]}'] if report.lost else []
     if report.corrections.get('waiting', 0) or report.corrections.get('given_up', 0):
