@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 import httpx
+from pydantic import TypeAdapter
 
 from .errors import DownloadFailed
 
@@ -21,6 +23,7 @@ Progress = Callable[[int, int | None], None]
 _CHUNK: Final = 256 * 1024
 _ATTEMPTS: Final = 4
 _PAUSE_SECONDS: Final = 0.5
+_LENGTH: Final = re.compile(r'[0-9]{1,18}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ class Validators:
         length = headers.get('Content-Length', '')
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
             length = headers.get('Content-Range', '').rpartition('/')[2]
-        return cls(headers.get('ETag'), headers.get('Last-Modified'), int(length) if length.isdigit() else None)
+        return cls(
+            headers.get('ETag'), headers.get('Last-Modified'), int(length) if _LENGTH.fullmatch(length) else None
+        )
 
     @property
     def range_condition(self) -> str | None:
@@ -45,6 +50,9 @@ class Validators:
         if self.etag is not None and not self.etag.startswith('W/'):
             return self.etag
         return self.last_modified
+
+
+_NOTE: Final = TypeAdapter(Validators)
 
 
 async def probe(client: httpx.AsyncClient, url: str) -> Validators:
@@ -92,8 +100,8 @@ async def download(
 def noted_validators(target: Path) -> Validators | None:
     """What the server said of a file that was downloaded, or begun; None if nothing is known."""
     try:
-        return Validators(**json.loads(_note(target).read_text()))
-    except (OSError, ValueError, TypeError):
+        return _NOTE.validate_json(_note(target).read_bytes(), strict=True)
+    except (OSError, ValueError):
         return None
 
 

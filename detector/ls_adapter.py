@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from . import upstream
 from .access import address_of
-from .errors import InvalidRequest, ModelUnavailable, RequestTooLarge
+from .errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
 from .label_studio import config
 from .label_studio.client import Connection
 from .label_studio.correction_queue import CorrectionQueue
@@ -239,4 +239,7 @@ async def webhook(request: Request) -> dict[str, Any]:
     corrections = _backend(request).corrections
     if corrections is None:
         return {'status': 'OK', 'detail': 'corrections need LOOP_HOST, LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'}
-    return {'status': 'OK', 'annotations': await corrections.note(body)}
+    try:
+        return {'status': 'OK', 'annotations': await corrections.note(body)}
+    except OSError as error:
+        raise OutboxFault(f'the correction cannot be stored: {error}') from error

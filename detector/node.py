@@ -20,8 +20,10 @@ from . import (
     error_answers,
     loop,
     ls_adapter,
+    memory,
     metadata,
     observation,
+    openapi,
     routes,
     routes_login,
     routes_outbox,
@@ -120,6 +122,7 @@ class WholebodyNode(DetectorNode):
         self.include_router(ls_adapter.router)
         self.include_router(observation.router)
         self.metrics.registry.register(NodeState(self))
+        openapi.install(self)
 
     @property
     def has_loop(self) -> bool:
@@ -383,6 +386,7 @@ class WholebodyNode(DetectorNode):
 
     async def _build(self, folder: Path) -> None:
         self._serve(*await self._load(folder))
+        await asyncio.to_thread(memory.give_back)
 
     async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
         model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
@@ -415,6 +419,7 @@ class WholebodyNode(DetectorNode):
             logic, model_info = await self._load(folder)
             if self._current() is None:
                 self._serve(logic, model_info)
+                await asyncio.to_thread(memory.give_back)
 
     # ---------------------------------------------------------------- detecting
 

@@ -84,7 +84,7 @@ class Entry:
                 persons=len(content.get('box_detections') or []),
                 **{field: content.get(field) for field in ('tags', 'source', 'created')},
             )
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return Description(**known)
 
 

@@ -85,6 +85,8 @@ def _check(entries: list[zipfile.ZipInfo]) -> None:
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
     name = entry.filename
+    if not name:
+        raise InvalidPackage('an entry of the zip has no name')
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise InvalidPackage(f'{name!r} is a link; a package holds plain files only')
     if name.startswith(('/', '\\')) or '..' in name.replace('\\', '/').split('/') or ':' in name:

@@ -5,7 +5,6 @@ or comes without payload; that is why they are replaced rather than added to.
 """
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -26,6 +25,7 @@ from .request_context import encoding, note_error
 from .routes import about_node, grouped_poses
 from .routes_outbox import set_outbox_mode
 from .sio_access import Anteroom, Doorman
+from .sio_packets import UNREADABLE, TolerantJson, TolerantPacket
 
 if TYPE_CHECKING:
     from .node import WholebodyNode
@@ -51,7 +51,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         async_mode='asgi',
         max_http_buffer_size=node.settings.max_frame_mib * 1024**2,
         cors_allowed_origins=[],
-        json=_TolerantJson,
+        serializer=TolerantPacket,
+        json=TolerantJson,
     )
     seconds = node.settings.body_seconds
     doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=seconds)
@@ -73,6 +74,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
+        if event == UNREADABLE:
+            return refused_event(node.metrics, f'the message cannot be read: {payload[0] if payload else ""}')
         return refused_event(node.metrics, f'unknown event {event!r}; known are {", ".join(EVENTS)}')
 
     server.on('connect', connect)
@@ -124,16 +127,6 @@ def _answering(
 def _refused(error: WholebodyError) -> dict[str, Any]:
     note_error(error)
     return {'error': str(error)}
-
-
-class _TolerantJson:
-    """The json module, but for numbers so long that the Socket.IO library would drop the message without a word."""
-
-    dumps = staticmethod(json.dumps)
-
-    @staticmethod
-    def loads(text: str | bytes, **_: Any) -> Any:
-        return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits))
 
 
 # ---------------------------------------------------------------- payloads

@@ -17,7 +17,7 @@ CLOUD_SCHEMES: Final = ('s3', 'gs', 'azure-blob', 'azure-spi', 'azure_spi')
 _MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/[0-9]+/(presign|resolve)/?')
 """The paths that are asked with credentials, and no other."""
 _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
-_CONTROL: Final = re.compile(r'[\x00-\x1f\x7f]')
+_CONTROL: Final = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
 _CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
 _FILE_PATHS: Final = ('/data/local-files/', '/storage-data/uploaded/')

@@ -19,6 +19,8 @@ WHOLE_SKELETON: Final = 'pose'
 _PERSON_COLOUR: Final = '#ffe119'
 _SKELETON_COLOUR: Final = '#3cb44b'
 _MAX_CHARACTERS: Final = 1_000_000
+_MAX_DEPTH: Final = 64
+"""Of tags within each other: each is looked through once for every control around it."""
 _VARIABLE: Final = re.compile(r'\$([\w.-]+)')
 
 
@@ -114,7 +116,17 @@ def _read(xml: str) -> Element:
         raise InvalidRequest(f'the labeling config is no XML: {error}') from None
     except (DefusedXmlException, ValueError, RecursionError) as error:
         raise InvalidRequest(f'the labeling config is not acceptable: {error}') from None
+    if _depth(root) > _MAX_DEPTH:
+        raise InvalidRequest(f'the labeling config has more than {_MAX_DEPTH} tags within each other')
     return root
+
+
+def _depth(root: Element) -> int:
+    """Of tags within each other; no more than `_MAX_DEPTH` + 1 are counted."""
+    level, depth = [root], 0
+    while level and depth <= _MAX_DEPTH:
+        level, depth = [child for element in level for child in element], depth + 1
+    return depth
 
 
 def _image(root: Element, targets: set[str]) -> Element:
@@ -187,9 +199,12 @@ def _keypoint(label: Element) -> int | None:
         if canonical in KEYPOINT_NAMES:
             return KEYPOINT_NAMES.index(canonical)
     index = label.get('model_index', '')
-    if any(canonical_name(name) == PERSON for name in _split(label.get('predicted_values'))) and index.isdecimal():
-        return int(index) if int(index) < KEYPOINT_COUNT else None
+    if any(canonical_name(name) == PERSON for name in _split(label.get('predicted_values'))):
+        return _INDICES.get(index)
     return None
+
+
+_INDICES: Final = {str(index): index for index in range(KEYPOINT_COUNT)}
 
 
 def _names(label: Element) -> Iterator[str]:

@@ -22,6 +22,14 @@ CREATE INDEX IF NOT EXISTS waiting_due ON waiting (due);
 CREATE TABLE IF NOT EXISTS sent (annotation INTEGER PRIMARY KEY, version TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, number INTEGER NOT NULL);
 """
+_COLUMNS: Final = (
+    'annotation, project, due, tries, hints FROM waiting',
+    'annotation, version FROM sent',
+    'name, number FROM counts',
+)
+_FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
+"""Texts in a damaged database, and in messages about it, need not be UTF-8."""
+_IN_USE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +71,8 @@ class CorrectionQueue:
         """What is due first, and when."""
         with self._lock, _transaction(self._database) as database:
             row = database.execute(
-                'SELECT annotation, project, hints, due FROM waiting ORDER BY due, annotation LIMIT 1'
+                'SELECT annotation, CAST(project AS INTEGER), CAST(hints AS INTEGER), CAST(due AS REAL) FROM waiting '
+                'ORDER BY due, annotation LIMIT 1'
             ).fetchone()
         return (None, 0.0) if row is None else (Hint(annotation=row[0], project=row[1], hints=row[2]), row[3])
 
@@ -136,9 +145,9 @@ class _transaction:
                 self._database.commit()
             else:
                 self._database.rollback()
-        except sqlite3.Error as fault:
+        except _FAULTS as fault:
             raise OSError(f'the database of corrections: {fault}') from fault
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, _FAULTS):
             raise OSError(f'the database of corrections: {error}') from error
 
 
@@ -146,17 +155,29 @@ def _open(path: Path) -> sqlite3.Connection:
     """A database that is broken is set aside and begun anew."""
     try:
         return _prepared(path)
-    except sqlite3.DatabaseError:
+    except _FAULTS as error:
+        if getattr(error, 'sqlite_errorcode', None) in _IN_USE:
+            raise OSError(f'{path}: {error}') from error
         path.replace(path.with_suffix('.broken'))
     try:
         return _prepared(path)
-    except sqlite3.Error as error:
+    except _FAULTS as error:
         raise OSError(f'{path}: {error}') from error
 
 
 def _prepared(path: Path) -> sqlite3.Connection:
+    """:raises sqlite3.DatabaseError: it is damaged, or has tables of another form."""
     database = sqlite3.connect(path, check_same_thread=False, timeout=10)
-    database.executescript(_TABLES)
+    try:
+        database.executescript(_TABLES)
+        (verdict,) = database.execute('PRAGMA integrity_check(1)').fetchone()
+        if verdict != 'ok':
+            raise sqlite3.DatabaseError(verdict)
+        for columns in _COLUMNS:
+            database.execute(f'SELECT {columns} LIMIT 1').fetchone()
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -114,9 +114,12 @@ class Corrections:
             self._news.set()
         return len(hints)
 
-    def about(self) -> dict[str, int]:
-        """How many wait, were sent, and were given up since the queue was made."""
-        return self._queue.about()
+    def about(self) -> dict[str, Any]:
+        """How many wait, were sent, and were given up since the queue was made; or why that is not known."""
+        try:
+            return dict(self._queue.about())
+        except OSError as error:
+            return {'error': str(error)}
 
     async def _work(self) -> None:
         while True:

@@ -21,7 +21,7 @@ from ..settings import Settings
 from .config import LabelingConfig
 from .media import ImageSource
 from .person import Person, Size
-from .regions import to_results
+from .regions import drawable, to_results
 
 log = logging.getLogger('wholebody.label_studio')
 
@@ -257,9 +257,8 @@ def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any
     if config.boxes is not None and kind == 'rectanglelabels' and config.boxes.label not in labels:
         return None
     sides = ('x', 'y', 'width', 'height') if kind == 'rectanglelabels' else ('x', 'y')
-    if not all(isinstance(value.get(side), int | float) and np.isfinite(value[side]) for side in sides):
-        return None
-    return {'type': kind} | {side: float(value[side]) for side in sides}
+    numbers = {side: drawable(value.get(side)) for side in sides}
+    return None if None in numbers.values() else {'type': kind} | numbers
 
 
 def _box(prompt: Mapping[str, Any], size: Size) -> FloatArray | None:

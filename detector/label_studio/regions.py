@@ -25,6 +25,8 @@ _POINT_PERCENT: Final = 0.5
 """Diameter of a keypoint: a small dot."""
 _MARGIN: Final = 0.1
 """Of a box's sides, that a point without a parent may lie outside the box of its person."""
+MAX_NUMBER: Final = 1e6
+"""Percent, degrees, pixels of a side; nobody draws beyond, and larger numbers overflow somewhere."""
 
 # ---------------------------------------------------------------- to Label Studio
 
@@ -209,7 +211,7 @@ class _Reader:
         if corners is None:
             return
         self.persons[str(region.get('id'))] = replace(
-            Person.empty(), box=corners, box_score=_number(region.get('score')), extra=_extra(region)
+            Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
         )
 
     def read_points(self, region: Mapping[str, Any]) -> Iterable[_Placed]:
@@ -253,19 +255,23 @@ class _Reader:
         if self._size is not None:
             return self._size
         width, height = (region.get(f'original_{side}') for side in ('width', 'height'))
-        if isinstance(width, int) and isinstance(height, int):
+        if (
+            isinstance(width, int)
+            and isinstance(height, int)
+            and 0 < min(width, height) <= max(width, height) <= MAX_NUMBER
+        ):
             return width, height
         return 100, 100
 
 
 def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
     """The upright box around a rectangle, which may be turned about its upper left corner (degrees, clockwise)."""
-    numbers = [_number(value.get(key)) for key in ('x', 'y', 'width', 'height')]
-    if any(number is None for number in numbers):
+    numbers = [drawable(value.get(key)) for key in ('x', 'y', 'width', 'height')]
+    if any(side is None for side in numbers):
         return None
-    x, y, width, height = (number or 0.0 for number in numbers)
+    x, y, width, height = (side or 0.0 for side in numbers)
     scale = np.array(size) / 100
-    angle = math.radians(_number(value.get('rotation')) or 0.0)
+    angle = math.radians(drawable(value.get('rotation')) or 0.0)
     along = np.array([math.cos(angle), math.sin(angle)]) * width * scale[0]
     down = np.array([-math.sin(angle), math.cos(angle)]) * height * scale[1]
     origin = np.array([x, y]) * scale
@@ -306,24 +312,25 @@ def _visibility(vertex: Mapping[str, Any]) -> int:
     visibility = vertex.get('v', VISIBLE)
     before = vertex.get('unseen')
     if visibility == NOT_LABELLED and isinstance(before, list) and len(before) == 2:
-        moved = max(abs(float(vertex[axis]) - (_number(old) or 0.0)) for axis, old in zip('xy', before, strict=True))
+        moved = max(abs(float(vertex[axis]) - (drawable(old) or 0.0)) for axis, old in zip('xy', before, strict=True))
         return VISIBLE if moved > MOVED_PERCENT else NOT_LABELLED
     return visibility if visibility in (NOT_LABELLED, HIDDEN) else VISIBLE
 
 
 def _place(value: Mapping[str, Any], size: Size) -> tuple[float, float] | None:
     """Pixels of a point in percent."""
-    x, y = _number(value.get('x')), _number(value.get('y'))
+    x, y = drawable(value.get('x')), drawable(value.get('y'))
     return None if x is None or y is None else (x * size[0] / 100, y * size[1] / 100)
 
 
 def _score_of(item: Mapping[str, Any]) -> float:
-    score = _number(item.get('score'))
+    score = drawable(item.get('score'))
     return math.nan if score is None else score
 
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def drawable(value: object) -> float | None:
+    """A number that can be drawn; None if it is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= MAX_NUMBER else None
 
 
 def _meta(region: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..skeleton import KEYPOINT_COUNT
 from .config import LabelingConfig
 from .person import NOT_LABELLED, Person, Size
-from .regions import from_results
+from .regions import MAX_NUMBER, from_results
 
 Json = Mapping[str, Any]
 
@@ -100,7 +100,7 @@ def size_of(results: Iterable[Json]) -> Size | None:
 def size_in(item: Json, width: str, height: str) -> Size | None:
     """Of an image, from two fields; None if they do not say it."""
     sides = item.get(width), item.get(height)
-    return sides if all(type(side) is int and side > 0 for side in sides) else None  # type: ignore[return-value]
+    return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
 
 
 def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:

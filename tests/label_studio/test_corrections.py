@@ -189,6 +189,21 @@ def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopP
         assert corrections(node) == {'waiting': 0, 'sent': 1, 'given_up': 0}
 
 
+def test_a_database_that_breaks_is_said(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
+    """A webhook hears 507, and `/about` goes on telling what it knows; the next start begins anew."""
+    for answer in (507, 200):
+        with running_node(tmp_path, **loop.settings, **studio.settings) as node:
+            if answer == 507:
+                (node.data_folder / 'label_studio' / 'corrections.sqlite').write_bytes(b'x' * 8192)
+            body = {'action': 'ANNOTATION_UPDATED', 'annotation': {'id': 404}, 'project': {'id': 1}}
+            told = httpx.post(f'{node.url}/webhook', json=body, timeout=20)
+            assert told.status_code == answer
+            assert answer == 200 or 'the correction cannot be stored' in told.json()['detail']
+            about = httpx.get(f'{node.url}/about', timeout=20)
+            assert about.status_code == 200
+            assert ('error' in about.json()['label_studio']['corrections']) == (answer == 507)
+
+
 def test_without_a_loop_webhooks_are_answered(tmp_path: Path, studio: Studio) -> None:
     """Nothing is stored for nobody."""
     with running_node(tmp_path, **studio.settings) as node:

@@ -24,7 +24,7 @@ from ...skeleton import (
 )
 from ..person import Person
 from .coco_person import BODY, read_person, write_person
-from .fields import as_integer, as_list, as_mapping, as_text, read_as
+from .fields import as_integer, as_list, as_mapping, as_side, as_text, read_as
 from .labelled import LabelledImage, check_ids
 
 _CATEGORY: Final = 1
@@ -153,12 +153,13 @@ def from_coco(content: object) -> list[LabelledImage]:
     for number, entry in enumerate(as_list(file.get('annotations'), 'annotations')):
         where = f'annotations[{number}]'
         annotation = as_mapping(entry, where)
-        if orders is not None and annotation.get('category_id') not in orders:
+        category = annotation.get('category_id')
+        if orders is not None and not (isinstance(category, int | float) and category in orders):
             continue
         image_id = as_integer(annotation.get('image_id'), f'{where}.image_id')
         if image_id not in persons:
             raise InvalidRequest(f'{where}.image_id {image_id} is not the id of an image')
-        order = None if orders is None else orders[annotation['category_id']]
+        order = None if orders is None else orders[as_integer(category, f'{where}.category_id')]
         persons[image_id].append(read_person(annotation, where, order))
     return [replace(image, persons=persons[image.id]) for image in images]
 
@@ -171,8 +172,8 @@ def _read_image(entry: Mapping[str, Any], where: str, licenses: Mapping[Any, Map
     return LabelledImage(
         id=as_integer(entry.get('id'), f'{where}.id'),
         file_name=as_text(entry.get('file_name'), f'{where}.file_name'),
-        width=as_integer(entry.get('width'), f'{where}.width', least=1),
-        height=as_integer(entry.get('height'), f'{where}.height', least=1),
+        width=as_side(entry.get('width'), f'{where}.width'),
+        height=as_side(entry.get('height'), f'{where}.height'),
         persons=[],
         extra=extra,
     )

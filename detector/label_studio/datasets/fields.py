@@ -1,14 +1,19 @@
 """Fields of files that somebody else has written: each has the type that it should have, or an error names it."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ...errors import InvalidRequest
 
 T = TypeVar('T')
+
+MAX_NUMBER: Final = 1e9
+"""Of coordinates and areas; larger ones overflow somewhere."""
+MAX_SIDE: Final = 1_000_000
+"""Pixels of an image."""
+MAX_ID: Final = 2**63 - 1
 
 
 def read_text(path: Path) -> str:
@@ -63,14 +68,23 @@ def as_text(value: object, where: str) -> str:
     return value
 
 
-def as_integer(value: object, where: str, *, least: int | None = None) -> int:
-    """:raises InvalidRequest: the value is no integer, or too small."""
+def as_integer(value: object, where: str, *, least: int = -MAX_ID, most: int = MAX_ID) -> int:
+    """:raises InvalidRequest: the value is no integer, or too small or too large."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
-        limit = '' if least is None else f' of at least {least}'
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        limit = '' if least == -MAX_ID else f' of at least {least}'
+        limit += '' if most == MAX_ID else f', and {most} at most'
         raise InvalidRequest(f'{where} must be an integer{limit}, not {_shown(value)}')
     return value
+
+
+def as_side(value: object, where: str) -> int:
+    """Width or height of an image in pixels.
+
+    :raises InvalidRequest: the value is none.
+    """
+    return as_integer(value, where, least=1, most=MAX_SIDE)
 
 
 def as_numbers(value: object, where: str, *, count: int | None = None) -> list[float]:
@@ -82,8 +96,10 @@ def as_numbers(value: object, where: str, *, count: int | None = None) -> list[f
     if count is not None and len(numbers) != count:
         raise InvalidRequest(f'{where} must have {count} numbers, not {len(numbers)}')
     for index, number in enumerate(numbers):
-        if not isinstance(number, int | float) or isinstance(number, bool) or not math.isfinite(number):
-            raise InvalidRequest(f'{where}[{index}] must be a finite number, not {_shown(number)}')
+        if not isinstance(number, int | float) or isinstance(number, bool) or not abs(number) <= MAX_NUMBER:
+            raise InvalidRequest(
+                f'{where}[{index}] must be a finite number within ±{MAX_NUMBER:g}, not {_shown(number)}'
+            )
     return numbers
 
 

@@ -23,7 +23,7 @@ from ...errors import InvalidRequest
 from ...poses import FloatArray
 from ...skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
 from ..person import HIDDEN, NOT_LABELLED, VISIBLE, Person
-from .fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_as
+from .fields import as_integer, as_list, as_mapping, as_numbers, as_side, as_text, read_as
 from .labelled import LabelledImage, check_ids
 
 FORMAT: Final = 'wholebody-poses'
@@ -111,8 +111,8 @@ def _read_image(value: object, where: str) -> LabelledImage:
     return LabelledImage(
         id=as_integer(entry.get('id'), f'{where}.id'),
         file_name=as_text(entry.get('file_name'), f'{where}.file_name'),
-        width=as_integer(entry.get('width'), f'{where}.width', least=1),
-        height=as_integer(entry.get('height'), f'{where}.height', least=1),
+        width=as_side(entry.get('width'), f'{where}.width'),
+        height=as_side(entry.get('height'), f'{where}.height'),
         persons=[_read_person(person, f'{where}.persons[{number}]') for number, person in enumerate(persons)],
         extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
     )

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from ...errors import InvalidRequest
 from ...skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
 from ..person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
-from .fields import as_integer, as_mapping, as_text, read_json, read_text
+from .fields import as_integer, as_mapping, as_side, as_text, read_json, read_text
 from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
 
 _DATA: Final = 'data.yaml'
@@ -205,8 +205,8 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
         index[name] = {
             'id': as_integer(entry.get('id'), f'{where}: id'),
             'file_name': as_text(entry.get('file_name'), f'{where}: file_name'),
-            'width': as_integer(entry.get('width'), f'{where}: width', least=1),
-            'height': as_integer(entry.get('height'), f'{where}: height', least=1),
+            'width': as_side(entry.get('width'), f'{where}: width'),
+            'height': as_side(entry.get('height'), f'{where}: height'),
         }
     return index
 

@@ -1,0 +1,14 @@
+"""The fuzzing harness without its fuzzer: every target takes its good inputs."""
+
+import pytest
+
+from .harness import TARGETS, seeds
+
+
+@pytest.mark.parametrize('name', TARGETS)
+def test_every_target_takes_good_and_damaged_inputs(name: str) -> None:
+    """Good inputs, their halves and nothing at all raise nothing."""
+    found = seeds(name)
+    assert found
+    for seed in [*found, *(seed[: len(seed) // 2] for seed in found), b'\0']:
+        TARGETS[name](seed)

@@ -1,0 +1,48 @@
+"""Coverage-guided fuzzing by atheris, each target in a process of its own; see `tests.fuzz.harness`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..fuzz import budget
+from ..fuzz.harness import TARGETS
+from ..processes import PROJECT
+from .environments import python_with
+
+pytestmark = pytest.mark.integration
+
+ATHERIS = 'atheris==3.0.0'
+"""Has wheels for Linux on x86-64 only, so it is no dependency; our interpreter imports it from an environment of its
+own."""
+
+
+@pytest.fixture(scope='module')
+def packages() -> Path:
+    """The folder that has atheris, and nothing else that we need."""
+    python = python_with('atheris-3.0.0', ATHERIS)
+    return next((python.parent.parent / 'lib').glob('python*/site-packages'))
+
+
+@pytest.mark.parametrize('target', TARGETS)
+def test_no_input_breaks_a_target(target: str, packages: Path, tmp_path: Path) -> None:
+    """No crash, no round over 5 seconds, no growth over 2 GiB; else the input is shown."""
+    path = os.pathsep.join([str(PROJECT), str(packages)])
+    seconds = budget.seconds(6)
+    command = [sys.executable, '-m', 'tests.fuzz.harness', target, '--seconds', str(seconds), '--corpus', 'corpus']
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': path},
+        capture_output=True,
+        text=True,
+        errors='replace',
+        timeout=seconds + 180,
+        check=False,
+    )
+    found = [file for kind in ('crash', 'timeout', 'oom', 'leak') for file in tmp_path.glob(f'{kind}-*')]
+    shown = [(file.name, file.read_bytes()[:2000]) for file in found]
+    assert done.returncode == 0, f'{done.stderr[-4000:]}\n{shown}'
+    assert 'DONE' in done.stderr

@@ -1,0 +1,67 @@
+"""A real node against its own OpenAPI document: what the document promises is what comes, whatever is sent."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.idle_memory import resident_mib
+
+from ..fuzz import budget
+from ..label_studio.studio import running_studio
+from ..mock.loops import running_mock_loop
+from ..processes import NodeProcess, running_node
+from ..test_following import wait_for_version
+
+pytestmark = pytest.mark.integration
+
+ANSWER_SECONDS = 5
+CHECKS = (
+    'not_a_server_error',
+    'status_code_conformance',
+    'content_type_conformance',
+    'response_headers_conformance',
+    'response_schema_conformance',
+    'negative_data_rejection',
+    'missing_required_header',
+    'unsupported_method',
+)
+"""Left out is what would have all bytes be an image: positive_data_acceptance."""
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with a Loop and a Label Studio, so that every route does something."""
+    folder = tmp_path_factory.mktemp('document')
+    with running_mock_loop(folder / 'loop') as loop, running_studio() as studio:
+        settings = {'UPLOAD_SECONDS': 0.5, 'POLL_SECONDS': 1, 'IMAGE_HOSTS': 'none'} | loop.settings | studio.settings
+        with running_node(folder / 'node', **settings) as running:
+            wait_for_version(running, '1.0')
+            yield running
+
+
+def explore(node: NodeProcess, seconds: int, folder: Path) -> None:
+    """Let schemathesis try all routes for so long; another seed each time that a budget is set by hand."""
+    command = [
+        *(sys.executable, '-m', 'schemathesis.cli', 'run', f'{node.url}/openapi.json', '--no-color'),
+        *('--checks', ','.join(CHECKS), '--request-timeout', str(ANSWER_SECONDS)),
+        *('--max-time', str(seconds), '--max-examples', str(2 * seconds)),
+        *(() if budget.FUZZ_SECONDS else ('--seed', '1')),
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=seconds + 120, check=False)
+    assert done.returncode == 0, done.stdout[-12_000:]
+
+
+def test_the_node_does_what_its_document_says(node: NodeProcess, tmp_path: Path) -> None:
+    """No 500, no answer that is not documented, no nonsense that is taken, none later than 5 s; no growth."""
+    seconds = budget.seconds(40)
+    explore(node, min(60, seconds), tmp_path)
+    before = resident_mib(node.process.pid)
+    if seconds > 60:
+        explore(node, seconds - 60, tmp_path)
+    assert httpx.get(f'{node.url}/ready', timeout=ANSWER_SECONDS).status_code == 200
+    assert resident_mib(node.process.pid) < 1.1 * before + 32
+    assert 'Traceback' not in node.log.read_text()

@@ -1,0 +1,106 @@
+"""Socket.IO events of whatever content to a real node: always an answer, never silence."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.idle_memory import resident_mib
+from detector.sio_events import EVENTS
+
+from ..fuzz.budget import repeat
+from ..mock.loops import running_mock_loop
+from ..processes import NodeProcess, running_node
+from ..properties.strategies import JSON, TEXTS, damaged, mutated
+from ..properties.test_images import FRAME, SEEDS
+from ..properties.test_metadata import METADATA
+from ..test_following import wait_for_version
+
+pytestmark = pytest.mark.integration
+
+ANSWER_SECONDS = 5
+JPEG = {'format': 'jpeg', 'bytes': SEEDS['jpeg']}
+OPTIONS = {'camera_id': 'a', 'tags': ['b'], 'source': 'c', 'autoupload': 'all', 'creation_date': '2026-01-31'}
+IMAGES = (
+    mutated(FRAME)
+    | mutated(JPEG)
+    | st.sampled_from(sorted(SEEDS)).flatmap(lambda name: damaged(SEEDS[name])).map(lambda data: JPEG | {'bytes': data})
+)
+PAYLOADS = {
+    'detect': mutated({'image': FRAME} | OPTIONS) | IMAGES.map(lambda image: {'image': image}),
+    'batch_detect': mutated({'images': [FRAME, JPEG]} | OPTIONS) | st.lists(IMAGES).map(lambda some: {'images': some}),
+    'poses': IMAGES.map(lambda image: {'image': image}),
+    'upload': mutated({'image': JPEG, 'metadata': METADATA, 'upload_priority': True})
+    | mutated(METADATA).map(lambda metadata: {'image': JPEG, 'metadata': metadata}),
+}
+
+
+@pytest.fixture(scope='module')
+def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node that sends what it accepts to a mock Loop."""
+    folder = tmp_path_factory.mktemp('fuzzed')
+    with (
+        running_mock_loop(folder / 'loop') as loop,
+        running_node(folder / 'node', UPLOAD_SECONDS=0.2, POLL_SECONDS=1, **loop.settings) as node,
+    ):
+        wait_for_version(node, '1.0')
+        yield node
+
+
+@pytest.fixture
+def alive(follower: NodeProcess) -> Iterator[NodeProcess]:
+    """The node; afterwards it is there, well, and no larger than before."""
+    before = resident_mib(follower.process.pid)
+    yield follower
+    assert httpx.get(f'{follower.url}/ready', timeout=ANSWER_SECONDS).status_code == 200
+    assert httpx.get(f'{follower.url}/outbox', timeout=ANSWER_SECONDS).status_code == 200
+    assert resident_mib(follower.process.pid) < 1.2 * before + 64
+    assert 'the event' not in follower.log.read_text()  # failed inside the node
+
+
+@pytest.mark.parametrize('event', EVENTS)
+def test_every_payload_is_answered(alive: NodeProcess, event: str) -> None:
+    """Within 5 seconds, with an object; what fails says so, and is no failure inside the node."""
+    with alive.socketio() as client:
+
+        @given(PAYLOADS.get(event, JSON | TEXTS) | JSON)
+        def check(payload: Any) -> None:
+            answer = client.call(event, payload, timeout=ANSWER_SECONDS)
+            assert isinstance(answer, dict)
+            assert 'inside the node' not in str(answer.get('error'))
+
+        assert repeat(check, 3) > 0
+        client.call('set_outbox_mode', 'continuous_upload')
+        client.call('set_model_version_mode', 'follow_loop')
+
+
+def test_no_message_makes_a_connection_deaf(alive: NodeProcess) -> None:
+    """After raw messages of any kind, binary parts that are missing or too many among them, events are answered."""
+    raw = st.builds(
+        '{}{}{}{}'.format,
+        st.sampled_from(['2', '2', '5', '51-', '50-', '52-', '5999999999-', '3', '4', '6', '9', '']),
+        st.sampled_from(['', '/,', '/other,']),
+        st.sampled_from(['', '7', '9' * 120]),
+        JSON.map(repr)
+        | st.sampled_from(
+            ['["info"]', '[', '{}', '[]', '[[1]]', '[' * 100_000, '["detect",{"_placeholder":true,"num":5}]', '[null]']
+        ),
+    )
+
+    def check_on(node: NodeProcess) -> None:
+        @given(st.lists(raw | st.binary(max_size=20), max_size=3))
+        def check(messages: list[str | bytes]) -> None:
+            with node.socketio() as client:
+                for message in messages:
+                    client._client.eio.send(message)
+                if any(isinstance(message, str) and message.startswith(('5', '6')) for message in messages):
+                    client._client.eio.send(b'a binary part, in case one is waited for')
+                    client._client.eio.send(b'another')
+                assert isinstance(client.call('info', timeout=ANSWER_SECONDS), dict)
+
+        assert repeat(check, 10) > 0
+
+    check_on(alive)

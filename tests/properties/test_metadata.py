@@ -1,0 +1,86 @@
+"""Metadata of whatever form: the Loop's, or an InvalidRequest; what is taken can be sent."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector import metadata
+from detector.errors import InvalidRequest
+from detector.model_package import ModelPackage
+from detector.poses import poses_from_metadata
+
+from .strategies import JSON, TEXTS, mutated
+
+BOX = {'category_name': 'person', 'x': 1.5, 'y': 2, 'width': 3, 'height': 4, 'model_name': '1.0', 'confidence': 0.5}
+POINT = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1.0', 'confidence': 0.5}
+METADATA = {
+    'box_detections': [BOX],
+    'point_detections': [POINT],
+    'box_annotations': [{'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4}],
+    'point_annotations': [{'category_name': 'left_eye', 'x': 1, 'y': 2}],
+    'classification_detections': [{'category_name': 'cat', 'model_name': '1', 'confidence': 1, 'category_id': 'x'}],
+    'segmentation_detections': [],
+    'tags': ['a', 'b'],
+    'creation_date': '2026-01-31T12:00:00',
+    'source': 'robot',
+}
+
+
+@given(JSON | mutated(METADATA))
+def test_any_metadata_is_taken_or_refused(payload: Any) -> None:
+    """What is taken is JSON that the Loop can read; anything else raises InvalidRequest."""
+    try:
+        taken = metadata.parse(payload)
+    except InvalidRequest as error:
+        assert str(error)
+        return
+    sent = json.dumps(asdict(taken), allow_nan=False).encode()
+    assert metadata.parse(json.loads(sent)) == taken
+
+
+@pytest.fixture(scope='module')
+def categories(embedded: ModelPackage) -> tuple[ModelPackage, Any]:
+    from learning_loop_node.data_classes import ModelInformation
+
+    model_info = ModelInformation.load_from_disk(str(embedded.folder))
+    assert model_info is not None
+    return embedded, model_info
+
+
+def test_categories_are_found_or_refused(categories: tuple[ModelPackage, Any]) -> None:
+    """Every detection and annotation of what is taken has a category id, or an InvalidRequest names it."""
+    package, model_info = categories
+
+    @given(mutated(METADATA))
+    def check(payload: Any) -> None:
+        try:
+            taken = metadata.parse(payload)
+            metadata.add_category_ids(taken, package, model_info)
+        except InvalidRequest as error:
+            assert str(error)
+            return
+        assert all(item.category_id for item in [*taken.box_detections, *taken.point_annotations])
+
+    check()
+
+
+@given(TEXTS | st.datetimes().map(lambda moment: moment.isoformat()))
+def test_any_date_is_taken_or_refused(text: str) -> None:
+    """A date is ISO 8601, or raises InvalidRequest."""
+    try:
+        assert metadata.check_date(text) == text
+    except InvalidRequest as error:
+        assert str(error)
+
+
+@given(JSON | mutated(METADATA))
+def test_stored_metadata_gives_poses_or_a_value_error(payload: Any) -> None:
+    """Metadata that others have put into the outbox gives poses or raises what its readers expect."""
+    try:
+        poses_from_metadata(payload)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        assert error.args
