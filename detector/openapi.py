@@ -12,7 +12,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from learning_loop_node.enums import OutboxMode
 
-from .access import LABEL_STUDIO_PATHS, LOGIN_PATHS, OPEN_PATHS
+from .access import LOGIN_PATHS, OPEN_PATHS
 from .skeleton import KEYPOINT_COUNT
 
 Schema = dict[str, Any]
@@ -44,15 +44,14 @@ _STATUSES: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
     ('get', '/outbox/{name}/metadata'): (404, 409),
     ('put', '/model_version'): (409, 422, 502),
     ('put', '/outbox_mode'): (409, 422),
-    ('put', '/operation_mode'): (422),
+    ('put', '/operation_mode'): (422,),
     ('put', '/debug_logging'): (400, 422),
     ('put', '/socketio'): (400, 422),
-    ('get', '/ready'): (503,),
     ('get', '/health'): (401,),
-    ('post', '/setup'): (422),
-    ('post', '/predict'): (422, 503),
-    ('post', '/validate'): (422),
-    ('post', '/train'): (422),
+    ('post', '/setup'): (422,),
+    ('post', '/predict'): (422,),
+    ('post', '/validate'): (422,),
+    ('post', '/train'): (422,),
     ('post', '/webhook'): (422, 507),
 }
 """Error answers by method and path; FastAPI's own 422, of another form, is left out elsewhere."""
@@ -162,6 +161,7 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _statuses(method: str, path: str) -> set[int]:
+    """Those of the route itself, and those of the middlewares around it."""
     found = {*_STATUSES.get((method, path), ()), *_EVERYWHERE}
     if method in ('post', 'put'):
         found.update(_WITH_BODY)
