@@ -88,7 +88,7 @@ class LabelStudioBackend:
     def require_model(self) -> None:
         """:raises ModelUnavailable: none serves; says why."""
         if self.model_version() is None:
-            raise ModelUnavailable(self._node.build_error or 'no model serves')
+            raise ModelUnavailable(self._node.serving.unavailable or 'no model serves')
 
     def about(self) -> dict[str, Any]:
         """Where images and corrections come from, and how many corrections wait."""

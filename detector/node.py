@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from learning_loop_node import DetectorNode
@@ -16,11 +15,9 @@ from starlette.types import ASGIApp
 
 from . import (
     access,
-    catalogue,
     error_answers,
     loop,
     ls_adapter,
-    memory,
     metadata,
     observation,
     openapi,
@@ -33,31 +30,28 @@ from . import (
 )
 from .collector import AUTOUPLOAD_MODES, Collector
 from .drain import Drain, Draining
-from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from .errors import InvalidRequest, LoopFault, NoLearningLoop, WholebodyError
+from .errors import InvalidRequest, LoopFault, NoLearningLoop
 from .folder_lock import FolderLock
 from .inference import Estimate, Inference
 from .life import Life
 from .limits import RequestLimits
 from .ls_adapter import LabelStudioBackend
 from .metrics import Metrics
-from .model_package import VERSION, ModelPackage, open_package
+from .model_package import VERSION, ModelPackage
+from .model_serving import ModelServing
 from .model_store import ModelStore
 from .model_updates import INSTALLED, ModelUpdater, Target
 from .observation import LoopLag, NodeState, ObservedRequests
 from .outbox import NoOutbox, Outbox, open_outbox
-from .recovery import Recovery
 from .request_context import encoding
 from .settings import Settings
-from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
+from .wholebody_logic import WholebodyLogicFactory
 
 log = logging.getLogger('wholebody.node')
 
 _REPLACED: Final = (detect.router, upload.router, about.router, model_version_control.router, outbox_mode.router)
-_PULL_AGAIN_SECONDS: Final = 60
 _STATUS_SECONDS: Final = 8
 """So long the Loop may take to accept a status report."""
-_LOADING: Final = 'the model is being loaded'
 
 
 class WholebodyNode(DetectorNode):
@@ -79,14 +73,13 @@ class WholebodyNode(DetectorNode):
         self.loop_lag = LoopLag(self.metrics)
         self.life = Life()
         self.drain = Drain()
-        self.recovery = Recovery(unload=self._unload, reload=self._reload)
-        self.build_error: str | None = _LOADING
+        factory = WholebodyLogicFactory(settings)
+        self.serving = ModelServing(self, factory)
         self._lock = lock
         self._reported: ModelPackage | None = None
-        self._first_model: asyncio.Task[None] | None = None
         super().__init__(
             settings.node_name,
-            WholebodyLogicFactory(settings),
+            factory,
             uuid=upstream.node_id(settings.data_folder, settings.node_name),
         )
         self.repeat_loop_cycle_sec = settings.poll_seconds  # type: ignore[assignment]  # upstream only sleeps by it
@@ -99,7 +92,7 @@ class WholebodyNode(DetectorNode):
             self.store,
             files_url=None if settings.loop_url is None else f'/api{project}/models',
             connect=lambda: loop.connected_client(self.loop_communicator),
-            switch=self._switch,
+            switch=self.serving.switch,
             keep=settings.keep_models,
             on_refusal=lambda: self.metrics.switched('refused'),
         )
@@ -108,7 +101,7 @@ class WholebodyNode(DetectorNode):
             self.detection_lock,
             lambda: upstream.active_detector(self)[0],
             metrics=self.metrics,
-            recovery=self.recovery,
+            recovery=self.serving.recovery,
         )
         # what is added last is the outermost
         self.add_middleware(RequestLimits, settings=settings, admission=self.inference.admission)
@@ -150,39 +143,12 @@ class WholebodyNode(DetectorNode):
     async def on_startup(self) -> None:
         """Answer as soon as the outbox can take images; the model is loaded at the same time, and behind."""
         self.loop_lag.start()
-        self._first_model = asyncio.create_task(self._serve_first_model())
+        self.serving.start()
         await asyncio.gather(self.outbox.start(), self.label_studio.start())
-
-    async def _serve_first_model(self) -> None:
-        """Serve the best model that works."""
-        self.build_error = _LOADING
-        try:
-            await asyncio.to_thread(self.store.clean)
-            if self.settings.mode is not None and not self.store.has_current:
-                self._leave_startup()
-                await self._pull_first_model(self.settings.mode)
-                return
-            faults: list[str] = []
-            for folder in await asyncio.to_thread(self.store.to_start_with):
-                if await self._starts_with(folder, faults):
-                    return
-            self.build_error = faults[0]  # that of the best candidate
-        except (WholebodyError, OSError) as error:
-            self.build_error = str(error)
-            log.error('no model serves: %s', error)
-        except Exception as error:
-            self.build_error = f'loading the model failed inside the node: {error!r}'
-            log.exception('loading the model failed inside the node')
-        finally:
-            self._leave_startup()
-
-    def _leave_startup(self) -> None:
-        if self.operation_mode == OperationMode.Startup:
-            self.operation_mode = OperationMode.Idle
 
     async def soft_reload(self) -> None:
         """Begin anew with a DATA_FOLDER that has been emptied; what `POST /reset` does, for tests only."""
-        await asyncio.gather(self.stop_first_model(), self.updates.stop(), self.recovery.stop())
+        await asyncio.gather(self.serving.stop(), self.updates.stop())
         await self.label_studio.stop()
         await self.outbox.close()
         if self._lock is not None:
@@ -199,43 +165,6 @@ class WholebodyNode(DetectorNode):
         while self.operation_mode == OperationMode.Startup:
             await asyncio.sleep(0.05)
 
-    async def stop_first_model(self) -> None:
-        """Break off what was begun at the start."""
-        if self._first_model is not None:
-            self._first_model.cancel()
-            await asyncio.wait([self._first_model])
-
-    async def _starts_with(self, folder: Path, faults: list[str]) -> bool:
-        try:
-            await self._switch(folder)
-        except (WholebodyError, OSError) as error:
-            faults.append(str(error))
-            log.error('the model in %s cannot serve: %s', folder, error)
-            return False
-        logic, _ = upstream.active_detector(self)
-        if logic.package.name == EMBEDDED_NAME:
-            log.warning(EMBEDDED_NOTICE)
-        return True
-
-    async def _pull_first_model(self, mode: str) -> None:
-        """Fetch the published model that MODE names; until then nothing serves, unless the Loop is faster."""
-        archive = self.store.download_path(mode)
-        while not self.store.has_current:
-            self.build_error = f'the {mode} model (MODE) is being downloaded'
-            try:
-                await catalogue.pull(mode, archive, cache=archive.parent, catalogue=self.settings.model_catalogue)
-                if self.store.has_current:
-                    return
-                package = await asyncio.to_thread(self.store.add, archive)
-                await self._switch(package.folder)
-                await asyncio.to_thread(self.store.select, package.version)
-                archive.unlink()
-                return
-            except (WholebodyError, OSError) as error:
-                self.build_error = f'the {mode} model (MODE) cannot be downloaded: {error}'
-                log.error('%s; the next try is in %d seconds', self.build_error, _PULL_AGAIN_SECONDS)
-                await asyncio.sleep(_PULL_AGAIN_SECONDS)
-
     async def on_shutdown(self) -> None:
         await shutdown.end(self)
         self.loop_lag.stop()
@@ -250,8 +179,8 @@ class WholebodyNode(DetectorNode):
             await self._poll_target()
         await self.follow()
         changed = self._note('update_model', self.updates.error)
-        changed |= self._note('inference', None if self.recovery.package is None else self.build_error)
-        current = self._current()
+        changed |= self._note('inference', None if self.serving.recovery.package is None else self.serving.unavailable)
+        current = self.serving.current()
         changed |= current != self._reported
         self._reported = current
         self._repeat_cycles_to_next_sync -= 1
@@ -266,7 +195,7 @@ class WholebodyNode(DetectorNode):
             return
         model = self.target_model
         target = None if model is None else Target(version=model.version, model_id=model.id)
-        await self.updates.ensure(target, self._current() or self.recovery.package)
+        await self.updates.ensure(target, self.serving.current() or self.serving.recovery.package)
 
     async def _poll_target(self) -> None:
         try:
@@ -289,13 +218,6 @@ class WholebodyNode(DetectorNode):
         else:
             self.status.set_error(key, error)
         return before != error
-
-    def _current(self) -> ModelPackage | None:
-        """The model that serves."""
-        try:
-            return upstream.active_detector(self)[0].package
-        except WholebodyError:
-            return None
 
     def _as_model_information(self, target: Target) -> ModelInformation:
         return ModelInformation(
@@ -347,79 +269,6 @@ class WholebodyNode(DetectorNode):
                 await super()._sync_status_with_loop()
         except TimeoutError:
             log.warning('the Learning Loop does not take a status report within %d seconds', _STATUS_SECONDS)
-
-    # ---------------------------------------------------------------- switching models
-
-    async def _switch(self, folder: Path) -> None:
-        """Build the model in a folder and let it serve; until then the old one does.
-
-        With EXCLUSIVE_MODEL_BUILD the old one is unloaded first, and requests wait; if the new one does not work,
-        the old one is built again.
-
-        :raises InvalidPackage: names the file or field and the reason.
-        :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
-        """
-        try:
-            await self._replace_model(folder)
-        except Exception:
-            self.metrics.switched('failed')
-            raise
-        self.metrics.switched('ok')
-
-    async def _replace_model(self, folder: Path) -> None:
-        old = self._current()
-        if not self.settings.exclusive_model_build or old is None:
-            await self._build(folder)
-            return
-        async with self.detection_lock:
-            self.inference.unloading = True
-            try:
-                upstream.unload(self, folder.name)
-                await self._build(folder)
-            except BaseException:
-                upstream.serve_nothing(self)
-                if not self.drain.begun:
-                    await self._build(old.folder)
-                raise
-            finally:
-                self.inference.unloading = False
-
-    async def _build(self, folder: Path) -> None:
-        self._serve(*await self._load(folder))
-        await asyncio.to_thread(memory.give_back)
-
-    async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
-        model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
-        if model_info is None:
-            await asyncio.to_thread(open_package, folder)  # says what is wrong
-            raise AssertionError('unreachable')
-        logic = await self._detector_factory.build(model_info)
-        assert isinstance(logic, WholebodyDetectorLogic)
-        return logic, model_info
-
-    def _serve(self, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
-        upstream.serve_with(self, logic, model_info)
-        self.life.model_serves()
-        self.build_error = None
-        log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
-
-    def _unload(self, why: str) -> None:
-        """Let nothing serve, since the runtime fails; unless another model does by now."""
-        if self.recovery.package is not None and self._current() not in (None, self.recovery.package):
-            return
-        self.build_error = why
-        upstream.serve_nothing(self)
-
-    async def _reload(self, folder: Path) -> None:
-        """Load a model anew whose runtime has failed.
-
-        :raises WholebodyError: it cannot be loaded.
-        """
-        if self._current() is None:
-            logic, model_info = await self._load(folder)
-            if self._current() is None:
-                self._serve(logic, model_info)
-                await asyncio.to_thread(memory.give_back)
 
     # ---------------------------------------------------------------- detecting
 

@@ -105,7 +105,7 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:
-        return answer | {'wholebody': {'model_version': None, 'notice': node.build_error or str(error)}}
+        return answer | {'wholebody': {'model_version': None, 'notice': node.serving.unavailable or str(error)}}
     package = logic.package
     embedded = package.name == EMBEDDED_NAME
     serving = {
@@ -145,5 +145,5 @@ async def ready(request: Request) -> dict[str, str]:
     try:
         logic, _ = upstream.active_detector(node)
     except ModelUnavailable as error:
-        raise ModelUnavailable(node.build_error or str(error)) from None
+        raise ModelUnavailable(node.serving.unavailable or str(error)) from None
     return {'status': 'READY', 'model_version': logic.package.model_version}

@@ -44,4 +44,4 @@ async def end(node: 'WholebodyNode') -> None:
 
 
 async def _stop_background(node: 'WholebodyNode') -> None:
-    await asyncio.gather(node.stop_first_model(), node.recovery.stop(), node.updates.stop(), node.outbox.close())
+    await asyncio.gather(node.serving.stop(), node.updates.stop(), node.outbox.close())

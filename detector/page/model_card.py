@@ -53,7 +53,7 @@ class ModelCard:
             self._facts.show('Serves', 'no model')
             for name in ('Runtime', 'Origin', 'Licence'):
                 self._facts.show(name, None)
-            self._error.say(error or node.build_error or str(unavailable))
+            self._error.say(error or node.serving.unavailable or str(unavailable))
             self._embedded.say(None)
             return
         package = logic.package

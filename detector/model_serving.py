@@ -1,0 +1,188 @@
+"""Which model serves: the first one at the start, others in its place, and the same again when its runtime fails."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from learning_loop_node.data_classes import ModelInformation
+from learning_loop_node.enums import OperationMode
+
+from . import catalogue, memory, upstream
+from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from .errors import WholebodyError
+from .model_package import ModelPackage, open_package
+from .recovery import Recovery
+from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
+
+if TYPE_CHECKING:
+    from .node import WholebodyNode
+
+log = logging.getLogger('wholebody.node')
+
+_LOADING: Final = 'the model is being loaded'
+_PULL_AGAIN_SECONDS: Final = 60
+
+
+class ModelServing:
+    """Builds models and lets them serve.
+
+    :param factory: builds the logic of a model.
+    """
+
+    def __init__(self, node: 'WholebodyNode', factory: WholebodyLogicFactory) -> None:
+        self.unavailable: str | None = _LOADING
+        """Why no model serves; None while one does."""
+        self.recovery = Recovery(unload=self.unload, reload=self.reload)
+        self._node = node
+        self._factory = factory
+        self._first: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to load the first model; `operation_mode` is `startup` until that has ended."""
+        self._first = asyncio.create_task(self._serve_first())
+
+    async def stop(self) -> None:
+        """Break off what was begun at the start, and the attempts to mend a runtime."""
+        if self._first is not None:
+            self._first.cancel()
+            await asyncio.wait([self._first])
+        await self.recovery.stop()
+
+    def current(self) -> ModelPackage | None:
+        """The model that serves."""
+        try:
+            return upstream.active_detector(self._node)[0].package
+        except WholebodyError:
+            return None
+
+    async def switch(self, folder: Path) -> None:
+        """Build the model in a folder and let it serve; until then the old one does.
+
+        With EXCLUSIVE_MODEL_BUILD the old one is unloaded first, and requests wait; if the new one does not work,
+        the old one is built again.
+
+        :raises InvalidPackage: names the file or field and the reason.
+        :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
+        """
+        try:
+            await self._replace_model(folder)
+        except Exception:
+            self._node.metrics.switched('failed')
+            raise
+        self._node.metrics.switched('ok')
+
+    async def _replace_model(self, folder: Path) -> None:
+        old = self.current()
+        if not self._node.settings.exclusive_model_build or old is None:
+            await self._build(folder)
+            return
+        async with self._node.detection_lock:
+            self._node.inference.unloading = True
+            try:
+                upstream.unload(self._node, folder.name)
+                await self._build(folder)
+            except BaseException:
+                upstream.serve_nothing(self._node)
+                if not self._node.drain.begun:
+                    await self._build(old.folder)
+                raise
+            finally:
+                self._node.inference.unloading = False
+
+    async def _build(self, folder: Path) -> None:
+        self._serve(*await self._load(folder))
+        await asyncio.to_thread(memory.give_back)
+
+    async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
+        model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
+        if model_info is None:
+            await asyncio.to_thread(open_package, folder)  # says what is wrong
+            raise AssertionError('unreachable')
+        logic = await self._factory.build(model_info)
+        assert isinstance(logic, WholebodyDetectorLogic)
+        return logic, model_info
+
+    def _serve(self, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
+        upstream.serve_with(self._node, logic, model_info)
+        self._node.life.model_serves()
+        self.unavailable = None
+        log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
+
+    def unload(self, why: str) -> None:
+        """Let nothing serve, since the runtime fails; unless another model does by now."""
+        if self.recovery.package is not None and self.current() not in (None, self.recovery.package):
+            return
+        self.unavailable = why
+        upstream.serve_nothing(self._node)
+
+    async def reload(self, folder: Path) -> None:
+        """Load a model anew whose runtime has failed.
+
+        :raises WholebodyError: it cannot be loaded.
+        """
+        if self.current() is None:
+            logic, model_info = await self._load(folder)
+            if self.current() is None:
+                self._serve(logic, model_info)
+                await asyncio.to_thread(memory.give_back)
+
+    # ---------------------------------------------------------------- the first model
+
+    async def _serve_first(self) -> None:
+        """Serve the best model that works."""
+        self.unavailable = _LOADING
+        try:
+            await asyncio.to_thread(self._node.store.clean)
+            if self._node.settings.mode is not None and not self._node.store.has_current:
+                self._leave_startup()
+                await self._pull_first_model(self._node.settings.mode)
+                return
+            faults: list[str] = []
+            for folder in await asyncio.to_thread(self._node.store.to_start_with):
+                if await self._starts_with(folder, faults):
+                    return
+            self.unavailable = faults[0]  # that of the best candidate
+        except (WholebodyError, OSError) as error:
+            self.unavailable = str(error)
+            log.error('no model serves: %s', error)
+        except Exception as error:
+            self.unavailable = f'loading the model failed inside the node: {error!r}'
+            log.exception('loading the model failed inside the node')
+        finally:
+            self._leave_startup()
+
+    def _leave_startup(self) -> None:
+        if self._node.operation_mode == OperationMode.Startup:
+            self._node.operation_mode = OperationMode.Idle
+
+    async def _starts_with(self, folder: Path, faults: list[str]) -> bool:
+        try:
+            await self.switch(folder)
+        except (WholebodyError, OSError) as error:
+            faults.append(str(error))
+            log.error('the model in %s cannot serve: %s', folder, error)
+            return False
+        logic, _ = upstream.active_detector(self._node)
+        if logic.package.name == EMBEDDED_NAME:
+            log.warning(EMBEDDED_NOTICE)
+        return True
+
+    async def _pull_first_model(self, mode: str) -> None:
+        """Fetch the published model that MODE names; until then nothing serves, unless the Loop is faster."""
+        archive = self._node.store.download_path(mode)
+        while not self._node.store.has_current:
+            self.unavailable = f'the {mode} model (MODE) is being downloaded'
+            try:
+                await catalogue.pull(mode, archive, cache=archive.parent, catalogue=self._node.settings.model_catalogue)
+                if self._node.store.has_current:
+                    return
+                package = await asyncio.to_thread(self._node.store.add, archive)
+                await self.switch(package.folder)
+                await asyncio.to_thread(self._node.store.select, package.version)
+                archive.unlink()
+                return
+            except (WholebodyError, OSError) as error:
+                self.unavailable = f'the {mode} model (MODE) cannot be downloaded: {error}'
+                log.error('%s; the next try is in %d seconds', self.unavailable, _PULL_AGAIN_SECONDS)
+                await asyncio.sleep(_PULL_AGAIN_SECONDS)
