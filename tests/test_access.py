@@ -169,7 +169,7 @@ def test_a_browser_is_led_to_the_login_page_and_back(closed: NodeProcess, browse
 @pytest.mark.parametrize('target', ['//evil.example', 'https://evil.example', '/\\evil.example', 'evil', '/a\nb'])
 def test_the_login_page_leads_nobody_astray(browser: httpx.Client, target: str) -> None:
     """A link to it may be a stranger's."""
-    assert browser.post('/login', data={'token': TOKEN, 'next': target}).headers['location'] == '/docs'
+    assert browser.post('/login', data={'token': TOKEN, 'next': target}).headers['location'] == '/ui'
 
 
 def test_behind_tls_the_cookie_stays_there(browser: httpx.Client) -> None:

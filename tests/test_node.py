@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sys
 import threading
 import time
@@ -246,7 +247,9 @@ def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:
             if answer.status_code == 200:
                 assert_read(poses_of(answer.json()))
             else:
-                assert 'no inference within 0.3 seconds' in answer.json()['detail']
+                assert re.search(
+                    'no inference within 0.3 seconds|requests are before this one', answer.json()['detail']
+                )
         assert node.detect(CARD).status_code == 200
 
 

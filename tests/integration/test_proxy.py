@@ -20,7 +20,7 @@ import pytest
 import socketio
 
 from detector import images
-from detector.limits import MAX_LABEL_STUDIO_BYTES
+from detector.limits import MIB
 from detector.model_store import ModelStore
 
 from ..cards import assert_read, make_card, poses_of
@@ -150,7 +150,7 @@ def test_large_bodies_go_through(proxy: str) -> None:
 
 def test_the_nodes_limits_are_heard_through_it(proxy: str) -> None:
     """The refusal is the node's own, also while the body is still being sent."""
-    answer = httpx.post(f'{proxy}/predict', content=bytes(MAX_LABEL_STUDIO_BYTES + 1), timeout=120)
+    answer = httpx.post(f'{proxy}/predict', content=bytes(4 * 65 * MIB + 1), timeout=120)
     assert answer.status_code == 413
     assert 'limit' in answer.json()['detail']
 
