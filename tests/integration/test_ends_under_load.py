@@ -24,6 +24,8 @@ pytestmark = pytest.mark.integration
 
 ROUNDS = 20
 END_SECONDS = 8.0
+EVENT_SECONDS = 5.0
+"""The library waits for an answer also when the connection has gone."""
 CARD = images.encode_jpeg(make_card())
 TASKS = [
     {'id': number, 'data': {'image': 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()}}
@@ -94,12 +96,14 @@ class Load:
             while True:
                 source = self._source()
                 image = {'format': 'jpeg', 'bytes': CARD}
-                answer = client.call('upload', {'image': image, 'source': source})
+                answer = client.call('upload', {'image': image, 'source': source}, timeout=EVENT_SECONDS)
                 if answer == {'status': 'OK'}:
                     self.uploaded.add(source)
                 self._answered('event upload', 'error' if 'error' in answer else 200)
                 source = self._source()
-                answer = client.call('detect', {'image': image, 'source': source, 'autoupload': 'all'})
+                answer = client.call(
+                    'detect', {'image': image, 'source': source, 'autoupload': 'all'}, timeout=EVENT_SECONDS
+                )
                 if 'error' not in answer:
                     self.detected.add(source)
                 self._answered('event detect', 'error' if 'error' in answer else 200)
