@@ -74,8 +74,10 @@ class Admission:
         :param stream: this request replaces an earlier one of the same stream that still waits.
         :raises Busy: the queue is full, or so slow that the turn would come too late.
         """
+        older = self._arrived.get(stream) if stream is not None else None
+        replaces = older is not None and not older.go.done()
+        self.check(leaving=int(replaces))
         self._replace(stream)
-        self.check()
         ticket = Ticket(live=live, stream=stream, deadline=time.monotonic() + self._deadline)
         if stream is not None:
             self._arrived[stream] = ticket
@@ -87,18 +89,20 @@ class Admission:
             if self._arrived.get(stream) is ticket:
                 del self._arrived[stream]
 
-    def check(self) -> None:
+    def check(self, *, leaving: int = 0) -> None:
         """Whether there is any use in coming in now; who hears `Busy` is counted as refused.
 
+        :param leaving: requests that are in and give up their places for this one.
         :raises Busy: the queue is full, or so slow that the turn would come too late.
         """
-        seconds = self._expected_seconds()
-        if self._present > self._max_waiting or seconds > self._deadline:
+        present = self._present - leaving
+        seconds = present * self._mean_seconds
+        if present > self._max_waiting or seconds > self._deadline:
             self.refused += 1
             raise Busy(
-                f'{self._present} requests are before this one; try again later',
+                f'{present} requests are before this one; try again later',
                 retry_after=max(1.0, seconds),
-                reason='queue_full' if self._present > self._max_waiting else 'deadline',
+                reason='queue_full' if present > self._max_waiting else 'deadline',
             )
 
     def _replace(self, stream: Hashable | None) -> None:

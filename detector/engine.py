@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import runtime_choice
-from .errors import InvalidPackage
+from .errors import InferenceFailed, InvalidPackage
 from .images import Image
 from .model_package import ModelPackage
 from .person_detector import PersonDetector, clip_boxes
@@ -57,6 +57,7 @@ class PoseEngine:
     def __init__(self, package: ModelPackage, options: EngineOptions | None = None) -> None:
         options = EngineOptions() if options is None else options
         self.package = package
+        self._on_cpu = options.device == 'cpu'
         self.max_persons = options.max_persons
         wholebody = package.wholebody
         choice = runtime_choice.choose(
@@ -134,6 +135,7 @@ class PoseEngine:
         """Run both networks once and check what comes out; from then on persons are batched.
 
         :raises InvalidPackage: names the network and its faulty output.
+        :raises InferenceFailed: a device other than the CPU fails, which may be no fault of the package.
         """
         for network, path in (
             (self.detector, self.package.detector_path),
@@ -143,6 +145,10 @@ class PoseEngine:
                 network.check()
             except InvalidPackage:
                 raise
+            except InferenceFailed as error:
+                if self._on_cpu:
+                    raise InvalidPackage(f'{path.name}: a trial inference failed: {error}') from error
+                raise  # the device may be at fault
             except Exception as error:
                 reason = ' '.join(str(error).split())[:300]
                 raise InvalidPackage(f'{path.name}: a trial inference failed: {reason}') from error

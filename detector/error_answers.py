@@ -2,7 +2,6 @@
 
 import logging
 import math
-from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
@@ -10,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from .errors import Busy, Unauthorized, WholebodyError
+from .errors import Busy, InvalidRequest, OutboxFault, Unauthorized, WholebodyError
 from .request_context import note_error, request_id
 
 log = logging.getLogger('wholebody.node')
@@ -51,7 +50,7 @@ async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
     """Say which field is wrong and why, without the value, which may be large or no text."""
     assert isinstance(error, RequestValidationError)
     faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
-    return JSONResponse({'detail': '; '.join(faults)}, status_code=422)
+    return answer(InvalidRequest('; '.join(faults)))
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
@@ -62,5 +61,5 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
         reason = cause.strerror or str(cause)
         log.error('a request cannot be kept in the folder for temporary files: %s', reason)
         detail = f"the request cannot be kept in the node's folder for temporary files (TMPDIR): {reason}"
-        return JSONResponse({'detail': detail}, status_code=HTTPStatus.INSUFFICIENT_STORAGE)
+        return answer(OutboxFault(detail))
     return await http_exception_handler(request, error)

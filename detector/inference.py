@@ -14,7 +14,7 @@ from learning_loop_node.helpers.misc import ImageData
 
 from . import images
 from .admission import Admission, Ticket
-from .errors import DeadlineExceeded, InferenceFailed
+from .errors import DeadlineExceeded, InferenceFailed, ModelUnavailable
 from .images import Image
 from .metrics import Metrics
 from .model_package import ModelPackage
@@ -163,13 +163,23 @@ class Inference:
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         except InferenceFailed as error:
-            self._streams = None  # which would keep the old model in memory
-            if self._recovery is not None:
+            self.forget_streams()
+            if self._recovery is not None and self._serves(logic):
                 self._recovery.failed(logic, error)
             raise
         if self._recovery is not None:
             self._recovery.inferred()
         return found
+
+    def forget_streams(self) -> None:
+        """Let go of the model that they belong to."""
+        self._streams = None
+
+    def _serves(self, logic: WholebodyDetectorLogic) -> bool:
+        try:
+            return self._active() is logic
+        except ModelUnavailable:
+            return False
 
     def _frame(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
         interval = self._settings.detection_interval

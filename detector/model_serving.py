@@ -10,7 +10,7 @@ from learning_loop_node.enums import OperationMode
 
 from . import catalogue, memory, upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from .errors import WholebodyError
+from .errors import InferenceFailed, InvalidPackage, ModelUnavailable, RuntimeUnavailable, WholebodyError
 from .model_package import ModelPackage, open_package
 from .recovery import Recovery
 from .wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
@@ -37,6 +37,9 @@ class ModelServing:
         self._node = node
         self._factory = factory
         self._first: asyncio.Task[None] | None = None
+        self._exchange: asyncio.Task[None] | None = None
+        self._building = asyncio.Lock()
+        """One model at a time."""
 
     def start(self) -> None:
         """Begin to load the first model; `operation_mode` is `startup` until that has ended."""
@@ -46,7 +49,11 @@ class ModelServing:
         """Break off what was begun at the start, and the attempts to mend a runtime."""
         if self._first is not None:
             self._first.cancel()
-            await asyncio.wait([self._first])
+        if self._exchange is not None:
+            self._exchange.cancel()
+        tasks = [task for task in (self._first, self._exchange) if task is not None]
+        if tasks:
+            await asyncio.wait(tasks)
         await self.recovery.stop()
 
     def current(self) -> ModelPackage | None:
@@ -56,39 +63,67 @@ class ModelServing:
         except WholebodyError:
             return None
 
+    def active(self) -> tuple[WholebodyDetectorLogic, ModelInformation]:
+        """The logic and the model that serve.
+
+        :raises ModelUnavailable: none does; says why.
+        """
+        try:
+            return upstream.active_detector(self._node)
+        except ModelUnavailable as error:
+            raise (
+                error if self.unavailable is None else ModelUnavailable(f'no model serves: {self.unavailable}')
+            ) from None
+
     async def switch(self, folder: Path) -> None:
         """Build the model in a folder and let it serve; until then the old one does.
 
         With EXCLUSIVE_MODEL_BUILD the old one is unloaded first, and requests wait; if the new one does not work,
-        the old one is built again.
+        the old one is built again. That goes on to its end if this is cancelled.
 
         :raises InvalidPackage: names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
+        :raises InferenceFailed: the device fails in the trial inference.
         """
         try:
-            await self._replace_model(folder)
+            if self._node.settings.exclusive_model_build:
+                self._exchange = asyncio.create_task(self._exchange_models(folder))
+                self._exchange.add_done_callback(_seen)
+                await asyncio.shield(self._exchange)
+            else:
+                async with self._building:
+                    await self._build(folder)
         except Exception:
             self._node.metrics.switched('failed')
             raise
-        self._node.metrics.switched('ok')
 
-    async def _replace_model(self, folder: Path) -> None:
-        old = self.current()
-        if not self._node.settings.exclusive_model_build or old is None:
-            await self._build(folder)
-            return
-        async with self._node.detection_lock:
+    async def _exchange_models(self, folder: Path) -> None:
+        async with self._building, self._node.detection_lock:
+            old = self.current()
+            if old is None:
+                await self._build(folder)
+                return
             self._node.inference.unloading = True
             try:
+                self.unavailable = f'model {folder.name} is being built'
+                self._node.inference.forget_streams()
                 upstream.unload(self._node, folder.name)
                 await self._build(folder)
-            except BaseException:
+            except Exception as error:
                 upstream.serve_nothing(self._node)
-                if not self._node.drain.begun:
-                    await self._build(old.folder)
+                await self._restore(old, error)
                 raise
             finally:
                 self._node.inference.unloading = False
+
+    async def _restore(self, old: ModelPackage, fault: Exception) -> None:
+        """Build the old model again, now or, if that does not work, as soon as it does."""
+        self.unavailable = str(fault)
+        try:
+            await self._build(old.folder)
+        except Exception as error:
+            log.error('the model %s cannot be built again: %s', old.model_version, error)
+            self.recovery.begin(old, str(error))
 
     async def _build(self, folder: Path) -> None:
         self._serve(*await self._load(folder))
@@ -104,8 +139,11 @@ class ModelServing:
         return logic, model_info
 
     def _serve(self, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
+        self._node.inference.forget_streams()
         upstream.serve_with(self._node, logic, model_info)
+        self.recovery.served()
         self._node.life.model_serves()
+        self._node.metrics.switched('ok')
         self.unavailable = None
         log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
 
@@ -114,6 +152,7 @@ class ModelServing:
         if self.recovery.package is not None and self.current() not in (None, self.recovery.package):
             return
         self.unavailable = why
+        self._node.inference.forget_streams()
         upstream.serve_nothing(self._node)
 
     async def reload(self, folder: Path) -> None:
@@ -121,11 +160,9 @@ class ModelServing:
 
         :raises WholebodyError: it cannot be loaded.
         """
-        if self.current() is None:
-            logic, model_info = await self._load(folder)
+        async with self._building:
             if self.current() is None:
-                self._serve(logic, model_info)
-                await asyncio.to_thread(memory.give_back)
+                await self._build(folder)
 
     # ---------------------------------------------------------------- the first model
 
@@ -138,11 +175,15 @@ class ModelServing:
                 self._leave_startup()
                 await self._pull_first_model(self._node.settings.mode)
                 return
-            faults: list[str] = []
+            faults: list[tuple[Path, Exception]] = []
             for folder in await asyncio.to_thread(self._node.store.to_start_with):
                 if await self._starts_with(folder, faults):
                     return
-            self.unavailable = faults[0]  # that of the best candidate
+            self.unavailable = str(faults[0][1])  # that of the best candidate
+            for folder, error in faults:
+                if isinstance(error, RuntimeUnavailable | InferenceFailed):  # the device may come back
+                    self.recovery.begin(await asyncio.to_thread(open_package, folder), str(error))
+                    return
         except (WholebodyError, OSError) as error:
             self.unavailable = str(error)
             log.error('no model serves: %s', error)
@@ -156,11 +197,11 @@ class ModelServing:
         if self._node.operation_mode == OperationMode.Startup:
             self._node.operation_mode = OperationMode.Idle
 
-    async def _starts_with(self, folder: Path, faults: list[str]) -> bool:
+    async def _starts_with(self, folder: Path, faults: list[tuple[Path, Exception]]) -> bool:
         try:
             await self.switch(folder)
         except (WholebodyError, OSError) as error:
-            faults.append(str(error))
+            faults.append((folder, error))
             log.error('the model in %s cannot serve: %s', folder, error)
             return False
         logic, _ = upstream.active_detector(self._node)
@@ -182,7 +223,17 @@ class ModelServing:
                 await asyncio.to_thread(self._node.store.select, package.version)
                 archive.unlink()
                 return
-            except (WholebodyError, OSError) as error:
+            except Exception as error:
+                if isinstance(error, InvalidPackage):
+                    self._node.metrics.switched('refused')
+                expected = isinstance(error, WholebodyError | OSError)
                 self.unavailable = f'the {mode} model (MODE) cannot be downloaded: {error}'
-                log.error('%s; the next try is in %d seconds', self.unavailable, _PULL_AGAIN_SECONDS)
-                await asyncio.sleep(_PULL_AGAIN_SECONDS)
+                pause = _PULL_AGAIN_SECONDS
+                log.error('%s; the next try is in %d seconds', self.unavailable, pause, exc_info=not expected)
+                await asyncio.sleep(pause)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from complaining of an error that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()

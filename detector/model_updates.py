@@ -6,6 +6,8 @@ of the file, and fetched again only when the Loop offers another one or somebody
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,10 @@ log = logging.getLogger('wholebody.updates')
 MAX_PACKAGE_BYTES: Final = 2 * 1024**3
 _TRANSFER_FAULTS: Final = 3
 """So often a file that is damaged, not wrong, is fetched again although the Loop says it is the same."""
+
+_FIRST_PAUSE_SECONDS: Final = 1.0
+_MAX_PAUSE_SECONDS: Final = 60.0
+"""Between attempts while the device seems to be away."""
 
 INSTALLED: Final = 'installed'
 """Stands for the id of whatever model is installed under a version."""
@@ -53,6 +59,7 @@ class Refusal:
     :param validators: what the Loop said of the file; None if it was not fetched by this process.
     :param damaged: the file was broken rather than wrong, as a faulty transfer leaves it.
     :param faults: how often the same file was refused.
+    :param kept: it is still installed: valid, but not for this machine.
     """
 
     target: Target
@@ -61,6 +68,7 @@ class Refusal:
     reason: str
     damaged: bool
     faults: int
+    kept: bool = False
 
     @property
     def worth_another_try(self) -> bool:
@@ -75,6 +83,7 @@ class ModelUpdater:
     :param switch: builds the model in a folder and lets it serve; raises if it does not work.
     :param keep: how many versions may stay installed.
     :param on_refusal: is called when a package that was fetched is not valid.
+    :param is_serving: whether any model serves; if none does, the device may be at fault rather than the package.
     """
 
     def __init__(
@@ -86,6 +95,7 @@ class ModelUpdater:
         switch: Switch,
         keep: int,
         on_refusal: Callable[[], object] = lambda: None,
+        is_serving: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._files_url = files_url
@@ -93,6 +103,9 @@ class ModelUpdater:
         self._switch = switch
         self._keep = keep
         self._on_refusal = on_refusal
+        self._is_serving = is_serving
+        self._pause = 0.0
+        self._not_before = -math.inf
         self._task: asyncio.Task[None] | None = None
         self._refusals: dict[str, Refusal] = {}
         self.target: Target | None = None
@@ -117,6 +130,7 @@ class ModelUpdater:
     def forget(self) -> None:
         """Give every refused package another chance."""
         self._refusals.clear()
+        self._hurry()
 
     async def ensure(self, target: Target | None, current: ModelPackage | None) -> None:
         """Work towards a target unless that is being done already; called every cycle.
@@ -124,13 +138,22 @@ class ModelUpdater:
         :param target: None stops what is going on.
         :param current: the model that serves.
         """
-        if self.busy and target != self.target:
+        if target != self.target:
             await self.stop()
+            self._hurry()
         self.target = target
         if target is None or target.is_met_by(current):
             self.error = None
-        elif not self.busy:
+        elif not self.busy and time.monotonic() >= self._not_before:
             self._task = asyncio.create_task(self._update(target), name=f'update to {target.version}')
+
+    def _hurry(self) -> None:
+        self._pause, self._not_before = 0.0, -math.inf
+
+    def _put_off(self) -> None:
+        """Try again later, and then later still: what fails here comes and goes."""
+        self._pause = min(max(_FIRST_PAUSE_SECONDS, 2 * self._pause), _MAX_PAUSE_SECONDS)
+        self._not_before = time.monotonic() + self._pause
 
     async def wait(self) -> None:
         """Wait until what is going on has ended."""
@@ -149,6 +172,7 @@ class ModelUpdater:
             await self._serve(target, package)
             self.error = None
             self._refusals.pop(target.version, None)
+            self._hurry()
             log.info('switched to %s', package.model_version)
         except (WholebodyError, OSError, httpx.HTTPError) as error:
             text = str(error) or type(error).__name__
@@ -159,13 +183,13 @@ class ModelUpdater:
     async def _installed(self, target: Target) -> ModelPackage | None:
         """The installed package of a target; a damaged one is removed, that of another model is fetched over.
 
-        :raises InvalidPackage: it was asked for as it is installed, and did not work before.
+        :raises InvalidPackage: it did not work before, and was not removed for that.
         """
         folder = self._store.folder(target.version)
         if not folder.is_dir():
             return None
         refusal = self._refusals.get(target.version)
-        if target.model_id == INSTALLED and refusal is not None and refusal.target == target:
+        if refusal is not None and refusal.target == target and (refusal.kept or target.model_id == INSTALLED):
             raise InvalidPackage(refusal.reason)
         try:
             package = await asyncio.to_thread(open_package, folder)
@@ -205,13 +229,22 @@ class ModelUpdater:
         return await probe(client, url) != refusal.validators
 
     async def _serve(self, target: Target, package: ModelPackage) -> None:
-        """Switch to an installed package; one of the Loop's that does not work is removed again."""
+        """Switch to an installed package; one of the Loop's that is not valid is removed again.
+
+        A runtime or device that fails while another model serves on it does not suit the package; it is not tried
+        again. While none serves it may be away, and the switch is only put off.
+        """
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         try:
             await self._switch(package.folder)
         except WholebodyError as error:
-            self._refuse(target, error, noted_validators(archive), package.wholebody.estimator.sha256)
-            if target.model_id != INSTALLED:  # that could not be fetched again
+            is_invalid = isinstance(error, InvalidPackage)
+            if not is_invalid and not self._is_serving():
+                self._put_off()
+                raise
+            sha256 = package.wholebody.estimator.sha256
+            self._refuse(target, error, noted_validators(archive), sha256, kept=not is_invalid)
+            if is_invalid and target.model_id != INSTALLED:  # that could not be fetched again
                 await asyncio.to_thread(self._store.remove, target.version)
             raise
         finally:
@@ -219,7 +252,9 @@ class ModelUpdater:
         await asyncio.to_thread(self._store.select, target.version)
         await asyncio.to_thread(self._store.prune, self._keep)
 
-    def _refuse(self, target: Target, error: WholebodyError, validators: Validators | None, sha256: str) -> None:
+    def _refuse(
+        self, target: Target, error: WholebodyError, validators: Validators | None, sha256: str, *, kept: bool = False
+    ) -> None:
         previous = self._refusals.get(target.version)
         faults = 1
         if previous is not None and (previous.target, previous.validators) == (target, validators):
@@ -231,4 +266,5 @@ class ModelUpdater:
             reason=str(error),
             damaged=isinstance(error, DamagedPackage),
             faults=faults,
+            kept=kept,
         )

@@ -95,11 +95,12 @@ class WholebodyNode(DetectorNode):
             switch=self.serving.switch,
             keep=settings.keep_models,
             on_refusal=lambda: self.metrics.switched('refused'),
+            is_serving=lambda: self.serving.current() is not None,
         )
         self.inference = Inference(
             settings,
             self.detection_lock,
-            lambda: upstream.active_detector(self)[0],
+            lambda: self.serving.active()[0],
             metrics=self.metrics,
             recovery=self.serving.recovery,
         )
@@ -152,8 +153,9 @@ class WholebodyNode(DetectorNode):
         await self.label_studio.stop()
         await self.outbox.close()
         if self._lock is not None:
-            self._lock.release()  # of a file that is gone
+            gone, self._lock = self._lock, FolderLock(self._lock.path)
             self._lock.acquire()
+            gone.release()
         if self.collector is not None:
             self.collector.relevance.forget()
         upstream.serve_nothing(self)

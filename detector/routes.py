@@ -142,8 +142,5 @@ async def put_model_version(request: Request) -> str:
 async def ready(request: Request) -> dict[str, str]:
     """Whether a model serves; 503 if none does."""
     node = _node(request)
-    try:
-        logic, _ = upstream.active_detector(node)
-    except ModelUnavailable as error:
-        raise ModelUnavailable(node.serving.unavailable or str(error)) from None
+    logic, _ = node.serving.active()
     return {'status': 'READY', 'model_version': logic.package.model_version}

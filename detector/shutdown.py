@@ -14,6 +14,8 @@ log = logging.getLogger('wholebody.node')
 
 END_SECONDS: Final = 2.5
 """So long outbox and corrections may take; whatever the disk does then, what was accepted is on it."""
+ALL_SECONDS: Final = 6.5
+"""From the beginning of the end; shortly after, `server` ends the process."""
 
 
 async def finish_requests(node: 'WholebodyNode') -> None:
@@ -32,12 +34,13 @@ async def end(node: 'WholebodyNode') -> None:
     ends = [_stop_background(node), node.label_studio.close(), node.sio.shutdown()]
     if node.collector is not None:
         ends.append(node.collector.close())
-    done, late = await asyncio.wait([asyncio.create_task(end) for end in ends], timeout=END_SECONDS)
+    seconds = max(0.1, min(END_SECONDS, ALL_SECONDS - node.drain.seconds))
+    done, late = await asyncio.wait([asyncio.create_task(end) for end in ends], timeout=seconds)
     for task in done:
         if (error := task.exception()) is not None:
             log.error('something did not end as it should', exc_info=error)
     if late:
-        log.warning('not all has ended within %g seconds; the disk may be stalled', END_SECONDS)
+        log.warning('not all has ended within %.1f seconds; the disk may be stalled', seconds)
     node.inference.close()
     waiting = 0 if isinstance(node.outbox, NoOutbox) else node.outbox.queue.count
     log.info('ended in %.1f s; %s; %d images wait in the outbox', node.drain.seconds, node.drain.report(), waiting)

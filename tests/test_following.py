@@ -372,9 +372,25 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
         assert version_of(node) == version
         assert load.versions == {'1.0', version}
         scrape = Scrape.of_node(node.url)
-        assert scrape.by('wholebody_model_switches_total', 'outcome') == {('ok',): 3, ('failed',): 1}
+        assert scrape.by('wholebody_model_switches_total', 'outcome') == {('ok',): 4, ('failed',): 1}
         assert scrape.by('wholebody_model_info', 'version') == {(version,): 1}
     loop.set_target('1.0')
+
+
+def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Path) -> None:
+    """However often: the exchange goes on to its end, and one of the two serves."""
+    store = ModelStore(tmp_path / 'data')
+    store.install(make_package(tmp_path / 'a.zip', version='1.1'))
+    store.install(make_package(tmp_path / 'b.zip', version='1.2'))
+    with running_node(tmp_path, POLL_SECONDS=CYCLE, EXCLUSIVE_MODEL_BUILD=1, DEADLINE=30) as node:
+        for version in ('1.1', '1.2', '1.1'):
+            assert set_mode(node, version).status_code == 200
+            for _ in range(3):
+                assert set_mode(node, 'pause').status_code == 200
+            assert_read(poses_of(node.detect(CARD).json()))
+        log = node.log.read_text()
+    assert 'Traceback' not in log
+    assert 'never retrieved' not in log
 
 
 def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from detector import package_zip
+from detector import model_updates, package_zip
 from detector.errors import RuntimeUnavailable
 from detector.model_package import ModelPackage, open_package
 from detector.model_store import ModelStore
@@ -23,6 +23,8 @@ class Bench:
     """An updater, what it fetches from, and what it switched to.
 
     :param broken: the switch fails as a missing device would make it.
+    :param serving: whether another model serves meanwhile.
+    :param attempts: to switch.
     """
 
     def __init__(self, folder: Path, server: FileServer) -> None:
@@ -31,6 +33,8 @@ class Bench:
         self.store = ModelStore(folder / 'data')
         self.switched: list[str] = []
         self.broken = False
+        self.serving = True
+        self.attempts = 0
         self.refusals = 0
         self.updater = ModelUpdater(
             self.store,
@@ -39,6 +43,7 @@ class Bench:
             switch=self._switch,
             keep=2,
             on_refusal=self._count_refusal,
+            is_serving=lambda: self.serving,
         )
 
     def _count_refusal(self) -> None:
@@ -48,6 +53,7 @@ class Bench:
         return self.client
 
     async def _switch(self, folder: Path) -> None:
+        self.attempts += 1
         if self.broken:
             raise RuntimeUnavailable('no such device')
         self.switched.append(folder.name)
@@ -135,16 +141,34 @@ async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None
 
 
 async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
-    """A missing device: reported, not built again every cycle, tried again when somebody asks."""
+    """While another model serves: reported, not built again every cycle, tried again when somebody asks."""
     bench.broken = True
     assert await bench.cycle() == 'no such device'
-    assert not bench.store.folder('1.5').exists()
+    assert bench.store.folder('1.5').exists()
     assert await bench.cycle() == 'no such device'
     bench.broken = False
     assert await bench.cycle() == 'no such device'
     bench.updater.forget()
     assert await bench.cycle() is None
     assert bench.switched == ['1.5']
+    assert bench.fetched == 1
+
+
+async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is neither removed nor refused, and tried again, later each time, until it serves."""
+    now = 1000.0
+    monkeypatch.setattr(model_updates.time, 'monotonic', lambda: now)
+    bench.serving, bench.broken = False, True
+    for pause in (1.0, 2.0, 4.0):
+        attempts = bench.attempts
+        assert await bench.cycle() == 'no such device'
+        assert await bench.cycle() == 'no such device'
+        assert bench.attempts == attempts + 1
+        now += pause
+    assert bench.updater.about()['refused'] == []
+    bench.broken = False
+    assert await bench.cycle() is None
+    assert (bench.switched, bench.fetched) == (['1.5'], 1)
 
 
 async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: Bench, tmp_path: Path) -> None:

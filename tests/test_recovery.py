@@ -1,7 +1,9 @@
 """An inference runtime that fails while it runs: the node says so, loads the model anew, and serves again."""
 
 import asyncio
+import gc
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from detector import images, recovery
+from detector import images, recovery, request_context
 from detector.errors import InferenceFailed, RuntimeUnavailable
 from detector.recovery import FAULTS, Recovery
 from detector.runtimes import FloatArray, Runtime
@@ -65,6 +67,17 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
     assert 'the model cannot be loaded anew; the next try is in 1 seconds' in node.log.read_text()
 
 
+def test_a_device_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    """Nobody has to start the node again when it comes."""
+    sabotage = Sabotage(tmp_path / 'sabotage')
+    sabotage.gone()
+    with running_node(tmp_path, ready=False, **sabotage.settings) as node:
+        until_ready(node, 503, 'no CUDA-capable device')
+        sabotage.end()
+        until_ready(node, 200)
+        assert_read(poses_of(node.detect(CARD).json()))
+
+
 @pytest.mark.integration
 def test_the_model_of_the_loop_stays_installed(tmp_path: Path) -> None:
     """That its device is gone is no fault of the package: it is neither removed nor fetched again; the Loop hears."""
@@ -102,6 +115,40 @@ def test_whatever_a_runtime_raises_is_one_error() -> None:
         Failing().run(None)  # type: ignore[arg-type]
 
 
+async def test_the_failed_model_is_let_go() -> None:
+    """Its memory is wanted for the one that is loaded anew; a request's context would hold it by the error."""
+
+    class Engine:
+        pass
+
+    def infer(_: Engine) -> None:
+        raise InferenceFailed('memory is full')
+
+    async def fail(engine: Engine) -> None:
+        request_context.begin()
+        try:
+            infer(engine)
+        except InferenceFailed as error:
+            request_context.note_error(error)
+            for _ in range(FAULTS):
+                watched.failed(logic, error)
+
+    async def reload(_: Path) -> None:
+        raise RuntimeUnavailable('gone')
+
+    watched = Recovery(unload=lambda _: None, reload=reload)
+    logic: Any = SimpleNamespace(package=SimpleNamespace(folder=Path('model')))
+    engine = Engine()
+    kept = weakref.ref(engine)
+    await asyncio.create_task(fail(engine))
+    await asyncio.sleep(0)  # until then the event loop holds the task that has ended
+    assert watched.package is not None
+    del engine
+    gc.collect()
+    assert kept() is None
+    await watched.stop()
+
+
 async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to a limit; one success between failures is enough to go on as before; `stop` ends it."""
     pauses: list[float] = []
@@ -135,7 +182,6 @@ async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatc
         await sleep(0)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert told[-1] == 'runtime fails; the model cannot be loaded anew: gone'
-    assert watched.reloads == 1
     faults.extend([RuntimeUnavailable('gone')] * 1000)
     for _ in range(FAULTS):
         watched.failed(logic, fault)
