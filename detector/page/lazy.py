@@ -7,9 +7,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
@@ -30,13 +30,21 @@ class LazyPage:
 
     :param build: imports the modules with the pages and registers them; it may add routes to `app`.
     :param title: of the browser's tab, unless the page has its own.
+    :param may_connect: decides on the page's own Socket.IO connections; None: whoever gets here may.
     """
 
-    def __init__(self, build: Callable[['LazyPage'], None], *, title: str) -> None:
+    def __init__(
+        self,
+        build: Callable[['LazyPage'], None],
+        *,
+        title: str,
+        may_connect: Callable[[HTTPConnection], bool] | None = None,
+    ) -> None:
         self.app = FastAPI(openapi_url=None)
         error_answers.install(self.app)
         self._build = build
         self._title = title
+        self._may_connect = may_connect
         self._running = AsyncExitStack()
         self._loading: asyncio.Task[None] | None = None
 
@@ -85,7 +93,7 @@ class LazyPage:
         await asyncio.to_thread(importlib.import_module, 'nicegui')  # takes a second or more
         from nicegui import core, ui
 
-        core.sio.eio.cors_allowed_origins = _is_same_host  # by default everybody may connect
+        core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
         self._build(self)
         ui.run_with(
             self.app,
@@ -107,8 +115,5 @@ class LazyPage:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._running.aclose(), _CLOSE_SECONDS)
 
-
-def _is_same_host(origin: str | None, environ: dict[str, Any]) -> bool:
-    """Whether a page of this host connects; proxies may have changed the scheme."""
-    own = environ.get('HTTP_HOST'), environ.get('HTTP_X_FORWARDED_HOST')
-    return origin is None or urlsplit(origin).netloc in own
+    def _admits(self, _origin: str | None, environ: dict[str, Any]) -> bool:
+        return self._may_connect is None or self._may_connect(HTTPConnection(environ['asgi.scope']))
