@@ -9,18 +9,21 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
 
 from fastapi import FastAPI
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from .. import error_answers
-from ..errors import ExtraMissing, NotFound
+from ..errors import Busy, ExtraMissing, NotFound
 
 log = logging.getLogger('wholebody.page')
 
 PATH: Final = '/ui'
 _CLOSE_SECONDS: Final = 1
+_MAX_OPEN: Final = 50
+"""Pages at a time. NiceGUI keeps one for a minute, even if the browser is gone."""
+_RETRY_SECONDS: Final = 10
 
 
 class LazyPage:
@@ -70,7 +73,8 @@ class LazyPage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         missing = await self._load()
         if missing is None:
-            await self.app(scope, receive, send)
+            full = scope['type'] == 'http' and _is_page(scope) and _open_pages() >= _MAX_OPEN
+            await (_too_many() if full else self.app)(scope, receive, send)
         elif scope['type'] == 'http':
             await missing(scope, receive, send)
         else:
@@ -94,6 +98,7 @@ class LazyPage:
         from nicegui import core, ui
 
         core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
+        core.app.add_exception_handler(404, _not_found)  # NiceGUI's makes a page, and logs the address as it came
         self._build(self)
         ui.run_with(
             self.app,
@@ -117,3 +122,21 @@ class LazyPage:
 
     def _admits(self, _origin: str | None, environ: dict[str, Any]) -> bool:
         return self._may_connect is None or self._may_connect(HTTPConnection(environ['asgi.scope']))
+
+
+def _is_page(scope: Scope) -> bool:
+    return str(scope['path']).removeprefix(scope.get('root_path', '')) == '/'
+
+
+def _open_pages() -> int:
+    from nicegui import Client
+
+    return len(Client.instances)
+
+
+def _too_many() -> Response:
+    return error_answers.answer(Busy(f'{_MAX_OPEN} pages are open, as many as may be', retry_after=_RETRY_SECONDS))
+
+
+async def _not_found(_: Request, error: Exception) -> Response:
+    return JSONResponse({'detail': str(getattr(error, 'detail', 'Not Found'))}, status_code=NotFound.status)

@@ -57,12 +57,14 @@ def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
             assert client.call('about')['state'] == 'online'
         assert_read_by_page(node)
         assert_own_origin_only(node)
+        assert_pages_do_not_pile_up(node)
         for kind in ('thumbnail', 'image', 'poses'):
             gone = httpx.get(f'{node.url}/ui/outbox/2026-01-31_12:00:00.000000/{kind}')
             assert (gone.status_code, 'not in the outbox' in gone.json()['detail']) == (404, True)
         folders = {path.name for path in (tmp_path / 'node').iterdir()}
     assert folders == {'data', 'node.log'}
     assert 'Traceback' not in node.log.read_text()
+    assert 'forged' not in node.log.read_text()
     assert node.process.returncode == 0
 
 
@@ -84,3 +86,16 @@ def assert_own_origin_only(node: NodeProcess) -> None:
         address = f'{node.url}/ui/_nicegui_ws/socket.io/?EIO=4&transport=polling'
         answer = httpx.get(address, headers={'Origin': origin}, timeout=30)
         assert (answer.status_code == 200) == accepted, answer.text
+
+
+def assert_pages_do_not_pile_up(node: NodeProcess) -> None:
+    """Unknown paths make no page and no line of the log; there are 50 pages at most, and all else is served then."""
+    with httpx.Client(base_url=node.url, timeout=30) as client:
+        for _ in range(60):
+            unknown = client.get('/ui/%0Aforged')
+            assert (unknown.status_code, unknown.json()) == (404, {'detail': 'Not Found'})
+        statuses = [client.get('/ui/').status_code for _ in range(60)]
+        assert statuses == sorted(statuses)
+        assert 40 < statuses.count(200) <= 50
+        assert client.get('/ui/').headers['Retry-After']
+        assert client.get('/ui/test-card').status_code == 200
