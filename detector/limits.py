@@ -25,7 +25,7 @@ _MAX_LOGIN_BYTES: Final = 8 * 1024
 _LOGIN_SECONDS: Final = 5.0
 """That it may take; the form is small."""
 _LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
-_LABEL_STUDIO_SHARE: Final = 4
+_LABEL_STUDIO_SHARE: Final = 2
 """Its requests hold hundreds of tasks with all their annotations and predictions: so many times MAX_BODY_MIB."""
 _ENGINE_PATHS: Final = ('/detect', '/poses')
 """Whose requests are refused while the engine's queue is full, rather than parsed first."""

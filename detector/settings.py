@@ -173,7 +173,7 @@ class Settings(BaseSettings):
         100, ge=1, le=10_000, description='HTTP requests at a time; the next hears 503 at once. Probes do not count'
     )
     max_body_mib: int = Field(
-        65, ge=1, le=4096, description="MiB of a request's body (four times as much for Label Studio's tasks)"
+        65, ge=1, le=4096, description="MiB of a request's body (twice as much for Label Studio's tasks)"
     )
     body_seconds: float = Field(60, gt=0, le=3600, description='Seconds that the body of a request may take to come')
     max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
