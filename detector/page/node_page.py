@@ -24,6 +24,7 @@ def build(node: 'WholebodyNode') -> None:
 
     @ui.page('/', title=f'{node.settings.node_name} · poses', favicon=ICON)
     def node_page(request: Request) -> None:
+        client, told = ui.context.client, False
         with bar(node.settings.node_name):
             state = Text('span', classes='pill')
             if node.gate.has_token:
@@ -37,8 +38,13 @@ def build(node: 'WholebodyNode') -> None:
             outbox = OutboxCard(node)
 
         async def refresh() -> None:
+            nonlocal told
             if not node.gate.admits(request):  # somebody has logged out, in this window or another
-                ui.navigate.reload()
+                if told:  # and this browser does not obey
+                    client.delete()
+                else:
+                    ui.navigate.reload()
+                told = True
                 return
             ready = _state(node)
             state.set_text(ready or 'no model serves')
