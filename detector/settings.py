@@ -185,8 +185,8 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         '',
-        description='Web pages of other origins that may use the node: `https://host:port`, comma separated, or `*`; '
-        "unset: none but the node's own",
+        description='Web pages of other origins that may use the node, or of its own where a proxy gives it a name: '
+        "`https://host:port`, comma separated, or `*`; unset: none but the node's own",
     )
 
     # Label Studio
