@@ -47,7 +47,7 @@ VOLUME /data
 EXPOSE 8004
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 CMD \
-    ["python", "-I", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('BACKEND_PORT') or '8004') + '/ready', timeout=2)"]
+    ["python", "-I", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('BACKEND_PORT') or os.environ.get('NODE_PORT') or '8004') + '/ready', timeout=2)"]
 ENTRYPOINT ["wholebody"]
 CMD ["serve"]
 ARG REVISION=unknown

@@ -7,9 +7,11 @@ who adds a route.
 import asyncio
 import base64
 import hashlib
+import ipaddress
 import logging
 import math
 import secrets
+import socket
 import time
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -34,6 +36,8 @@ SOCKETIO_PATH: Final = '/ws/socket.io'
 """Where clients show the token when they connect, or in a header (`sio_access`)."""
 ADMITTED: Final = 'wholebody.admitted'
 """Key of the ASGI scope: whether the request itself carries what lets it in."""
+_READ_BY_PAGES: Final = ('/ui', '/outbox/')
+"""What begins so carries images in answer to a GET, with which browsers send no `Origin`."""
 SESSION_SECONDS: Final = 7 * 24 * 3600
 _MAX_SESSIONS: Final = 1000
 _ATTEMPT_SECONDS: Final = 0.25
@@ -93,7 +97,7 @@ class Gate:
         if scheme.lower() == 'bearer' and self.knows_token(given.strip()):
             return True
         known = self.sessions.knows(connection.cookies.get(self.cookie, ''))
-        return self._token is None or (known and _is_own_page(connection))
+        return self._token is None or (known and is_own_page(connection))
 
     def admits_label_studio(self, connection: HTTPConnection) -> bool:
         """Whether a request may use Label Studio's routes: by user name and password, or as `admits` has it."""
@@ -144,6 +148,7 @@ class AccessControl:
         self._app = app
         self._gate = gate
         self._origins = frozenset(settings.cors_origins.split(',')) - {''}
+        self._names = {_host_of(origin) for origin in self._origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] not in ('http', 'websocket'):
@@ -155,6 +160,12 @@ class AccessControl:
             await self._app(scope, receive, send)
         elif self._is_foreign(connection):
             error = ForeignOrigin('a page of another origin may not use this node; CORS_ORIGINS lists those that may')
+            await _refuse(error, scope, receive, send)
+        elif self._is_strange_name(connection):
+            error = ForeignOrigin(
+                'without API_TOKEN pages may use this node by its IP address, a name without a dot, or one in .local; '
+                'CORS_ORIGINS lists others, as https://node.example'
+            )
             await _refuse(error, scope, receive, send)
         elif (
             scope[ADMITTED]
@@ -175,7 +186,21 @@ class AccessControl:
     def _is_foreign(self, connection: HTTPConnection) -> bool:
         """Whether a web page of an origin asks that is neither the node's own nor allowed."""
         allowed = self._origins & {'*', connection.headers.get('origin', '').lower()}
-        return not allowed and not _is_own_page(connection)
+        return not allowed and not is_own_page(connection)
+
+    def _is_strange_name(self, connection: HTTPConnection) -> bool:
+        """Whether a page may have got here by a name that somebody else has pointed at this node (DNS rebinding).
+
+        Such a page is of the node's own origin, to its browser. It has no token.
+        """
+        if self._gate.has_token or '*' in self._origins:
+            return False
+        origin = connection.headers.get('origin')
+        if origin is not None:
+            return origin.lower() not in self._origins and not _is_local(origin)
+        host = connection.headers.get('host', '').lower()
+        known = {host, host.removesuffix(':80'), host.removesuffix(':443')} & self._names
+        return connection.scope['path'].startswith(_READ_BY_PAGES) and not known and not _is_local(f'http://{host}')
 
 
 class _Sessions:
@@ -223,7 +248,7 @@ def _decoded(basic: str) -> str:
         return ''
 
 
-def _is_own_page(connection: HTTPConnection) -> bool:
+def is_own_page(connection: HTTPConnection) -> bool:
     """Whether a page of this node asks, or no page at all.
 
     A proxy may have put its own host into Host; no page can set X-Forwarded-Host without being asked for its origin.
@@ -242,6 +267,19 @@ def _host_of(origin: str) -> str | None:
         return urlsplit(origin).netloc.lower().removesuffix(_port_of(origin)) or None
     except ValueError:
         return None
+
+
+def _is_local(origin: str) -> bool:
+    """Whether nobody elsewhere can own the name in it: an address, no dot, in .local, or this machine's own."""
+    try:
+        name = (urlsplit(origin).hostname or '').removesuffix('.')
+    except ValueError:
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name != '' and ('.' not in name or name.endswith('.local') or name == socket.gethostname().lower())
+    return True
 
 
 def _port_of(origin: str) -> str:

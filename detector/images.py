@@ -23,6 +23,7 @@ FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
 _OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
 _TURNED: Final = range(2, 9)
 """Values of EXIF's Orientation that ask for a turn or a mirroring."""
+_ON_ITS_SIDE: Final = range(5, 9)
 DEFAULT_MAX_PIXELS: Final = 64_000_000
 MAX_BYTES: Final = 64 * 1024**2
 """Of one image as it is received; what rosys sends at most."""
@@ -42,23 +43,7 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     :raises ImageTooLarge: more than `max_pixels` pixels; seen before decoding.
     :raises InvalidImage: no image, a broken one, or one of impossible size.
     """
-    if not data:
-        raise InvalidImage('the image is empty (0 bytes)')
-    if len(data) > MAX_BYTES:
-        raise ImageTooLarge(f'the image has {len(data)} bytes; the limit is {MAX_BYTES}')
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
-            picture = PillowImage.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
-        what = f'{other} images are not accepted' if other else 'these bytes are not an image'
-        raise UnsupportedImageFormat(f'{what}; send JPEG, PNG or WebP') from None
-    except PillowImage.DecompressionBombError:
-        raise ImageTooLarge(f'the image has more than the limit of {max_pixels} pixels') from None
-    except Exception as error:
-        raise InvalidImage(f'the image is broken: {error}') from error
-    with picture:
+    with _opened(data, max_pixels) as picture:
         # MPO is Pillow's name of the multi-picture JPEGs of phones; their first picture is the photograph
         if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
             raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
@@ -71,6 +56,40 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         except Exception as error:
             raise InvalidImage(f'the image is broken: {error}') from error
     return np.ascontiguousarray(array)
+
+
+def upright_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """Width and height that `decode` would give an image; only its header is read.
+
+    :raises InvalidImage: as `decode`.
+    """
+    with _opened(data, max_pixels) as picture:
+        _check_size(picture.width, picture.height, max_pixels)
+        try:
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        except Exception as error:
+            raise InvalidImage(f'the image is broken: {error}') from error
+        return (picture.height, picture.width) if on_its_side else (picture.width, picture.height)
+
+
+def _opened(data: bytes, max_pixels: int) -> PillowImage.Image:
+    """An image of which the header has been read."""
+    if not data:
+        raise InvalidImage('the image is empty (0 bytes)')
+    if len(data) > MAX_BYTES:
+        raise ImageTooLarge(f'the image has {len(data)} bytes; the limit is {MAX_BYTES}')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
+            return PillowImage.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+        what = f'{other} images are not accepted' if other else 'these bytes are not an image'
+        raise UnsupportedImageFormat(f'{what}; send JPEG, PNG or WebP') from None
+    except PillowImage.DecompressionBombError:
+        raise ImageTooLarge(f'the image has more than the limit of {max_pixels} pixels') from None
+    except Exception as error:
+        raise InvalidImage(f'the image is broken: {error}') from error
 
 
 def _fast_decoded(data: bytes, picture: PillowImage.Image) -> Image | None:

@@ -22,13 +22,15 @@ MAX_COMMAND_BYTES: Final = 1024
 """Of a PUT: a word or a version."""
 _MAX_LOGIN_BYTES: Final = 8 * 1024
 """Of what the login page sends; whoever sends it is not known yet."""
+_LOGIN_SECONDS: Final = 5.0
+"""That it may take; the form is small."""
 _LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
-_LABEL_STUDIO_SHARE: Final = 4
+_LABEL_STUDIO_SHARE: Final = 2
 """Its requests hold hundreds of tasks with all their annotations and predictions: so many times MAX_BODY_MIB."""
 _ENGINE_PATHS: Final = ('/detect', '/poses')
 """Whose requests are refused while the engine's queue is full, rather than parsed first."""
-_UNCOUNTED: Final = ('/health', '/ready', '/metrics', '/about')
-"""Probes: a node that is busy must not look dead."""
+_UNCOUNTED: Final = frozenset({'/health', '/ready', '/metrics', '/about'}) | LOGIN_PATHS
+"""Probes: a node that is busy must not look dead. And what strangers may send: they shall take nobody's place."""
 _LONG_POLLING: Final = '/socket.io/'
 """Requests that wait for news, of clients that are counted elsewhere (MAX_CLIENTS)."""
 _RETRY_SECONDS: Final = 1
@@ -85,7 +87,10 @@ class RequestLimits:
             except Busy as error:
                 await answer(error)(scope, receive, send)  # the connection is kept: uvicorn lets the body pass unread
                 return
-        body = _Body(receive, limit=limit, seconds=self._settings.body_seconds)
+        seconds = self._settings.body_seconds
+        if scope['path'] in LOGIN_PATHS:
+            seconds = min(seconds, _LOGIN_SECONDS)
+        body = _Body(receive, limit=limit, seconds=seconds)
         if scope['method'] == 'PUT':
             await self._command(body, scope, receive, send)
         else:

@@ -10,6 +10,8 @@ from typing import Any, Final
 from .request_context import request_id
 
 _LINE: Final = '%(asctime)s %(levelname)-8s %(name)s: %(message)s'
+_ESCAPES: Final = {code: f'\\x{code:02x}' for code in (*range(9), *range(11, 32), *range(127, 160))} | {10: '\\n'}
+"""Of control characters but the tab: what others have said shall not look like lines of the log."""
 log = logging.getLogger('wholebody')
 
 
@@ -20,6 +22,7 @@ class ConsoleFormatter(logging.Formatter):
         super().__init__(_LINE)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = record.message.translate(_ESCAPES)
         line = super().formatMessage(record)
         request = request_id()
         return line if request is None else f'{line} [{request}]'

@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('wholebody.label_studio')
 
+_LARGE_BODY: Final = 4 * 1024**2
+_parsing: Final = asyncio.Semaphore(1)
+"""Large bodies are parsed one at a time: it keeps the interpreter, and so all else, waiting."""
 _TRAINING = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
 
 
@@ -125,7 +129,8 @@ async def _body(request: Request) -> dict[str, Any]:
     """
     received = await request.body()
     try:
-        body = await asyncio.to_thread(json.loads, received)
+        async with _parsing if len(received) > _LARGE_BODY else nullcontext():
+            body = await asyncio.to_thread(json.loads, received)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):

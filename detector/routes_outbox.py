@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 router = APIRouter(tags=['outbox'])
 
 MAX_LISTED = 100_000
+drawing: Final = asyncio.Semaphore(1)
+"""Stored images are decoded and drawn one at a time, also for the page: nobody's frame shall wait for that."""
 
 
 def _node(request: Request) -> 'WholebodyNode':
@@ -108,16 +110,16 @@ async def get_outbox_image(request: Request, name: str, skeletons: bool = False)
     entry = _find(request, name)
     settings = _node(request).settings
 
-    def read() -> bytes:
-        jpeg = entry.jpeg.read_bytes()
-        if not skeletons:
-            return jpeg
+    def draw() -> bytes:
         poses = poses_from_metadata(json.loads(entry.metadata.read_bytes()))
-        picture = images.decode(jpeg, max_pixels=settings.max_image_pixels)
+        picture = images.decode(entry.jpeg.read_bytes(), max_pixels=settings.max_image_pixels)
         drawn = overlay.draw(picture, poses, confidence_threshold=settings.confidence_threshold)
         return images.encode_jpeg(drawn, quality=90)
 
-    return Response(await _read(name, read), media_type='image/jpeg')
+    if not skeletons:
+        return Response(await _read(name, entry.jpeg.read_bytes), media_type='image/jpeg')
+    async with drawing:
+        return Response(await _read(name, draw), media_type='image/jpeg')
 
 
 @router.get('/outbox/{name}/metadata')

@@ -32,6 +32,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _LOGIN: Final = re.compile(r'(?<=://)[^\s"\'<>]*@|(?<!\S)[^/\s@:]+:[^\s@]+@')
 """User name and password in an address, with or without a scheme before them."""
+_DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
 _HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
@@ -172,7 +173,7 @@ class Settings(BaseSettings):
         100, ge=1, le=10_000, description='HTTP requests at a time; the next hears 503 at once. Probes do not count'
     )
     max_body_mib: int = Field(
-        65, ge=1, le=4096, description="MiB of a request's body (four times as much for Label Studio's tasks)"
+        65, ge=1, le=4096, description="MiB of a request's body (twice as much for Label Studio's tasks)"
     )
     body_seconds: float = Field(60, gt=0, le=3600, description='Seconds that the body of a request may take to come')
     max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
@@ -184,8 +185,8 @@ class Settings(BaseSettings):
     )
     cors_origins: str = Field(
         '',
-        description='Web pages of other origins that may use the node: `https://host:port`, comma separated, or `*`; '
-        "unset: none but the node's own",
+        description='Web pages of other origins that may use the node, or of its own where a proxy gives it a name: '
+        "`https://host:port`, comma separated, or `*`; unset: none but the node's own",
     )
 
     # Label Studio
@@ -251,7 +252,7 @@ class Settings(BaseSettings):
             scheme, _, host = entry.partition('://')
             if entry != '*' and not (scheme in ('http', 'https') and _HOST.fullmatch(host)):
                 raise ValueError('give origins like https://host:8080, comma separated, or *')
-        return ','.join(entries)
+        return ','.join(entry.removesuffix(_DEFAULT_PORTS.get(entry.partition(':')[0], ',')) for entry in entries)
 
     @field_validator('data_folder')
     @classmethod

@@ -19,6 +19,8 @@ log = logging.getLogger('wholebody.access')
 
 _SPARE: Final = 16
 """Connections beyond MAX_CLIENTS that may be open, so that who is refused hears why."""
+_STRANGER_SECONDS: Final = 5.0
+"""So long a connection may be open that is no client's."""
 _CONNECTION: Final = 'wholebody.connection'
 """Key of a WebSocket's ASGI scope: the connection of the client that came in by it."""
 _MAX_STRANGER_BYTES: Final = 16 * 1024
@@ -29,14 +31,14 @@ class Doorman:
     """Decides who becomes a client of a Socket.IO server.
 
     :param max_clients: clients at a time.
-    :param seconds: in which a connection must become a client, or be one again.
+    :param seconds: in which a connection must become a client, or be one again; 5 at most.
     """
 
     def __init__(self, server: socketio.AsyncServer, gate: Gate, *, max_clients: int, seconds: float) -> None:
         self._server = server
         self._gate = gate
         self._max_clients = max_clients
-        self._seconds = seconds
+        self._seconds = min(seconds, _STRANGER_SECONDS)
         self._clients: dict[str, str] = {}
         """Client to its connection."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -79,7 +81,7 @@ class Doorman:
 
     async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
         if len(self._server.environ) >= self._max_clients + _SPARE:
-            return 'too many Socket.IO connections are open (MAX_CLIENTS)'
+            await self._close_oldest_stranger()
         self._close_if_idle_later(connection)
         return await self._opened(connection, environ)
 
@@ -87,23 +89,36 @@ class Doorman:
         asyncio.get_running_loop().call_later(self._seconds, self._close_if_idle, connection)
 
     def _close_if_idle(self, connection: str) -> None:
-        session = self._server.eio.sockets.get(connection)
-        if session is not None and connection not in self._clients.values():
-            task = asyncio.create_task(session.close(wait=False, abort=True))
+        if connection not in self._clients.values():
+            task = asyncio.create_task(self._close(connection))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    async def _close_oldest_stranger(self) -> None:
+        """Make room: nobody shall keep clients out by opening connections."""
+        clients = set(self._clients.values())
+        oldest = next((connection for connection in self._server.environ if connection not in clients), None)
+        if oldest is not None:
+            await self._close(oldest)
+
+    async def _close(self, connection: str) -> None:
+        session = self._server.eio.sockets.get(connection)
+        if session is not None:
+            await session.close(wait=False, abort=True)
+            session.queue.put_nowait(None)  # ends its poll, or its WebSocket, which would wait for a ping else
+            self._server.eio.sockets.pop(connection, None)
 
 
 class Anteroom:
     """ASGI app before that of Socket.IO: who is no client sends small messages only, and does not stay.
 
-    :param seconds: that a WebSocket may be open without being a client's.
+    :param seconds: that a WebSocket may be open without being a client's; 5 at most.
     """
 
     def __init__(self, app: ASGIApp, doorman: Doorman, *, seconds: float) -> None:
         self._app = app
         self._doorman = doorman
-        self._seconds = seconds
+        self._seconds = min(seconds, _STRANGER_SECONDS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] == 'websocket':

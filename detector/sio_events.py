@@ -18,6 +18,7 @@ from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images, metadata, upstream
+from .access import SOCKETIO_PATH
 from .drain import cut_off
 from .errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
 from .observation import observed_event, refused_event
@@ -81,7 +82,7 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
     server.on('connect', connect)
     server.on('disconnect', disconnect)
     server.on('*', unknown)
-    return server, Anteroom(socketio.ASGIApp(server, socketio_path='/ws/socket.io'), doorman, seconds=seconds)
+    return server, Anteroom(socketio.ASGIApp(server, socketio_path=SOCKETIO_PATH), doorman, seconds=seconds)
 
 
 def _answering(

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 
+from detector.access import is_own_page
 from detector.page.lazy import PATH as PAGE_PATH
 from detector.page.lazy import LazyPage
 
@@ -64,7 +65,7 @@ def create_app(folder: Path, *, username: str | None = None, password: str = '')
         page.app.add_exception_handler(LoopError, _refuse)
         loop_page.build(page.app, loop)
 
-    LazyPage(build_page, title='Mock Learning Loop').install(app)
+    LazyPage(build_page, title='Mock Learning Loop', may_connect=is_own_page).install(app)
     return app
 
 

@@ -264,13 +264,47 @@ def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
     for headers in (
         {},
         {'Origin': f'http://{host}'},
-        {'Origin': 'https://node.example', 'Host': 'node.example'},
-        {'Origin': 'https://node.example', 'Host': 'node.example:443'},
-        {'Origin': 'https://node.example', 'X-Forwarded-Host': 'node.example'},
+        {'Host': 'node.example'},
+        {'Origin': 'https://robot', 'Host': 'robot'},
+        {'Origin': 'https://robot.local', 'Host': 'robot.local:443'},
+        {'Origin': 'https://10.1.2.3', 'X-Forwarded-Host': '10.1.2.3'},
+        {'Origin': 'http://[::1]:8004', 'Host': '[::1]:8004'},
     ):
         assert httpx.put(f'{node.url}/operation_mode', content='idle', headers=headers).status_code == 200, headers
     assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=f'http://{host}') == 101
     assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket') == 101
+
+
+def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
+    """DNS rebinding: to the browser the page is the node's own. CORS_ORIGINS lists true names, as those of proxies."""
+    rebound = {'Host': f'evil.example:{node.port}'}
+    for origin in ({}, {'Origin': f'http://evil.example:{node.port}'}):
+        for path in ('/ui', '/ui/', '/ui/outbox/x/image', '/outbox/x/image'):
+            refused = httpx.get(node.url + path, headers=rebound | origin)
+            assert refused.status_code == 403
+            assert 'CORS_ORIGINS' in refused.json()['detail']
+    refused = httpx.put(f'{node.url}/operation_mode', content='idle', headers=rebound | origin)
+    assert refused.status_code == 403
+    assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=FOREIGN, headers={'Host': FOREIGN}) == 403
+    assert httpx.get(f'{node.url}/outbox/x/image').status_code == 409, 'let in; there is no Learning Loop'
+    with running_node(tmp_path, CORS_ORIGINS='https://node.example:443') as named:
+        for headers in (
+            {'Host': 'node.example'},
+            {'Host': 'node.example:443'},
+            {'Origin': 'https://node.example', 'Host': 'node.example'},
+            {'Origin': 'https://node.example', 'X-Forwarded-Host': 'node.example'},
+        ):
+            assert httpx.get(f'{named.url}/outbox/x/image', headers=headers).status_code == 409, headers
+            assert httpx.put(f'{named.url}/operation_mode', content='idle', headers=headers).status_code == 200, headers
+        assert httpx.get(f'{named.url}/outbox/x/image', headers={'Host': 'evil.example'}).status_code == 403
+
+
+def test_with_a_token_any_name_will_do(closed: NodeProcess) -> None:
+    """Somebody else's page does not have it, nor the cookie of the true name."""
+    own = {'Origin': 'https://node.example'}
+    for headers in (own | {'Host': 'node.example:443'}, own | {'X-Forwarded-Host': 'node.example'}):
+        answer = httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER | headers)
+        assert answer.status_code == 200
 
 
 def test_listed_origins_may_use_it_from_a_browser(closed: NodeProcess) -> None:

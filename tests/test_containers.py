@@ -56,12 +56,12 @@ def test_the_image_sets_real_settings(variant: str) -> None:
 
 
 def test_the_health_check_needs_no_shell_and_asks_a_real_route() -> None:
-    """The interpreter itself, a program that compiles, `/ready` on the port of BACKEND_PORT."""
+    """The interpreter itself, a program that compiles, `/ready` on the port of BACKEND_PORT or NODE_PORT."""
     interpreter, *options, program = config().health
     assert interpreter == 'python'
     assert options == ['-I', '-c']
     ast.parse(program)
-    assert "environ.get('BACKEND_PORT') or '8004'" in program
+    assert "environ.get('BACKEND_PORT') or os.environ.get('NODE_PORT') or '8004'" in program
     assert "'/ready'" in program
 
 

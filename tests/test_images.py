@@ -57,6 +57,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     exif[0x0112] = orientation
     decoded = images.decode(encoded(picture, 'JPEG', exif=exif, quality=100, subsampling=0))
     assert decoded.shape == (32, 40, 3)
+    assert images.upright_size(encoded(picture, 'JPEG', exif=exif)) == (40, 32)
     assert np.abs(decoded.astype(int) - np.asarray(upright).astype(int)).mean() < 3
 
 
@@ -143,6 +144,8 @@ def test_random_damage_never_escapes_as_another_error() -> None:
                 damaged[position] = rng.integers(0, 256)
             with contextlib.suppress(InvalidImage):
                 assert images.decode(bytes(damaged)).ndim == 3
+            with contextlib.suppress(InvalidImage):
+                assert len(images.upright_size(bytes(damaged))) == 2
 
 
 def test_raw_payloads_are_read() -> None:

@@ -86,3 +86,15 @@ raise KeyError('the end')
     assert 'mind this' in lines[0]['message']
     assert 'ZeroDivisionError' in lines[1]['exception']
     assert "KeyError: 'the end'" in lines[2]['exception']
+
+
+def test_nobody_writes_lines_for_people_but_the_node() -> None:
+    """Control characters in a message are escaped; tracebacks have their lines."""
+    forged = record('%s\tnot found', 'a\n2026-01-31 12:00:00,000 ERROR wholebody: \x1b[2J\r\x85')
+    line = ConsoleFormatter().format(forged)
+    assert line.endswith('a\\n2026-01-31 12:00:00,000 ERROR wholebody: \\x1b[2J\\x0d\\x85\tnot found')
+    try:
+        raise ValueError('a\nb')
+    except ValueError as error:
+        failed = record('it fails', exc_info=(type(error), error, error.__traceback__))
+    assert len(ConsoleFormatter().format(failed).splitlines()) > 3

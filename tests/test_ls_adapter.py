@@ -1,16 +1,21 @@
 """The routes of the Label Studio backend, against real node processes."""
 
+import asyncio
 import base64
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from starlette.requests import Request
 
-from detector import images
+from detector import images, ls_adapter
 from detector.embedded import CATALOGUE
 from detector.label_studio.config import LabelingConfig, generate, parse
 from detector.label_studio.person import VISIBLE, Person
@@ -327,3 +332,33 @@ def _catalogue_of_nothing(folder: Path) -> Path:
     text = json.dumps(content).replace('https://', 'http://127.0.0.1:9/')
     path.write_text(text)
     return path
+
+
+async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones do not wait for them."""
+    lock = threading.Lock()
+    overlaps: list[bool] = []
+
+    def slow(received: bytes) -> Any:
+        if len(received) > 1000:
+            overlaps.append(not lock.acquire(blocking=False))
+            time.sleep(0.1)
+            if not overlaps[-1]:
+                lock.release()
+        return json.loads(received)
+
+    def request(padding: int) -> Request:
+        body = json.dumps({'padding': padding * 'x'}).encode()
+
+        async def receive() -> dict[str, Any]:
+            return {'type': 'http.request', 'body': body, 'more_body': False}
+
+        return Request({'type': 'http', 'method': 'POST', 'headers': []}, receive)
+
+    monkeypatch.setattr(ls_adapter, 'json', SimpleNamespace(loads=slow))
+    large = [asyncio.create_task(ls_adapter._body(request(5 * 1024**2))) for _ in range(4)]
+    await asyncio.sleep(0.15)
+    await ls_adapter._body(request(10))
+    assert not all(task.done() for task in large)
+    await asyncio.gather(*large)
+    assert overlaps == 4 * [False]

@@ -68,8 +68,13 @@ def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: 
     monkeypatch.setenv('CORS_ORIGINS', origins)
     with pytest.raises(InvalidSettings, match='CORS_ORIGINS=.*give origins like'):
         load_settings()
-    monkeypatch.setenv('CORS_ORIGINS', ' https://A.example:8443/ , http://[::1]:8080,* ')
-    assert load_settings().cors_origins == 'https://a.example:8443,http://[::1]:8080,*'
+    monkeypatch.setenv(
+        'CORS_ORIGINS', ' https://A.example:8443/ , http://[::1]:8080,*,https://b.example:443,http://c:80,http://d:443 '
+    )
+    assert (
+        load_settings().cors_origins
+        == 'https://a.example:8443,http://[::1]:8080,*,https://b.example,http://c,http://d:443'
+    )
 
 
 def test_a_bind_address_is_not_taken_for_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from ..errors import NotFound
 from ..outbox import NoOutbox
 from ..outbox_files import Entry
 from ..routes import ImageFile, grouped_poses
+from ..routes_outbox import drawing
 from .pictures import poses_of_picture, thumbnail
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 router = APIRouter()
 
 _FOR_GOOD: Final = {'Cache-Control': 'private, max-age=86400, immutable'}
-_drawing = asyncio.Semaphore(1)
-"""Thumbnails are drawn one at a time: nobody's frame shall wait for a page."""
 
 
 def _node(request: Request) -> 'WholebodyNode':
@@ -52,7 +51,7 @@ async def outbox_thumbnail(request: Request, name: str) -> Response:
         picture = images.decode(entry.jpeg.read_bytes(), max_pixels=node.settings.max_image_pixels)
         return thumbnail(picture, _metadata(entry), confidence_threshold=node.settings.confidence_threshold)
 
-    async with _drawing:
+    async with drawing:
         return Response(await _read(name, draw), media_type='image/jpeg', headers=_FOR_GOOD)
 
 
@@ -67,10 +66,12 @@ async def outbox_image(request: Request, name: str) -> Response:
 async def outbox_poses(request: Request, name: str) -> Response:
     """The poses of an image that waits, as `POST /poses` answers."""
     entry = _find(request, name)
-    return Response(
-        await _read(name, lambda: poses_of_picture(entry.jpeg.read_bytes(), _metadata(entry))),
-        media_type='application/json',
-    )
+    max_pixels = _node(request).settings.max_image_pixels
+
+    def read() -> bytes:
+        return poses_of_picture(entry.jpeg.read_bytes(), _metadata(entry), max_pixels=max_pixels)
+
+    return Response(await _read(name, read), media_type='application/json')
 
 
 def _find(request: Request, name: str) -> Entry:

@@ -7,20 +7,23 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from .. import error_answers
-from ..errors import ExtraMissing, NotFound
+from ..errors import Busy, ExtraMissing, NotFound
 
 log = logging.getLogger('wholebody.page')
 
 PATH: Final = '/ui'
 _CLOSE_SECONDS: Final = 1
+_MAX_OPEN: Final = 50
+"""Pages at a time. NiceGUI keeps one for a minute, even if the browser is gone."""
+_RETRY_SECONDS: Final = 10
 
 
 class LazyPage:
@@ -30,13 +33,21 @@ class LazyPage:
 
     :param build: imports the modules with the pages and registers them; it may add routes to `app`.
     :param title: of the browser's tab, unless the page has its own.
+    :param may_connect: decides on the page's own Socket.IO connections; None: whoever gets here may.
     """
 
-    def __init__(self, build: Callable[['LazyPage'], None], *, title: str) -> None:
+    def __init__(
+        self,
+        build: Callable[['LazyPage'], None],
+        *,
+        title: str,
+        may_connect: Callable[[HTTPConnection], bool] | None = None,
+    ) -> None:
         self.app = FastAPI(openapi_url=None)
         error_answers.install(self.app)
         self._build = build
         self._title = title
+        self._may_connect = may_connect
         self._running = AsyncExitStack()
         self._loading: asyncio.Task[None] | None = None
 
@@ -62,7 +73,8 @@ class LazyPage:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         missing = await self._load()
         if missing is None:
-            await self.app(scope, receive, send)
+            full = scope['type'] == 'http' and _is_page(scope) and _open_pages() >= _MAX_OPEN
+            await (_too_many() if full else self.app)(scope, receive, send)
         elif scope['type'] == 'http':
             await missing(scope, receive, send)
         else:
@@ -85,7 +97,8 @@ class LazyPage:
         await asyncio.to_thread(importlib.import_module, 'nicegui')  # takes a second or more
         from nicegui import core, ui
 
-        core.sio.eio.cors_allowed_origins = _is_same_host  # by default everybody may connect
+        core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
+        core.app.add_exception_handler(404, _not_found)  # NiceGUI's makes a page, and logs the address as it came
         self._build(self)
         ui.run_with(
             self.app,
@@ -107,8 +120,23 @@ class LazyPage:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._running.aclose(), _CLOSE_SECONDS)
 
+    def _admits(self, _origin: str | None, environ: dict[str, Any]) -> bool:
+        return self._may_connect is None or self._may_connect(HTTPConnection(environ['asgi.scope']))
 
-def _is_same_host(origin: str | None, environ: dict[str, Any]) -> bool:
-    """Whether a page of this host connects; proxies may have changed the scheme."""
-    own = environ.get('HTTP_HOST'), environ.get('HTTP_X_FORWARDED_HOST')
-    return origin is None or urlsplit(origin).netloc in own
+
+def _is_page(scope: Scope) -> bool:
+    return str(scope['path']).removeprefix(scope.get('root_path', '')) == '/'
+
+
+def _open_pages() -> int:
+    from nicegui import Client
+
+    return len(Client.instances)
+
+
+def _too_many() -> Response:
+    return error_answers.answer(Busy(f'{_MAX_OPEN} pages are open, as many as may be', retry_after=_RETRY_SECONDS))
+
+
+async def _not_found(_: Request, error: Exception) -> Response:
+    return JSONResponse({'detail': str(getattr(error, 'detail', 'Not Found'))}, status_code=NotFound.status)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
+from fastapi import Request
 from nicegui import ui
 
 from .. import upstream
@@ -22,7 +23,8 @@ def build(node: 'WholebodyNode') -> None:
     use_look()
 
     @ui.page('/', title=f'{node.settings.node_name} · poses', favicon=ICON)
-    def node_page() -> None:
+    def node_page(request: Request) -> None:
+        client, told = ui.context.client, False
         with bar(node.settings.node_name):
             state = Text('span', classes='pill')
             if node.gate.has_token:
@@ -36,6 +38,14 @@ def build(node: 'WholebodyNode') -> None:
             outbox = OutboxCard(node)
 
         async def refresh() -> None:
+            nonlocal told
+            if not node.gate.admits(request):  # somebody has logged out, in this window or another
+                if told:  # and this browser does not obey
+                    client.delete()
+                else:
+                    ui.navigate.reload()
+                told = True
+                return
             ready = _state(node)
             state.set_text(ready or 'no model serves')
             state.classes(remove='error' if ready else '', add='' if ready else 'error')

@@ -31,6 +31,7 @@ class OutboxCard:
     def __init__(self, node: 'WholebodyNode') -> None:
         self._node = node
         self._listed: list[Entry] | None = None
+        self._newest: list[Entry] | None = None
         with panel('Outbox', classes='wide') as head:
             if isinstance(node.outbox, NoOutbox):
                 ui.label('No Learning Loop is configured (LOOP_HOST), so no image is stored or sent.').classes('faint')
@@ -62,8 +63,11 @@ class OutboxCard:
         entries = waiting[self._pager.slice(len(waiting))]
         if entries == self._listed:
             return
-        self._listed = entries
+        self._newest = entries
         described = await asyncio.to_thread(lambda: [entry.describe() for entry in entries])
+        if entries is not self._newest:  # another call has come by, with what is newer
+            return
+        self._listed = entries
         self._grid.show([_picture(description) for description in described])
 
     async def _switch(self, event: ValueChangeEventArguments[bool | None]) -> None:

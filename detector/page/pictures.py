@@ -30,9 +30,9 @@ def _scaled(pose: Pose, scale: float) -> Pose:
     return replace(pose, box=(pose.box + half) * scale - half, keypoints=(pose.keypoints + half) * scale - half)
 
 
-def poses_of_picture(jpeg: bytes, metadata: dict[str, Any]) -> bytes:
+def poses_of_picture(jpeg: bytes, metadata: dict[str, Any], *, max_pixels: int = images.DEFAULT_MAX_PIXELS) -> bytes:
     """The poses in the Loop's metadata in the form of `POST /poses`, as JSON."""
-    height, width = images.decode(jpeg).shape[:2]
+    width, height = images.upright_size(jpeg, max_pixels=max_pixels)
     boxes = metadata.get('box_detections') or []
     version = next((f'{box.get("model_name")}' for box in boxes), '')
     answer = poses_to_json(poses_from_metadata(metadata), width=width, height=height, model_version=version)

@@ -103,6 +103,7 @@ export default {
   },
   created() {
     this.request = 0;
+    this.opening = 0;
     this.partOf = this.parts.flatMap((part) => Array(part.stop - part.start).fill(part));
     this.observer = new ResizeObserver(() => this.measure());
   },
@@ -267,11 +268,18 @@ export default {
       }
       this.error = null;
       this.closeCamera();
+      const opening = this.opening;
       try {
         const size = { width: { ideal: 1920 }, height: { ideal: 1080 } };
-        this.camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, ...size } });
-        this.$refs.video.srcObject = this.camera;
+        const camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: facing, ...size } });
+        if (opening !== this.opening) {
+          camera.getTracks().forEach((track) => track.stop()); // it is not wanted any more
+          return;
+        }
+        this.camera = camera;
+        this.$refs.video.srcObject = camera;
       } catch (error) {
+        if (opening !== this.opening) return;
         const reasons = {
           NotAllowedError: "The browser may not use the camera. Allow it in the browser's settings for this address.",
           NotFoundError: "This device has no camera.",
@@ -285,6 +293,7 @@ export default {
       this.openCamera(this.facing);
     },
     closeCamera() {
+      this.opening += 1;
       this.camera?.getTracks().forEach((track) => track.stop());
       this.camera = null;
     },

@@ -91,7 +91,11 @@ def test_a_person_logs_in_and_other_pages_cannot_use_that(page: Page, closed: No
     page.goto(f'{closed.url}/ui')
     expect(page.get_by_text('test-card 0.0 serves')).to_be_visible()  # which comes over the page's own Socket.IO
     page.screenshot(path=ARTEFACTS / 'page-with-token.png')
+    other = page.context.new_page()
+    other.goto(f'{closed.url}/ui/')
+    expect(other.get_by_text('test-card 0.0 serves')).to_be_visible()
     page.get_by_role('button', name='Log out').click()
+    expect(other, 'an open page ends too').to_have_url(f'{closed.url}/login?next=/ui/')
     expect(page).to_have_url(f'{closed.url}/login')
     page.goto(f'{closed.url}/ui/')
     expect(page).to_have_url(f'{closed.url}/login?next=/ui/')

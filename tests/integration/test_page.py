@@ -175,6 +175,21 @@ def test_the_camera_takes_a_picture(alone: NodeProcess, chromium: Path, tmp_path
         view.screenshot('page-camera-taken')
 
 
+def test_a_camera_that_comes_late_does_not_stay_on(alone: NodeProcess, chromium: Path) -> None:
+    """It is asked for twice, and an image is taken before the browser has opened it: none of them goes on."""
+    arguments = '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream'
+    with opened(chromium, f'{alone.url}/ui', arguments=arguments) as view:
+        view.page.evaluate(_SLOW_CAMERA)
+        camera = view.page.get_by_role('button', name='Camera', exact=True)
+        camera.click()
+        camera.click()
+        view.page.get_by_role('button', name='Test card').click()
+        assert len(view.skeletons(2)[0]) > 100
+        wait_for(lambda: view.page.evaluate('tracks.length') == 2, 'both have been opened')
+        wait_for(lambda: view.page.evaluate('tracks.every((track) => track.readyState === "ended")'), 'both are off')
+        assert view.page.locator('main video').is_hidden()
+
+
 # ---------------------------------------------------------------- models
 
 
@@ -297,3 +312,15 @@ def _artefact(name: str) -> Path:
 _ALL_LOADED = """[...document.querySelectorAll('main .picture img')]
     .filter((image) => image.getBoundingClientRect().top < innerHeight)
     .every((image) => image.complete && image.naturalWidth)"""
+
+
+_SLOW_CAMERA = """() => {
+    window.tracks = [];
+    const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+    navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        const stream = await open(wanted);
+        tracks.push(...stream.getTracks());
+        return stream;
+    };
+}"""

@@ -20,3 +20,15 @@ def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:
             assert loop.target()['version'] == '1.0'
         finally:
             loop.stop()
+
+
+def test_other_sites_cannot_connect_to_the_page(tmp_path: Path) -> None:
+    """As at the node, which decides that before its page is asked."""
+    with MockLoopProcess(tmp_path / 'loop') as loop:
+        try:
+            loop.start()
+            for origin, status in ((loop.url, 200), ('http://elsewhere.example', 400), ('http://[', 400)):
+                address = f'{loop.url}/ui/_nicegui_ws/socket.io/?EIO=4&transport=polling'
+                assert httpx.get(address, headers={'Origin': origin}, timeout=30).status_code == status
+        finally:
+            loop.stop()

@@ -1,10 +1,14 @@
 """The page's process: with and without NiceGUI."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
+import pytest
+import socketio
 
 from detector.poses import Pose
 
@@ -57,12 +61,14 @@ def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
             assert client.call('about')['state'] == 'online'
         assert_read_by_page(node)
         assert_own_origin_only(node)
+        assert_pages_do_not_pile_up(node)
         for kind in ('thumbnail', 'image', 'poses'):
             gone = httpx.get(f'{node.url}/ui/outbox/2026-01-31_12:00:00.000000/{kind}')
             assert (gone.status_code, 'not in the outbox' in gone.json()['detail']) == (404, True)
         folders = {path.name for path in (tmp_path / 'node').iterdir()}
     assert folders == {'data', 'node.log'}
     assert 'Traceback' not in node.log.read_text()
+    assert 'forged' not in node.log.read_text()
     assert node.process.returncode == 0
 
 
@@ -84,3 +90,46 @@ def assert_own_origin_only(node: NodeProcess) -> None:
         address = f'{node.url}/ui/_nicegui_ws/socket.io/?EIO=4&transport=polling'
         answer = httpx.get(address, headers={'Origin': origin}, timeout=30)
         assert (answer.status_code == 200) == accepted, answer.text
+
+
+def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
+    """A browser is told to load the page anew; whoever does not hears and can do nothing any more."""
+    with (
+        running_node(tmp_path / 'node', API_TOKEN='correct-horse') as node,
+        httpx.Client(base_url=node.url, timeout=30) as browser,
+        socketio.SimpleClient() as page,
+    ):
+        browser.post('/login', data={'token': 'correct-horse'})
+        session = {'Cookie': '; '.join('='.join(item) for item in browser.cookies.items())}
+        opened = browser.get('/ui/').text
+        found = re.search(r"'client_id': '([0-9a-f-]+)'|\"client_id\": ?\"([0-9a-f-]+)\"", opened)
+        assert found is not None, opened
+        query = {'client_id': found[1] or found[2], 'tab_id': 't', 'document_id': 'd', 'next_message_id': 0}
+        address = f'{node.url}?{urlencode(query | {"implicit_handshake": "true"})}'
+        page.connect(address, headers=session, socketio_path='/ui/_nicegui_ws/socket.io', transports=['websocket'])
+        wait_for(page, 'serves')
+        browser.post('/logout')
+        wait_for(page, 'history.go(0)')
+        wait_for(page, "'0': None")  # all elements are gone
+        with pytest.raises(socketio.exceptions.TimeoutError):
+            page.receive(timeout=1.5)
+    assert 'Traceback' not in node.log.read_text()
+
+
+def wait_for(page: socketio.SimpleClient, text: str) -> None:
+    """Until an event with this text comes."""
+    while text not in str(page.receive(timeout=5)):
+        pass
+
+
+def assert_pages_do_not_pile_up(node: NodeProcess) -> None:
+    """Unknown paths make no page and no line of the log; there are 50 pages at most, and all else is served then."""
+    with httpx.Client(base_url=node.url, timeout=30) as client:
+        for _ in range(60):
+            unknown = client.get('/ui/%0Aforged')
+            assert (unknown.status_code, unknown.json()) == (404, {'detail': 'Not Found'})
+        statuses = [client.get('/ui/').status_code for _ in range(60)]
+        assert statuses == sorted(statuses)
+        assert 40 < statuses.count(200) <= 50
+        assert client.get('/ui/').headers['Retry-After']
+        assert client.get('/ui/test-card').status_code == 200

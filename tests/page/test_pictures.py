@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import pytest
 
 from detector import images
 from detector.engine import PoseEngine
+from detector.errors import ImageTooLarge
 from detector.metadata import to_metadata
 from detector.page.pictures import THUMBNAIL_SIDE, poses_of_picture, thumbnail
 from detector.poses import Pose
@@ -39,3 +41,5 @@ def test_the_poses_of_a_stored_image_are_those_that_were_found(engine: PoseEngin
     assert answer['model_version'] == engine.package.version
     assert_read([Pose.from_json(pose) for pose in answer['poses']], FIGURES)
     assert json.loads(poses_of_picture(images.encode_jpeg(card), {}))['poses'] == []
+    with pytest.raises(ImageTooLarge, match='MAX_IMAGE_PIXELS'):
+        poses_of_picture(images.encode_jpeg(card), {}, max_pixels=720 * 480 - 1)
