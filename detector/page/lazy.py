@@ -1,6 +1,7 @@
 """A page of NiceGUI that costs nothing until somebody opens it."""
 
 import asyncio
+import contextvars
 import gc
 import importlib
 import logging
@@ -83,7 +84,8 @@ class LazyPage:
     async def _load(self) -> Response | None:
         """:return: the answer, if NiceGUI is not installed."""
         if self._loading is None:
-            self._loading = asyncio.create_task(self._start())
+            # in a context of its own: NiceGUI's tasks belong to no visitor's request
+            self._loading = asyncio.create_task(self._start(), context=contextvars.Context())
         try:
             await asyncio.shield(self._loading)
         except ImportError as error:

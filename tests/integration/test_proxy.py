@@ -150,7 +150,7 @@ def test_large_bodies_go_through(proxy: str) -> None:
 
 def test_the_nodes_limits_are_heard_through_it(proxy: str) -> None:
     """The refusal is the node's own, also while the body is still being sent."""
-    answer = httpx.post(f'{proxy}/predict', content=bytes(4 * 65 * MIB + 1), timeout=120)
+    answer = httpx.post(f'{proxy}/predict', content=bytes(2 * 65 * MIB + 1), timeout=120)
     assert answer.status_code == 413
     assert 'limit' in answer.json()['detail']
 
