@@ -1,6 +1,7 @@
 """Which model serves: the first one at the start, others in its place, and the same again when its runtime fails."""
 
 import asyncio
+import contextvars
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -38,6 +39,7 @@ class ModelServing:
         self._factory = factory
         self._first: asyncio.Task[None] | None = None
         self._exchange: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._building = asyncio.Lock()
         """One model at a time."""
 
@@ -127,7 +129,8 @@ class ModelServing:
 
     async def _build(self, folder: Path) -> None:
         self._serve(*await self._load(folder))
-        await asyncio.to_thread(memory.give_back)
+        # not waited for: who breaks off the switch now must not miss that it has succeeded
+        self._tidying = asyncio.create_task(asyncio.to_thread(memory.give_back), context=contextvars.Context())
 
     async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
         model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
