@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 from ..processes import PROJECT
+from .debian import install
 from .label_studio_api import Json, LabelStudio, Project
 
 ARTEFACTS = PROJECT / 'test-artefacts'
@@ -37,32 +37,16 @@ def chromium_executable() -> Path:
     for name in names:
         if found := shutil.which(name):
             return Path(found)
-    reason = 'installing it takes apt-get, as root'
     if 'CHROMIUM' in os.environ:
         reason = f'CHROMIUM names {os.environ["CHROMIUM"]}, which is no executable'
-    elif shutil.which('apt-get') and os.geteuid() == 0:
-        reason = _install_chromium()
+    else:
+        reason = install('chromium') or 'apt-get has installed something else (Ubuntu has it as a snap only)'
         if found := shutil.which('chromium'):
             return Path(found)
     raise AssertionError(
         f'tests in a browser need Chromium: {reason}. Install Chromium or Google Chrome, or let the environment '
         'variable CHROMIUM name one, e.g. the one that `playwright install chromium` downloads.'
     )
-
-
-def _install_chromium() -> str:
-    """What apt-get complained about."""
-    ended = None
-    for command in (['update'], ['install', '--yes', '--no-install-recommends', 'chromium']):
-        ended = subprocess.run(
-            ['apt-get', '--quiet', '-o', 'DPkg::Lock::Timeout=300', *command],
-            env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert ended is not None
-    return ended.stderr.strip() or 'apt-get has installed something else (Ubuntu has it as a snap only)'
 
 
 @contextmanager

@@ -13,20 +13,30 @@ def program(name: str, package: str) -> Path:
     """
     if found := _find(name):
         return found
-    reason = 'installing it takes apt-get, as root'
-    if shutil.which('apt-get') and os.geteuid() == 0:
-        for command in (['update'], ['install', '--yes', '--no-install-recommends', package]):
-            ended = subprocess.run(
-                ['apt-get', '--quiet', '-o', 'DPkg::Lock::Timeout=300', *command],
-                env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            reason = ended.stderr.strip()
-        if found := _find(name):
-            return found
+    reason = install(package)
+    if found := _find(name):
+        return found
     raise AssertionError(f'{name}, of the package {package}, is missing: {reason}')
+
+
+def install(package: str) -> str:
+    """Install a package through apt, if that is possible here.
+
+    :return: what apt-get complained about, or why it was not asked.
+    """
+    if not shutil.which('apt-get') or os.geteuid() != 0:
+        return 'installing it takes apt-get, as root'
+    complaints = ''
+    for command in (['update'], ['install', '--yes', '--no-install-recommends', package]):
+        ended = subprocess.run(
+            ['apt-get', '--quiet', '-o', 'DPkg::Lock::Timeout=300', *command],
+            env=os.environ | {'DEBIAN_FRONTEND': 'noninteractive'},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        complaints = ended.stderr.strip()
+    return complaints
 
 
 def _find(name: str) -> Path | None:

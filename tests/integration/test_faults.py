@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from detector import images
 from ..cards import make_card
 from ..mock.loops import MockLoopProcess, running_mock_loop
 from ..processes import NodeProcess, running_node
+from .debian import install
 
 pytestmark = pytest.mark.integration
 
@@ -89,8 +91,10 @@ class Clock:
     """The wall clock of processes under libfaketime; their monotonic clock goes on."""
 
     def __init__(self, folder: Path) -> None:
-        libraries = list(Path('/usr/lib').glob('*/faketime/libfaketime.so.1'))
-        assert libraries, 'install libfaketime (apt install libfaketime)'
+        found = partial(Path('/usr/lib').glob, '*/faketime/libfaketime.so.1')
+        reason = '' if any(found()) else install('libfaketime')
+        libraries = list(found())
+        assert libraries, f'libfaketime is missing: {reason}'
         self._file = folder / 'clock'
         self.settings = {
             'LD_PRELOAD': libraries[0],
