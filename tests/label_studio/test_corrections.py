@@ -171,6 +171,7 @@ def test_other_calls_tell_of_nothing(body: dict[str, Any]) -> None:
     assert hints_in(body) == []
 
 
+@pytest.mark.integration
 def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
     """Also through a kill of the node."""
     studio.add_annotation(41, regions(), image=studio.add_image('card.jpg', CARD))
@@ -189,6 +190,7 @@ def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopP
         assert corrections(node) == {'waiting': 0, 'sent': 1, 'given_up': 0}
 
 
+@pytest.mark.integration
 def test_a_database_that_breaks_is_said(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
     """A webhook hears 507, and `/about` goes on telling what it knows; the next start begins anew."""
     for answer in (507, 200):
@@ -231,6 +233,7 @@ def test_half_a_skeleton_is_half_a_skeleton() -> None:
     ]
 
 
+@pytest.mark.integration
 def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
     """What seems to be due in hours is looked at when the node starts."""
     path = tmp_path / 'data' / 'label_studio' / 'corrections.sqlite'

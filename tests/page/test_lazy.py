@@ -92,6 +92,7 @@ def assert_own_origin_only(node: NodeProcess) -> None:
         assert (answer.status_code == 200) == accepted, answer.text
 
 
+@pytest.mark.integration
 def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
     """A browser is told to load the page anew; whoever does not hears and can do nothing any more."""
     with (
