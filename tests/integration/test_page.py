@@ -247,6 +247,7 @@ def follower(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess) ->
 def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProcess, chromium: Path, screen: str) -> None:
     """Stopped by the page it holds images, in pages; one is opened with its skeletons; started again they leave."""
     with opened(chromium, f'{follower.url}/ui', **SCREENS[screen]) as view:
+        view.page.locator('.bar .pill', has_text='serves').wait_for()  # comes over the page's Socket.IO, as clicks go
         switch = view.page.locator('[data-control=outbox]')
         switch.click()
         wait_for(lambda: httpx.get(f'{follower.url}/outbox_mode').text == 'stopped', 'stopped')
