@@ -29,8 +29,8 @@ _FLUSH_SECONDS: Final = 0.1
 """For answers that are on their way to Socket.IO clients."""
 _LOOK_SECONDS: Final = 0.02
 _STAY_OPEN: Final = ('/health', '/metrics')
-_POLLING: Final = '/socket.io/'
-"""Polls, which bring the answers of events, end last."""
+POLLING: Final = '/socket.io/'
+"""In the path of a poll, which waits for news; polls bring the answers of events, and end last."""
 
 
 class Work:
@@ -141,7 +141,7 @@ class Draining:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
-        idle = _POLLING in scope['path']
+        idle = POLLING in scope['path']
         if self._drain.begun and not idle and scope['path'] not in _STAY_OPEN:
             await _refuse(self._drain.refusal(), scope, receive, send)
             return

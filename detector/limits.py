@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import LOGIN_PATHS
 from .admission import Admission
+from .drain import POLLING
 from .error_answers import answer
 from .errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
 from .settings import Settings
@@ -31,8 +32,6 @@ _ENGINE_PATHS: Final = ('/detect', '/poses')
 """Whose requests are refused while the engine's queue is full, rather than parsed first."""
 _UNCOUNTED: Final = frozenset({'/health', '/ready', '/metrics', '/about'}) | LOGIN_PATHS
 """Probes: a node that is busy must not look dead. And what strangers may send: they shall take nobody's place."""
-_LONG_POLLING: Final = '/socket.io/'
-"""Requests that wait for news, of clients that are counted elsewhere (MAX_CLIENTS)."""
 _RETRY_SECONDS: Final = 1
 _LOG_SECONDS: Final = 1.0
 
@@ -55,7 +54,7 @@ class RequestLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
-        elif scope['path'] in _UNCOUNTED or _LONG_POLLING in scope['path']:
+        elif scope['path'] in _UNCOUNTED or POLLING in scope['path']:  # MAX_CLIENTS bounds those
             await self._bounded(scope, receive, send)
         elif self._present >= self._settings.max_requests:
             await answer(self._too_many())(scope, receive, send)
