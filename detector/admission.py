@@ -6,7 +6,6 @@ Requests are let in one at a time: live ones (robots, people) before bulk work, 
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -22,12 +21,14 @@ class Ticket:
     """A request's place in the queue, from its arrival to the end of its turn.
 
     :param stream: of the frames that replace each other; None if this one must not be replaced.
+    :param since: when it came in, or the first of the frames whose place it has taken.
     :param deadline: when the turn must have begun.
     """
 
-    def __init__(self, *, live: bool, stream: Hashable | None, deadline: float) -> None:
+    def __init__(self, *, live: bool, stream: Hashable | None, since: float, deadline: float) -> None:
         self.live = live
         self.stream = stream
+        self.since = since
         self.deadline = deadline
         self.go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.go.add_done_callback(_seen)
@@ -51,7 +52,7 @@ class Admission:
         """Requests that got no turn: too many before them, too late, or replaced."""
         self._max_waiting = max_waiting
         self._deadline = deadline
-        self._waiting: dict[bool, deque[Ticket]] = {True: deque(), False: deque()}
+        self._waiting: dict[bool, list[Ticket]] = {True: [], False: []}
         self._arrived: dict[Hashable, Ticket] = {}
         self._present = 0
         self._running = False
@@ -71,14 +72,18 @@ class Admission:
     async def enter(self, *, live: bool = True, stream: Hashable | None = None) -> AsyncIterator[Ticket]:
         """Come in, and be counted until the end; the turn itself is `turn`.
 
-        :param stream: this request replaces an earlier one of the same stream that still waits.
+        :param stream: this request replaces an earlier one of the same stream that still waits, and takes its place
+            in the queue: a camera that is faster than the queue would never have its turn otherwise.
         :raises Busy: the queue is full, or so slow that the turn would come too late.
         """
-        older = self._arrived.get(stream) if stream is not None else None
-        replaces = older is not None and not older.go.done()
-        self.check(leaving=int(replaces))
-        self._replace(stream)
-        ticket = Ticket(live=live, stream=stream, deadline=time.monotonic() + self._deadline)
+        older = self._replaceable(stream)
+        self.check(leaving=int(older is not None))
+        since = now = time.monotonic()
+        if older is not None:
+            self.refused += 1
+            older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0, reason='replaced'))
+            since = older.since
+        ticket = Ticket(live=live, stream=stream, since=since, deadline=now + self._deadline)
         if stream is not None:
             self._arrived[stream] = ticket
         self._present += 1
@@ -105,11 +110,9 @@ class Admission:
                 reason='queue_full' if present > self._max_waiting else 'deadline',
             )
 
-    def _replace(self, stream: Hashable | None) -> None:
-        older = self._arrived.pop(stream, None) if stream is not None else None
-        if older is not None and not older.go.done():
-            self.refused += 1
-            older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0, reason='replaced'))
+    def _replaceable(self, stream: Hashable | None) -> Ticket | None:
+        older = None if stream is None else self._arrived.get(stream)
+        return None if older is None or older.go.done() else older
 
     def _expected_seconds(self) -> float:
         """Until a request that comes now would have its turn."""
@@ -161,10 +164,9 @@ class Admission:
         live, bulk = self._waiting[True], self._waiting[False]
         bulk_is_due = self._live_in_a_row >= LIVE_IN_A_ROW
         for queue in (bulk, live) if bulk_is_due else (live, bulk):
-            while queue:
-                ticket = queue.popleft()
-                if ticket.go.done():  # replaced, or given up
-                    continue
+            waiting = [ticket for ticket in queue if not ticket.go.done()]  # the others are replaced, or given up
+            if waiting:
+                ticket = min(waiting, key=lambda ticket: ticket.since)
                 self._live_in_a_row = self._live_in_a_row + 1 if ticket.live else 0
                 self._running = True
                 ticket.go.set_result(None)

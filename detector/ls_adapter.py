@@ -91,8 +91,7 @@ class LabelStudioBackend:
 
     def require_model(self) -> None:
         """:raises ModelUnavailable: none serves; says why."""
-        if self.model_version() is None:
-            raise ModelUnavailable(self._node.serving.unavailable or 'no model serves')
+        self._node.serving.active()
 
     def about(self) -> dict[str, Any]:
         """Where images and corrections come from, and how many corrections wait."""

@@ -8,7 +8,6 @@ from fastapi import APIRouter, File, Header, Request, UploadFile
 from fastapi.responses import JSONResponse
 from learning_loop_node.data_classes import AboutResponse, ImageMetadata, ModelVersionResponse
 
-from . import upstream
 from .embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from .errors import ModelUnavailable
 from .poses import poses_to_json
@@ -103,9 +102,9 @@ def about_node(node: 'WholebodyNode') -> dict[str, Any]:
     answer |= {'label_studio': node.label_studio.about(), 'requests': node.inference.admission.about()}
     answer |= {'process': node.life.about()}
     try:
-        logic, _ = upstream.active_detector(node)
+        logic, _ = node.serving.active()
     except ModelUnavailable as error:
-        return answer | {'wholebody': {'model_version': None, 'notice': node.serving.unavailable or str(error)}}
+        return answer | {'wholebody': {'model_version': None, 'notice': str(error)}}
     package = logic.package
     embedded = package.name == EMBEDDED_NAME
     serving = {

@@ -128,7 +128,9 @@ async def test_a_deadline_ends_the_waiting() -> None:
 
 
 async def test_a_newer_frame_replaces_one_that_waits() -> None:
-    """Of the same stream only, not the one at its turn, and not those without a stream."""
+    """Of the same stream only, not the one at its turn, and not those without a stream; it takes the place in the
+    queue as well.
+    """
     work = Work(make_admission())
     running = work.start('running', stream='front')
     await settle()
@@ -144,7 +146,7 @@ async def test_a_newer_frame_replaces_one_that_waits() -> None:
     assert not running.done()
     work.gate.set()
     await asyncio.gather(running, *tasks.values())
-    assert work.order == ['running', 'other', 'none', 'none too', 'new']
+    assert work.order == ['running', 'new', 'other', 'none', 'none too']
 
 
 async def test_a_frame_can_be_replaced_while_it_is_decoded() -> None:

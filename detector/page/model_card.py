@@ -7,7 +7,6 @@ from learning_loop_node.enums import VersionMode
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
-from .. import upstream
 from ..embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from ..errors import ModelUnavailable, WholebodyError
 from .look import Facts, Notice, complain, panel
@@ -48,12 +47,12 @@ class ModelCard:
         node = self._node
         error = node.updates.error and f'Cannot switch: {node.updates.error}'
         try:
-            logic, _ = upstream.active_detector(node)
+            logic, _ = node.serving.active()
         except ModelUnavailable as unavailable:
             self._facts.show('Serves', 'no model')
             for name in ('Runtime', 'Origin', 'Licence'):
                 self._facts.show(name, None)
-            self._error.say(error or node.serving.unavailable or str(unavailable))
+            self._error.say(error or str(unavailable))
             self._embedded.say(None)
             return
         package = logic.package
