@@ -135,7 +135,7 @@ class Admission:
             if not _was_let_in(ticket):
                 self.refused += 1
                 raise DeadlineExceeded(
-                    f'no inference within {self._deadline:g} seconds: other requests come first',
+                    f'no turn within {self._deadline:g} seconds: other requests come first',
                     retry_after=max(1.0, self._expected_seconds()),
                 ) from None
         except asyncio.CancelledError:

@@ -117,7 +117,7 @@ class Busy(ModelUnavailable):
     """A request that gets no turn.
 
     :param retry_after: seconds after which it may have better luck.
-    :param reason: of a fixed set, for metrics: `queue_full`, `deadline`, `replaced` or `ending`.
+    :param reason: of a fixed set, for metrics: `queue_full`, `memory`, `deadline`, `replaced` or `ending`.
     """
 
     def __init__(self, message: str, *, retry_after: float, reason: str = 'queue_full') -> None:

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from learning_loop_node.helpers.misc import ImageData
 
-from . import images
 from .admission import Admission, Ticket
-from .errors import DeadlineExceeded, InferenceFailed, ModelUnavailable
+from .decoding import Decoder
+from .errors import DeadlineExceeded, InferenceFailed, InvalidImage, ModelUnavailable
 from .images import Image
 from .metrics import Metrics
 from .model_package import ModelPackage
@@ -26,8 +26,6 @@ from .settings import Settings
 from .streams import Streams
 from .wholebody_logic import WholebodyDetectorLogic
 
-_DECODERS: Final = 2
-"""Images that may be decoded at the same time."""
 GROUP_IMAGES: Final = 4
 """Of a batch, that share a turn, so that others get theirs in between."""
 
@@ -69,26 +67,12 @@ class Inference:
         self._lock = lock
         self._active = active
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
-        self._decoding = asyncio.Semaphore(_DECODERS)
+        self.decoder = Decoder(max_pixels=settings.max_image_pixels, metrics=self._metrics)
         self._streams: tuple[WholebodyDetectorLogic, Streams] | None = None
         self.admission = Admission(max_waiting=settings.max_waiting, deadline=settings.deadline)
         self.recent = Recent()
         self.unloading = False
         """While a model is replaced that had to be unloaded first: requests wait for the new one."""
-
-    async def decode(self, image: ImageData) -> Image:
-        """The upright RGB array of an image, decoded in a thread, few at a time, since each may be large.
-
-        :raises InvalidImage: broken or not acceptable.
-        """
-        limit = self._settings.max_image_pixels
-        if isinstance(image, np.ndarray):
-            return images.check(image, max_pixels=limit)
-        async with self._decoding:
-            start = time.perf_counter()
-            decoded = await asyncio.to_thread(images.decode, image, max_pixels=limit)
-        self._metrics.decoded(time.perf_counter() - start)
-        return decoded
 
     async def estimate(
         self,
@@ -110,16 +94,19 @@ class Inference:
         """
         self._fail_fast()
         async with self.admission.enter(stream=stream) as ticket:
-            if boxes is None:
-                (estimate,) = await self._estimate_group([received], ticket, partial(self._frame, camera_id=camera_id))
-            else:
-                (estimate,) = await self._estimate_group([received], ticket, partial(_in_boxes, boxes=boxes))
-            return estimate
+            run = partial(self._frame, camera_id=camera_id) if boxes is None else partial(_in_boxes, boxes=boxes)
+            (estimate,) = await self._estimate_group([received], ticket, run)
+        if isinstance(estimate, InvalidImage):
+            raise estimate
+        return estimate
 
-    async def estimate_batch(self, received: Sequence[ImageData], *, live: bool = True) -> AsyncIterator[Estimate]:
+    async def estimate_batch(
+        self, received: Sequence[ImageData], *, live: bool = True
+    ) -> AsyncIterator[Estimate | InvalidImage]:
         """Find the poses in several images, which share inferences; others have their turns in between.
 
         :param live: somebody waits for the answer now.
+        :return: in the order of `received`; for an image that is broken or not acceptable, why.
         :raises WholebodyError: see `estimate`.
         """
         self._fail_fast()
@@ -134,16 +121,21 @@ class Inference:
         if not self.unloading:
             self._active()
 
-    async def _estimate_group(self, received: Sequence[ImageData], ticket: Ticket, run: 'Run') -> list[Estimate]:
+    async def _estimate_group(
+        self, received: Sequence[ImageData], ticket: Ticket, run: 'Run'
+    ) -> list[Estimate | InvalidImage]:
         """:param run: what is done in the inference thread."""
         start = time.perf_counter()
-        group = await asyncio.gather(*(self.decode(image) for image in received))
-        waiting = time.perf_counter()
-        async with self.admission.turn(ticket), self._model(ticket):
-            running = time.perf_counter()
-            logic = self._active()
-            found = await self._watched(logic, in_this_context(run, logic, group))
-        done = time.perf_counter()
+        async with self.decoder.decoded(received, deadline=ticket.deadline) as decoded:
+            group = [image for image in decoded if not isinstance(image, InvalidImage)]
+            if not group:
+                return [image for image in decoded if isinstance(image, InvalidImage)]
+            waiting = time.perf_counter()
+            async with self.admission.turn(ticket), self._model(ticket):
+                running = time.perf_counter()
+                logic = self._active()
+                found = await self._watched(logic, in_this_context(run, logic, group))
+            done = time.perf_counter()
         self.admission.took(done - running)
         self._metrics.estimated(found, queue_seconds=running - waiting, inference_seconds=done - running)
         stages = {
@@ -153,9 +145,12 @@ class Inference:
         }
         timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
         self.recent.note(timing, len(group))
+        poses = iter(found)
         return [
-            Estimate(image=image, poses=poses, package=logic.package, timing=timing)
-            for image, poses in zip(group, found, strict=True)
+            image
+            if isinstance(image, InvalidImage)
+            else Estimate(image=image, poses=next(poses), package=logic.package, timing=timing)
+            for image in decoded
         ]
 
     async def _watched(self, logic: WholebodyDetectorLogic, run: Callable[[], list[list[Pose]]]) -> list[list[Pose]]:
@@ -201,7 +196,7 @@ class Inference:
         except TimeoutError:
             seconds = self._settings.deadline
             raise DeadlineExceeded(
-                f'no inference within {seconds:g} seconds: the model is being replaced', retry_after=seconds
+                f'no turn within {seconds:g} seconds: the model is being replaced', retry_after=seconds
             ) from None
         try:
             yield

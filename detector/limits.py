@@ -14,6 +14,7 @@ from .admission import Admission
 from .drain import POLLING
 from .error_answers import answer
 from .errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
+from .in_flight import Claim, InFlight
 from .settings import Settings
 
 log = logging.getLogger('wholebody.limits')
@@ -42,12 +43,14 @@ class RequestLimits:
     The body of a command (PUT) is read here, since upstream's handlers would decode whatever comes.
 
     :param admission: of the engine.
+    :param in_flight: what all requests and events hold.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, admission: Admission, in_flight: InFlight) -> None:
         self._app = app
         self._settings = settings
         self._admission = admission
+        self._in_flight = in_flight
         self._present = 0
         self._last_logged = -_LOG_SECONDS
 
@@ -76,24 +79,32 @@ class RequestLimits:
 
     async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self._limit(scope)
+        claim = Claim(self._in_flight)
         declared = dict(scope['headers']).get(b'content-length', b'0')
-        if declared.isdigit() and int(declared) > limit:
+        size = int(declared) if declared.isdigit() else 0
+        if size > limit:
             await _refuse(_too_large(limit), scope, receive, send)
+            return
+        if not claim.has_room(size):
+            await answer(claim.refusal())(scope, receive, send)  # uvicorn lets the body pass unread
             return
         if scope['method'] == 'POST' and scope['path'] in _ENGINE_PATHS:
             try:
                 self._admission.check()
             except Busy as error:
-                await answer(error)(scope, receive, send)  # the connection is kept: uvicorn lets the body pass unread
+                await answer(error)(scope, receive, send)
                 return
         seconds = self._settings.body_seconds
         if scope['path'] in LOGIN_PATHS:
             seconds = min(seconds, _LOGIN_SECONDS)
-        body = _Body(receive, limit=limit, seconds=seconds)
-        if scope['method'] == 'PUT':
-            await self._command(body, scope, receive, send)
-        else:
-            await self._watched(body, scope, receive, send)
+        body = _Body(receive, limit=limit, seconds=seconds, claim=claim)
+        try:
+            if scope['method'] == 'PUT':
+                await self._command(body, scope, receive, send)
+            else:
+                await self._watched(body, scope, receive, send)
+        finally:
+            claim.release()
 
     def _limit(self, scope: Scope) -> int:
         limit = self._settings.max_body_mib * MIB
@@ -151,15 +162,16 @@ class _Body:
 
     :param limit: bytes that it may have; its size need not have been declared.
     :param seconds: from now on, in which it must have come.
+    :param claim: counts its bytes.
     """
 
-    def __init__(self, receive: Receive, *, limit: int, seconds: float) -> None:
+    def __init__(self, receive: Receive, *, limit: int, seconds: float, claim: Claim) -> None:
         self.fault: WholebodyError | None = None
         self._receive = receive
         self._limit = limit
+        self._claim = claim
         self._seconds = seconds
         self._deadline = asyncio.get_running_loop().time() + seconds
-        self._seen = 0
         self._complete = False
 
     async def receive(self) -> Message:
@@ -174,10 +186,14 @@ class _Body:
             self.fault = RequestTooSlow(f'the body did not come within {self._seconds:g} seconds (BODY_SECONDS)')
             return {'type': 'http.disconnect'}
         self._complete = not message.get('more_body', False)
-        self._seen += len(message.get('body', b''))
-        if self._seen > self._limit:
+        size = len(message.get('body', b''))
+        if self._claim.held + size > self._limit:
             self.fault = _too_large(self._limit)
+        elif not self._claim.has_room(size):
+            self.fault = self._claim.refusal()
+        if self.fault is not None:
             return {'type': 'http.disconnect'}
+        self._claim.add(size)
         return message
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
-from .errors import Busy, WholebodyError
+from .errors import Busy, InferenceFailed, WholebodyError
 from .poses import Pose
 from .request_context import RequestContext
 from .skeleton import PARTS
@@ -96,7 +96,16 @@ class Metrics:
             registry=registry,
         )
         self._parts = [self._confidence.labels(part.name) for part in PARTS]
-        for reason in (*_REASONS.values(), 'queue_full', 'deadline', 'replaced', 'ending', 'other'):
+        for reason in (
+            *_REASONS.values(),
+            'runtime_fails',
+            'queue_full',
+            'memory',
+            'deadline',
+            'replaced',
+            'ending',
+            'other',
+        ):
             self._refused.labels(reason)  # so that a rate exists before the first
         for outcome in ('ok', 'failed', 'refused'):
             self._switches.labels(outcome)
@@ -180,4 +189,6 @@ def status_of(error: Exception | None) -> int:
 def _reason(status: int, error: Exception | None) -> str:
     if isinstance(error, Busy):
         return error.reason
+    if isinstance(error, InferenceFailed):
+        return 'runtime_fails'
     return _REASONS.get(status, 'other')

@@ -87,17 +87,13 @@ class ModelServing:
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         :raises InferenceFailed: the device fails in the trial inference.
         """
-        try:
-            if self._node.settings.exclusive_model_build:
-                self._exchange = asyncio.create_task(self._exchange_models(folder))
-                self._exchange.add_done_callback(_seen)
-                await asyncio.shield(self._exchange)
-            else:
-                async with self._building:
-                    await self._build(folder)
-        except Exception:
-            self._node.metrics.switched('failed')
-            raise
+        if self._node.settings.exclusive_model_build:
+            self._exchange = asyncio.create_task(self._exchange_models(folder))
+            self._exchange.add_done_callback(_seen)
+            await asyncio.shield(self._exchange)
+        else:
+            async with self._building:
+                await self._build(folder)
 
     async def _exchange_models(self, folder: Path) -> None:
         async with self._building, self._node.detection_lock:
@@ -128,7 +124,12 @@ class ModelServing:
             self.recovery.begin(old, str(error))
 
     async def _build(self, folder: Path) -> None:
-        self._serve(*await self._load(folder))
+        try:
+            built = await self._load(folder)
+        except Exception:
+            self._node.metrics.switched('failed')
+            raise
+        self._serve(*built)
         # not waited for: who breaks off the switch now must not miss that it has succeeded
         self._tidying = asyncio.create_task(asyncio.to_thread(memory.give_back), context=contextvars.Context())
 

@@ -30,11 +30,12 @@ from . import (
 )
 from .collector import AUTOUPLOAD_MODES, Collector
 from .drain import Drain, Draining
-from .errors import InvalidRequest, LoopFault, NoLearningLoop
+from .errors import InvalidImage, InvalidRequest, LoopFault, NoLearningLoop
 from .folder_lock import FolderLock
+from .in_flight import InFlight
 from .inference import Estimate, Inference
 from .life import Life
-from .limits import RequestLimits
+from .limits import MIB, RequestLimits
 from .ls_adapter import LabelStudioBackend
 from .metrics import Metrics
 from .model_package import VERSION, ModelPackage
@@ -73,6 +74,7 @@ class WholebodyNode(DetectorNode):
         self.loop_lag = LoopLag(self.metrics)
         self.life = Life()
         self.drain = Drain()
+        self.in_flight = InFlight(settings.max_in_flight_mib * MIB)
         factory = WholebodyLogicFactory(settings)
         self.serving = ModelServing(self, factory)
         self._lock = lock
@@ -105,7 +107,8 @@ class WholebodyNode(DetectorNode):
             recovery=self.serving.recovery,
         )
         # what is added last is the outermost
-        self.add_middleware(RequestLimits, settings=settings, admission=self.inference.admission)
+        admission = self.inference.admission
+        self.add_middleware(RequestLimits, settings=settings, admission=admission, in_flight=self.in_flight)
         access.install(self, settings, self.gate)
         self.add_middleware(Draining, drain=self.drain)
         error_answers.install(self)
@@ -316,6 +319,8 @@ class WholebodyNode(DetectorNode):
             raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {sio_events.MAX_BATCH}')
         items: list[ImageMetadata] = []
         async for estimate in self.inference.estimate_batch(images):
+            if isinstance(estimate, InvalidImage):
+                raise estimate
             image = images[len(items)]
             items.append(await self._finish(image, estimate, tags, camera_id, source, autoupload, creation_date))
         return ImagesMetadata(items=items)

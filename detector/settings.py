@@ -179,6 +179,12 @@ class Settings(BaseSettings):
     max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
     max_clients: int = Field(64, ge=1, le=10_000, description='Socket.IO clients at a time')
     max_frame_mib: int = Field(65, ge=1, le=1024, description='MiB of one Socket.IO message')
+    max_in_flight_mib: int = Field(
+        1024,
+        ge=1,
+        description='MiB that requests and Socket.IO events under way have sent together; for more there is 503. '
+        'One alone may have as much as its own limit allows',
+    )
     api_token: SecretStr | None = Field(
         None,
         description='Token that is asked for wherever images are carried or something is changed; unset: open to all',

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .access import ADMITTED, Gate, address_of
 from .error_answers import answer
-from .errors import RequestTooLarge
+from .errors import InvalidRequest, RequestTooLarge
 
 log = logging.getLogger('wholebody.access')
 
@@ -76,8 +76,7 @@ class Doorman:
 
     def knows_connection(self, scope: Scope) -> bool:
         """Whether a request or WebSocket belongs to a client."""
-        sessions = parse_qs(scope['query_string'].decode('latin-1')).get('sid', [])
-        return any(connection in self._clients.values() for connection in (*sessions, scope.get(_CONNECTION)))
+        return any(connection in self._clients.values() for connection in (_session_of(scope), scope.get(_CONNECTION)))
 
     async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
         if len(self._server.environ) >= self._max_clients + _SPARE:
@@ -119,17 +118,34 @@ class Anteroom:
         self._app = app
         self._doorman = doorman
         self._seconds = min(seconds, _STRANGER_SECONDS)
+        self._posting: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] == 'websocket':
             await self._app(scope, lambda: self._next_message(scope, receive), send)
-            return
-        declared = dict(scope.get('headers', ())).get(b'content-length', b'0')
-        if declared.isdigit() and int(declared) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
-            error = RequestTooLarge(f'show the token before you send more than {_MAX_STRANGER_BYTES} bytes')
-            await answer(error, Connection='close')(scope, receive, send)
+        elif scope['type'] == 'http' and scope['method'] == 'POST':
+            await self._post(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Messages of a client that polls; Engine.IO has it send one request at a time."""
+        declared = dict(scope['headers']).get(b'content-length', b'')
+        is_small = declared.isdigit() and int(declared) <= _MAX_STRANGER_BYTES
+        if not is_small and self._is_stranger(scope):
+            error = RequestTooLarge(f'show the token before you send more than {_MAX_STRANGER_BYTES} bytes')
+            await answer(error, Connection='close')(scope, receive, send)
+            return
+        session = _session_of(scope)
+        if session != '' and session in self._posting:
+            again = InvalidRequest('this connection is sending messages already: one request after the other')
+            await answer(again, Connection='close')(scope, receive, send)
+            return
+        self._posting.add(session)
+        try:
+            await self._app(scope, _in_two_parts(receive), send)
+        finally:
+            self._posting.discard(session)
 
     async def _next_message(self, scope: Scope, receive: Receive) -> Message:
         """The next message; the end of the connection instead if it is a stranger's, and large or late."""
@@ -148,3 +164,30 @@ class Anteroom:
 
     def _is_stranger(self, scope: Scope) -> bool:
         return not scope[ADMITTED] and not self._doorman.knows_connection(scope)
+
+
+def _session_of(scope: Scope) -> str:
+    """What a poll says that its connection is; empty if nothing."""
+    query: bytes = scope['query_string']
+    return parse_qs(query.decode('latin-1')).get('sid', [''])[0]
+
+
+def _in_two_parts(receive: Receive) -> Receive:
+    """The body of a request as its first part and the rest: Engine.IO copies all that it has for each further part."""
+    is_first = True
+
+    async def receive_parts() -> Message:
+        nonlocal is_first
+        message = await receive()
+        if is_first:
+            is_first = False
+            return message
+        parts = [message.get('body', b'')]
+        while message.get('more_body', False):
+            message = await receive()
+            parts.append(message.get('body', b''))
+        if message['type'] != 'http.request':
+            return message
+        return {'type': 'http.request', 'body': b''.join(parts), 'more_body': False}
+
+    return receive_parts

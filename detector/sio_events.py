@@ -52,7 +52,7 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         async_mode='asgi',
         max_http_buffer_size=node.settings.max_frame_mib * 1024**2,
         cors_allowed_origins=[],
-        serializer=TolerantPacket,
+        serializer=TolerantPacket.counted_by(node.in_flight),
         json=TolerantJson,
     )
     seconds = node.settings.body_seconds

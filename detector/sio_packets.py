@@ -5,10 +5,13 @@ part is not as announced it never hears that client again.
 """
 
 import json
+import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from socketio import packet
+
+from .in_flight import Claim, InFlight
 
 UNREADABLE: Final = '\0unreadable'
 """The event that stands for a message which cannot be read; its payload says why."""
@@ -31,11 +34,23 @@ class TolerantJson:
 
 
 class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no types
-    """A message that becomes the event `UNREADABLE` where the library would give up."""
+    """A message that becomes the event `UNREADABLE` where the library would give up, or where there is no room for it.
+
+    :param in_flight: counts the binary parts of events, until these are answered.
+    """
 
     json = TolerantJson
+    in_flight: ClassVar[InFlight] = InFlight(sys.maxsize)
     packet_type: int
     data: Any
+    attachments: list[Any]
+    _claim: Claim | None = None
+    _fault: str | None = None
+
+    @classmethod
+    def counted_by(cls, in_flight: InFlight) -> 'type[TolerantPacket]':
+        """Packets of a server of its own."""
+        return type(cls.__name__, (cls,), {'in_flight': in_flight})
 
     def decode(self, encoded_packet: Any) -> int:
         """:return: how many binary parts follow."""
@@ -64,6 +79,28 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
         self.data = [UNREADABLE, why]
         return 0
 
+    def add_attachment(self, attachment: Any) -> bool:
+        """Take a binary part; those for which there is no room are let pass.
+
+        :return: whether it was the last one.
+        """
+        claim = self._claim = self._claim or Claim(self.in_flight)
+        if self._fault is None:
+            if claim.held + len(attachment) > self.in_flight.limit:
+                self._fault = f'its binary parts have more than {self.in_flight.limit} bytes (MAX_IN_FLIGHT_MIB)'
+            elif not claim.has_room(len(attachment)):
+                self._fault = str(claim.refusal())
+            else:
+                claim.add(len(attachment))
+        if self._fault is not None:
+            attachment = b''
+            self.attachments = [b''] * len(self.attachments)
+            claim.release()
+        complete = bool(super().add_attachment(attachment))
+        if complete:
+            self.data = [UNREADABLE, self._fault] if self._fault is not None else _Counted(self.data, claim)
+        return complete
+
     @classmethod
     def reconstruct_binary(cls, data: Any, attachments: Sequence[Any]) -> Any:
         """Put the binary parts where they belong."""
@@ -71,3 +108,11 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
             return super().reconstruct_binary(data, attachments)
         except (LookupError, TypeError):
             return [UNREADABLE, 'a placeholder names a binary part that is not there']
+
+
+class _Counted(list[Any]):
+    """An event's name and payload, for as long as somebody holds them."""
+
+    def __init__(self, data: Sequence[Any], claim: Claim) -> None:
+        super().__init__(data)
+        self._claim = claim

@@ -117,7 +117,7 @@ async def test_a_deadline_ends_the_waiting() -> None:
     first = work.start('a')
     await settle()
     start = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match='no inference within 0.2 seconds'):
+    with pytest.raises(DeadlineExceeded, match='no turn within 0.2 seconds'):
         await work.start('b')
     assert 0.15 < time.monotonic() - start < 2
     assert (work.admission.present, work.admission.refused) == (1, 1)

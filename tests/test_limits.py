@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from .processes import NodeProcess, running_node
+from .scrapes import Scrape
 from .test_node import CARD
 from .test_under_load import CROWD
 
@@ -131,6 +132,38 @@ def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
     for size, status in ((3 * MIB // 2, 200), (2 * MIB, 413)):
         body = json.dumps({'tasks': [], 'padding': size * 'x'})
         assert httpx.post(f'{strict.url}/predict', content=body).status_code == status
+
+
+def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
+    """Who comes on top hears 503, at once if he says how much it is; when the others have gone there is room again."""
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(700_000)
+    head = SLOW.replace('1000', str(MIB))
+    with running_node(tmp_path, MAX_IN_FLIGHT_MIB=1, MAX_BODY_MIB=1, MAX_FRAME_MIB=4) as node:
+        with request(node, head, part), node.socketio() as client:
+            time.sleep(0.3)
+            assert node.detect(CARD).status_code == 200
+            with request(node, head) as connection:
+                status, text, seconds = answer_of(connection)
+            assert (status, 'MAX_IN_FLIGHT_MIB' in text, 'retry-after: 1' in text.lower()) == (503, True, True)
+            assert seconds < 0.5
+            chunk = f'{len(part):x}\r\n'.encode() + part + b'\r\n'
+            with request(node, CHUNKED, chunk) as connection:
+                assert answer_of(connection)[0] == 503
+            image = {'bytes': bytes(480_000), 'dtype': 'uint8', 'shape': (400, 400, 3)}
+            assert 'MAX_IN_FLIGHT_MIB' in client.call('poses', {'image': image})['error']
+            assert 'error' not in client.call('about')
+            refused = Scrape.of_node(node.url).total('wholebody_refused_total', reason='memory')
+            assert refused == 2
+        with node.socketio() as client:
+            assert len(client.call('poses', {'image': image})['poses']) == 0
+            batch = client.call('batch_detect', {'images': [image, image, image]})
+            assert '(MAX_IN_FLIGHT_MIB)' in batch['error']
+            assert len(client.call('batch_detect', {'images': [image, image]})['items']) == 2
+        content = part + b'\r\n--x--\r\n'
+        answer = httpx.post(
+            f'{node.url}/poses', content=content, headers={'Content-Type': 'multipart/form-data; boundary=x'}
+        )
+        assert answer.status_code == 415
 
 
 def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:

@@ -21,6 +21,7 @@ from .mock.loops import running_mock_loop
 from .packages import make_package
 from .processes import NodeProcess, running_node
 from .sabotage import Sabotage
+from .scrapes import Scrape
 
 CARD = images.encode_jpeg(make_card())
 
@@ -64,6 +65,9 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
         sabotage.end()
         until_ready(node, 200)
         assert_read(poses_of(node.detect(CARD).json()))
+        scrape = Scrape.of_node(node.url)
+        assert scrape.total('wholebody_model_switches_total', outcome='failed') >= 2  # one attempt each way
+        assert scrape.total('wholebody_refused_total', reason='runtime_fails') == 1 + FAULTS
     assert 'the model cannot be loaded anew; the next try is in 1 seconds' in node.log.read_text()
 
 

@@ -1,5 +1,7 @@
 """Which Socket.IO clients come in; real clients over real ports."""
 
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -196,3 +198,27 @@ def test_frames_are_bounded(closed: NodeProcess, tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
         assert bystander.client.call('about', timeout=10)
+
+
+def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None:
+    """As Engine.IO has it; else one client could let the node read any number of messages at once."""
+    opened = httpx.get(f'{node.url}{POLLING}').text
+    sid = json.loads(opened[1:])['sid']
+    head = f'POST {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n'
+    with socket.create_connection(('127.0.0.1', node.port)) as slow:
+        slow.sendall(head.encode() + b'4')
+        time.sleep(0.2)
+        second = httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40')
+        assert second.status_code == 422
+        assert 'one request after the other' in second.json()['detail']
+    time.sleep(0.2)
+    assert httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40').text == 'ok'
+
+
+def test_a_stranger_says_how_much_he_sends(closed: NodeProcess) -> None:
+    """Bytes of unknown number are not read."""
+    opened = httpx.get(f'{closed.url}{POLLING}').text
+    sid = json.loads(opened[1:])['sid']
+    answer = httpx.post(f'{closed.url}{POLLING}&sid={sid}', content=iter([b'40']))
+    assert answer.status_code == 413
+    assert 'show the token' in answer.json()['detail']

@@ -3,6 +3,7 @@
 import pytest
 from socketio import packet
 
+from detector.in_flight import Claim, InFlight
 from detector.sio_packets import MAX_ATTACHMENTS, UNREADABLE, TolerantPacket
 
 
@@ -60,3 +61,39 @@ def test_what_is_no_event_waits_for_nothing(message: str) -> None:
     except ValueError:
         return
     assert received.attachment_count == 0
+
+
+def binary_event(kind: type[TolerantPacket], count: int) -> TolerantPacket:
+    parts = ','.join(f'{{"_placeholder":true,"num":{number}}}' for number in range(count))
+    return kind(encoded_packet=f'5{count}-7["a",{parts}]')
+
+
+def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
+    """Its payload is what the handler holds; a packet that never becomes whole counts as long as it is there."""
+    in_flight = InFlight(100)
+    kind = TolerantPacket.counted_by(in_flight)
+    event = binary_event(kind, 2)
+    event.add_attachment(bytes(30))
+    assert in_flight.held == 30
+    assert event.add_attachment(bytes(20))
+    data = event.data
+    del event
+    assert data == ['a', bytes(30), bytes(20)]
+    assert in_flight.held == 50
+    del data
+    assert in_flight.held == 0
+    binary_event(kind, 2).add_attachment(bytes(30))
+    assert in_flight.held == 0
+
+
+@pytest.mark.parametrize(('others', 'says'), [(0, 'more than 100 bytes (MAX_IN_FLIGHT_MIB)'), (1, 'try again later')])
+def test_an_event_that_is_too_much_is_let_pass_and_answered(others: int, says: str) -> None:
+    """All its parts are taken off the line, none is kept, and the next event is one of its own."""
+    in_flight = InFlight(100)
+    other = Claim(in_flight)
+    other.add(others)
+    event = binary_event(TolerantPacket.counted_by(in_flight), 4)
+    assert [event.add_attachment(bytes(40)) for _ in range(4)] == [False, False, False, True]
+    assert event.data[0] == UNREADABLE
+    assert says in event.data[1]
+    assert in_flight.held == others

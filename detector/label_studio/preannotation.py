@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 
 from .. import relevance
-from ..errors import Busy, InvalidRequest, WholebodyError
-from ..images import Image
+from ..errors import Busy, InvalidImage, InvalidRequest, WholebodyError
+from ..images import upright_size
 from ..inference import GROUP_IMAGES, Estimate, Inference
 from ..person_detector import MIN_BOX_SIDE
 from ..poses import FloatArray, Pose
@@ -46,6 +46,7 @@ class Preannotator:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._threshold = settings.confidence_threshold
+        self._max_pixels = settings.max_image_pixels
         self._seconds = settings.predict_seconds
         self._latest = math.inf
 
@@ -142,33 +143,30 @@ class Preannotator:
     async def _predict_group(
         self, group: Sequence[tuple[int, bytes | BaseException]], config: LabelingConfig, deadline: float
     ) -> list[tuple[int, Outcome]]:
-        decoded = await asyncio.gather(*(self._decode(received) for _, received in group), return_exceptions=True)
         outcomes: list[tuple[int, Outcome]] = []
-        images: list[tuple[int, Image]] = []
-        for (index, _), image in zip(group, decoded, strict=True):
-            if isinstance(image, BaseException):
-                outcomes.append((index, image))
+        files: list[tuple[int, bytes]] = []
+        for index, received in group:
+            if isinstance(received, BaseException):
+                outcomes.append((index, received))
             else:
-                images.append((index, image))
-        estimates = await self._estimates([image for _, image in images], deadline)
-        predictions = await asyncio.to_thread(lambda: [self._prediction(estimate, config) for estimate in estimates])
-        return outcomes + [(index, made) for (index, _), made in zip(images, predictions, strict=False)]
+                files.append((index, received))
+        estimates = await self._estimates([file for _, file in files], deadline)
+        made = await asyncio.to_thread(lambda: [self._outcome(estimate, config) for estimate in estimates])
+        return outcomes + [(index, outcome) for (index, _), outcome in zip(files, made, strict=False)]
 
-    async def _decode(self, received: bytes | BaseException) -> Image:
-        if isinstance(received, BaseException):
-            raise received
-        return await self._inference.decode(received)
-
-    async def _estimates(self, images: Sequence[Image], deadline: float) -> list[Estimate]:
+    async def _estimates(self, files: Sequence[bytes], deadline: float) -> list[Estimate | InvalidImage]:
         """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
         while True:
             try:
-                return [estimate async for estimate in self._inference.estimate_batch(images, live=False)]
+                return [estimate async for estimate in self._inference.estimate_batch(files, live=False)]
             except Busy as error:
                 pause = max(error.retry_after, _LEAST_PAUSE)
                 if pause >= self._seconds_until(deadline):
                     return []
                 await asyncio.sleep(pause)
+
+    def _outcome(self, estimate: Estimate | InvalidImage, config: LabelingConfig) -> Outcome:
+        return estimate if isinstance(estimate, InvalidImage) else self._prediction(estimate, config)
 
     async def interactive(
         self, task: Any, config: LabelingConfig, context: Mapping[str, Any], source: ImageSource
@@ -181,16 +179,16 @@ class Preannotator:
         prompt = _prompt(context, config)
         if prompt is None:
             return {'result': []}
-        image = await self._inference.decode(await _fetch(task, config, source))
-        size = image.shape[1], image.shape[0]
+        file = await _fetch(task, config, source)
+        size = await asyncio.to_thread(upright_size, file, max_pixels=self._max_pixels)
         if 'width' in prompt and prompt['type'] == 'rectanglelabels':
             box = _box(prompt, size)
             if box is None:
                 return {'result': []}
-            estimate = await self._inference.estimate(image, boxes=box[None])
+            estimate = await self._inference.estimate(file, boxes=box[None])
             return await asyncio.to_thread(self._prediction, estimate, config)
         click = np.array([prompt['x'] * size[0] / 100, prompt['y'] * size[1] / 100])
-        estimate = await self._inference.estimate(image)
+        estimate = await self._inference.estimate(file)
         nearest = min(estimate.poses, key=lambda pose: self._distance(pose, click), default=None)
         return await asyncio.to_thread(self._prediction, estimate, config, [] if nearest is None else [nearest])
 

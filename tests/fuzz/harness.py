@@ -4,7 +4,7 @@
     python -m tests.fuzz.harness TARGET --replay FILE…
 
 `tests/integration/test_fuzzing.py` makes the environment that has atheris, and runs all targets: `CONTRIBUTING.md`
-says how. A target returns quietly or raises what it must never raise. A round that takes over 5 seconds or 1 GiB is a
+says how. A target returns quietly or raises what it must never raise. A round that takes over 5 seconds, or 2 GiB, is a
 failure, too; libFuzzer then writes the input to `crash-…`, `timeout-…` or `oom-…` in the working directory.
 """
 
@@ -24,6 +24,8 @@ from typing import Any, Final
 
 SECONDS_A_ROUND: Final = 5
 MEMORY_MIB: Final = 2048
+_PART: Final = b'\0part\0'
+"""Between a Socket.IO message and each of its binary parts."""
 
 Target = Callable[[bytes], None]
 
@@ -94,19 +96,23 @@ def metadata_json(data: bytes) -> None:
 
 
 def socketio_event(data: bytes) -> None:
-    """A packet as a client writes it, `2["event", …]`: it is answered, if it is one."""
+    """A packet as a client writes it, `2["event", …]`, then its binary parts: it is answered, if it is an event."""
     from socketio import packet
 
     node, loop = _node()
+    text, *parts = data.split(_PART)
     try:
-        received = node.sio.packet_class(encoded_packet=data.decode(errors='replace'))
-    except ValueError:  # no message at all
+        received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
+        if received.attachment_count and not any([received.add_attachment(part) for part in parts]):
+            return
+    except ValueError:  # no message at all, or more parts than it has
         return
-    if received.packet_type != packet.EVENT or not data:
+    if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not data:
         return
     event, *payload = received.data
     answer = loop.run_until_complete(node.sio._trigger_event(event, '/', 'a client', *payload))
     assert isinstance(answer, dict), answer
+    assert 'failed inside the node' not in str(answer.get('error')), answer
     json.dumps(answer, allow_nan=False)
 
 
@@ -211,18 +217,28 @@ def seeds(name: str) -> list[bytes]:
         case 'metadata_json' | 'outbox_file':
             return [json.dumps(metadata).encode()]
         case 'socketio_event':
-            image = {'format': 'jpeg', 'bytes': 'no bytes'}
+            part = {'_placeholder': True, 'num': 0}
+            image = {'format': 'jpeg', 'bytes': part}
+            date = '2026-01-31T12:00:00'
             payloads = {
-                'detect': {'image': image, 'tags': ['a'], 'camera_id': 'b', 'autoupload': 'all', 'creation_date': 'x'},
-                'batch_detect': {'images': [image]},
-                'poses': {'image': {'dtype': 'uint8', 'shape': [8, 8, 3], 'bytes': ''}},
+                'detect': {'image': image, 'tags': ['a'], 'camera_id': 'b', 'autoupload': 'all', 'creation_date': date},
+                'batch_detect': {'images': [image, image], 'source': 'a'},
+                'poses': {'image': {'dtype': 'uint8', 'shape': [24, 32, 3], 'bytes': part}},
                 'upload': {'image': image, 'metadata': metadata, 'upload_priority': True},
                 'set_outbox_mode': 'stopped',
                 'set_model_version_mode': '1.0',
+                'get_model_version': None,
+                'get_outbox_mode': None,
                 'about': None,
                 'info': None,
             }
-            return [f'2{json.dumps([event, payload])}'.encode() for event, payload in payloads.items()]
+            jpeg, raw = _pictures()[2], bytes(24 * 32 * 3)
+            found = []
+            for event, payload in payloads.items():
+                text = json.dumps([event, payload])
+                binary = _PART + (raw if event == 'poses' else jpeg)
+                found.append(f'51-{text}'.encode() + binary if '_placeholder' in text else f'2{text}'.encode())
+            return found
         case 'corrections_file':
             return [_database()]
         case _:
@@ -287,16 +303,34 @@ def _database() -> bytes:
 
 @cache
 def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
-    """A node without a model and without a Loop, in this process."""
+    """A node with the embedded model in this process, for a Loop that is away; whoever sends it events is let in."""
+    from detector import model_package
+    from detector.embedded import EMBEDDED_PACKAGE
     from detector.node import WholebodyNode
     from detector.settings import Settings
+    from detector.sio_access import Doorman
 
     logging.disable()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    folder = Path(tempfile.mkdtemp(prefix='wholebody-fuzz-', dir=_memory_disk()))
+    Doorman.knows = lambda *_: True  # type: ignore[method-assign]
 
     async def make() -> WholebodyNode:
-        return WholebodyNode(Settings(_env_file=None, data_folder=Path(tempfile.mkdtemp(prefix='wholebody-fuzz-'))))
+        node = WholebodyNode(
+            Settings(
+                _env_file=None,
+                data_folder=folder,
+                max_outbox_size=10,
+                max_image_pixels=1_000_000,
+                loop_host='127.0.0.1:9',
+                loop_organization='o',
+                loop_project='p',
+            )
+        )
+        (folder / 'embedded').mkdir()
+        await node.serving.switch(model_package.unpack(EMBEDDED_PACKAGE, folder / 'embedded').folder)
+        return node
 
     return loop.run_until_complete(make()), loop
 
