@@ -133,9 +133,7 @@ class Room:
         except BaseException as error:
             self.give_back(0 if granted.cancelled() else pixels)
             if isinstance(error, TimeoutError):
-                raise DeadlineExceeded(
-                    'no room in memory for the image in time: others come first', retry_after=1
-                ) from None
+                raise DeadlineExceeded('no turn in time: images of others come first', retry_after=1) from None
             raise
 
     def give_back(self, pixels: int) -> None:

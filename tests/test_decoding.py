@@ -57,7 +57,7 @@ async def test_nobody_waits_longer_than_he_wants() -> None:
     patient = asyncio.create_task(room.take(2, math.inf))
     await settle()
     cancelled.cancel()
-    with pytest.raises(DeadlineExceeded, match='no room in memory'):
+    with pytest.raises(DeadlineExceeded, match='no turn in time'):
         await late
     await asyncio.wait_for(patient, 1)
     assert room.held == 10

@@ -212,7 +212,7 @@ def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None
         assert second.status_code == 422
         assert 'one request after the other' in second.json()['detail']
     time.sleep(0.2)
-    assert httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40').text == 'ok'
+    assert httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40').text == 'OK'
 
 
 def test_a_stranger_says_how_much_he_sends(closed: NodeProcess) -> None:

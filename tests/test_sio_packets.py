@@ -86,7 +86,7 @@ def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
     assert in_flight.held == 0
 
 
-@pytest.mark.parametrize(('others', 'says'), [(0, 'more than 100 bytes (MAX_IN_FLIGHT_MIB)'), (1, 'try again later')])
+@pytest.mark.parametrize(('others', 'says'), [(0, 'more than 100 bytes (MAX_IN_FLIGHT_MIB)'), (30, 'try again later')])
 def test_an_event_that_is_too_much_is_let_pass_and_answered(others: int, says: str) -> None:
     """All its parts are taken off the line, none is kept, and the next event is one of its own."""
     in_flight = InFlight(100)
