@@ -162,6 +162,7 @@ def plot(report: Report, path: Path) -> None:
         axes[1].plot(minutes, [part.p50.get(kind) for part in report.slices], label=kind)
     axes[0].plot(minutes, [sum(part.refused.values()) / width for part in report.slices], 'k:', label='refused')
     axes[0].set_ylabel('answers per second')
+    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # the legend's place
     axes[1].set_ylabel('median latency in ms')
     axes[1].set_yscale('log')
     looked = [part for part in report.slices if part.states]
@@ -175,5 +176,5 @@ def plot(report: Report, path: Path) -> None:
     axes[3].set_ylim(bottom=0)
     axes[3].set_xlabel('minutes')
     for axis in (axes[0], axes[3]):
-        axis.legend(fontsize=7, ncols=3)
+        axis.legend(fontsize=7, ncols=4, loc='upper right')
     figure.savefig(path, dpi=90)
