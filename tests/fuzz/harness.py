@@ -97,6 +97,14 @@ def metadata_json(data: bytes) -> None:
 
 def socketio_event(data: bytes) -> None:
     """A packet as a client writes it, `2["event", …]`, then its binary parts: it is answered, if it is an event."""
+    answer = answer_to(data)
+    if answer is not None:
+        assert 'failed inside the node' not in str(answer.get('error')), answer
+        json.dumps(answer, allow_nan=False)
+
+
+def answer_to(data: bytes) -> dict[str, Any] | None:
+    """What a node with the embedded model answers; None to what is no event."""
     from socketio import packet
 
     node, loop = _node()
@@ -104,16 +112,15 @@ def socketio_event(data: bytes) -> None:
     try:
         received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
         if received.attachment_count and not any([received.add_attachment(part) for part in parts]):
-            return
+            return None
     except ValueError:  # no message at all, or more parts than it has
-        return
+        return None
     if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not data:
-        return
+        return None
     event, *payload = received.data
     answer = loop.run_until_complete(node.sio._trigger_event(event, '/', 'a client', *payload))
     assert isinstance(answer, dict), answer
-    assert 'failed inside the node' not in str(answer.get('error')), answer
-    json.dumps(answer, allow_nan=False)
+    return answer
 
 
 def outbox_file(data: bytes) -> None:
@@ -226,7 +233,7 @@ def seeds(name: str) -> list[bytes]:
                 'poses': {'image': {'dtype': 'uint8', 'shape': [24, 32, 3], 'bytes': part}},
                 'upload': {'image': image, 'metadata': metadata, 'upload_priority': True},
                 'set_outbox_mode': 'stopped',
-                'set_model_version_mode': '1.0',
+                'set_model_version_mode': 'pause',
                 'get_model_version': None,
                 'get_outbox_mode': None,
                 'about': None,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .harness import TARGETS, seeds
+from .harness import TARGETS, answer_to, seeds
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +22,12 @@ def test_every_target_takes_good_and_damaged_inputs(name: str) -> None:
     assert found
     for seed in [*found, *(seed[: len(seed) // 2] for seed in found), b'\0']:
         TARGETS[name](seed)
+
+
+def test_good_events_reach_their_handlers() -> None:
+    """Else the fuzzer would try nothing but the doors."""
+    answers = [answer_to(seed) for seed in seeds('socketio_event')]
+    assert all(answer is not None and 'error' not in answer for answer in answers), answers
+    assert {'poses', 'items', 'point_detections', 'outbox_mode', 'status'} <= {
+        key for one in answers for key in one or {}
+    }
