@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .error_answers import answer
 from .errors import ForeignOrigin, Unauthorized, WholebodyError
-from .settings import Settings
+from .settings import _DEFAULT_PORTS, Settings
 
 log = logging.getLogger('wholebody.access')
 
@@ -43,7 +43,6 @@ _MAX_SESSIONS: Final = 1000
 _ATTEMPT_SECONDS: Final = 0.25
 """So long a wrong token or password waits for its answer."""
 _LOG_SECONDS: Final = 1.0
-_DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
 _BEARER: Final = 'Bearer realm="wholebody"'
 _BASIC: Final = 'Basic realm="wholebody"'
 _WEBHOOK_REMEDY: Final = (

@@ -27,6 +27,7 @@ from .poses import Pose
 from .runtimes import Backend, FloatArray, Precision, Runtime
 from .skeleton import KEYPOINT_COUNT
 from .streams import Streams
+from .wording import counted
 
 _SECONDS_PER_TURN: Final = 0.4
 _MIN_FRAMES: Final = 3
@@ -65,7 +66,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        persons = f'{self.persons} person{"" if self.persons == 1 else "s"}'
+        persons = counted(self.persons, 'person')
         return persons if self.interval == 1 else f'{persons}, interval {self.interval}'
 
 

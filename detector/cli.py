@@ -18,6 +18,7 @@ from .cli_model import app as model_app
 from .cli_outbox import app as outbox_app
 from .errors import InvalidSettings, WholebodyError
 from .settings import load_settings
+from .wording import counted
 
 app = typer.Typer(
     help='Whole-body pose: 133 keypoints per person, as a Learning Loop detector node and on the command line.',
@@ -182,7 +183,7 @@ def card(
             'an example card is installed: ' + str(_example_card())
         ) from None
     write_card(output, persons=persons, size=(width, height), background=background)
-    print(f'{output}: {persons} person{"" if persons == 1 else "s"}')
+    print(f'{output}: {counted(persons, "person")}')
 
 
 def _example_card() -> Path:

@@ -20,6 +20,7 @@ from .images import Image
 from .model_store import ModelStore
 from .poses import Pose, poses_to_json
 from .settings import Settings, without_logins
+from .wording import counted
 
 _ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
 _TIMEOUT_SECONDS: Final = 60
@@ -149,5 +150,5 @@ def _summary(path: Path, answer: dict[str, Any], threshold: float) -> str:
         f'{pose["confidence"]:.2f} ({sum(point["confidence"] >= threshold for point in pose["keypoints"])} keypoints)'
         for pose in answer['poses']
     ]
-    found = f'{len(persons)} person{"" if len(persons) == 1 else "s"}'
+    found = counted(len(persons), 'person')
     return f'{path}: {found}{": " if persons else ""}{", ".join(persons)} [{answer["model_version"]}]'

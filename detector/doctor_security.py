@@ -13,6 +13,7 @@ from typing import Final, Literal
 import httpx
 from dotenv import dotenv_values
 
+from .access import OPEN_PATHS
 from .doctor import Check
 from .settings import Settings, secret_names
 
@@ -63,7 +64,12 @@ def _token(settings: Settings, reachable: bool) -> Check:
         return Check(
             'API_TOKEN', 'failed', f'{length} characters can be guessed; `openssl rand -hex 24` makes a better one'
         )
-    return Check('API_TOKEN', 'ok', 'asked for wherever images are carried or something is changed')
+    open_paths = ', '.join(sorted(OPEN_PATHS))
+    return Check(
+        'API_TOKEN',
+        'ok',
+        f'asked for wherever images are carried or something is changed; open to read without it: {open_paths}',
+    )
 
 
 def _label_studio_routes(settings: Settings, reachable: bool) -> Check:

@@ -2,19 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.enums import OutboxMode
 
-from . import images, metadata, overlay
-from .errors import InvalidRequest, NoLearningLoop, NotFound
+from . import images, metadata, outbox_images, overlay
+from .errors import InvalidRequest, NoLearningLoop
+from .images import Image
 from .outbox import NoOutbox, Outbox
-from .outbox_files import Entry
 from .poses import poses_from_metadata
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 router = APIRouter(tags=['outbox'])
 
 MAX_LISTED = 100_000
-drawing: Final = asyncio.Semaphore(1)
-"""Stored images are decoded and drawn one at a time, also for the page: nobody's frame shall wait for that."""
 
 
 def _node(request: Request) -> 'WholebodyNode':
@@ -107,46 +104,26 @@ async def get_outbox_image(request: Request, name: str, skeletons: bool = False)
 
     curl 'localhost:8004/outbox/2026-01-31_12:00:00.000000/image?skeletons=true' -o image.jpg
     """
-    entry = _find(request, name)
-    settings = _node(request).settings
+    node = _node(request)
+    if not skeletons:
+        jpeg = await outbox_images.read(node.outbox, name, lambda entry: entry.jpeg.read_bytes())
+        return Response(jpeg, media_type='image/jpeg')
 
-    def draw() -> bytes:
-        poses = poses_from_metadata(json.loads(entry.metadata.read_bytes()))
-        picture = images.decode(entry.jpeg.read_bytes(), max_pixels=settings.max_image_pixels)
-        drawn = overlay.draw(picture, poses, confidence_threshold=settings.confidence_threshold)
+    def with_skeletons(picture: Image, stored: dict[str, Any]) -> bytes:
+        poses = poses_from_metadata(stored)
+        drawn = overlay.draw(picture, poses, confidence_threshold=node.settings.confidence_threshold)
         return images.encode_jpeg(drawn, quality=90)
 
-    if not skeletons:
-        return Response(await _read(name, entry.jpeg.read_bytes), media_type='image/jpeg')
-    async with drawing:
-        return Response(await _read(name, draw), media_type='image/jpeg')
+    max_pixels = node.settings.max_image_pixels
+    jpeg = await outbox_images.draw(node.outbox, name, with_skeletons, max_pixels=max_pixels)
+    return Response(jpeg, media_type='image/jpeg')
 
 
 @router.get('/outbox/{name}/metadata')
 async def get_outbox_metadata(request: Request, name: str) -> Response:
     """The metadata of an image that waits, as it will be sent."""
-    entry = _find(request, name)
-    return Response(await _read(name, entry.metadata.read_bytes), media_type='application/json')
-
-
-def _find(request: Request, name: str) -> Entry:
-    entry = _outbox(request).queue.find(name)
-    if entry is None:
-        raise _not_there(name)
-    return entry
-
-
-def _not_there(name: str) -> NotFound:
-    return NotFound(f'no image {name[:80]!r} waits in the outbox; it may have been sent')
-
-
-async def _read(name: str, read: Callable[[], bytes]) -> bytes:
-    try:
-        return await asyncio.to_thread(read)
-    except FileNotFoundError:
-        raise _not_there(name) from None
-    except Exception as error:  # whatever others put there
-        raise NotFound(f'the image {name!r} or its metadata cannot be read: {error}') from error
+    stored = await outbox_images.read(_node(request).outbox, name, lambda entry: entry.metadata.read_bytes())
+    return Response(stored, media_type='application/json')
 
 
 # ---------------------------------------------------------------- mode

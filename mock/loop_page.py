@@ -23,6 +23,7 @@ from detector.page.look import (
     use_look,
 )
 from detector.page.pictures import poses_of_picture, thumbnail
+from detector.wording import counted
 
 from .loop_errors import LoopError
 from .loop_project import ImageRecord, Model, Project
@@ -177,7 +178,7 @@ class LoopPage:
 
 def _picture(project: Project, record: ImageRecord) -> Picture:
     state = project.state
-    persons = f'{record.boxes} person{"" if record.boxes == 1 else "s"}'
+    persons = counted(record.boxes, 'person')
     return Picture(
         address='/'.join(quote(part) for part in (state.organization, state.project, 'images', record.id)),
         title=record.name,

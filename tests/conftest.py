@@ -1,6 +1,6 @@
-import os
 import tempfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import hypothesis
@@ -11,18 +11,18 @@ from detector.embedded import EMBEDDED_PACKAGE
 from detector.engine import PoseEngine
 from detector.model_package import ModelPackage
 
+from .fuzz.budget import FUZZ_SECONDS
 from .processes import PROJECT, NodeProcess, running_node
 
-_FUZZ_SECONDS = int(os.environ.get('WHOLEBODY_FUZZ_SECONDS', '0'))
 _CALM = {
-    'deadline': None,  # other work on the machine is no fault of a parser
+    'deadline': timedelta(seconds=4),  # hypothesis adds a quarter: an example of over 5 s is a hang
     'suppress_health_check': list(hypothesis.HealthCheck),
     'print_blob': True,
 }
 hypothesis.configuration.set_hypothesis_home_dir(PROJECT / '.hypothesis')  # tests change the working directory
 hypothesis.settings.register_profile('ci', max_examples=25, derandomize=True, database=None, **_CALM)
-hypothesis.settings.register_profile('long', max_examples=max(1000, 10 * _FUZZ_SECONDS), **_CALM)
-hypothesis.settings.load_profile('long' if _FUZZ_SECONDS else 'ci')
+hypothesis.settings.register_profile('long', max_examples=max(1000, 10 * FUZZ_SECONDS), **_CALM)
+hypothesis.settings.load_profile('long' if FUZZ_SECONDS else 'ci')
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

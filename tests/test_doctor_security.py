@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from detector.access import OPEN_PATHS
 from detector.cli import app
 from detector.doctor import Check
 from detector.doctor_security import examine
@@ -66,6 +67,15 @@ def test_what_is_open_is_said_with_a_remedy(
     check = examined(tmp_path, **{'node_host': '0.0.0.0'} | settings)[name]
     assert check.state == state
     assert remedy in check.detail
+
+
+def test_with_a_token_it_is_said_what_stays_open_to_read(tmp_path: Path) -> None:
+    """Each path, as information: that is as it should be."""
+    check = examined(tmp_path, node_host='0.0.0.0', api_token=GOOD_TOKEN)['API_TOKEN']
+    assert check.state == 'ok'
+    listed = check.detail.rpartition('open to read without it: ')[2]
+    assert set(listed.split(', ')) == OPEN_PATHS
+    assert 'open to read' not in examined(tmp_path, node_host='0.0.0.0')['API_TOKEN'].detail
 
 
 def test_files_that_others_can_read_are_found(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -243,13 +244,24 @@ def test_the_id_is_in_the_lines_of_its_request(logging_node: NodeProcess) -> Non
 
 def test_modes_that_are_set_by_a_request_do_not_keep_its_id(logging_node: NodeProcess) -> None:
     """The outbox that a request has started goes on by itself."""
-    for mode in ('stopped', 'continuous_upload'):
-        answer = httpx.put(f'{logging_node.url}/outbox_mode', content=mode, headers={'X-Request-ID': 'mode'})
-        assert answer.status_code == 200
-    told = [
-        line for line in lines(logging_node) if line['logger'] == 'wholebody.outbox' and 'stay in' in line['message']
-    ]
-    assert all('request_id' not in line for line in told)
+    httpx.post(f'{logging_node.url}/upload', files={'files': CARD}).raise_for_status()
+    set_mode(logging_node, 'stopped')
+    before = len(failed_uploads(logging_node))
+    set_mode(logging_node, 'continuous_upload')
+    deadline = time.monotonic() + 15
+    while not (told := failed_uploads(logging_node)[before:]):
+        assert time.monotonic() < deadline, 'no upload has failed'
+        time.sleep(0.05)
+    assert [line.get('request_id') for line in told] == [None] * len(told)
+
+
+def set_mode(node: NodeProcess, mode: str) -> None:
+    httpx.put(f'{node.url}/outbox_mode', content=mode, headers={'X-Request-ID': 'mode'}).raise_for_status()
+
+
+def failed_uploads(node: NodeProcess) -> list[dict[str, Any]]:
+    """What the outbox's task has logged of them."""
+    return [line for line in lines(node) if line['logger'] == 'wholebody.outbox' and 'stay in' in line['message']]
 
 
 def test_about_tells_since_when(logging_node: NodeProcess) -> None:

@@ -51,7 +51,7 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
             assert ready(node).status_code == 200
         sabotage.gone()
         errors = [node.detect(CARD) for _ in range(FAULTS - 1)]
-        errors[0].json()['detail'].startswith('onnxruntime on CPUExecutionProvider fails: CUDA failure 700')
+        assert errors[0].json()['detail'].startswith('onnxruntime on CPUExecutionProvider fails: CUDA failure 700')
         assert {error.status_code for error in errors} == {503}
         event = client.call('detect', {'image': {'format': 'jpeg', 'bytes': CARD}})
         assert 'CUDA failure 700' in event['error']

@@ -12,6 +12,7 @@ from ..errors import WholebodyError
 from ..outbox import NoOutbox, Outbox
 from ..outbox_files import Description, Entry
 from ..routes_outbox import set_outbox_mode
+from ..wording import counted
 from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _is_sending(outbox: Outbox) -> bool:
 
 def _picture(description: Description) -> Picture:
     saved = (description.saved_at or description.name).replace('T', ' ')[:19]
-    persons = '' if description.persons is None else _count(description.persons, 'person')
+    persons = '' if description.persons is None else counted(description.persons, 'person')
     details = [persons, 'priority' if description.priority else '', description.source or '']
     return Picture(
         address=f'outbox/{quote(description.name)}',
@@ -96,7 +97,3 @@ def _picture(description: Description) -> Picture:
         lines=[saved, ' · '.join(detail for detail in details if detail)],
         tags=[str(tag) for tag in description.tags or []],
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number} {noun}{"" if number == 1 else "s"}'

@@ -63,8 +63,8 @@ def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
         assert_own_origin_only(node)
         assert_pages_do_not_pile_up(node)
         for kind in ('thumbnail', 'image', 'poses'):
-            gone = httpx.get(f'{node.url}/ui/outbox/2026-01-31_12:00:00.000000/{kind}')
-            assert (gone.status_code, 'not in the outbox' in gone.json()['detail']) == (404, True)
+            nothing = httpx.get(f'{node.url}/ui/outbox/2026-01-31_12:00:00.000000/{kind}')
+            assert (nothing.status_code, 'set LOOP_HOST' in nothing.json()['detail']) == (409, True)
         folders = {path.name for path in (tmp_path / 'node').iterdir()}
     assert folders == {'data', 'node.log'}
     assert 'Traceback' not in node.log.read_text()
