@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .error_answers import answer
 from .errors import ForeignOrigin, Unauthorized, WholebodyError
-from .settings import _DEFAULT_PORTS, Settings
+from .settings import DEFAULT_PORTS, Settings
 
 log = logging.getLogger('wholebody.access')
 
@@ -283,7 +283,7 @@ def _is_local(origin: str) -> bool:
 
 def _port_of(origin: str) -> str:
     """The port that may be left out."""
-    return _DEFAULT_PORTS.get(origin.partition('://')[0].lower(), ':')
+    return DEFAULT_PORTS.get(origin.partition('://')[0].lower(), ':')
 
 
 def _is_page(connection: HTTPConnection) -> bool:

@@ -32,7 +32,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _LOGIN: Final = re.compile(r'(?<=://)[^\s"\'<>]*@|(?<!\S)[^/\s@:]+:[^\s@]+@')
 """User name and password in an address, with or without a scheme before them."""
-_DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
+DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
 _HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
@@ -258,7 +258,7 @@ class Settings(BaseSettings):
             scheme, _, host = entry.partition('://')
             if entry != '*' and not (scheme in ('http', 'https') and _HOST.fullmatch(host)):
                 raise ValueError('give origins like https://host:8080, comma separated, or *')
-        return ','.join(entry.removesuffix(_DEFAULT_PORTS.get(entry.partition(':')[0], ',')) for entry in entries)
+        return ','.join(entry.removesuffix(DEFAULT_PORTS.get(entry.partition(':')[0], ',')) for entry in entries)
 
     @field_validator('data_folder')
     @classmethod
