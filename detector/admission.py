@@ -6,7 +6,7 @@ Requests are let in one at a time: live ones (robots, people) before bulk work, 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -23,9 +23,19 @@ class Ticket:
     :param stream: of the frames that replace each other; None if this one must not be replaced.
     :param since: when it came in, or the first of the frames whose place it has taken.
     :param deadline: when the turn must have begun.
+    :param late: counts a request that is later than that, and gives what it hears.
     """
 
-    def __init__(self, *, live: bool, stream: Hashable | None, since: float, deadline: float) -> None:
+    def __init__(
+        self,
+        *,
+        live: bool,
+        stream: Hashable | None,
+        since: float,
+        deadline: float,
+        late: Callable[[], DeadlineExceeded],
+    ) -> None:
+        self.late = late
         self.live = live
         self.stream = stream
         self.since = since
@@ -83,7 +93,7 @@ class Admission:
             self.refused += 1
             older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0, reason='replaced'))
             since = older.since
-        ticket = Ticket(live=live, stream=stream, since=since, deadline=now + self._deadline)
+        ticket = Ticket(live=live, stream=stream, since=since, deadline=now + self._deadline, late=self._late)
         if stream is not None:
             self._arrived[stream] = ticket
         self._present += 1
@@ -114,9 +124,12 @@ class Admission:
         older = None if stream is None else self._arrived.get(stream)
         return None if older is None or older.go.done() else older
 
-    def _expected_seconds(self) -> float:
-        """Until a request that comes now would have its turn."""
-        return self._present * self._mean_seconds
+    def _late(self) -> DeadlineExceeded:
+        self.refused += 1
+        return DeadlineExceeded(
+            f'no turn within {self._deadline:g} seconds: other requests come first',
+            retry_after=max(1.0, self._present * self._mean_seconds),
+        )
 
     @asynccontextmanager
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
@@ -133,11 +146,7 @@ class Admission:
                 await asyncio.shield(ticket.go)
         except TimeoutError:
             if not _was_let_in(ticket):
-                self.refused += 1
-                raise DeadlineExceeded(
-                    f'no turn within {self._deadline:g} seconds: other requests come first',
-                    retry_after=max(1.0, self._expected_seconds()),
-                ) from None
+                raise self._late() from None
         except asyncio.CancelledError:
             if _was_let_in(ticket):
                 self._end_turn()

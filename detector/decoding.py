@@ -5,25 +5,26 @@ numbers of requests only.
 """
 
 import asyncio
-import math
 import time
-from collections import deque
+from bisect import insort
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from learning_loop_node.helpers.misc import ImageData
 
 from . import images
-from .errors import DeadlineExceeded, InvalidImage
+from .admission import Ticket
+from .errors import InvalidImage
 from .images import Image
 from .metrics import Metrics
 
 _THREADS: Final = 2
 """Images that may be decoded at the same time."""
-_LARGEST_IMAGES: Final = 4
-"""Decoded images of MAX_IMAGE_PIXELS for which there is room; a group of images that is larger goes alone."""
+ROOM_PIXELS: Final = 256_000_000
+"""For decoded images, 768 MB; a group of images that has more goes alone."""
 
 
 class Decoder:
@@ -31,24 +32,24 @@ class Decoder:
 
     :param max_pixels: of one image.
     :param metrics: where the times are counted.
+    :param room: pixels of decoded images.
     """
 
-    def __init__(self, *, max_pixels: int, metrics: Metrics) -> None:
-        self.room = Room(_LARGEST_IMAGES * max_pixels)
+    def __init__(self, *, max_pixels: int, metrics: Metrics, room: int = ROOM_PIXELS) -> None:
+        self.room = Room(room)
         self._max_pixels = max_pixels
         self._metrics = metrics
         self._threads = asyncio.Semaphore(_THREADS)
 
     @asynccontextmanager
-    async def decoded(
-        self, received: Sequence[ImageData], *, deadline: float
-    ) -> AsyncIterator[list[Image | InvalidImage]]:
+    async def decoded(self, received: Sequence[ImageData], ticket: Ticket) -> AsyncIterator[list[Image | InvalidImage]]:
         """Hold images in memory, in the order of arrival where there is no room for all that come.
 
         :param received: of a group: encoded images, or RGB arrays, which take no room.
-        :param deadline: of `time.monotonic`, when there must be room.
+        :param ticket: the request that they belong to.
         :return: upright RGB arrays, in the order of `received`; instead of one that is broken or not acceptable, why.
         :raises DeadlineExceeded: there is no room in time.
+        :raises Busy: a newer frame of the same stream has come while this one waited for room.
         """
         files = sum(not isinstance(image, np.ndarray) for image in received)
         most = files * self._max_pixels
@@ -56,7 +57,7 @@ class Decoder:
             room = most
         else:
             room = await asyncio.to_thread(self._pixels, received)
-        await self.room.take(room, deadline)
+        await self.room.take(room, ticket)
         try:
             decoded = await asyncio.gather(*(self._decode(image) for image in received))
             needed = sum(
@@ -76,10 +77,9 @@ class Decoder:
         for image in received:
             if not isinstance(image, np.ndarray):
                 try:
-                    width, height = images.upright_size(image, max_pixels=self._max_pixels)
+                    count += images.pixels(image, max_pixels=self._max_pixels)
                 except InvalidImage:  # decoding will say so
                     continue
-                count += width * height
         return count
 
     async def _decode(self, received: ImageData) -> Image | InvalidImage:
@@ -96,7 +96,7 @@ class Decoder:
 
 
 class Room:
-    """A number of pixels that may be held at the same time; who comes first is served first.
+    """A number of pixels that may be held at the same time; who came first is served first.
 
     :param pixels: who needs more has all of it.
     """
@@ -104,7 +104,7 @@ class Room:
     def __init__(self, pixels: int) -> None:
         self._pixels = pixels
         self._held = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiting: list[_Waiting] = []
 
     @property
     def held(self) -> int:
@@ -115,26 +115,34 @@ class Room:
         """Whether `take` would not wait."""
         return not pixels or (not self._waiting and (not self._held or self._held + pixels <= self._pixels))
 
-    async def take(self, pixels: int, deadline: float) -> None:
+    async def take(self, pixels: int, ticket: Ticket) -> None:
         """Wait until there is room, and take it.
 
-        :param deadline: of `time.monotonic`.
         :raises DeadlineExceeded: there is none in time.
+        :raises Busy: the ticket has been replaced.
         """
         if self.has(pixels):
             self._held += pixels
             return
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((pixels, granted))
-        seconds = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        waiting = _Waiting(ticket.since, pixels, asyncio.get_running_loop().create_future())
+        insort(self._waiting, waiting)
+        seconds = max(0.0, ticket.deadline - time.monotonic())
         try:
-            async with asyncio.timeout(seconds):
-                await granted
-        except BaseException as error:
-            self.give_back(0 if granted.cancelled() else pixels)
-            if isinstance(error, TimeoutError):
-                raise DeadlineExceeded('no turn in time: images of others come first', retry_after=1) from None
+            await asyncio.wait((waiting.granted, ticket.go), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if ticket.go.done():
+                ticket.go.result()
+            if not waiting.granted.done():
+                raise ticket.late()
+        except BaseException:
+            self._leave(waiting)
             raise
+
+    def _leave(self, waiting: '_Waiting') -> None:
+        if waiting.granted.done():
+            self.give_back(waiting.pixels)
+        else:
+            self._waiting.remove(waiting)
+            self._serve()
 
     def give_back(self, pixels: int) -> None:
         self._held -= pixels
@@ -142,12 +150,16 @@ class Room:
 
     def _serve(self) -> None:
         while self._waiting:
-            pixels, granted = self._waiting[0]
-            if granted.cancelled():
-                self._waiting.popleft()
-                continue
-            if self._held and self._held + pixels > self._pixels:
+            first = self._waiting[0]
+            if self._held and self._held + first.pixels > self._pixels:
                 return
-            self._waiting.popleft()
-            self._held += pixels
-            granted.set_result(None)
+            del self._waiting[0]
+            self._held += first.pixels
+            first.granted.set_result(None)
+
+
+@dataclass(slots=True, order=True)
+class _Waiting:
+    since: float
+    pixels: int = field(compare=False)
+    granted: asyncio.Future[None] = field(compare=False)

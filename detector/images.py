@@ -58,8 +58,18 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     return np.ascontiguousarray(array)
 
 
+def pixels(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """That `decode` would give an image, as its header says; nothing else is read.
+
+    :raises InvalidImage: as `decode`.
+    """
+    with _opened(data, max_pixels) as picture:
+        _check_size(picture.width, picture.height, max_pixels)
+        return picture.width * picture.height
+
+
 def upright_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
-    """Width and height that `decode` would give an image; only its header is read.
+    """Width and height that `decode` would give an image; only its header is read, but for a PNG, which is decoded.
 
     :raises InvalidImage: as `decode`.
     """

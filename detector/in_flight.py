@@ -29,7 +29,7 @@ class Claim:
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more may come."""
-        return self._all.held == self.held or self._all.held + size <= self._all.limit
+        return not size or self._all.held == self.held or self._all.held + size <= self._all.limit
 
     def refusal(self) -> Busy:
         """What the sender hears for whose bytes there is no room."""

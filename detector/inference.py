@@ -80,14 +80,15 @@ class Inference:
         *,
         camera_id: str | None = None,
         stream: Hashable | None = None,
-        boxes: FloatArray | None = None,
+        boxes: Callable[[int, int], FloatArray] | None = None,
     ) -> Estimate:
         """Find the poses in an image.
 
         :param received: an encoded image, or an RGB array.
         :param camera_id: whose frames may do without a detection each (DETECTION_INTERVAL).
         :param stream: an earlier frame of the same stream that still waits is given up for this one.
-        :param boxes: (N, 4), x1, y1, x2, y2 in pixels: the poses of the persons in these, found by somebody else.
+        :param boxes: gives (N, 4), x1, y1, x2, y2 in pixels, for width and height: the poses of the persons in these,
+            found by somebody else.
         :raises InvalidImage: it is broken or not acceptable.
         :raises ModelUnavailable: no model serves.
         :raises Busy: other work keeps this from starting in time, or a newer frame has come.
@@ -95,26 +96,31 @@ class Inference:
         self._fail_fast()
         async with self.admission.enter(stream=stream) as ticket:
             run = partial(self._frame, camera_id=camera_id) if boxes is None else partial(_in_boxes, boxes=boxes)
-            (estimate,) = await self._estimate_group([received], ticket, run)
-        if isinstance(estimate, InvalidImage):
-            raise estimate
-        return estimate
+            (estimate,) = _sound(await self._estimate_group([received], ticket, run))
+            return estimate
 
-    async def estimate_batch(
-        self, received: Sequence[ImageData], *, live: bool = True
-    ) -> AsyncIterator[Estimate | InvalidImage]:
+    async def estimate_batch(self, received: Sequence[ImageData]) -> AsyncIterator[Estimate]:
         """Find the poses in several images, which share inferences; others have their turns in between.
 
-        :param live: somebody waits for the answer now.
-        :return: in the order of `received`; for an image that is broken or not acceptable, why.
-        :raises WholebodyError: see `estimate`.
+        :raises WholebodyError: see `estimate`; before any of the images that share an inference is given.
         """
         self._fail_fast()
         for start in range(0, len(received), GROUP_IMAGES):
-            async with self.admission.enter(live=live) as ticket:
-                estimates = await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, _together)
-            for estimate in estimates:
+            async with self.admission.enter() as ticket:
+                group = _sound(await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, _together))
+            for estimate in group:
                 yield estimate
+
+    async def estimate_bulk(self, received: Sequence[ImageData]) -> list[Estimate | InvalidImage]:
+        """Find the poses in a few images, when nobody waits for an answer now.
+
+        :param received: up to `GROUP_IMAGES`.
+        :return: in the order of `received`; for an image that is broken or not acceptable, why.
+        :raises ModelUnavailable: see `estimate`.
+        """
+        self._fail_fast()
+        async with self.admission.enter(live=False) as ticket:
+            return await self._estimate_group(received, ticket, _together)
 
     def _fail_fast(self) -> None:
         """Before the decoding, if no model is there."""
@@ -126,7 +132,7 @@ class Inference:
     ) -> list[Estimate | InvalidImage]:
         """:param run: what is done in the inference thread."""
         start = time.perf_counter()
-        async with self.decoder.decoded(received, deadline=ticket.deadline) as decoded:
+        async with self.decoder.decoded(received, ticket) as decoded:
             group = [image for image in decoded if not isinstance(image, InvalidImage)]
             if not group:
                 return [image for image in decoded if isinstance(image, InvalidImage)]
@@ -212,9 +218,22 @@ Run = Callable[[WholebodyDetectorLogic, Sequence[Image]], list[list[Pose]]]
 """What happens to a group of images in the inference thread."""
 
 
+def _sound(found: Sequence[Estimate | InvalidImage]) -> list[Estimate]:
+    """:raises InvalidImage: one of the images is; a new error, since one that is kept would keep all that led to it."""
+    for one in found:
+        if isinstance(one, InvalidImage):
+            raise type(one)(str(one))
+    return [one for one in found if isinstance(one, Estimate)]
+
+
 def _together(logic: WholebodyDetectorLogic, group: Sequence[Image]) -> list[list[Pose]]:
     return logic.engine.poses_of_images(group)
 
 
-def _in_boxes(logic: WholebodyDetectorLogic, group: Sequence[Image], boxes: FloatArray) -> list[list[Pose]]:
-    return logic.engine.poses_in_boxes([(image, boxes, np.ones(len(boxes), dtype=np.float32)) for image in group])
+def _in_boxes(
+    logic: WholebodyDetectorLogic, group: Sequence[Image], boxes: Callable[[int, int], FloatArray]
+) -> list[list[Pose]]:
+    found = [(image, boxes(image.shape[1], image.shape[0])) for image in group]
+    return logic.engine.poses_in_boxes(
+        [(image, given, np.ones(len(given), dtype=np.float32)) for image, given in found]
+    )

@@ -30,7 +30,7 @@ from . import (
 )
 from .collector import AUTOUPLOAD_MODES, Collector
 from .drain import Drain, Draining
-from .errors import InvalidImage, InvalidRequest, LoopFault, NoLearningLoop
+from .errors import InvalidRequest, LoopFault, NoLearningLoop
 from .folder_lock import FolderLock
 from .in_flight import InFlight
 from .inference import Estimate, Inference
@@ -319,8 +319,6 @@ class WholebodyNode(DetectorNode):
             raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {sio_events.MAX_BATCH}')
         items: list[ImageMetadata] = []
         async for estimate in self.inference.estimate_batch(images):
-            if isinstance(estimate, InvalidImage):
-                raise estimate
             image = images[len(items)]
             items.append(await self._finish(image, estimate, tags, camera_id, source, autoupload, creation_date))
         return ImagesMetadata(items=items)

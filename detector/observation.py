@@ -20,7 +20,7 @@ from starlette.routing import Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import request_context, upstream
-from .errors import InvalidRequest, ModelUnavailable
+from .errors import ModelUnavailable, WholebodyError
 from .metrics import NOBODY, Metrics, status_of
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def observed_event(metrics: Metrics, name: str | None, handler: EventHandler) ->
     :param name: None for whatever is no known event.
     :param handler: notes errors that it answers (`request_context.note_error`).
     """
-    route = OTHER if name is None else f'sio:{name}'
+    route = _route_of(name)
 
     async def answer(*arguments: Any) -> Answer:
         arrival = time.perf_counter()
@@ -195,12 +195,19 @@ def _wanted_id(arguments: Sequence[Any]) -> object:
     return payload.get('request_id') if isinstance(payload, Mapping) else None
 
 
-def refused_event(metrics: Metrics, text: str) -> Answer:
-    """Count what is no event, and answer it."""
+def refused_event(metrics: Metrics, error: WholebodyError, name: str | None = None) -> Answer:
+    """Count an event that reaches no handler, and answer it.
+
+    :param name: of the event; None if it is none of the known ones.
+    """
     context = request_context.begin()
-    context.error = InvalidRequest(text)
-    metrics.request_ended(OTHER, context, status=status_of(context.error), seconds=0.0)
-    return {'error': text}
+    context.error = error
+    metrics.request_ended(_route_of(name), context, status=status_of(error), seconds=0.0)
+    return {'error': str(error)}
+
+
+def _route_of(event: str | None) -> str:
+    return OTHER if event is None else f'sio:{event}'
 
 
 # ---------------------------------------------------------------- the event loop

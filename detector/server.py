@@ -62,7 +62,6 @@ def serve(settings: Settings) -> None:
         loop='asyncio' if settings.debug else 'auto',  # uvloop does not tell what is slow
         log_config=None,
         ws_max_size=settings.max_frame_mib * 1024**2,
-        ws_max_queue=2,  # each may be as large as that, and is held before anybody looks
         ws_per_message_deflate=False,  # strangers' small frames would be inflated to MAX_FRAME_MIB before anybody looks
         timeout_graceful_shutdown=CONNECTION_SECONDS,
     )

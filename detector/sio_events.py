@@ -52,7 +52,7 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         async_mode='asgi',
         max_http_buffer_size=node.settings.max_frame_mib * 1024**2,
         cors_allowed_origins=[],
-        serializer=TolerantPacket.counted_by(node.in_flight),
+        serializer=TolerantPacket.counted_by(node.in_flight, seconds=node.settings.body_seconds),
         json=TolerantJson,
     )
     seconds = node.settings.body_seconds
@@ -62,7 +62,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
 
     async def connect(sid: str, *details: Any) -> dict[str, str] | None:
         if not details or details[0] is not server.get_environ(sid):
-            return refused_event(node.metrics, "'connect' is no event to send")  # a client can, and reaches this
+            # a client can, and reaches this
+            return refused_event(node.metrics, InvalidRequest("'connect' is no event to send"))
         await doorman.admit(sid, *details)
         node.connected_clients.append(sid)
         return None
@@ -75,9 +76,15 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         return {'error': "'disconnect' is no event to send"}
 
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
-        if event == UNREADABLE:
-            return refused_event(node.metrics, f'the message cannot be read: {payload[0] if payload else ""}')
-        return refused_event(node.metrics, f'unknown event {event!r}; known are {", ".join(EVENTS)}')
+        if event != UNREADABLE:
+            known = ', '.join(EVENTS)
+            return refused_event(node.metrics, InvalidRequest(f'unknown event {event!r}; known are {known}'))
+        why, *name = payload or ('',)
+        if not isinstance(why, WholebodyError):
+            return refused_event(node.metrics, InvalidRequest(f'the message cannot be read: {why}'))
+        known_name = name[0] if name and name[0] in EVENTS else None
+        log.warning('%s is answered with an error: %s', known_name or 'an unknown event', why)
+        return refused_event(node.metrics, why, known_name)
 
     server.on('connect', connect)
     server.on('disconnect', disconnect)

@@ -188,7 +188,7 @@ async def test_events_are_counted_by_name_and_outcome() -> None:
     metrics = Metrics()
     for handler in (succeed, refuse, fail, succeed):
         await observed_event(metrics, 'detect', handler)('sid', {})
-    assert refused_event(metrics, 'unknown event') == {'error': 'unknown event'}
+    assert refused_event(metrics, InvalidRequest('unknown event')) == {'error': 'unknown event'}
     scrape = Scrape.of_registry(metrics.registry)
     assert scrape.by('wholebody_requests_total', 'route', 'outcome') == {
         ('sio:detect', 'ok'): 2,

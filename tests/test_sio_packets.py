@@ -1,10 +1,15 @@
 """Socket.IO messages that the library would drop become events that are answered."""
 
+import asyncio
+
 import pytest
 from socketio import packet
 
+from detector.errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow
 from detector.in_flight import Claim, InFlight
-from detector.sio_packets import MAX_ATTACHMENTS, UNREADABLE, TolerantPacket
+from detector.sio_packets import MAX_ATTACHMENTS, MAX_TEXT, UNREADABLE, TolerantPacket
+
+PACKETS = TolerantPacket.counted_by(InFlight(10**9), seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -37,18 +42,18 @@ def test_an_event_without_the_binary_parts_that_it_announces_does_not_wait_for_t
 
 
 @pytest.mark.parametrize('number', ['5', '"a"', 'null', '[]', '-7'])
-def test_a_placeholder_of_nothing_is_an_error(number: str) -> None:
+async def test_a_placeholder_of_nothing_is_an_error(number: str) -> None:
     """The event ends with it, and the next message is one of its own."""
-    received = TolerantPacket(encoded_packet=f'51-7["detect",{{"_placeholder":true,"num":{number}}}]')
+    received = PACKETS(encoded_packet=f'51-7["detect",{{"_placeholder":true,"num":{number}}}]')
     assert received.add_attachment(b'bytes')
     assert received.data[0] == UNREADABLE
 
 
-def test_a_good_event_is_as_it_was() -> None:
+async def test_a_good_event_is_as_it_was() -> None:
     """Text, numbers of any length and binary parts."""
     assert TolerantPacket(encoded_packet='27["info",1]').data == ['info', 1]
     assert TolerantPacket(encoded_packet='2["a",' + '9' * 5000 + ']').data == ['a', float('inf')]
-    received = TolerantPacket(encoded_packet='51-7["detect",{"_placeholder":true,"num":0}]')
+    received = PACKETS(encoded_packet='51-7["detect",{"_placeholder":true,"num":0}]')
     assert received.add_attachment(b'bytes')
     assert received.data == ['detect', b'bytes']
 
@@ -68,10 +73,10 @@ def binary_event(kind: type[TolerantPacket], count: int) -> TolerantPacket:
     return kind(encoded_packet=f'5{count}-7["a",{parts}]')
 
 
-def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
+async def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
     """Its payload is what the handler holds; a packet that never becomes whole counts as long as it is there."""
     in_flight = InFlight(100)
-    kind = TolerantPacket.counted_by(in_flight)
+    kind = TolerantPacket.counted_by(in_flight, seconds=5)
     event = binary_event(kind, 2)
     event.add_attachment(bytes(30))
     assert in_flight.held == 30
@@ -86,14 +91,43 @@ def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
     assert in_flight.held == 0
 
 
-@pytest.mark.parametrize(('others', 'says'), [(0, 'more than 100 bytes (MAX_IN_FLIGHT_MIB)'), (30, 'try again later')])
-def test_an_event_that_is_too_much_is_let_pass_and_answered(others: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ('others', 'part', 'error'),
+    [(0, bytes(40), RequestTooLarge), (30, bytes(40), Busy), (0, None, InvalidRequest), (0, 'text', InvalidRequest)],
+)
+async def test_an_event_that_cannot_be_taken_is_let_pass_and_answered(others: int, part: object, error: type) -> None:
     """All its parts are taken off the line, none is kept, and the next event is one of its own."""
     in_flight = InFlight(100)
     other = Claim(in_flight)
     other.add(others)
-    event = binary_event(TolerantPacket.counted_by(in_flight), 4)
-    assert [event.add_attachment(bytes(40)) for _ in range(4)] == [False, False, False, True]
+    event = binary_event(TolerantPacket.counted_by(in_flight, seconds=5), 4)
+    assert [event.add_attachment(part) for _ in range(4)] == [False, False, False, True]
     assert event.data[0] == UNREADABLE
-    assert says in event.data[1]
+    assert type(event.data[1]) is error
+    assert event.data[2] == 'a'
     assert in_flight.held == others
+
+
+async def test_parts_that_do_not_come_hold_no_room_for_ever() -> None:
+    """What comes after the time is up is let pass, and the event is answered."""
+    in_flight = InFlight(100)
+    event = binary_event(TolerantPacket.counted_by(in_flight, seconds=0.05), 2)
+    event.add_attachment(bytes(60))
+    await asyncio.sleep(0.2)
+    assert in_flight.held == 0
+    assert event.add_attachment(bytes(30))
+    assert isinstance(event.data[1], RequestTooSlow)
+
+
+async def test_an_answer_with_parts_that_are_none_comes_to_nothing() -> None:
+    """The node asks clients nothing."""
+    event = TolerantPacket.counted_by(InFlight(100), seconds=5)(encoded_packet='61-7')
+    assert event.add_attachment(None)
+    assert event.data == []
+
+
+def test_an_endless_text_is_not_read() -> None:
+    """As objects it would take many times its length; the event has its id, and is answered."""
+    received = TolerantPacket(encoded_packet='27["a"' + ',[]' * (MAX_TEXT // 3) + ']')
+    assert (received.id, received.data[0]) == (7, UNREADABLE)
+    assert 'characters' in received.data[1]

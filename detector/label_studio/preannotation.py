@@ -13,7 +13,6 @@ import numpy as np
 
 from .. import relevance
 from ..errors import Busy, InvalidImage, InvalidRequest, WholebodyError
-from ..images import upright_size
 from ..inference import GROUP_IMAGES, Estimate, Inference
 from ..person_detector import MIN_BOX_SIDE
 from ..poses import FloatArray, Pose
@@ -46,7 +45,6 @@ class Preannotator:
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
         self._threshold = settings.confidence_threshold
-        self._max_pixels = settings.max_image_pixels
         self._seconds = settings.predict_seconds
         self._latest = math.inf
 
@@ -150,7 +148,7 @@ class Preannotator:
                 outcomes.append((index, received))
             else:
                 files.append((index, received))
-        estimates = await self._estimates([file for _, file in files], deadline)
+        estimates = await self._estimates([file for _, file in files], deadline) if files else []
         made = await asyncio.to_thread(lambda: [self._outcome(estimate, config) for estimate in estimates])
         return outcomes + [(index, outcome) for (index, _), outcome in zip(files, made, strict=False)]
 
@@ -158,7 +156,7 @@ class Preannotator:
         """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
         while True:
             try:
-                return [estimate async for estimate in self._inference.estimate_batch(files, live=False)]
+                return await self._inference.estimate_bulk(files)
             except Busy as error:
                 pause = max(error.retry_after, _LEAST_PAUSE)
                 if pause >= self._seconds_until(deadline):
@@ -180,15 +178,14 @@ class Preannotator:
         if prompt is None:
             return {'result': []}
         file = await _fetch(task, config, source)
-        size = await asyncio.to_thread(upright_size, file, max_pixels=self._max_pixels)
         if 'width' in prompt and prompt['type'] == 'rectanglelabels':
-            box = _box(prompt, size)
-            if box is None:
+            estimate = await self._inference.estimate(file, boxes=lambda *size: _boxes(prompt, size))
+            if not estimate.poses:
                 return {'result': []}
-            estimate = await self._inference.estimate(file, boxes=box[None])
             return await asyncio.to_thread(self._prediction, estimate, config)
-        click = np.array([prompt['x'] * size[0] / 100, prompt['y'] * size[1] / 100])
         estimate = await self._inference.estimate(file)
+        height, width = estimate.image.shape[:2]
+        click = np.array([prompt['x'] * width / 100, prompt['y'] * height / 100])
         nearest = min(estimate.poses, key=lambda pose: self._distance(pose, click), default=None)
         return await asyncio.to_thread(self._prediction, estimate, config, [] if nearest is None else [nearest])
 
@@ -259,9 +256,9 @@ def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any
     return None if None in numbers.values() else {'type': kind} | numbers
 
 
-def _box(prompt: Mapping[str, Any], size: Size) -> FloatArray | None:
-    """The part of a drawn box that lies in the image, x1, y1, x2, y2 in pixels; None if that is too small."""
+def _boxes(prompt: Mapping[str, Any], size: Size) -> FloatArray:
+    """The part of a drawn box that lies in the image, (1, 4): x1, y1, x2, y2 in pixels; (0, 4) if that is too small."""
     corners = np.array([prompt['x'], prompt['y'], prompt['x'] + prompt['width'], prompt['y'] + prompt['height']])
     scale = np.array([*size, *size]) / 100
     box = np.clip(corners * scale, 0, np.array([*size, *size])).astype(np.float32)
-    return box if ((box[2:] - box[:2]) >= MIN_BOX_SIDE).all() else None
+    return box[None] if ((box[2:] - box[:2]) >= MIN_BOX_SIDE).all() else np.empty((0, 4), dtype=np.float32)

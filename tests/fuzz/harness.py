@@ -109,18 +109,23 @@ def answer_to(data: bytes) -> dict[str, Any] | None:
 
     node, loop = _node()
     text, *parts = data.split(_PART)
-    try:
-        received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
-        if received.attachment_count and not any([received.add_attachment(part) for part in parts]):
+
+    async def arrive() -> dict[str, Any] | None:
+        try:
+            received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
+        except ValueError:  # no message at all
             return None
-    except ValueError:  # no message at all, or more parts than it has
-        return None
-    if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not data:
-        return None
-    event, *payload = received.data
-    answer = loop.run_until_complete(node.sio._trigger_event(event, '/', 'a client', *payload))
-    assert isinstance(answer, dict), answer
-    return answer
+        if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not data:
+            return None
+        count = received.attachment_count
+        if count and (len(parts) < count or not [received.add_attachment(part) for part in parts[:count]][-1]):
+            return None
+        event, *payload = received.data
+        answer = await node.sio._trigger_event(event, '/', 'a client', *payload)
+        assert isinstance(answer, dict), answer
+        return answer
+
+    return loop.run_until_complete(arrive())
 
 
 def outbox_file(data: bytes) -> None:
