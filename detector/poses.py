@@ -82,6 +82,7 @@ def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_versi
     }
 
 
+@np.errstate(over='raise')
 def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
     """The poses in the Loop's metadata of an image, person i with the points 133·i to 133·i + 132.
 
@@ -89,6 +90,7 @@ def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
 
     :param metadata: ImageMetadata as JSON.
     :raises KeyError: a detection lacks a field.
+    :raises ArithmeticError: a number is too large for float32.
     """
     poses = []
     points = metadata.get('point_detections') or []

@@ -181,7 +181,7 @@ class Addresses:
 def shown(address: str) -> str:
     """An address as messages may show it: shortened, without user name, password, and query but the name of a file."""
     path, _, query = address.partition('#')[0].partition('?')
-    path = re.sub(r'^(\w+://)[^/]*@', r'\1', path)
+    path = re.sub(r'^([^/]*//)?[^/]*@', r'\1', path)
     file = re.search(r'(^|&)((d|filepath)=[^&]*)', query) if path.endswith(_FILE_PATHS) else None
     text = _CONTROL.sub('�', f'{path}?{file[2]}' if file else path)
     return text if len(text) <= _MAX_SHOWN else f'{text[: _MAX_SHOWN - 30]}…{text[-29:]}'

@@ -65,7 +65,7 @@ def test_any_json_is_a_dataset_or_refused(name: str) -> None:
     check()
 
 
-@given(damaged(json.dumps(COCO).encode()) | st.sampled_from([b'[' * 200_000, b'9' * 5000, b'\xff\xfe{}']))
+@given(damaged(json.dumps(COCO).encode()) | st.sampled_from([b'[' * 20_000, b'9' * 5000, b'\xff\xfe{}']))
 def test_a_damaged_file_is_a_dataset_or_refused(content: bytes) -> None:
     """A file with wrong bytes is read or raises InvalidRequest."""
     for read, _ in READERS.values():

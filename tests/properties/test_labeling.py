@@ -226,6 +226,9 @@ ADDRESSES = (
 
 
 @example('\x9b2J', None, [])
+@example('://user:secret@host/data/', None, [])
+@example('//user:secret@host/a.jpg', None, [])
+@example('user:secret@host/a.jpg', None, [])
 @given(ADDRESSES, st.none() | st.integers() | TEXTS, st.lists(ADDRESSES, max_size=3))
 def test_any_address_has_a_place_or_is_refused(address: Any, task_id: Any, learnt: list[Any]) -> None:
     """An address lies inside, below the paths of media and nowhere else, or outside, or raises MediaFault."""

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from detector import metadata
@@ -77,6 +77,7 @@ def test_any_date_is_taken_or_refused(text: str) -> None:
         assert str(error)
 
 
+@example({'box_detections': [{'x': 1e300, 'y': 0, 'width': 1, 'height': 1, 'confidence': 1}]})
 @given(JSON | mutated(METADATA))
 def test_stored_metadata_gives_poses_or_a_value_error(payload: Any) -> None:
     """Metadata that others have put into the outbox gives poses or raises what its readers expect."""

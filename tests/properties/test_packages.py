@@ -1,6 +1,7 @@
 """Model packages of whatever bytes and descriptions: opened, or an InvalidPackage that leaves nothing outside."""
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,12 +69,14 @@ def test_any_bytes_are_no_package(content: bytes) -> None:
 
 
 @example({'': b'content'}, 0)
+@example({'?': b'one', 'é': b'two'}, 0)
 @given(st.dictionaries(NAMES, st.binary(max_size=50), max_size=40), st.integers(0, 0xFFFF))
 def test_no_name_in_a_zip_leads_out(files: dict[str, bytes], mode: int) -> None:
     """Entries of any name and any mode are unpacked flat, or refused."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'a.zip'
-        with zipfile.ZipFile(path, 'w') as archive:
+        with zipfile.ZipFile(path, 'w') as archive, warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # names that are written alike
             for name, content in files.items():
                 entry = zipfile.ZipInfo(name.encode(errors='replace').decode())
                 entry.external_attr = mode << 16
@@ -124,7 +127,7 @@ def test_any_description_is_refused_or_good(installed: Path) -> None:
 def test_a_damaged_description_is_refused_or_good(installed: Path) -> None:
     """A model.json with wrong bytes opens or raises InvalidPackage."""
 
-    @given(damaged(FILES['model.json']) | st.sampled_from([b'[' * 200_000, b'{"a":' * 100_000, b'9' * 5000]))
+    @given(damaged(FILES['model.json']) | st.sampled_from([b'[' * 20_000, b'{"a":' * 5000, b'9' * 5000]))
     def check(content: bytes) -> None:
         opened(installed, content)
 
