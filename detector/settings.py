@@ -175,7 +175,9 @@ class Settings(BaseSettings):
     max_body_mib: int = Field(
         65, ge=1, le=4096, description="MiB of a request's body (twice as much for Label Studio's tasks)"
     )
-    body_seconds: float = Field(60, gt=0, le=3600, description='Seconds that a body, or the parts of an event, may take to come')
+    body_seconds: float = Field(
+        60, gt=0, le=3600, description='Seconds that a body, or the parts of an event, may take to come'
+    )
     max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
     max_clients: int = Field(64, ge=1, le=10_000, description='Socket.IO clients at a time')
     max_frame_mib: int = Field(65, ge=1, le=1024, description='MiB of one Socket.IO message')

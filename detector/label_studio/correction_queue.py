@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -173,12 +174,24 @@ def _prepared(path: Path) -> sqlite3.Connection:
         (verdict,) = database.execute('PRAGMA integrity_check(1)').fetchone()
         if verdict != 'ok':
             raise sqlite3.DatabaseError(verdict)
+        if _schema(database) != _expected_schema():  # no check of SQLite's looks at what is written there
+            raise sqlite3.DatabaseError('its tables have another form')
         for columns in _COLUMNS:
             database.execute(f'SELECT {columns} LIMIT 1').fetchone()
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _schema(database: sqlite3.Connection) -> list[tuple[str, ...]]:
+    return database.execute('SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name').fetchall()
+
+
+def _expected_schema() -> list[tuple[str, ...]]:
+    with closing(sqlite3.connect(':memory:')) as database:
+        database.executescript(_TABLES)
+        return _schema(database)
 
 
 def _remove(database: sqlite3.Connection, hint: Hint) -> None:

@@ -42,6 +42,7 @@ QUEUE_FILE = queue_file()
 @given(damaged(QUEUE_FILE) | st.binary(max_size=200))
 @example(QUEUE_FILE[:4096] + bytes(4096) + QUEUE_FILE[8192:])
 @example(QUEUE_FILE[:-4096] + b'\xff' * 4096)
+@example(QUEUE_FILE.replace(b'PRIMARY KEY, project', b'PRIMAK YREY, project'))
 def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -> None:
     """Whatever the file holds, corrections are taken and worked off; a fault of the disk is an OSError."""
     with TemporaryDirectory() as folder:
