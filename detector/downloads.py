@@ -46,10 +46,10 @@ class Validators:
 
     @property
     def range_condition(self) -> str | None:
-        """What If-Range may carry: a strong ETag, else the date."""
-        if self.etag is not None and not self.etag.startswith('W/'):
-            return self.etag
-        return self.last_modified
+        """What If-Range may carry: a strong ETag, else the date; None if that cannot be sent back as it came."""
+        is_strong = self.etag is not None and not self.etag.startswith('W/')
+        condition = self.etag if is_strong else self.last_modified
+        return condition if condition is not None and condition.isascii() and condition.isprintable() else None
 
 
 _NOTE: Final = TypeAdapter(Validators)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,6 +54,9 @@ def test_any_json_is_a_dataset_or_refused(name: str) -> None:
     @given(JSON | mutated(document))
     @example({'images': [], 'annotations': [{'category_id': []}], 'categories': [{'id': 1, 'name': 'person'}]})
     @example({'images': [{'id': 1, 'file_name': 'a', 'width': 10**400, 'height': 1}], 'annotations': []})
+    @example(
+        COCO | {'images': [{**COCO['images'][0], 'license': 3}], 'annotations': [], 'licenses': [{'id': 3, 'a': inf}]}
+    )
     def check(content: Any) -> None:
         try:
             images = as_file(read, content)

@@ -125,6 +125,7 @@ def download_from(answers: list[tuple[int, dict[str, str], bytes]], target: Path
     headers=st.dictionaries(st.sampled_from(['ETag', 'Last-Modified', 'Content-Range']), HEADERS),
     content=st.binary(max_size=200),
 )
+@example(note=json.dumps(NOTE | {'etag': '\x80'}).encode(), part=b'part', status=206, headers={}, content=b'rest')
 def test_whatever_lies_there_and_comes_is_a_file_or_a_failure(
     note: bytes, part: bytes, status: int, headers: dict[str, str], content: bytes
 ) -> None:

@@ -1,6 +1,7 @@
 """Fields of files that somebody else has written: each has the type that it should have, or an error names it."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,11 +28,19 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """:raises InvalidRequest: the file cannot be read, or is no JSON."""
+    """A JSON file; NaN and infinite numbers, which JSON cannot hold, are None.
+
+    :raises InvalidRequest: the file cannot be read, or is no JSON.
+    """
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f'{path} is no JSON: {error}') from None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def read_as(path: Path, parse: Callable[[object], T]) -> T:
