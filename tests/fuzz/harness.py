@@ -115,7 +115,7 @@ def answer_to(data: bytes) -> dict[str, Any] | None:
             received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
         except ValueError:  # no message at all
             return None
-        if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not data:
+        if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not text:
             return None
         count = received.attachment_count
         if count and (len(parts) < count or not [received.add_attachment(part) for part in parts[:count]][-1]):

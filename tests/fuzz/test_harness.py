@@ -20,7 +20,7 @@ def test_every_target_takes_good_and_damaged_inputs(name: str) -> None:
     """Good inputs, their halves and nothing at all raise nothing."""
     found = seeds(name)
     assert found
-    for seed in [*found, *(seed[: len(seed) // 2] for seed in found), b'\0']:
+    for seed in [*found, *(seed[: len(seed) // 2] for seed in found), b'\0', b'\0part\0']:
         TARGETS[name](seed)
 
 
