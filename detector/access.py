@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .error_answers import answer
 from .errors import ForeignOrigin, Unauthorized, WholebodyError
+from .logs import OnceASecond
 from .settings import DEFAULT_PORTS, Settings
 
 log = logging.getLogger('wholebody.access')
@@ -42,7 +43,6 @@ SESSION_SECONDS: Final = 7 * 24 * 3600
 _MAX_SESSIONS: Final = 1000
 _ATTEMPT_SECONDS: Final = 0.25
 """So long a wrong token or password waits for its answer."""
-_LOG_SECONDS: Final = 1.0
 _BEARER: Final = 'Bearer realm="wholebody"'
 _BASIC: Final = 'Basic realm="wholebody"'
 _WEBHOOK_REMEDY: Final = (
@@ -75,7 +75,7 @@ class Gate:
         self._token = None if settings.api_token is None else settings.api_token.get_secret_value()
         self._login = settings.label_studio_login
         self._any_name = settings.basic_auth_user is None
-        self._last_logged = -math.inf
+        self._logged = OnceASecond()
         self._unlogged = 0
 
     @property
@@ -118,9 +118,8 @@ class Gate:
         Nobody is locked out: who has the right token comes in at once.
         """
         self._unlogged += 1
-        if time.monotonic() - self._last_logged > _LOG_SECONDS:
+        if self._logged.due():
             log.warning('a wrong token or password from %s (%d since this was last said)', who, self._unlogged)
-            self._last_logged = time.monotonic()
             self._unlogged = 0
         await asyncio.sleep(_ATTEMPT_SECONDS)
 

@@ -11,7 +11,7 @@ from learning_loop_node.helpers.misc import ImageData
 
 from . import images
 from .admission import Admission
-from .errors import OutboxFault
+from .errors import OutboxFault, RequestTooLarge
 from .inference import Estimate
 from .outbox import Outbox
 from .relevance import Relevance, Verdict
@@ -30,6 +30,8 @@ WAIT_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 2.0
 UPLOAD_DEADLINE: Final = 30.0
 """Seconds in which the turn of an upload must come; one is decoded and stored at a time."""
+MAX_UPLOAD_PIXELS: Final = 1_000_000_000
+"""Of all images of an upload, which have one turn: a few MB of files might keep others waiting for minutes else."""
 
 
 class Collector:
@@ -56,20 +58,33 @@ class Collector:
         :return: their names in the outbox.
         :raises InvalidImage: one of them is broken or not acceptable; then none is stored.
         :raises OutboxFault: one cannot be stored; those before it are.
+        :raises RequestTooLarge: they have more than `MAX_UPLOAD_PIXELS`.
         :raises Busy: too many uploads are before this one.
         """
-        async with self._uploads.enter() as ticket, self._uploads.turn(ticket):
-            jpegs = [await self._outbox.run(partial(self._jpeg, received)) for received, _ in uploads]
-            names: list[str] = []
-            for jpeg, (_, metadata) in zip(jpegs, uploads, strict=True):
-                if PICKED not in metadata.tags:
-                    metadata.tags.append(PICKED)
-                try:
-                    entry = await self._outbox.save(jpeg, metadata, priority=priority)
-                except OutboxFault as error:
-                    raise OutboxFault(f'{error}; {len(names)} of {len(uploads)} images are accepted') from error
-                names.append(entry.name)
-            return names
+        async with self._uploads.enter() as ticket:
+            await asyncio.to_thread(self._check_size, [received for received, _ in uploads])
+            async with self._uploads.turn(ticket):
+                return await self._store(uploads, priority)
+
+    async def _store(self, uploads: Sequence[tuple[ImageData, ImageMetadata]], priority: bool) -> list[str]:
+        jpegs = [await self._outbox.run(partial(self._jpeg, received)) for received, _ in uploads]
+        names: list[str] = []
+        for jpeg, (_, metadata) in zip(jpegs, uploads, strict=True):
+            if PICKED not in metadata.tags:
+                metadata.tags.append(PICKED)
+            try:
+                entry = await self._outbox.save(jpeg, metadata, priority=priority)
+            except OutboxFault as error:
+                raise OutboxFault(f'{error}; {len(names)} of {len(uploads)} images are accepted') from error
+            names.append(entry.name)
+        return names
+
+    def _check_size(self, received: Sequence[ImageData]) -> None:
+        count = sum(images.pixels(image, max_pixels=self._max_pixels) for image in received)
+        if count > MAX_UPLOAD_PIXELS:
+            raise RequestTooLarge(
+                f'the images have {count} pixels together; the limit is {MAX_UPLOAD_PIXELS}: send fewer at once'
+            )
 
     def _jpeg(self, received: ImageData) -> bytes:
         return images.as_jpeg(received, images.decode_any(received, max_pixels=self._max_pixels))

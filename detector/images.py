@@ -58,12 +58,14 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     return np.ascontiguousarray(array)
 
 
-def pixels(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
-    """That `decode` would give an image, as its header says; nothing else is read.
+def pixels(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """The number that `decode_any` would give; of a file only the header is read.
 
-    :raises InvalidImage: as `decode`.
+    :raises InvalidImage: as `decode_any`.
     """
-    with _opened(data, max_pixels) as picture:
+    if not isinstance(received, bytes):
+        return int(received.shape[0] * received.shape[1])
+    with _opened(received, max_pixels) as picture:
         _check_size(picture.width, picture.height, max_pixels)
         return picture.width * picture.height
 

@@ -4,7 +4,6 @@ is read.
 
 import asyncio
 import logging
-import time
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +14,7 @@ from .drain import POLLING
 from .error_answers import answer
 from .errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
 from .in_flight import Claim, InFlight
+from .logs import OnceASecond
 from .settings import Settings
 
 log = logging.getLogger('wholebody.limits')
@@ -34,7 +34,6 @@ _ENGINE_PATHS: Final = ('/detect', '/poses')
 _UNCOUNTED: Final = frozenset({'/health', '/ready', '/metrics', '/about'}) | LOGIN_PATHS
 """Probes: a node that is busy must not look dead. And what strangers may send: they shall take nobody's place."""
 _RETRY_SECONDS: Final = 1
-_LOG_SECONDS: Final = 1.0
 
 
 class RequestLimits:
@@ -52,7 +51,7 @@ class RequestLimits:
         self._admission = admission
         self._in_flight = in_flight
         self._present = 0
-        self._last_logged = -_LOG_SECONDS
+        self._logged = OnceASecond()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
@@ -69,8 +68,7 @@ class RequestLimits:
                 self._present -= 1
 
     def _too_many(self) -> Busy:
-        if time.monotonic() - self._last_logged > _LOG_SECONDS:
-            self._last_logged = time.monotonic()
+        if self._logged.due():
             log.warning('a request is refused: MAX_REQUESTS=%d are under way', self._settings.max_requests)
         return Busy(
             f'{self._present} requests are under way, as many as may be (MAX_REQUESTS); try again later',

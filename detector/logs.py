@@ -2,8 +2,11 @@
 
 import json
 import logging
+import math
 import sys
 import threading
+import time
+from collections.abc import Hashable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,7 +15,26 @@ from .request_context import request_id
 _LINE: Final = '%(asctime)s %(levelname)-8s %(name)s: %(message)s'
 _ESCAPES: Final = {code: f'\\x{code:02x}' for code in (*range(9), *range(11, 32), *range(127, 160))} | {10: '\\n'}
 """Of control characters but the tab: what others have said shall not look like lines of the log."""
+_SECONDS: Final = 1.0
 log = logging.getLogger('wholebody')
+
+
+class OnceASecond:
+    """For lines that would come many times a second, as when a robot repeats a fault with each frame."""
+
+    def __init__(self) -> None:
+        self._last: dict[Hashable, float] = {}
+
+    def due(self, what: Hashable = None) -> bool:
+        """Whether this has not been said for a second; it is taken to be said now.
+
+        :param what: of a fixed set.
+        """
+        now = time.monotonic()
+        if now - self._last.get(what, -math.inf) < _SECONDS:
+            return False
+        self._last[what] = now
+        return True
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import request_context, upstream
 from .errors import ModelUnavailable, WholebodyError
+from .logs import OnceASecond
 from .metrics import NOBODY, Metrics, status_of
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ OTHER: Final = 'other'
 """Label of whatever is no known route or event, so that callers cannot make labels."""
 LAG_SECONDS: Final = 0.5
 """Between two looks at the event loop."""
-_LOG_SECONDS: Final = 1.0
-"""Between two lines about the same route."""
 _PROBES: Final = ('/ready',)
 """Routes whose 503 is their purpose."""
 
@@ -77,7 +75,7 @@ class ObservedRequests:
         self._owner = owner
         self._metrics = metrics
         self._labels: RouteLabels | None = None
-        self._logged: dict[str, float] = {}
+        self._logged = OnceASecond()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
@@ -127,8 +125,7 @@ class ObservedRequests:
         outcome = self._metrics.request_ended(route, context, status=status, seconds=now - arrival)
         if outcome == 'ok' or route in _PROBES:
             log.debug('%s %s is answered with %d in %.3f s', method, route, status, now - arrival)
-        elif now - self._logged.get(route, -math.inf) > _LOG_SECONDS:  # the same fault may come ten times a second
-            self._logged[route] = now
+        elif self._logged.due(route):
             level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO
             log.log(level, '%s %s is answered with %d: %s', method, route, status, context.error or _phrase(status))
 

@@ -6,8 +6,6 @@ or comes without payload; that is why they are replaced rather than added to.
 
 import asyncio
 import logging
-import math
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +19,7 @@ from . import images, metadata, upstream
 from .access import SOCKETIO_PATH
 from .drain import cut_off
 from .errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
+from .logs import OnceASecond
 from .observation import observed_event, refused_event
 from .request_context import encoding, note_error
 from .routes import about_node, grouped_poses
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from .node import WholebodyNode
 
 log = logging.getLogger('wholebody.socketio')
-
-_LOG_SECONDS: Final = 1.0
 
 MAX_BATCH: Final = 64
 """Images of one `batch_detect`."""
@@ -75,6 +72,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
                 node.connected_clients.remove(sid)
         return {'error': "'disconnect' is no event to send"}
 
+    logged = OnceASecond()
+
     async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
         if event != UNREADABLE:
             known = ', '.join(EVENTS)
@@ -83,7 +82,8 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         if not isinstance(why, WholebodyError):
             return refused_event(node.metrics, InvalidRequest(f'the message cannot be read: {why}'))
         known_name = name[0] if name and name[0] in EVENTS else None
-        log.warning('%s is answered with an error: %s', known_name or 'an unknown event', why)
+        if logged.due(known_name):
+            log.warning('%s is answered with an error: %s', known_name or 'an unknown event', why)
         return refused_event(node.metrics, why, known_name)
 
     server.on('connect', connect)
@@ -97,7 +97,7 @@ def _answering(
 ) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Wrap a handler so that whatever arrives and whatever happens, the client gets an answer."""
 
-    last_logged = -math.inf
+    logged = OnceASecond()
 
     async def answer(sid: str, *payload: Any) -> dict[str, Any]:
         if node.drain.begun:
@@ -111,7 +111,6 @@ def _answering(
                 return _refused(cut_off())
 
     async def answer_now(sid: str, *payload: Any) -> dict[str, Any]:
-        nonlocal last_logged
         try:
             if not doorman.knows(sid):
                 raise Unauthorized('this client has not been let in')
@@ -120,8 +119,7 @@ def _answering(
             return await handler(node, sid, payload[0] if payload else None)
         except WholebodyError as error:
             note_error(error)
-            if time.monotonic() - last_logged > _LOG_SECONDS:  # a robot may send the same fault ten times a second
-                last_logged = time.monotonic()
+            if logged.due():
                 log.warning('%s is answered with an error: %s', name, error)
             return {'error': str(error)}
         except Exception as error:

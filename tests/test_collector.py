@@ -12,7 +12,7 @@ from learning_loop_node.data_classes import ImageMetadata
 from detector import collector as collector_module
 from detector import images
 from detector.collector import MAX_SAVING, Collector
-from detector.errors import Busy, OutboxFault
+from detector.errors import Busy, OutboxFault, RequestTooLarge
 from detector.inference import Estimate
 from detector.model_package import ModelPackage
 from detector.outbox import Outbox, open_outbox
@@ -166,6 +166,18 @@ async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.M
         await collector.accept([(JPEG, ImageMetadata())], priority=False)
     disk.go.set()
     assert len(await asyncio.gather(*waiting)) == 3
+
+
+async def test_an_upload_may_not_take_minutes(
+    collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels are counted before any is decoded; none of its images is stored."""
+    monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1000)
+    uploads = [(JPEG, ImageMetadata()) for _ in range(3)] + [(np.zeros((16, 16, 3), dtype=np.uint8), ImageMetadata())]
+    with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1000'):
+        await collector.accept(uploads, priority=False)
+    assert outbox.queue.count == 0
+    assert len(await collector.accept(uploads[1:], priority=False)) == 3
 
 
 async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from detector import request_context
-from detector.logs import ConsoleFormatter, JsonFormatter
+from detector.logs import ConsoleFormatter, JsonFormatter, OnceASecond
 
 from .processes import PROJECT
 
@@ -98,3 +98,15 @@ def test_nobody_writes_lines_for_people_but_the_node() -> None:
     except ValueError as error:
         failed = record('it fails', exc_info=(type(error), error, error.__traceback__))
     assert len(ConsoleFormatter().format(failed).splitlines()) > 3
+
+
+def test_what_is_repeated_is_said_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each thing; what is said counts, not what is held back."""
+    now = 100.0
+    monkeypatch.setattr('time.monotonic', lambda: now)
+    once = OnceASecond()
+    assert [once.due('a'), once.due('a'), once.due('b'), once.due()] == [True, False, True, True]
+    now = 100.9
+    assert not once.due('a')
+    now = 101.0
+    assert once.due('a')
