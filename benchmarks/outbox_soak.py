@@ -25,6 +25,7 @@ import numpy as np
 import socketio
 
 from detector import images
+from detector.drain import ENDING
 from detector.errors import InvalidImage
 from detector.outbox import BATCH_IMAGES
 from tests.mock.loops import MockLoopProcess, running_mock_loop
@@ -165,7 +166,10 @@ class Soak:
         """
         if self.node is None:
             return 0
-        about = httpx.get(f'{self.node.url}/outbox', params={'limit': 0}, timeout=20).json()
+        answer = httpx.get(f'{self.node.url}/outbox', params={'limit': 0}, timeout=20)
+        if ENDING in answer.text:  # the run is over
+            return MOST_WAITING
+        about = answer.json()
         ends = ('uploaded', 'set_aside', 'dropped', 'vanished', 'waiting')
         if about['found'] + about['saved'] != sum(about[end] for end in ends):
             self.violations.add(f'the counters do not add up: {about}')

@@ -5,6 +5,7 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -57,7 +58,9 @@ class AbortableProtocol(HttpToolsProtocol):
 
         def abort() -> None:
             # Lingering 0 seconds makes the kernel send RST in place of FIN: an interruption, not an end.
-            transport.get_extra_info('socket').setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            with suppress(OSError, ValueError):  # the client may have gone
+                connection = transport.get_extra_info('socket')
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             transport.abort()
 
         async def with_abort(scope: Any, receive: Any, send: Any) -> None:
