@@ -4,6 +4,7 @@ is read.
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,6 +35,8 @@ _ENGINE_PATHS: Final = ('/detect', '/poses')
 _UNCOUNTED: Final = frozenset({'/health', '/ready', '/metrics', '/about'}) | LOGIN_PATHS
 """Probes: a node that is busy must not look dead. And what strangers may send: they shall take nobody's place."""
 _RETRY_SECONDS: Final = 1
+_LINGER_SECONDS: Final = 5.0
+"""That the rest of a refused body may take to pass."""
 
 
 class RequestLimits:
@@ -200,5 +203,24 @@ def _too_large(limit: int) -> RequestTooLarge:
 
 
 async def _refuse(error: WholebodyError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, and close the connection rather than wait for the rest of the body."""
-    await answer(error, Connection='close')(scope, receive, send)
+    """Answer, let pass for a while what still comes, and close the connection.
+
+    One that is closed with data unread is reset, and the answer may be lost on its way, above all through a proxy.
+    """
+
+    async def lingering(message: Message) -> None:
+        if message['type'] == 'http.response.body':
+            await send({**message, 'more_body': True})
+            if not isinstance(error, RequestTooSlow):
+                await _let_pass(receive)
+            message = {'type': 'http.response.body', 'body': b''}
+        await send(message)
+
+    await answer(error, Connection='close')(scope, receive, lingering)
+
+
+async def _let_pass(receive: Receive) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while (await receive()).get('more_body', False):
+                pass

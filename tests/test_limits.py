@@ -134,6 +134,20 @@ def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
         assert httpx.post(f'{strict.url}/predict', content=body).status_code == status
 
 
+def test_the_refusal_arrives_while_the_body_is_still_sent(strict: NodeProcess) -> None:
+    """Whoever sends all before he reads gets the answer whole, not a reset connection; then the connection ends."""
+    size = 20 * MIB
+    head = f'POST /poses HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {size}'
+    for _ in range(5):
+        with request(strict, head) as connection:
+            connection.sendall(bytes(size))
+            time.sleep(0.1)
+            status, text, _seconds = answer_of(connection)
+            assert status == 413
+            assert text.endswith('}')
+            assert connection.recv(10) == b''
+
+
 def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
     """Who comes on top hears 503, at once if he says how much it is; when the others have gone there is room again."""
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(700_000)
