@@ -1,6 +1,7 @@
 """The fuzzing harness without its fuzzer: every target takes its good inputs."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +10,13 @@ from .harness import TARGETS, answer_to, seeds
 
 
 @pytest.fixture(autouse=True)
-def _logs_again() -> Iterator[None]:
-    """The harness silences them."""
+def _as_before() -> Iterator[None]:
+    """The harness silences logs, and its node leaves its settings in the environment, where upstream reads them."""
+    environment = dict(os.environ)
     yield
     logging.disable(logging.NOTSET)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.mark.parametrize('name', TARGETS)
