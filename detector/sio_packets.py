@@ -51,7 +51,6 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
     seconds: ClassVar[float]
     packet_type: int
     data: Any
-    attachments: list[Any]
     _parts: '_Parts | None' = None
 
     @classmethod
