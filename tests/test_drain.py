@@ -87,7 +87,7 @@ def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
             assert [len(poses_of(answer.result(10))) for answer in running] == [2, 2, 2]
             assert node.process.wait(10) == 0
     log = node.log.read_text()
-    summed_up = r'(\d+) running requests were answered, 0 cut off, (\d+) new ones refused; 0 images wait in the outbox'
+    summed_up = r'(\d) running requests were answered, 0 cut off, (\d) new ones refused; 0 images wait in the outbox'
     found = re.search(summed_up, log)
     assert found, log
     answered, refused = map(int, found.groups())

@@ -46,7 +46,7 @@ def test_who_waits_too_long_hears_it(tmp_path: Path) -> None:
         refused = [answer.json()['detail'] for answer in answers if answer.status_code == 503]
         assert refused
         assert {answer.status_code for answer in answers} == {200, 503}
-        assert all('no turn ' in text or 'try again later' in text for text in refused)
+        assert all('no turn within 0.5 seconds' in text or 'try again later' in text for text in refused)
 
 
 class Answers:
