@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from detector import images
-from detector.model_package import unpack
+from detector.models.package import unpack
+from detector.pose import images
 
 from .label_studio_backends import (
     CONFIG,

@@ -22,12 +22,12 @@ from typing import Any, Final
 
 import httpx
 
-from detector.label_studio import config
-from detector.model_package import ModelPackage
-from detector.model_store import ModelStore
-from detector.runtimes import cpu_flags, is_installed, openvino_capabilities
-from tests.integration.environments import python_with
-from tests.processes import clean_environment, free_port, running_node
+from detector.engine.runtimes import cpu_flags, is_installed, openvino_capabilities
+from detector.label_studio.labels import config
+from detector.models.package import ModelPackage
+from detector.models.store import ModelStore
+from tests.support.integration.environments import python_with
+from tests.support.processes import clean_environment, free_port, running_node
 
 USUAL: Final = 'usual backend'
 LATENCY: Final = 0.05

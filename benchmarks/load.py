@@ -30,9 +30,9 @@ from typing import Any, Final
 import httpx
 import socketio
 
-from detector import images
-from detector.model_store import ModelStore
-from tests.processes import running_node
+from detector.models.store import ModelStore
+from detector.pose import images
+from tests.support.processes import running_node
 
 from .idle_memory import resident_mib
 from .network_layers import random_pictures

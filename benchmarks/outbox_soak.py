@@ -24,13 +24,13 @@ import httpx
 import numpy as np
 import socketio
 
-from detector import images
-from detector.drain import ENDING
+from detector.api.middleware.drain import ENDING
 from detector.errors import InvalidImage
-from detector.outbox import BATCH_IMAGES
-from tests.mock.loops import MockLoopProcess, running_mock_loop
-from tests.processes import NodeProcess, SocketClient, running_node
-from tests.test_following import wait_for
+from detector.outbox.outbox import BATCH_IMAGES
+from detector.pose import images
+from tests.loop.test_following import wait_for
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.processes import NodeProcess, SocketClient, running_node
 
 CLIENTS: Final = 8
 CALM_PART: Final = 0.05

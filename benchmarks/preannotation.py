@@ -22,12 +22,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from detector import images
-from detector.label_studio.config import Style, generate
-from tests.cards import make_card
-from tests.integration.label_studio_api import LabelStudio, Project
-from tests.integration.label_studio_server import running_label_studio
-from tests.processes import NodeProcess, clean_environment, running_node
+from detector.label_studio.labels.config import Style, generate
+from detector.pose import images
+from tests.support.cards import make_card
+from tests.support.integration.label_studio_api import LabelStudio, Project
+from tests.support.integration.label_studio_server import running_label_studio
+from tests.support.processes import NodeProcess, clean_environment, running_node
 
 from .label_studio_backends import serving
 

@@ -128,7 +128,7 @@ def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, se
     :param persons: how many the detector reports in every picture; see `build_detector`.
     :return: the package, verified.
     """
-    from detector.model_packing import pack_onnx
+    from detector.models.packing import pack_onnx
 
     detector, estimator = MODES[mode]
     detector_path = write_detector(folder, detector, form=form, persons=persons, seed=seed).path

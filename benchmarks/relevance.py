@@ -22,15 +22,15 @@ from unittest.mock import patch
 
 import numpy as np
 
-from detector.embedded import EMBEDDED_PACKAGE
-from detector.metadata import to_metadata
-from detector.model_package import unpack
-from detector.poses import Pose
-from detector.relevance import Relevance
+from detector.loop.metadata import to_metadata
+from detector.loop.upstream import apply_settings
+from detector.models.embedded import EMBEDDED_PACKAGE
+from detector.models.package import unpack
+from detector.outbox.relevance import Relevance
+from detector.pose.pose import Pose
+from detector.pose.skeleton import KEYPOINT_COUNT, PART_BY_NAME
 from detector.settings import Settings
-from detector.skeleton import KEYPOINT_COUNT, PART_BY_NAME
-from detector.upstream import apply_settings
-from mock.test_card import PANEL_HEIGHT, PANEL_WIDTH, layout
+from mock.test_card.cards import PANEL_HEIGHT, PANEL_WIDTH, layout
 
 SIZE = (1920, 1080)
 FRAMES_PER_SECOND = 10

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from detector.model_package import IMAGENET_MEAN, IMAGENET_STD
-from detector.skeleton import KEYPOINT_COUNT
+from detector.models.package import IMAGENET_MEAN, IMAGENET_STD
+from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .network_layers import Network, Tensor, random_pictures
 

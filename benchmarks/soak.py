@@ -20,11 +20,11 @@ from typing import Any, Final
 
 import httpx
 
-from tests.label_studio.studio import Studio, running_studio
-from tests.mock.loops import MockLoopProcess, running_mock_loop
-from tests.packages import make_package
-from tests.processes import NodeProcess, running_node
-from tests.test_following import wait_for_version
+from tests.loop.test_following import wait_for_version
+from tests.support.label_studio.studio import Studio, running_studio
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.packages import make_package
+from tests.support.processes import NodeProcess, running_node
 
 from .idle_memory import resident_mib
 from .soak_load import PATIENCE, Load

@@ -11,13 +11,13 @@ from typing import Any, Final
 import httpx
 import socketio
 
-from detector import images
-from detector.label_studio.config import generate, parse
-from detector.label_studio.person import Person
-from detector.label_studio.regions import to_results
-from tests.cards import make_card
-from tests.label_studio.studio import Studio
-from tests.processes import NodeProcess
+from detector.datasets.person import Person
+from detector.label_studio.labels.config import generate, parse
+from detector.label_studio.labels.regions import to_results
+from detector.pose import images
+from tests.support.cards import make_card
+from tests.support.label_studio.studio import Studio
+from tests.support.processes import NodeProcess
 
 from .outbox_soak import jpeg_of
 

@@ -1,5 +1,5 @@
 """`python -m detector` is the command `wholebody`."""
 
-from .cli import main
+from detector.cli.main import main
 
 main()

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from . import upstream
-from .access import address_of
+from detector.api.middleware.access import address_of
+from detector.label_studio.backend.correction_queue import CorrectionQueue
+from detector.label_studio.backend.corrections import Corrections
+from detector.label_studio.backend.preannotation import Preannotator
+from detector.label_studio.labels import config
+from detector.label_studio.server.client import Connection
+from detector.label_studio.server.media import TaskImages
+from detector.models.package import ModelPackage
+from detector.observability.request_context import encoding
+from detector.outbox.outbox import Outbox
+
 from .errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
-from .label_studio import config
-from .label_studio.client import Connection
-from .label_studio.correction_queue import CorrectionQueue
-from .label_studio.corrections import Corrections
-from .label_studio.media import TaskImages
-from .label_studio.preannotation import Preannotator
-from .model_package import ModelPackage
-from .outbox import Outbox
-from .request_context import encoding
+from .loop import upstream
 
 if TYPE_CHECKING:
-    from .node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 log = logging.getLogger('wholebody.label_studio')
 

@@ -1,7 +1,7 @@
 """Every setting in one place: environment variables (and a `.env` file) read once, checked, documented.
 
 `LOOP_*`, `DATA_FOLDER` and the rest of learning_loop_node's own variables are read here too and handed on to it
-by `detector.upstream`; nothing else in the project reads the environment.
+by `detector.loop.upstream`; nothing else in the project reads the environment.
 """
 
 import ipaddress
@@ -25,8 +25,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from detector.pose.images import DEFAULT_MAX_PIXELS
+
 from .errors import InvalidSettings
-from .images import DEFAULT_MAX_PIXELS
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -9,11 +9,12 @@ from learning_loop_node import DetectorLogic, DetectorLogicFactory
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
 from numpy.typing import NDArray
 
-from . import images
-from .engine import EngineOptions, PoseEngine
-from .metadata import to_metadata
-from .model_package import MODEL_FORMAT, ModelPackage, open_package
-from .poses import Pose
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.loop.metadata import to_metadata
+from detector.models.package import MODEL_FORMAT, ModelPackage, open_package
+from detector.pose.pose import Pose
+
+from .pose import images
 from .settings import Settings
 
 

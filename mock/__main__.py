@@ -1,5 +1,5 @@
 """`python -m mock` is the mock Learning Loop."""
 
-from .loop_commands import app
+from mock.loop.commands import app
 
 app(prog_name='python -m mock')

@@ -8,12 +8,11 @@ import pytest
 import typer
 from learning_loop_node.enums import OperationMode
 
-from detector.cli import app
+from detector.api.events import EVENTS
+from detector.cli.main import app
 from detector.errors import WholebodyError
 from detector.settings import Settings, environment_name, settings_table
-from detector.sio_events import EVENTS
-
-from .processes import PROJECT
+from tests.support.processes import PROJECT
 
 README = (PROJECT / 'README.md').read_text()
 
@@ -36,7 +35,7 @@ def test_the_example_environment_names_real_settings() -> None:
 
 def test_every_route_is_in_the_readme(tmp_path: Path) -> None:
     """Method and path, as the running app's OpenAPI description lists them."""
-    from detector.node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
     with patch.dict(os.environ):  # which a node rewrites for upstream
         listed = WholebodyNode(Settings(data_folder=tmp_path)).openapi()['paths']

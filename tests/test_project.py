@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from .processes import PROJECT
+from tests.support.processes import PROJECT
 
 
 def committed() -> list[Path]:

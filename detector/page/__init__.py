@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from .lazy import LazyPage
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 
 def install(node: 'WholebodyNode') -> None:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Final, cast
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from .. import outbox_images
-from ..embedded import EXAMPLE_CARD
-from ..outbox_files import Entry
-from ..routes import ImageFile, grouped_poses
+from detector.api.routes import ImageFile, grouped_poses
+from detector.models.embedded import EXAMPLE_CARD
+from detector.outbox import images as outbox_images
+from detector.outbox.files import Entry
+
 from .pictures import poses_of_picture, thumbnail
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 router = APIRouter()
 

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from .. import error_answers
-from ..errors import Busy, ExtraMissing, NotFound
+from detector.api import error_answers
+from detector.errors import Busy, ExtraMissing, NotFound
 
 log = logging.getLogger('wholebody.page')
 

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nicegui import ui
 
-from ..recent import KEPT_SECONDS, STAGES, Second, total
+from detector.observability.recent import KEPT_SECONDS, STAGES, Second, total
+
 from .look import Figures, panel
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 _MEAN_SECONDS: Final = 10
 _NAMES: Final = {'wait_ms': 'Waiting, ms', 'decode_ms': 'Decoding, ms', 'inference_ms': 'Inference, ms'}

@@ -9,7 +9,7 @@ from typing import Any, Final
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from ..skeleton import DRAWN_EDGES, PARTS
+from detector.pose.skeleton import DRAWN_EDGES, PARTS
 
 ICON: Final = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="7" fill="#2458a6"/>'

@@ -7,12 +7,13 @@ from learning_loop_node.enums import VersionMode
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
-from ..embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from ..errors import ModelUnavailable, WholebodyError
+from detector.errors import ModelUnavailable, WholebodyError
+from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+
 from .look import Facts, Notice, complain, panel
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 
 class ModelCard:

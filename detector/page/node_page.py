@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Final
 from fastapi import Request
 from nicegui import ui
 
-from .. import upstream
-from ..errors import ModelUnavailable
+from detector.errors import ModelUnavailable
+from detector.loop import upstream
+
 from .load_card import LoadCard
 from .look import ICON, SkeletonView, Text, bar, panel, use_look
 from .model_card import ModelCard
 from .outbox_card import OutboxCard
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 _REFRESH_SECONDS: Final = 1.0
 

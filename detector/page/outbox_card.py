@@ -8,15 +8,16 @@ from learning_loop_node.enums import OutboxMode
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
-from ..errors import WholebodyError
-from ..outbox import NoOutbox, Outbox
-from ..outbox_files import Description, Entry
-from ..routes_outbox import set_outbox_mode
-from ..wording import counted
+from detector.api.outbox_routes import set_outbox_mode
+from detector.errors import WholebodyError
+from detector.outbox.files import Description, Entry
+from detector.outbox.outbox import NoOutbox, Outbox
+from detector.wording import counted
+
 from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
 
 if TYPE_CHECKING:
-    from ..node import WholebodyNode
+    from detector.node.wholebody_node import WholebodyNode
 
 PAGE_PICTURES: Final = 12
 _COUNTERS: Final = {

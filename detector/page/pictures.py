@@ -7,9 +7,9 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from .. import images, overlay
-from ..images import Image
-from ..poses import Pose, poses_from_metadata, poses_to_json
+from detector.pose import images, overlay
+from detector.pose.images import Image
+from detector.pose.pose import Pose, poses_from_metadata, poses_to_json
 
 THUMBNAIL_SIDE: Final = 360
 """Pixels of the longer side: twice what is shown, for sharp screens."""

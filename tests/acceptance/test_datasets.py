@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from detector.label_studio.config import Style, generate, parse
-from detector.label_studio.datasets.coco import from_coco, read_coco, to_coco
-from detector.label_studio.regions import from_results, to_results
+from detector.datasets.coco import from_coco, read_coco, to_coco
+from detector.label_studio.labels.config import Style, generate, parse
+from detector.label_studio.labels.regions import from_results, to_results
 
 DATA = os.environ.get('WHOLEBODY_TEST_DATA')
 pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with annotations')

@@ -14,15 +14,14 @@ import numpy as np
 import onnx
 import pytest
 
-from detector import images
-from detector.engine import PoseEngine
-from detector.model_package import unpack
-from detector.model_packing import pack_onnx
-from detector.person_detector import PersonDetector
-from detector.runtimes import FloatArray, Runtime
-from mock.test_card_model import build_estimator
-
-from ..cards import iou
+from detector.engine.person_detector import PersonDetector
+from detector.engine.pose_engine import PoseEngine
+from detector.engine.runtimes import FloatArray, Runtime
+from detector.models.package import unpack
+from detector.models.packing import pack_onnx
+from detector.pose import images
+from mock.test_card.model import build_estimator
+from tests.support.cards import iou
 
 DATA = os.environ.get('WHOLEBODY_TEST_DATA')
 pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with weights and photographs')

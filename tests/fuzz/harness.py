@@ -31,8 +31,8 @@ Target = Callable[[bytes], None]
 
 
 def image_decode(data: bytes) -> None:
-    from detector import images
     from detector.errors import InvalidImage
+    from detector.pose import images
 
     with suppress(InvalidImage):
         array = images.decode(data, max_pixels=1_000_000)
@@ -41,8 +41,8 @@ def image_decode(data: bytes) -> None:
 
 
 def package_zip(data: bytes) -> None:
-    from detector import model_package
     from detector.errors import InvalidPackage
+    from detector.models import package as model_package
 
     with tempfile.TemporaryDirectory(dir=_memory_disk()) as outer:
         archive, folder = Path(outer) / 'a.zip', Path(outer) / 'inside'
@@ -54,10 +54,10 @@ def package_zip(data: bytes) -> None:
 
 
 def labeling_config(data: bytes) -> None:
+    from detector.datasets.person import Person
     from detector.errors import InvalidRequest
-    from detector.label_studio import config
-    from detector.label_studio.person import Person
-    from detector.label_studio.regions import to_results
+    from detector.label_studio.labels import config
+    from detector.label_studio.labels.regions import to_results
 
     with suppress(InvalidRequest):
         found = config.parse(data.decode(errors='surrogateescape'))
@@ -68,8 +68,8 @@ def regions(data: bytes) -> None:
     """A byte that chooses the config, then the regions of an annotation as JSON."""
     import numpy as np
 
-    from detector.label_studio import config
-    from detector.label_studio.regions import from_results
+    from detector.label_studio.labels import config
+    from detector.label_studio.labels.regions import from_results
 
     try:
         results = json.loads(data[1:])
@@ -84,8 +84,8 @@ def regions(data: bytes) -> None:
 def metadata_json(data: bytes) -> None:
     from dataclasses import asdict
 
-    from detector import metadata
     from detector.errors import InvalidRequest
+    from detector.loop import metadata
 
     try:
         payload = json.loads(data)
@@ -130,7 +130,7 @@ def answer_to(data: bytes) -> dict[str, Any] | None:
 
 def outbox_file(data: bytes) -> None:
     """The metadata of an image that waits in the outbox, after whatever has happened to it on the disk."""
-    from detector.outbox_queue import OutboxQueue
+    from detector.outbox.queue import OutboxQueue
 
     name = '2026-01-31_12:00:00.000000'
     with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
@@ -147,7 +147,7 @@ def outbox_file(data: bytes) -> None:
 
 def corrections_file(data: bytes) -> None:
     """The database of corrections, after whatever has happened to it on the disk."""
-    from detector.label_studio.correction_queue import CorrectionQueue, Hint
+    from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 
     with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
         path = Path(folder) / 'corrections.sqlite'
@@ -165,8 +165,8 @@ def download_file(data: bytes) -> None:
     """The note of an earlier download, a line, `Content-Range`, a line, then what the server sends."""
     import httpx
 
-    from detector import downloads
     from detector.errors import DownloadFailed
+    from detector.models import downloads
 
     note, _, rest = data.partition(b'\n')
     content_range, _, content = rest.partition(b'\n')
@@ -212,7 +212,7 @@ TARGETS: Final[Mapping[str, Target]] = {
 
 def seeds(name: str) -> list[bytes]:
     """Good inputs of a target, from which the fuzzer goes on."""
-    from detector.label_studio import config
+    from detector.label_studio.labels import config
 
     point = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1', 'confidence': 0.5}
     box = {'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4, 'model_name': '1', 'confidence': 0.5}
@@ -293,9 +293,9 @@ def _zip(files: dict[str, bytes]) -> bytes:
 
 
 def _results() -> list[Any]:
-    from detector.label_studio import config
-    from detector.label_studio.person import Person
-    from detector.label_studio.regions import to_results
+    from detector.datasets.person import Person
+    from detector.label_studio.labels import config
+    from detector.label_studio.labels.regions import to_results
 
     person = Person.empty()
     person.visibility[:3] = 2
@@ -304,7 +304,7 @@ def _results() -> list[Any]:
 
 
 def _database() -> bytes:
-    from detector.label_studio.correction_queue import CorrectionQueue, Hint
+    from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 
     with tempfile.TemporaryDirectory() as folder:
         queue = CorrectionQueue(Path(folder) / 'a.sqlite')
@@ -318,9 +318,9 @@ def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
     """A node with the embedded model in this process, for a Loop that is away; whoever sends it events is let in."""
     from starlette.routing import Mount
 
-    from detector import model_package
-    from detector.embedded import EMBEDDED_PACKAGE
-    from detector.node import WholebodyNode
+    from detector.models import package as model_package
+    from detector.models.embedded import EMBEDDED_PACKAGE
+    from detector.node.wholebody_node import WholebodyNode
     from detector.settings import Settings
 
     logging.disable()

@@ -14,11 +14,10 @@ import httpx
 import pytest
 import socketio
 
-from detector import images
-
-from ..cards import make_card
-from ..mock.loops import MockLoopProcess, running_mock_loop
-from ..processes import NodeProcess, running_node
+from detector.pose import images
+from tests.support.cards import make_card
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ..fuzz import budget
-from ..fuzz.harness import TARGETS
-from ..processes import PROJECT
-from .environments import python_with
+from tests.fuzz.harness import TARGETS
+from tests.support import fuzz_budget as budget
+from tests.support.integration.environments import python_with
+from tests.support.processes import PROJECT
 
 pytestmark = pytest.mark.integration
 

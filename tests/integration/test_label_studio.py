@@ -12,17 +12,16 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data as photographs
 
-from detector import images
-from detector.label_studio.config import generate, parse
-from detector.label_studio.person import Person
-from detector.label_studio.regions import from_results
-from mock.test_card import Figure, arrange
-
-from ..cards import FIGURES, iou, make_card
-from ..mock.loops import MockLoopProcess, running_mock_loop
-from ..processes import NodeProcess, running_node
-from ..test_images import encoded
-from .label_studio_api import Json, LabelStudio, Refused
+from detector.datasets.person import Person
+from detector.label_studio.labels.config import generate, parse
+from detector.label_studio.labels.regions import from_results
+from detector.pose import images
+from mock.test_card.cards import Figure, arrange
+from tests.pose.test_images import encoded
+from tests.support.cards import FIGURES, iou, make_card
+from tests.support.integration.label_studio_api import Json, LabelStudio, Refused
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

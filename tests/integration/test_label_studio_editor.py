@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector import images
-from detector.label_studio.config import Style, generate, parse
-from detector.label_studio.regions import from_results
-from mock.test_card import Figure
-
-from ..cards import FIGURES, iou, make_card
-from ..mock.loops import MockLoopProcess, running_mock_loop
-from ..processes import NodeProcess, running_node
-from .browser import Browser, Point
-from .label_studio_api import Json, LabelStudio, Project
+from detector.label_studio.labels.config import Style, generate, parse
+from detector.label_studio.labels.regions import from_results
+from detector.pose import images
+from mock.test_card.cards import Figure
+from tests.support.cards import FIGURES, iou, make_card
+from tests.support.integration.browser import Browser, Point
+from tests.support.integration.label_studio_api import Json, LabelStudio, Project
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detector.label_studio.config import Style, generate
-from detector.label_studio.datasets.coco import from_coco
-from detector.label_studio.datasets.labelled import LabelledImage
-from detector.label_studio.datasets.poses_json import read_poses_json, to_poses_json
-from detector.label_studio.person import Person
-from detector.skeleton import KEYPOINT_NAMES
+from detector.datasets.coco import from_coco
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.person import Person
+from detector.datasets.poses_json import read_poses_json, to_poses_json
+from detector.label_studio.labels.config import Style, generate
+from detector.pose.skeleton import KEYPOINT_NAMES
+from tests.support.integration.dataset_readers import read_by_fiftyone, read_by_ultralytics
+from tests.support.integration.label_studio_api import Json, LabelStudio
+from tests.support.loops import running_mock_loop
+from tests.support.people import dataset_file, make_image
+from tests.support.processes import PROJECT, clean_environment, running_node
 
-from ..label_studio.datasets.people import dataset_file, make_image
-from ..mock.loops import running_mock_loop
-from ..processes import PROJECT, clean_environment, running_node
-from .dataset_readers import read_by_fiftyone, read_by_ultralytics
-from .label_studio_api import Json, LabelStudio
 from .test_label_studio import VERSION, until
 
 pytestmark = pytest.mark.integration

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from detector import images
-from detector.label_studio.config import Style, generate, parse
-from detector.label_studio.regions import from_results
-from mock.test_card import Figure
+from detector.label_studio.labels.config import Style, generate, parse
+from detector.label_studio.labels.regions import from_results
+from detector.pose import images
+from mock.test_card.cards import Figure
+from tests.support.cards import FIGURES, make_card
+from tests.support.integration.environments import python_with
+from tests.support.integration.label_studio_api import Json, LabelStudio, Project, Refused
+from tests.support.processes import PROJECT, clean_environment
 
-from ..cards import FIGURES, make_card
-from ..processes import PROJECT, clean_environment
-from .environments import python_with
-from .label_studio_api import Json, LabelStudio, Project, Refused
 from .test_label_studio import assert_drawn
 
 pytestmark = pytest.mark.integration

@@ -13,12 +13,12 @@ from rtmlib import YOLOX, RTMPose
 from benchmarks import random_weights
 from benchmarks.network_layers import random_pictures
 from benchmarks.yolox_network import Form
-from detector.engine import EngineOptions, PoseEngine
-from detector.images import Image
-from detector.model_package import ModelPackage, unpack
-from detector.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
-from detector.poses import Pose
-from detector.runtimes import Backend, FloatArray, open_runtime
+from detector.engine.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.runtimes import Backend, FloatArray, open_runtime
+from detector.models.package import ModelPackage, unpack
+from detector.pose.images import Image
+from detector.pose.pose import Pose
 
 pytestmark = pytest.mark.integration
 

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.images import Image
-from detector.skeleton import category_id
-from mock.test_card import arrange
-
-from ..cards import assert_read, make_card, poses_of
-from ..mock.loops import running_mock_loop
-from ..processes import NodeProcess, running_node
-from .environments import python_with
+from detector.pose.images import Image
+from detector.pose.skeleton import category_id
+from mock.test_card.cards import arrange
+from tests.support.cards import assert_read, make_card, poses_of
+from tests.support.integration.environments import python_with
+from tests.support.loops import running_mock_loop
+from tests.support.processes import PROJECT, NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 
-CLIENT = Path(__file__).parent / 'rosys_client.py'
+CLIENT = PROJECT / 'tests/support/integration/rosys_client.py'
 
 
 def drive(node: NodeProcess, frame: Image, transmission: str, folder: Path) -> dict[str, Any]:

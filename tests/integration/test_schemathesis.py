@@ -9,12 +9,11 @@ import httpx
 import pytest
 
 from benchmarks.idle_memory import resident_mib
-
-from ..fuzz import budget
-from ..label_studio.studio import running_studio
-from ..mock.loops import running_mock_loop
-from ..processes import NodeProcess, running_node
-from ..test_following import wait_for_version
+from tests.loop.test_following import wait_for_version
+from tests.support import fuzz_budget as budget
+from tests.support.label_studio.studio import running_studio
+from tests.support.loops import running_mock_loop
+from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -9,15 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.idle_memory import resident_mib
-from detector.sio_events import EVENTS
-
-from ..fuzz.budget import repeat
-from ..mock.loops import running_mock_loop
-from ..processes import NodeProcess, running_node
-from ..properties.strategies import JSON, TEXTS, damaged, mutated
-from ..properties.test_images import FRAME, SEEDS
-from ..properties.test_metadata import METADATA
-from ..test_following import wait_for_version
+from detector.api.events import EVENTS
+from tests.loop.test_following import wait_for_version
+from tests.properties.test_images import FRAME, SEEDS
+from tests.properties.test_metadata import METADATA
+from tests.support.fuzz_budget import repeat
+from tests.support.loops import running_mock_loop
+from tests.support.processes import NodeProcess, running_node
+from tests.support.strategies import JSON, TEXTS, damaged, mutated
 
 pytestmark = pytest.mark.integration
 

@@ -13,15 +13,14 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from detector.datasets.coco import read_coco, to_coco
+from detector.datasets.fiftyone import write_fiftyone
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.poses_json import read_poses_json, to_poses_json
+from detector.datasets.yolo import read_yolo, write_yolo
 from detector.errors import InvalidRequest
-from detector.label_studio.datasets.coco import read_coco, to_coco
-from detector.label_studio.datasets.fiftyone import write_fiftyone
-from detector.label_studio.datasets.labelled import LabelledImage
-from detector.label_studio.datasets.poses_json import read_poses_json, to_poses_json
-from detector.label_studio.datasets.yolo import read_yolo, write_yolo
-
-from ..label_studio.datasets.people import assert_same_persons, dataset_file, make_image
-from .strategies import JSON, as_file, damaged, mutated
+from tests.support.people import assert_same_persons, dataset_file, make_image
+from tests.support.strategies import JSON, as_file, damaged, mutated
 
 IMAGES = [make_image(3, 1), make_image(1, 2)]
 COCO = dataset_file()

@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from detector import images
 from detector.errors import InvalidImage, WholebodyError
-
-from .strategies import JSON, damaged, mutated
+from detector.pose import images
+from tests.support.strategies import JSON, damaged, mutated
 
 MAX_PIXELS = 100_000
 

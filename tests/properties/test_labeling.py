@@ -9,18 +9,17 @@ import numpy as np
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from detector.datasets.person import NOT_LABELLED, Person
 from detector.errors import InvalidRequest, MediaFault
-from detector.label_studio import config
-from detector.label_studio.addresses import Addresses, Inline, Inside, Outside, shown
-from detector.label_studio.corrections import hints_in, to_annotations
-from detector.label_studio.person import NOT_LABELLED, Person
-from detector.label_studio.preannotation import _prompt
-from detector.label_studio.regions import from_results, to_results
-from detector.model_package import categories
-from detector.poses import Pose
-from detector.skeleton import KEYPOINT_COUNT
-
-from .strategies import HUGE, JSON, TEXTS, damaged, mutated
+from detector.label_studio.backend.corrections import hints_in, to_annotations
+from detector.label_studio.backend.preannotation import _prompt
+from detector.label_studio.labels import config
+from detector.label_studio.labels.regions import from_results, to_results
+from detector.label_studio.server.addresses import Addresses, Inline, Inside, Outside, shown
+from detector.models.package import categories
+from detector.pose.pose import Pose
+from detector.pose.skeleton import KEYPOINT_COUNT
+from tests.support.strategies import HUGE, JSON, TEXTS, damaged, mutated
 
 CONFIGS = {style: config.generate(style) for style in ('skeleton', 'keypoints')}
 GENERIC = (

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detector import metadata
 from detector.errors import InvalidRequest
-from detector.model_package import ModelPackage
-from detector.poses import poses_from_metadata
-
-from .strategies import JSON, TEXTS, mutated
+from detector.loop import metadata
+from detector.models.package import ModelPackage
+from detector.pose.pose import poses_from_metadata
+from tests.support.strategies import JSON, TEXTS, mutated
 
 BOX = {'category_name': 'person', 'x': 1.5, 'y': 2, 'width': 3, 'height': 4, 'model_name': '1.0', 'confidence': 0.5}
 POINT = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1.0', 'confidence': 0.5}

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detector import model_package, package_zip
-from detector.embedded import EMBEDDED_PACKAGE
 from detector.errors import InvalidPackage
-from detector.model_package import ModelPackage
-
-from ..packages import embedded_files, write_zip
-from .strategies import JSON, damaged, mutated
+from detector.models import archive as package_zip
+from detector.models import package as model_package
+from detector.models.embedded import EMBEDDED_PACKAGE
+from detector.models.package import ModelPackage
+from tests.support.packages import embedded_files, write_zip
+from tests.support.strategies import JSON, damaged, mutated
 
 FILES = embedded_files()
 DESCRIPTION = json.loads(FILES['model.json'])

@@ -12,13 +12,12 @@ import httpx
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detector import downloads
-from detector.downloads import download, noted_validators
 from detector.errors import DownloadFailed
-from detector.label_studio.correction_queue import CorrectionQueue, Hint
-from detector.outbox_queue import OutboxQueue
-
-from .strategies import JSON, TEXTS, damaged, mutated
+from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
+from detector.models import downloads
+from detector.models.downloads import download, noted_validators
+from detector.outbox.queue import OutboxQueue
+from tests.support.strategies import JSON, TEXTS, damaged, mutated
 
 NAME = '2026-01-31_12:00:00.000000'
 METADATA = {'box_detections': [], 'tags': ['a'], 'source': 'x', 'created': '2026-01-31T12:00:00'}

@@ -1,0 +1,155 @@
+"""`wholebody detect`: images from files, poses from the local engine or a running node."""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import httpx
+from rich.console import Console
+from rich.progress import track
+
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.errors import InvalidRequest, WholebodyError
+from detector.models import package as model_package
+from detector.models.store import ModelStore
+from detector.pose import images, overlay
+from detector.pose.images import Image
+from detector.pose.pose import Pose, poses_to_json
+from detector.settings import Settings, without_logins
+from detector.wording import counted
+
+_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
+_TIMEOUT_SECONDS: Final = 60
+
+
+class _Source(Protocol):
+    """Where poses come from."""
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        """The grouped form of an image's poses."""
+
+
+class _LocalEngine:
+    def __init__(self, settings: Settings, package: model_package.ModelPackage) -> None:
+        self._engine = PoseEngine(package, EngineOptions.of(settings))
+        self._engine.check()
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        height, width = image.shape[:2]
+        start = time.perf_counter()
+        poses = self._engine.poses(image)
+        elapsed = round(1000 * (time.perf_counter() - start), 2)
+        answer = poses_to_json(poses, width=width, height=height, model_version=self._engine.package.model_version)
+        return answer | {'timing': {'inference_ms': elapsed}}
+
+
+class _Node:
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        try:
+            response = self._client.post('/poses', files={'file': (path.name, path.read_bytes())})
+            answer = response.json()
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            raise WholebodyError(f'no answer from {without_logins(str(self._client.base_url))}: {error}') from error
+        detail = answer.get('detail') if isinstance(answer, dict) else None
+        if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or 'poses' not in answer:
+            raise WholebodyError(
+                f'{without_logins(str(self._client.base_url))} answers {response.status_code}: {detail or "no poses"}'
+            )
+        return answer
+
+
+def _client(url: str, settings: Settings) -> httpx.Client:
+    try:
+        return httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS, headers=settings.request_headers)
+    except httpx.InvalidURL as error:
+        raise InvalidRequest(f'{without_logins(url)!r} is no address: {error}') from None
+
+
+def run(
+    settings: Settings,
+    paths: Sequence[Path],
+    *,
+    output: Path | None,
+    as_json: bool,
+    url: str | None,
+    model: Path | None,
+) -> int:
+    """Detect on files and folders; print and draw the results.
+
+    :return: how many images failed.
+    :raises WholebodyError: there is nothing to work on or with.
+    """
+    files = list(_expand(paths))
+    if not files:
+        raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {", ".join(map(str, paths))}')
+    to_folder = len(files) > 1 or paths[0].is_dir()
+    jobs = [(path, _target(output, base, path) if to_folder else output) for base, path in files]
+    _check_targets(jobs)
+    failed = 0
+    with ExitStack() as stack:
+        source: _Source
+        if url is not None:
+            source = _Node(stack.enter_context(_client(url, settings)))
+        else:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
+            source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, Path(scratch)))
+        for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
+            try:
+                _process(settings, source, path, target, as_json)
+            except (WholebodyError, OSError) as error:
+                failed += 1
+                print(f'error: {path}: {error}', file=sys.stderr)
+    return failed
+
+
+def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
+    """Pairs of a base folder and an image file below it."""
+    for path in paths:
+        if path.is_dir():
+            yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in _ENDINGS)
+        else:
+            yield path.parent, path
+
+
+def _target(output: Path | None, base: Path, path: Path) -> Path | None:
+    return None if output is None else output / path.relative_to(base)
+
+
+def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
+    """Refuse to write over an input, or two pictures into one file."""
+    inputs = {path.resolve() for path, _ in jobs}
+    targets = [target.resolve() for _, target in jobs if target is not None]
+    for target in targets:
+        if target in inputs:
+            raise InvalidRequest(f'{target} is an input; give another output')
+        if targets.count(target) > 1:
+            raise InvalidRequest(f'{target} would be written more than once; detect these folders one by one')
+
+
+def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:
+    image = images.read(path, max_pixels=settings.max_image_pixels)
+    answer = source.detect(path, image)
+    if as_json:
+        print(json.dumps({'file': str(path)} | answer))
+    else:
+        print(_summary(path, answer, settings.confidence_threshold))
+    if target is not None:
+        poses = [Pose.from_json(pose) for pose in answer['poses']]
+        images.write(target, overlay.draw(image, poses, confidence_threshold=settings.confidence_threshold))
+
+
+def _summary(path: Path, answer: dict[str, Any], threshold: float) -> str:
+    persons = [
+        f'{pose["confidence"]:.2f} ({sum(point["confidence"] >= threshold for point in pose["keypoints"])} keypoints)'
+        for pose in answer['poses']
+    ]
+    found = counted(len(persons), 'person')
+    return f'{path}: {found}{": " if persons else ""}{", ".join(persons)} [{answer["model_version"]}]'

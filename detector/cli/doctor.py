@@ -1,0 +1,161 @@
+"""`wholebody doctor`: what is installed, what works, what can be reached."""
+
+import asyncio
+import platform
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import Final, Literal
+
+import httpx
+
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.runtimes import Backend, installed_version, usable_cpus
+from detector.errors import WholebodyError
+from detector.label_studio.server.client import Connection
+from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
+from detector.models.package import open_package, unpack
+from detector.models.store import ModelStore
+from detector.pose import images
+from detector.settings import Settings
+
+_PACKAGES: Final = ('learning-loop-node', 'rtmlib')
+_RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
+_TIMEOUT_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What one check found."""
+
+    name: str
+    state: Literal['ok', 'warning', 'failed', 'skipped']
+    detail: str
+
+    @property
+    def mark(self) -> str:
+        return {'ok': '✓', 'warning': '!', 'failed': '✗', 'skipped': '-'}[self.state]
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """Run all checks, one after the other."""
+    yield _checked('packages', _packages)
+    yield _checked('opencv', _single_opencv)
+    yield Check('cpus', 'ok', f'{usable_cpus()} usable, {platform.machine()}')
+    yield _checked('data folder', lambda: _data_folder(settings.data_folder))
+    for runtime in _RUNTIMES:
+        yield _checked(f'runtime {runtime}', partial(_runtime, runtime))
+    yield _checked('devices', _devices)
+    yield _checked('model', lambda: _model(settings))
+    if settings.loop_url is None:
+        yield Check('Learning Loop', 'skipped', 'LOOP_HOST is not set: nothing is sent to anybody')
+    else:
+        yield _checked('Learning Loop', lambda: _learning_loop(settings))
+    if settings.label_studio_url is None:
+        yield Check('Label Studio', 'skipped', 'LABEL_STUDIO_URL is not set')
+    else:
+        yield _checked('Label Studio', lambda: _label_studio(settings))
+
+
+class _Failed(Exception):
+    """A check found a fault; the text says which."""
+
+
+def _checked(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, 'ok', check())
+    except (_Failed, WholebodyError, OSError, ValueError, KeyError) as error:
+        return Check(name, 'failed', str(error))
+    except httpx.HTTPError as error:
+        return Check(name, 'failed', f'{error.request.url.host} does not answer: {error}')
+
+
+def _packages() -> str:
+    found = []
+    for name in _PACKAGES:
+        try:
+            found.append(f'{name} {version(name)}')
+        except PackageNotFoundError:
+            raise _Failed(f'{name} is not installed') from None
+    return ', '.join([*found, *map(installed_version, _RUNTIMES)])
+
+
+def _single_opencv() -> str:
+    found = sorted({dist.name.lower() for dist in distributions() if dist.name.lower().startswith('opencv')})
+    if len(found) != 1:
+        raise _Failed(f'{", ".join(found)} overwrite each other; uninstall all and install opencv-python-headless')
+    return found[0]
+
+
+def _data_folder(folder: Path) -> str:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise _Failed(f'{folder} cannot be written: {error.strerror}; set DATA_FOLDER') from None
+    return str(folder)
+
+
+def _runtime(backend_type: Backend) -> str:
+    """Read the example card with a runtime on the CPU."""
+    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
+        engine = PoseEngine(unpack(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
+        found = len(engine.poses(images.read(EXAMPLE_CARD)))
+    if found != 2:
+        raise _Failed(f'finds {found} persons on the example card, which shows 2')
+    return 'reads the example card'
+
+
+def _devices() -> str:
+    import onnxruntime
+    import openvino
+
+    providers = [name.removesuffix('ExecutionProvider') for name in onnxruntime.get_available_providers()]
+    return f'onnxruntime: {", ".join(providers)}; openvino: {", ".join(openvino.Core().available_devices)}'
+
+
+def _model(settings: Settings) -> str:
+    package = open_package(ModelStore(settings.data_folder).current_or_embedded())
+    engine = PoseEngine(package, EngineOptions.of(settings))
+    engine.check()
+    note = '; embedded, finds nobody in photographs' if package.name == EMBEDDED_NAME else ''
+    return f'{package.model_version} works with {engine.runtime}{note}'
+
+
+def _learning_loop(settings: Settings) -> str:
+    with httpx.Client(
+        base_url=str(settings.loop_url), timeout=_TIMEOUT_SECONDS, verify=_certificate(settings)
+    ) as client:
+        response = client.get('/api/status')
+        if response.status_code != httpx.codes.OK:
+            raise _Failed(f'{settings.loop_url} answers {response.status_code} to /api/status')
+        password = settings.loop_password.get_secret_value()
+        response = client.post('/api/login', data={'username': settings.loop_username, 'password': password})
+    if response.status_code != httpx.codes.OK:
+        raise _Failed(f'{settings.loop_url} refuses the login ({response.status_code}): LOOP_USERNAME, LOOP_PASSWORD')
+    return f'{settings.loop_url} answers, the login works'
+
+
+def _certificate(settings: Settings) -> str | bool:
+    return True if settings.loop_ssl_cert_path is None else str(settings.loop_ssl_cert_path)
+
+
+def _label_studio(settings: Settings) -> str:
+    """Reach Label Studio and try the token."""
+    connection = Connection.of(settings, seconds=_TIMEOUT_SECONDS)
+    assert connection is not None
+    return asyncio.run(_whoami(connection))
+
+
+async def _whoami(connection: Connection) -> str:
+    try:
+        user = await connection.get_json('/api/current-user/whoami')
+    finally:
+        await connection.close()
+    if not isinstance(user, dict) or 'email' not in user:
+        raise _Failed(f'{connection.url} does not say whose the token is: is LABEL_STUDIO_URL Label Studio?')
+    return f'{connection.url} answers, the token is that of {user["email"]}'

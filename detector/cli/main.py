@@ -1,0 +1,204 @@
+"""The command `wholebody`.
+
+Commands import what they need themselves, so that `wholebody --help` is quick.
+"""
+
+import io
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detector.errors import InvalidSettings, WholebodyError
+from detector.settings import load_settings
+from detector.wording import counted
+
+from .labelstudio import app as labelstudio_app
+from .model import app as model_app
+from .outbox import app as outbox_app
+
+app = typer.Typer(
+    help='Whole-body pose: 133 keypoints per person, as a Learning Loop detector node and on the command line.',
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(model_app, name='model')
+app.add_typer(outbox_app, name='outbox')
+app.add_typer(labelstudio_app, name='labelstudio')
+
+
+@app.command(
+    'mock-loop',
+    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []},
+)
+def mock_loop(context: typer.Context) -> None:
+    """Serve a mock Learning Loop, or talk to a running one; `wholebody mock-loop --help` says more."""
+    try:
+        from mock.loop.commands import app as mock_app
+    except ImportError:
+        raise typer.BadParameter('the mock Learning Loop is part of the source checkout (folder mock)') from None
+    mock_app(context.args, prog_name='wholebody mock-loop')
+
+
+def main() -> None:
+    """Run the command line; errors of this project become one message on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # a terminal that knows no ✓ is no reason to fail
+    try:
+        app()
+    except InvalidSettings as error:
+        _fail(error, 2)
+    except (WholebodyError, OSError, UnicodeError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    for line in str(error).splitlines():
+        print(f'error: {line}', file=sys.stderr)
+    sys.exit(code)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help='Address to bind to.  [default: NODE_HOST, else 0.0.0.0]')] = None,
+    port: Annotated[int | None, typer.Option(help='Port to bind to.  [default: BACKEND_PORT, else 8004]')] = None,
+) -> None:
+    """Serve the node: REST and Socket.IO on one port.
+
+    Settings come from the environment and from .env; the README lists them. Without LOOP_HOST the node contacts
+    nobody and stores no image. Without an installed model it serves the embedded test card model.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):  # while the imports below take their time
+        signal.signal(number, lambda *_: os._exit(0))
+    changes = {'node_host': host, 'backend_port': port}
+    settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
+
+    logging.disable(logging.INFO)  # learning_loop_node greets when it is imported, in a form of its own
+    from detector.node.server import serve as serve_node
+
+    logging.disable(logging.NOTSET)
+    serve_node(settings)
+
+
+@app.command()
+def detect(
+    images: Annotated[list[Path], typer.Argument(help='Image files, or folders of them.', exists=True)],
+    output: Annotated[
+        Path | None,
+        typer.Option('--output', '-o', help='Write pictures with the skeletons: a file for one image, else a folder.'),
+    ] = None,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON, one line per image.')] = False,
+    url: Annotated[
+        str | None, typer.Option(help='Ask a running node, e.g. http://robot:8004, instead of running the model here.')
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help='A package to use instead of the installed model.', exists=True)
+    ] = None,
+) -> None:
+    """Find the persons in images and their 133 keypoints.
+
+    Prints a line per image, or JSON; images that fail are reported and make the exit status 1.
+    """
+    if url is not None and model is not None:
+        raise typer.BadParameter('a node runs its own model: give --url or --model, not both')
+    from .detect import run
+
+    failed = run(load_settings(), images, output=output, as_json=as_json, url=url, model=model)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def bench(
+    package: Annotated[Path, typer.Argument(help='A package.', exists=True, dir_okay=False)],
+    persons: Annotated[str, typer.Option(help='Numbers of persons to measure with.')] = '1,4,10',
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help='A picture to measure with, may be given often; without, 640×480 of noise.', exists=True),
+    ] = None,
+    interval: Annotated[
+        int, typer.Option(help='Measure a stream of one person with this DETECTION_INTERVAL, too; 1: do not.', min=1)
+    ] = 5,
+    runtimes: Annotated[
+        str | None, typer.Option(help='Only these, e.g. onnxruntime,openvino.', show_default='all that are installed')
+    ] = None,
+    rounds: Annotated[int, typer.Option(help='Turns of each variant per column of the table.', min=1)] = 10,
+    output: Annotated[
+        Path | None, typer.Option('--output', '-o', help='JSON file to write; a plot is put beside it.')
+    ] = None,
+) -> None:
+    """Compare, on this machine: this engine on each runtime and precision, rtmlib, and the bare networks.
+
+    Each variant runs in a process of its own; they take turns, and the figures are medians per frame.
+    """
+    from detector.cli.bench.command import backends, cases, run
+
+    only = backends(runtimes) if runtimes is not None else None
+    run(package, images=image or [], cases=cases(persons, interval), runtimes=only, rounds=rounds, output=output)
+
+
+@app.command()
+def doctor(
+    security: Annotated[
+        bool, typer.Option('--security', help='Say instead what is open to whom, and the remedy.')
+    ] = False,
+) -> None:
+    """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
+
+    The exit status is 1 if a check fails.
+    """
+    if security:
+        from .doctor_security import examine
+    else:
+        from .doctor import examine
+
+    settings = load_settings()
+    failed = False
+    for check in examine(settings):
+        failed |= check.state == 'failed'
+        print(f'{check.mark} {check.name}: {check.detail}')
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def card(
+    output: Annotated[Path, typer.Option('--output', '-o', help='Image file to write: .png or .jpg.')],
+    persons: Annotated[int, typer.Option(help='How many figures.', min=0, max=12)] = 1,
+    width: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 1280,
+    height: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 960,
+    background: Annotated[
+        Path | None, typer.Option(help='A picture to draw on; light grey without.', exists=True, dir_okay=False)
+    ] = None,
+) -> None:
+    """Draw a test card: a picture that the embedded model reads, to check a camera or the whole chain with."""
+    try:
+        from mock.test_card.cards import write_card
+    except ImportError:
+        raise typer.BadParameter(
+            'the test card renderer is part of the source checkout (folder mock), not of the wheel; '
+            'an example card is installed: ' + str(_example_card())
+        ) from None
+    write_card(output, persons=persons, size=(width, height), background=background)
+    print(f'{output}: {counted(persons, "person")}')
+
+
+def _example_card() -> Path:
+    from detector.models.embedded import EXAMPLE_CARD
+
+    return EXAMPLE_CARD
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option('--version', help='Print the version and exit.')] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of('wholebody-pose-node'))
+        raise typer.Exit

@@ -1,0 +1,195 @@
+"""Labelled images for FiftyOne: `fo.Dataset.from_dir(folder, dataset_type=fo.types.FiftyOneDataset)` loads them.
+
+Samples have `detections` and `keypoints`; a `Detection` and the `Keypoint` of the same person have the same `index`,
+from 1 in each image. A `Keypoint` has 133 points, nan where one is not labelled, and as attributes `visibility`
+(0, 1, 2) and, where a model has set points, `confidence`.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from detector.pose.skeleton import DRAWN_EDGES, KEYPOINT_NAMES, PERSON
+
+from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
+from .person import NOT_LABELLED, Person, Size
+
+_VERSION: Final = '0.25.0'
+"""Of FiftyOne, whose format this is; later ones migrate it."""
+_NAN: Final = {'$numberDouble': 'NaN'}
+_DIGITS: Final = 8
+
+JsonObject = dict[str, Any]
+
+
+def write_fiftyone(
+    folder: Path,
+    images: Sequence[LabelledImage],
+    *,
+    val_share: float | None = None,
+    image_bytes: Callable[[LabelledImage], bytes] | None = None,
+) -> None:
+    """Write a dataset that FiftyOne loads; equal input gives equal files.
+
+    Persons without box and labelled keypoints are left out.
+
+    :param folder: is made; may be there if it is empty.
+    :param val_share: of the images that get the tag `val`, the others `train`; None: no tags.
+    :param image_bytes: of an image file, for `data/`; None: FiftyOne finds the images by `rel_dir=`, under `data/`.
+    :raises InvalidRequest: the folder is not empty or cannot be made, or two images have the same id.
+    """
+    check_ids(images)
+    new_folder(folder)
+    samples = []
+    for image, name in zip(images, file_names(images), strict=True):
+        samples.append(_sample(image, f'data/{name}', val_share))
+        if image_bytes is not None:
+            write_image(folder / 'data' / name, image_bytes(image))
+    (folder / 'samples.json').write_text(json.dumps({'samples': samples}, allow_nan=False), encoding='utf-8')
+    (folder / 'metadata.json').write_text(json.dumps(_metadata(folder.name), indent=1), encoding='utf-8')
+
+
+def _sample(image: LabelledImage, path: str, val_share: float | None) -> JsonObject:
+    detections, keypoints = [], []
+    for index, person in enumerate(image.persons, 1):
+        corners = box_of(person, image.size)
+        if corners is None:
+            continue
+        (x1, y1), (x2, y2) = (_relative(corner, image.size) for corner in corners.reshape(2, 2).tolist())
+        size = [round(x2 - x1, _DIGITS), round(y2 - y1, _DIGITS)]
+        score = {} if person.box_score is None else {'confidence': person.box_score}
+        detections.append(_label('Detection', path, index) | {'bounding_box': [x1, y1, *size]} | score)
+        if person.visibility.any():
+            keypoints.append(_label('Keypoint', path, index) | _points(person, image.size))
+    return {
+        '_id': _object_id('sample', path),
+        '_media_type': 'image',
+        '_rand': int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) / 2**32,
+        'filepath': path,
+        'tags': [] if val_share is None else [split_of(image.file_name, val_share)],
+        'metadata': {'_cls': 'ImageMetadata', 'width': image.width, 'height': image.height},
+        'image_id': image.id,
+        'file_name': image.file_name,
+        'detections': {'_cls': 'Detections', 'detections': detections},
+        'keypoints': {'_cls': 'Keypoints', 'keypoints': keypoints},
+    }
+
+
+def _label(kind: str, path: str, index: int) -> JsonObject:
+    return {
+        '_id': _object_id(kind, path, str(index)),
+        '_cls': kind,
+        'attributes': {},
+        'tags': [],
+        'label': PERSON,
+        'index': index,
+    }
+
+
+def _object_id(*parts: str) -> JsonObject:
+    # the first four bytes are a time, which FiftyOne shows as that of creation: 1970, rather than any
+    return {'$oid': '00000000' + hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]}
+
+
+def _points(person: Person, size: Size) -> JsonObject:
+    visibility = person.visibility.tolist()
+    places = [_relative(place, size) for place in person.keypoints.tolist()]
+    points = [[_NAN, _NAN] if v == NOT_LABELLED else place for v, place in zip(visibility, places, strict=True)]
+    scores = [float(score) for score in person.scores]
+    if all(math.isnan(score) for score in scores):
+        return {'points': points, 'visibility': visibility}
+    confidence = [round(score, _DIGITS) if math.isfinite(score) else _NAN for score in scores]
+    return {'points': points, 'visibility': visibility, 'confidence': confidence}
+
+
+def _relative(place: Sequence[float], size: Size) -> list[float]:
+    return [round(coordinate / side, _DIGITS) for coordinate, side in zip(place, size, strict=True)]
+
+
+def _metadata(name: str) -> JsonObject:
+    skeleton = {'labels': list(KEYPOINT_NAMES), 'edges': [list(edge) for edge in DRAWN_EDGES]}
+    return {
+        'name': name,
+        'version': _VERSION,
+        'media_type': 'image',
+        'persistent': False,
+        'tags': [],
+        'info': {},
+        'app_config': {},
+        'classes': {},
+        'default_classes': [PERSON],
+        'mask_targets': {},
+        'default_mask_targets': {},
+        'skeletons': {'keypoints': skeleton},
+        'default_skeleton': skeleton,
+        'sample_fields': _schema(),
+    }
+
+
+def _schema() -> list[JsonObject]:
+    floats, integers = {'subfield': 'fiftyone.core.fields.FloatField'}, {'subfield': 'fiftyone.core.fields.IntField'}
+    texts = {'subfield': 'fiftyone.core.fields.StringField'}
+    attributes = {
+        'embedded_doc_type': 'fiftyone.core.labels.Attribute',
+        'subfield': 'fiftyone.core.fields.EmbeddedDocumentField',
+    }
+    label = [
+        _field('id', 'ObjectId', db_field='_id'),
+        _field('tags', 'List', **texts),
+        _field('attributes', 'Dict', **attributes),
+        _field('label', 'String'),
+        _field('index', 'Int'),
+    ]
+    detection = [*label, _field('bounding_box', 'List', **floats), _field('confidence', 'Float')]
+    keypoint = [
+        *label,
+        _field('points', 'Keypoints'),
+        _field('confidence', 'List', **floats),
+        _field('visibility', 'List', **integers),
+    ]
+    return [
+        _field('id', 'ObjectId', db_field='_id'),
+        _field('filepath', 'String'),
+        _field('tags', 'List', **texts),
+        _field(
+            'metadata',
+            'EmbeddedDocument',
+            embedded_doc_type='fiftyone.core.metadata.ImageMetadata',
+            fields=[_field('width', 'Int'), _field('height', 'Int')],
+        ),
+        _field('_media_type', 'String'),
+        _field('_rand', 'Float'),
+        _field('image_id', 'Int'),
+        _field('file_name', 'String'),
+        _labels('detections', 'Detection', detection),
+        _labels('keypoints', 'Keypoint', keypoint),
+    ]
+
+
+def _labels(name: str, kind: str, fields: list[JsonObject]) -> JsonObject:
+    items = {
+        'embedded_doc_type': f'fiftyone.core.labels.{kind}',
+        'subfield': 'fiftyone.core.fields.EmbeddedDocumentField',
+    }
+    return _field(
+        name,
+        'EmbeddedDocument',
+        embedded_doc_type=f'fiftyone.core.labels.{kind}s',
+        fields=[_field(name, 'List', **items, fields=fields)],
+    )
+
+
+def _field(name: str, kind: str, **more: Any) -> JsonObject:
+    return {
+        'name': name,
+        'ftype': f'fiftyone.core.fields.{kind}Field',
+        'embedded_doc_type': None,
+        'subfield': None,
+        'fields': [],
+        'db_field': name,
+        'description': None,
+        'info': None,
+    } | more

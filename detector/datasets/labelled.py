@@ -1,0 +1,126 @@
+"""Labelled images, and what all formats need of them."""
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from detector.errors import InvalidRequest
+from detector.pose.pose import FloatArray
+
+from .person import NOT_LABELLED, Person, Size
+
+Split = Literal['train', 'val']
+
+_MIN_SIDE: Final = 1.0
+"""Pixels; training leaves boxes without an area out, and a single keypoint has none."""
+_MAX_STEM_BYTES: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LabelledImage:
+    """An image and its persons.
+
+    :param id: unique in a dataset.
+    :param file_name: as the dataset or the labelling task has it; may lie in folders.
+    :param width: of the upright image in pixels.
+    :param height: of the upright image in pixels.
+    :param extra: what a dataset says of the image beyond that, as JSON.
+    """
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+    persons: Sequence[Person]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> Size:
+        return self.width, self.height
+
+
+def split_of(name: str, val_share: float) -> Split:
+    """The part of a dataset that an image belongs to; depends on nothing but its name, however Unicode composes it.
+
+    :param val_share: of the images that are for validation, 0..1.
+    """
+    digest = hashlib.sha256(unicodedata.normalize('NFC', name).encode(errors='surrogatepass')).digest()
+    return 'val' if int.from_bytes(digest[:8], 'big') < val_share * 2**64 else 'train'
+
+
+def box_of(person: Person, size: Size) -> FloatArray | None:
+    """The person's box, or the one around its labelled keypoints; None without either.
+
+    :param size: of the image; the box around keypoints lies inside and is at least a pixel wide and high.
+    :return: shape (4,), float32: x1, y1, x2, y2 in pixels.
+    """
+    if person.box is not None:
+        return person.box
+    points = person.keypoints[person.visibility != NOT_LABELLED]
+    if not len(points):
+        return None
+    limits = np.array(size, dtype=np.float32)
+    points = points.clip(0, limits)
+    low, high = points.min(axis=0), points.max(axis=0)
+    low = np.where(high - low < _MIN_SIDE, ((low + high - _MIN_SIDE) / 2).clip(0, limits - _MIN_SIDE), low)
+    return np.concatenate([low, np.maximum(high, low + _MIN_SIDE)]).astype(np.float32)
+
+
+def file_names(images: Sequence[LabelledImage]) -> list[str]:
+    """A file name for each image in one folder: no directories, and unlike the others without its ending as well."""
+    taken: set[str] = set()
+    names = []
+    for image in images:
+        path = PurePosixPath(image.file_name.replace('\\', '/').translate(_REPLACED).rstrip('/'))
+        suffix = path.suffix if len(path.suffix) <= 10 else ''
+        # a dot that is left would take what follows for an ending
+        stem = path.name.removesuffix(suffix) if suffix else path.name.replace('.', '_')
+        stem = stem.encode(errors='ignore')[:_MAX_STEM_BYTES].decode(errors='ignore').strip('. ') or 'image'
+        candidates = (stem, f'{stem}-{image.id}', *(f'{stem}-{image.id}-{number}' for number in range(2, len(images))))
+        chosen = next(candidate for candidate in candidates if _key(candidate) not in taken)
+        taken.add(_key(chosen))
+        names.append(chosen + suffix)
+    return names
+
+
+_REPLACED: Final = {code: '_' for code in (*range(32), 127, *map(ord, ':*?"<>|'))}
+"""Characters that some file system refuses."""
+
+
+def _key(name: str) -> str:
+    """Equal for names that are one file on some file system."""
+    return unicodedata.normalize('NFC', name).casefold()
+
+
+def check_ids(images: Sequence[LabelledImage]) -> None:
+    """:raises InvalidRequest: two images have the same id."""
+    first: dict[int, LabelledImage] = {}
+    for image in images:
+        other = first.setdefault(image.id, image)
+        if other is not image:
+            raise InvalidRequest(f'{other.file_name} and {image.file_name} have the same id {image.id}')
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder for a dataset.
+
+    :raises InvalidRequest: it is there and not empty, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InvalidRequest(f'{folder} is not empty; a dataset needs a folder of its own')
+    except OSError as error:
+        raise InvalidRequest(f'{folder} cannot be made: {error.strerror}') from None
+    return folder
+
+
+def write_image(path: Path, content: bytes) -> None:
+    """Write an image file and the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

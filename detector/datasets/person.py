@@ -1,0 +1,60 @@
+"""A person as annotators see them: between poses, regions and datasets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.pose.pose import FloatArray, Pose
+from detector.pose.skeleton import KEYPOINT_COUNT
+
+Size = tuple[int, int]
+"""Width and height of the upright image in pixels."""
+
+NOT_LABELLED, HIDDEN, VISIBLE = 0, 1, 2
+"""Visibility of a keypoint, as in COCO."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Person:
+    """A person as annotators see them, in pixels of the upright image.
+
+    :param box: shape (4,), float32: x1, y1, x2, y2; None if nobody drew one.
+    :param box_score: of the model, 0..1; None if a person drew the box.
+    :param keypoints: shape (133, 2), float32.
+    :param visibility: shape (133,), int8: 0 not labelled, 1 labelled but hidden, 2 visible.
+    :param scores: shape (133,), float32: of the model, 0..1; nan where a person set the point.
+    :param extra: what a dataset says of the person beyond that, as JSON; travels through Label Studio in a region's
+        `meta`.
+    """
+
+    box: FloatArray | None
+    box_score: float | None
+    keypoints: FloatArray
+    visibility: NDArray[np.int8]
+    scores: FloatArray
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, pose: Pose, *, threshold: float) -> 'Person':
+        """A pose whose keypoints below a confidence are not labelled."""
+        visible = pose.confidences >= threshold
+        return cls(
+            box=pose.box,
+            box_score=pose.box_confidence,
+            keypoints=pose.keypoints,
+            visibility=np.where(visible, VISIBLE, NOT_LABELLED).astype(np.int8),
+            scores=pose.confidences,
+        )
+
+    @classmethod
+    def empty(cls) -> 'Person':
+        return cls(
+            box=None,
+            box_score=None,
+            keypoints=np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32),
+            visibility=np.zeros(KEYPOINT_COUNT, dtype=np.int8),
+            scores=np.full(KEYPOINT_COUNT, np.nan, dtype=np.float32),
+        )

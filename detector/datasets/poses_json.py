@@ -1,0 +1,155 @@
+"""Labelled images ⇄ a JSON file of our own, in which nothing is lost.
+
+    {"format": "wholebody-poses", "version": 1,
+     "images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480, "extra": {…},
+                 "origin": {"task": 12, "project": 3, "data": {…}, "annotation": 5, "annotator": 1, "updated_at": "…"},
+                 "persons": [{"box": [x1, y1, x2, y2], "box_score": null, "extra": {…},
+                              "keypoints": {"nose": [x, y, visibility, score], …}}]}]}
+
+Coordinates are pixels of the upright image; `box` is null if nobody drew one. Visibility is 0 not labelled, 1 hidden,
+2 visible; the score is the model's, null where a person set the point. Keypoints of which nothing is known are left
+out. `origin` is null for an image that nobody has labelled; that of a prediction has `prediction` and `model_version`
+instead of `annotation`, `annotator` and `updated_at`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from detector.errors import InvalidRequest
+from detector.pose.pose import FloatArray
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
+
+from .fields import as_integer, as_list, as_mapping, as_numbers, as_side, as_text, read_as
+from .labelled import LabelledImage, check_ids
+from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person
+
+FORMAT: Final = 'wholebody-poses'
+_VERSION: Final = 1
+
+
+# ---------------------------------------------------------------- to JSON
+
+
+def to_poses_json(
+    images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any] | None] | None = None
+) -> dict[str, Any]:
+    """The content of a file, ready for JSON.
+
+    :param origins: where the labels of an image come from, by the image's id.
+    :raises InvalidRequest: two images have the same id.
+    """
+    check_ids(images)
+    known = origins or {}
+    return {
+        'format': FORMAT,
+        'version': _VERSION,
+        'images': [
+            {
+                'id': image.id,
+                'file_name': image.file_name,
+                'width': image.width,
+                'height': image.height,
+                'origin': known.get(image.id),
+                **({'extra': dict(image.extra)} if image.extra else {}),
+                'persons': [_person(person) for person in image.persons],
+            }
+            for image in images
+        ],
+    }
+
+
+def _person(person: Person) -> dict[str, Any]:
+    rows = zip(KEYPOINT_NAMES, person.keypoints, person.visibility.tolist(), person.scores, strict=True)
+    return {
+        'box': None if person.box is None else [_shortest(number) for number in person.box],
+        'box_score': None if person.box_score is None else _shortest(person.box_score),
+        'keypoints': {
+            name: [*map(_shortest, place), visibility, _shortest(score) if math.isfinite(score) else None]
+            for name, place, visibility, score in rows
+            if visibility != NOT_LABELLED or place.any() or math.isfinite(score)
+        },
+        **({'extra': dict(person.extra)} if person.extra else {}),
+    }
+
+
+def _shortest(number: float) -> float:
+    """With no more digits than the float32 needs to be the same again."""
+    return float(str(np.float32(number)))
+
+
+# ---------------------------------------------------------------- from JSON
+
+
+def read_poses_json(path: Path) -> list[LabelledImage]:
+    """Read a file.
+
+    :raises InvalidRequest: it cannot be read, or is not of this form; names the field.
+    """
+    return read_as(path, from_poses_json)
+
+
+def from_poses_json(content: object) -> list[LabelledImage]:
+    """The images and persons of a file.
+
+    :param content: as parsed from JSON.
+    :raises InvalidRequest: it is not of this form; names the field.
+    """
+    file = as_mapping(content, 'the file')
+    if file.get('format') != FORMAT or file.get('version') != _VERSION:
+        raise InvalidRequest(f'format and version must be {FORMAT} and {_VERSION}')
+    images = [_read_image(entry, f'images[{n}]') for n, entry in enumerate(as_list(file.get('images'), 'images'))]
+    check_ids(images)
+    return images
+
+
+def _read_image(value: object, where: str) -> LabelledImage:
+    entry = as_mapping(value, where)
+    persons = as_list(entry.get('persons'), f'{where}.persons')
+    return LabelledImage(
+        id=as_integer(entry.get('id'), f'{where}.id'),
+        file_name=as_text(entry.get('file_name'), f'{where}.file_name'),
+        width=as_side(entry.get('width'), f'{where}.width'),
+        height=as_side(entry.get('height'), f'{where}.height'),
+        persons=[_read_person(person, f'{where}.persons[{number}]') for number, person in enumerate(persons)],
+        extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
+    )
+
+
+def _read_person(value: object, where: str) -> Person:
+    entry = as_mapping(value, where)
+    empty = Person.empty()
+    for name, row in as_mapping(entry.get('keypoints'), f'{where}.keypoints').items():
+        place = f'{where}.keypoints.{name}'
+        index = KEYPOINT_INDEX.get(canonical_name(name) or '')
+        if index is None:
+            raise InvalidRequest(f'{place}: there is no such keypoint')
+        numbers = as_list(row, place)
+        score = numbers[3] if len(numbers) == 4 else None
+        x, y, visibility = as_numbers(numbers[:3], place, count=3)
+        if visibility not in (NOT_LABELLED, HIDDEN, VISIBLE):
+            raise InvalidRequest(f'{place}: the visibility must be 0, 1 or 2, not {visibility}')
+        empty.keypoints[index] = x, y
+        empty.visibility[index] = visibility
+        empty.scores[index] = math.nan if score is None else as_numbers([score], place)[0]
+    score = entry.get('box_score')
+    return Person(
+        box=_read_box(entry.get('box'), f'{where}.box'),
+        box_score=None if score is None else as_numbers([score], f'{where}.box_score')[0],
+        keypoints=empty.keypoints,
+        visibility=empty.visibility,
+        scores=empty.scores,
+        extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
+    )
+
+
+def _read_box(value: object, where: str) -> FloatArray | None:
+    if value is None:
+        return None
+    x1, y1, x2, y2 = as_numbers(value, where, count=4)
+    if x2 < x1 or y2 < y1:
+        raise InvalidRequest(f'{where} must be x1, y1, x2, y2')
+    return np.array([x1, y1, x2, y2], dtype=np.float32)

@@ -1,0 +1,311 @@
+"""One call over ONNX Runtime, OpenVINO and OpenCV DNN.
+
+The three are imported only when asked for, since each costs start-up time and memory.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import InferenceFailed, RuntimeUnavailable
+
+FloatArray = NDArray[np.float32]
+Backend = Literal['onnxruntime', 'openvino', 'opencv']
+Precision = Literal['f32', 'bf16']
+
+_PACKAGES: Final[dict[Backend, str]] = {'onnxruntime': 'onnxruntime', 'openvino': 'openvino', 'opencv': 'cv2'}
+_DISTRIBUTIONS: Final[dict[Backend, tuple[str, ...]]] = {
+    'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),  # one package under two names: without and with CUDA
+    'openvino': ('openvino',),
+    'opencv': ('opencv-python-headless',),
+}
+
+
+class Runtime(ABC):
+    """A network loaded into an inference runtime; calls must not overlap.
+
+    :param name: the runtime and what it runs on, e.g. `onnxruntime on CPUExecutionProvider`.
+    :param precision: in which it computes.
+    :param prepares_sizes: the first run with each size of batch takes long.
+    """
+
+    name: str
+    precision: Precision = 'f32'
+    prepares_sizes: bool = False
+
+    def run(self, batch: FloatArray) -> list[NDArray[Any]]:
+        """Infer.
+
+        :param batch: (N, 3, H, W), float32, contiguous.
+        :return: the outputs in the order of the graph.
+        :raises InferenceFailed: the runtime does not do it, whatever its reason.
+        """
+        try:
+            return self._infer(batch)
+        except InferenceFailed:  # of a runtime around another
+            raise
+        except Exception as error:  # each runtime has exceptions of its own
+            reason = ' '.join(str(error).split())[:300]
+            raise InferenceFailed(f'{self.name} fails: {reason or type(error).__name__}') from error
+
+    @abstractmethod
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
+        """As `run`; may raise anything."""
+
+
+def open_runtime(
+    path: Path,
+    *,
+    backend_type: Backend = 'onnxruntime',
+    device: str = 'cpu',
+    precision: Precision = 'f32',
+    compiled: Path | None = None,
+) -> Runtime:
+    """Load an ONNX file.
+
+    :param device: see the setting DEVICE.
+    :param compiled: a folder for compiled networks, so that the next start is quick; None: they are not kept.
+    :raises RuntimeUnavailable: the runtime is not installed, lacks the device or precision, or rejects the network.
+    """
+    if not is_installed(backend_type):
+        raise RuntimeUnavailable(f'BACKEND_TYPE={backend_type}: the package {_PACKAGES[backend_type]} is not installed')
+    openers: dict[Backend, type[_OnnxRuntime | _OpenVino | _OpenCv]] = {
+        'onnxruntime': _OnnxRuntime,
+        'openvino': _OpenVino,
+        'opencv': _OpenCv,
+    }
+    try:
+        return openers[backend_type](path, device, precision, compiled)
+    except RuntimeUnavailable:
+        raise
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:300]
+        raise RuntimeUnavailable(f'{backend_type} on {device} cannot load {path.name}: {reason}') from error
+
+
+def is_installed(backend_type: Backend) -> bool:
+    return importlib.util.find_spec(_PACKAGES[backend_type]) is not None
+
+
+def installed_version(backend_type: Backend) -> str:
+    """Name and version of the distribution that a runtime came with, e.g. `onnxruntime-gpu 1.31.1`.
+
+    :raises RuntimeUnavailable: it is not installed.
+    """
+    names = _DISTRIBUTIONS[backend_type]
+    for name in names:
+        try:
+            return f'{name} {importlib.metadata.version(name)}'
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise RuntimeUnavailable(f'{" or ".join(names)} is not installed')
+
+
+def installed_for(device: str) -> list[Backend]:
+    """The installed runtimes that know a device, the usual one first.
+
+    :raises RuntimeUnavailable: there is none.
+    """
+    known: tuple[Backend, ...] = {
+        'cpu': ('onnxruntime', 'openvino', 'opencv'),
+        'gpu': ('openvino',),
+        'npu': ('openvino',),
+    }.get(device, ('onnxruntime',))  # type: ignore[assignment]  # a tuple of literals
+    found = [name for name in known if is_installed(name)]
+    if not found:
+        raise RuntimeUnavailable(f'no inference runtime is installed for DEVICE={device}')
+    return found
+
+
+def openvino_capabilities(device: str) -> list[str]:
+    """What OpenVINO computes on a device, by its names, e.g. `FP32`, `BF16`."""
+    import openvino
+
+    return list(openvino.Core().get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES'))
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the CPU can do, by Linux's names, e.g. `amx_bf16`; empty where that cannot be read."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace').splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(':')[2] for line in lines if line.startswith('flags')), '').split())
+
+
+def usable_cpus() -> int:
+    """The number of CPUs that this process may use: its affinity, bounded by its cgroup's quota and OMP_NUM_THREADS.
+
+    Ray, like other schedulers, gives a process its share by OMP_NUM_THREADS.
+    """
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    try:
+        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text(encoding='ascii').split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or no quota ('max')
+        pass
+    share = os.environ.get('OMP_NUM_THREADS', '')
+    return min(count, int(share)) if share.isdecimal() and int(share) else count
+
+
+def _only_f32(backend_type: Backend, precision: Precision) -> None:
+    if precision != 'f32':
+        raise RuntimeUnavailable(f'PRECISION={precision}: {backend_type} computes f32 here; set BACKEND_TYPE=openvino')
+
+
+class _OnnxRuntime(Runtime):
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
+        import onnxruntime
+
+        _only_f32('onnxruntime', precision)
+        provider, options = _execution_provider(device, compiled)
+        if device.startswith(('cuda', 'tensorrt')):
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
+        if provider not in onnxruntime.get_available_providers():
+            raise RuntimeUnavailable(f'DEVICE={device}: this build of onnxruntime has no {provider}')
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = usable_cpus()
+        session_options.enable_cpu_mem_arena = False  # keeps the memory flat and costs no speed
+        # The idle session's spinning threads would take the cores from the other network's.
+        session_options.add_session_config_entry('session.force_spinning_stop', '1')
+        session_options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), session_options, providers=[(provider, options)])
+        actual = self._session.get_providers()[0]
+        if actual != provider:
+            raise RuntimeUnavailable(f'DEVICE={device}: onnxruntime fell back to {actual}')
+        self._input = self._session.get_inputs()[0].name
+        self.name = f'onnxruntime on {actual}'
+
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
+        return cast(list[NDArray[Any]], self._session.run(None, {self._input: batch}))
+
+
+def _execution_provider(device: str, compiled: Path | None) -> tuple[str, dict[str, str]]:
+    kind, _, number = device.partition(':')
+    try:
+        provider = {
+            'cpu': 'CPUExecutionProvider',
+            'cuda': 'CUDAExecutionProvider',
+            'tensorrt': 'TensorrtExecutionProvider',
+            'mps': 'CoreMLExecutionProvider',
+        }[kind]
+    except KeyError:
+        raise RuntimeUnavailable(f'DEVICE={device}: onnxruntime does not know it; set BACKEND_TYPE=openvino') from None
+    options = {'device_id': number} if number else {}
+    if kind == 'tensorrt' and compiled is not None:
+        options |= {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(compiled)}
+    return provider, options
+
+
+class _OpenVino(Runtime):
+    prepares_sizes = True
+
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
+        import openvino
+
+        if device not in ('cpu', 'gpu', 'npu'):
+            raise RuntimeUnavailable(f'DEVICE={device}: openvino knows cpu, gpu and npu')
+        core = openvino.Core()
+        capabilities = openvino_capabilities(device)
+        if precision.upper().replace('F32', 'FP32') not in capabilities:
+            raise RuntimeUnavailable(f'PRECISION={precision}: this {device} computes {", ".join(capabilities)}')
+        # Stated, since OpenVINO takes bfloat16 by itself where the CPU has it.
+        config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
+        if device == 'cpu':
+            config['INFERENCE_NUM_THREADS'] = str(usable_cpus())
+        if compiled is not None:
+            config['CACHE_DIR'] = str(compiled)
+        model = core.compile_model(core.read_model(str(path)), device.upper(), config)
+        self._outputs = list(model.outputs)
+        self._request = model.create_infer_request()
+        self.precision = precision
+        self.name = f'openvino on {device.upper()}'
+
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
+        results = self._request.infer({0: batch}, share_inputs=True)
+        return [np.array(results[output]) for output in self._outputs]
+
+
+class _OpenCv(Runtime):
+    def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
+        _only_f32('opencv', precision)
+        if device != 'cpu':
+            raise RuntimeUnavailable(f'DEVICE={device}: opencv runs on cpu only here')
+        self._onnx = np.frombuffer(_hard_sigmoids_spelt_out(path), dtype=np.uint8)
+        self.name = 'opencv on CPU'
+        self._load()
+
+    def _load(self) -> None:
+        import cv2
+
+        self._network = cv2.dnn.readNetFromONNX(self._onnx)
+        self._names = self._network.getUnconnectedOutLayersNames()
+        self._sizes: list[int] | None = None
+
+    def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
+        """A network whose outputs have become larger than in its first run is loaded anew.
+
+        OpenCV 5.0 computes tensors of varying size, such as the list of boxes after NonMaxSuppression, with the memory
+        of the first run: larger ones come out wrong, or fail.
+        """
+        import cv2
+
+        try:
+            outputs = self._forward(batch)
+            grown = self._sizes is not None and any(
+                output.size > size for output, size in zip(outputs, self._sizes, strict=True)
+            )
+        except cv2.error:
+            if self._sizes is None:
+                raise
+            grown = True
+        if grown:
+            self._load()
+            outputs = self._forward(batch)
+        self._sizes = self._sizes or [output.size for output in outputs]
+        return outputs
+
+    def _forward(self, batch: FloatArray) -> list[NDArray[Any]]:
+        self._network.setInput(batch)
+        return [np.asarray(output) for output in self._network.forward(self._names)]
+
+
+def _hard_sigmoids_spelt_out(path: Path) -> bytes:
+    """An ONNX file with max(0, min(1, alpha x + beta)) in place of each HardSigmoid.
+
+    OpenCV 5.0 takes a HardSigmoid before any product for a part of a hard swish, also the gates of RTMW's channel
+    attention.
+    """
+    import onnx
+    from onnx.helper import get_node_attr_value, make_node
+
+    def constant(name: str, value: float) -> onnx.NodeProto:
+        return make_node('Constant', [], [name], value=onnx.numpy_helper.from_array(np.array(value, dtype=np.float32)))
+
+    model = onnx.load(path)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != 'HardSigmoid':
+            nodes.append(node)
+            continue
+        given = {attribute.name: get_node_attr_value(node, attribute.name) for attribute in node.attribute}
+        (result,) = node.output
+        names = {key: f'{result}/{key}' for key in ('alpha', 'beta', 'zero', 'one', 'product', 'sum')}
+        nodes += [
+            constant(names['alpha'], given.get('alpha', 0.2)),
+            constant(names['beta'], given.get('beta', 0.5)),
+            constant(names['zero'], 0),
+            constant(names['one'], 1),
+            make_node('Mul', [node.input[0], names['alpha']], [names['product']]),
+            make_node('Add', [names['product'], names['beta']], [names['sum']]),
+            make_node('Clip', [names['sum'], names['zero'], names['one']], [result]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return bytes(model.SerializeToString())

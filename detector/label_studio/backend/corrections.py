@@ -1,0 +1,233 @@
+"""Corrections: what annotators have labelled goes to the Learning Loop, with its image.
+
+A webhook is only a hint that an annotation may be new: anybody can call it. Its ids go into a small queue on the disk;
+annotation, task and project are read again from Label Studio, and what is found there is sent, each version of an
+annotation once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from learning_loop_node.data_classes import ImageMetadata
+from learning_loop_node.data_classes.annotations import BoxAnnotation, PointAnnotation
+
+from detector.datasets.person import NOT_LABELLED, Person
+from detector.errors import (
+    InvalidImage,
+    InvalidRequest,
+    LabelStudioFault,
+    MediaFault,
+    ModelUnavailable,
+    NotInLabelStudio,
+    OutboxFault,
+)
+from detector.label_studio.labels.config import parse
+from detector.label_studio.labels.regions import from_results
+from detector.label_studio.server.client import Connection
+from detector.label_studio.server.media import TaskImages
+from detector.outbox.outbox import Outbox
+from detector.pose import images
+from detector.pose.skeleton import KEYPOINT_NAMES, PERSON
+
+from .correction_queue import MAX_PAUSE_SECONDS, CorrectionQueue, Hint
+
+log = logging.getLogger('wholebody.label_studio')
+
+TAG: Final = 'label_studio'
+_ACTIONS: Final = ('ANNOTATION_CREATED', 'ANNOTATION_UPDATED', 'ANNOTATIONS_CREATED', 'ANNOTATIONS_UPDATED')
+_MAX_HINTS: Final = 100_000
+"""Of one call; ids take little room, but a forged call shall not fill the disk."""
+_IDLE_SECONDS: Final = 3600.0
+_FATE: Final = {True: 'is given up', False: 'waits'}
+
+
+def hints_in(body: Mapping[str, Any]) -> list[Hint]:
+    """The annotations that a webhook tells of; none if it tells of something else."""
+    if body.get('action') not in _ACTIONS:
+        return []
+    found = body.get('annotation', body.get('annotations'))
+    project_id = _id_of(body.get('project'))
+    hints = []
+    for annotation in (found if isinstance(found, list) else [found])[:_MAX_HINTS]:
+        annotation_id = _id_of(annotation)
+        if annotation_id is not None and project_id is not None:
+            hints.append(Hint(annotation=annotation_id, project=project_id))
+    return hints
+
+
+def _id_of(item: object) -> int | None:
+    return _id(item.get('id')) if isinstance(item, Mapping) else None
+
+
+def _id(value: object) -> int | None:
+    return value if isinstance(value, int) and type(value) is int and 0 < value < 2**63 else None
+
+
+class Corrections:
+    """Works off the queue in the background.
+
+    :param category_ids: those of the model that serves, by name, or raises ModelUnavailable.
+    """
+
+    def __init__(
+        self,
+        queue: CorrectionQueue,
+        connection: Connection,
+        source: TaskImages,
+        outbox: Outbox,
+        *,
+        category_ids: Callable[[], Mapping[str, str]],
+        max_pixels: int,
+    ) -> None:
+        self._queue = queue
+        self._connection = connection
+        self._source = source
+        self._outbox = outbox
+        self._category_ids = category_ids
+        self._max_pixels = max_pixels
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop; what is not done yet is done after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self._queue.close)
+
+    async def note(self, body: Mapping[str, Any]) -> int:
+        """Put into the queue what a webhook tells of.
+
+        :return: how many annotations.
+        """
+        hints = hints_in(body)
+        if hints:
+            await asyncio.to_thread(self._queue.add, hints, time.time())
+            self._news.set()
+        return len(hints)
+
+    def about(self) -> dict[str, Any]:
+        """How many wait, were sent, and were given up since the queue was made; or why that is not known."""
+        try:
+            return dict(self._queue.about())
+        except OSError as error:
+            return {'error': str(error)}
+
+    async def _work(self) -> None:
+        while True:
+            self._news.clear()
+            try:
+                hint, due = await asyncio.to_thread(self._queue.next)
+                seconds = due - time.time() if hint is not None else _IDLE_SECONDS
+                # none is put off for longer: if one seems to be, the clock has been set back
+                if hint is not None and not 0 < seconds <= MAX_PAUSE_SECONDS:
+                    await self._handle(hint)
+                    continue
+            except OSError as error:
+                log.error('corrections wait: %s', error)
+                seconds = 10
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), min(seconds, _IDLE_SECONDS))
+
+    async def _handle(self, hint: Hint) -> None:
+        """Send an annotation, drop it for good, or leave it for later."""
+        try:
+            version, sent = await self._send(hint)
+        except (NotInLabelStudio, InvalidRequest, InvalidImage) as error:
+            log.warning('annotation %d of project %d is not sent: %s', hint.annotation, hint.project, error)
+            await asyncio.to_thread(self._queue.drop, hint)
+        except MediaFault as error:
+            gone = await asyncio.to_thread(self._queue.later, hint, time.time(), limited=True)
+            log.warning('annotation %d %s: %s', hint.annotation, _FATE[gone], error)
+        except (LabelStudioFault, ModelUnavailable, OutboxFault) as error:
+            await asyncio.to_thread(self._queue.later, hint, time.time(), limited=False)
+            log.warning('annotation %d waits: %s', hint.annotation, error)
+        except Exception:
+            gone = await asyncio.to_thread(self._queue.later, hint, time.time(), limited=True)
+            log.exception('annotation %d failed inside the node, and %s', hint.annotation, _FATE[gone])
+        else:
+            await asyncio.to_thread(self._queue.done, hint, version if sent else None)
+
+    async def _send(self, hint: Hint) -> tuple[str, bool]:
+        """Put an annotation with its image into the outbox.
+
+        :return: its version, and whether there was something to send.
+        """
+        annotation = await self._connection.annotation(hint.annotation)
+        version = str(annotation.get('updated_at') or annotation.get('created_at'))
+        if annotation.get('was_cancelled') or await asyncio.to_thread(self._queue.knows, hint, version):
+            return version, False
+        task_id = _id(annotation.get('task'))
+        if task_id is None:
+            raise InvalidRequest('it names no task')
+        task = await self._connection.task(task_id)
+        if task.get('project') != hint.project:
+            raise InvalidRequest(f'it belongs to project {task.get("project")}')
+        project = await self._connection.project(hint.project)
+        config = parse(project.get('label_config'))
+        data = task.get('data')
+        address = data.get(config.image_key) if isinstance(data, Mapping) else None
+        received = await self._source.fetch(address, task_id=task_id)
+        image = await self._outbox.run(partial(images.decode, received, max_pixels=self._max_pixels))
+        results = annotation.get('result')
+        size = image.shape[1], image.shape[0]
+        persons = from_results(results if isinstance(results, list) else [], config, size)
+        annotator = _id(annotation.get('completed_by'))
+        metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)
+        jpeg = await self._outbox.run(partial(images.as_jpeg, received, image))
+        await self._outbox.save(jpeg, metadata)
+        return version, True
+
+
+def to_metadata(
+    persons: Sequence[Person], category_ids: Mapping[str, str], hint: Hint, *, task: int, annotator: int | None
+) -> ImageMetadata:
+    """An annotation as the Loop gets it: boxes and points, and where they come from.
+
+    :param annotator: the id of the user; None: not known.
+    """
+    metadata = to_annotations(persons, category_ids)
+    metadata.tags = [TAG, f'project_{hint.project}', f'task_{task}']
+    metadata.tags += [] if annotator is None else [f'annotator_{annotator}']
+    metadata.source = f'Label Studio, annotation {hint.annotation}'
+    return metadata
+
+
+def to_annotations(persons: Sequence[Person], category_ids: Mapping[str, str]) -> ImageMetadata:
+    """Persons as the Loop's annotations: boxes in whole pixels, and the points that are labelled.
+
+    Points follow their person's box in the order of the schema; a person without a box gets that of the points.
+    """
+    metadata = ImageMetadata()
+    for person in persons:
+        labelled = np.flatnonzero(person.visibility != NOT_LABELLED).tolist()
+        box = person.box
+        if box is None:
+            points = person.keypoints[labelled]
+            box = np.concatenate([points.min(axis=0), points.max(axis=0)])
+        x1, y1, x2, y2 = np.round(box).astype(int).tolist()
+        metadata.box_annotations.append(
+            BoxAnnotation(
+                category_name=PERSON, category_id=category_ids[PERSON], x=x1, y=y1, width=x2 - x1, height=y2 - y1
+            )
+        )
+        places = np.round(person.keypoints.astype(np.float64), 2).tolist()
+        metadata.point_annotations.extend(
+            PointAnnotation(
+                category_name=KEYPOINT_NAMES[index],
+                category_id=category_ids[KEYPOINT_NAMES[index]],
+                x=places[index][0],
+                y=places[index][1],
+            )
+            for index in labelled
+        )
+    return metadata

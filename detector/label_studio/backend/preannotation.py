@@ -1,0 +1,264 @@
+"""Tasks in, predictions out: in bulk, and interactively for a box or a click."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+import numpy as np
+
+from detector.datasets.person import Person, Size
+from detector.engine.person_detector import MIN_BOX_SIDE
+from detector.errors import Busy, InvalidImage, InvalidRequest, WholebodyError
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.regions import drawable, to_results
+from detector.label_studio.server.media import ImageSource
+from detector.outbox import relevance
+from detector.pose.pose import FloatArray, Pose
+from detector.serving.inference import GROUP_IMAGES, Estimate, Inference
+from detector.settings import Settings
+
+log = logging.getLogger('wholebody.label_studio')
+
+Prediction = dict[str, Any]
+"""`model_version`, `score` and `result`, as Label Studio stores it."""
+
+Outcome = Prediction | BaseException
+"""Of a task: the error says why there is no prediction."""
+
+AHEAD: Final = 4 * GROUP_IMAGES
+"""Images that are fetched, or wait fetched, before their inference."""
+GROUPS_AT_ONCE: Final = 2
+"""While one is inferred the next is decoded, and the predictions of the one before are written."""
+_LEAST_PAUSE: Final = 0.05
+_LOOK_SECONDS: Final = 0.5
+"""Between looks at the time while images are fetched: the node may come to its end."""
+
+
+class Preannotator:
+    """Makes predictions with the model that serves."""
+
+    def __init__(self, inference: Inference, settings: Settings) -> None:
+        self._inference = inference
+        self._threshold = settings.confidence_threshold
+        self._seconds = settings.predict_seconds
+        self._latest = math.inf
+
+    def end_by(self, latest: float) -> None:
+        """Answer what is asked with what is done by then.
+
+        :param latest: of `time.monotonic`.
+        """
+        self._latest = latest
+
+    def _seconds_until(self, deadline: float) -> float:
+        return min(deadline, self._latest) - time.monotonic()
+
+    async def predict(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource
+    ) -> list[Prediction | list[Prediction]]:
+        """A prediction per task, in their order; `[]` for a task that fails, or for which the time was too short.
+
+        Label Studio asks again for those with `[]`, and only for those. Why a task has failed is logged with its id.
+
+        :param tasks: as Label Studio sends them.
+        :raises ModelUnavailable: no model serves.
+        """
+        results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
+        start = time.monotonic()
+        deadline = start + self._seconds
+        begun = 0
+        async with aclosing(self.outcomes(tasks, config, source, deadline)) as outcomes:
+            async for index, outcome in outcomes:
+                begun += 1
+                if isinstance(outcome, BaseException):
+                    log_failure(tasks[index], outcome)
+                else:
+                    results[index] = outcome
+        if begun < len(tasks):
+            seconds = time.monotonic() - start
+            log.warning('%d of %d tasks were done in %.0f seconds: ask again', begun, len(tasks), seconds)
+        return results
+
+    async def outcomes(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float = math.inf
+    ) -> AsyncGenerator[tuple[int, Outcome]]:
+        """The prediction of each task, or why it failed, with the task's place, as they come about.
+
+        :param deadline: of `time.monotonic`; what is not done by then is left out.
+        :raises ModelUnavailable: no model serves.
+        """
+        running: deque[asyncio.Task[list[tuple[int, Outcome]]]] = deque()
+        try:
+            async with aclosing(self._fetched(tasks, config, source, deadline)) as groups:
+                async for group in groups:
+                    running.append(asyncio.create_task(self._predict_group(group, config, deadline)))
+                    if len(running) == GROUPS_AT_ONCE:
+                        for outcome in await running.popleft():
+                            yield outcome
+            while running:
+                for outcome in await running.popleft():
+                    yield outcome
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _fetched(
+        self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float
+    ) -> AsyncGenerator[list[tuple[int, bytes | BaseException]]]:
+        """Groups of images, or of why there is none, in the order in which they arrive, with the places of their tasks.
+
+        :param deadline: of `time.monotonic`, at which no more come.
+        """
+        fetching: dict[asyncio.Task[bytes], int] = {}
+        ready: list[tuple[int, bytes | BaseException]] = []
+        left = iter(range(len(tasks)))
+        try:
+            while (seconds := self._seconds_until(deadline)) > 0:
+                while len(fetching) + len(ready) < AHEAD and (index := next(left, None)) is not None:
+                    fetching[asyncio.create_task(_fetch(tasks[index], config, source))] = index
+                if ready:
+                    yield ready[:GROUP_IMAGES]
+                    del ready[:GROUP_IMAGES]
+                elif fetching:
+                    await asyncio.wait(
+                        fetching, timeout=min(seconds, _LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                    )
+                else:
+                    return
+                for task in [task for task in fetching if task.done()]:
+                    ready.append((fetching.pop(task), task.exception() or task.result()))
+        finally:
+            for task in fetching:
+                task.cancel()
+            await asyncio.gather(*fetching, return_exceptions=True)
+
+    async def _predict_group(
+        self, group: Sequence[tuple[int, bytes | BaseException]], config: LabelingConfig, deadline: float
+    ) -> list[tuple[int, Outcome]]:
+        outcomes: list[tuple[int, Outcome]] = []
+        files: list[tuple[int, bytes]] = []
+        for index, received in group:
+            if isinstance(received, BaseException):
+                outcomes.append((index, received))
+            else:
+                files.append((index, received))
+        estimates = await self._estimates([file for _, file in files], deadline) if files else []
+        made = await asyncio.to_thread(lambda: [self._outcome(estimate, config) for estimate in estimates])
+        return outcomes + [(index, outcome) for (index, _), outcome in zip(files, made, strict=False)]
+
+    async def _estimates(self, files: Sequence[bytes], deadline: float) -> list[Estimate | InvalidImage]:
+        """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
+        while True:
+            try:
+                return await self._inference.estimate_bulk(files)
+            except Busy as error:
+                pause = max(error.retry_after, _LEAST_PAUSE)
+                if pause >= self._seconds_until(deadline):
+                    return []
+                await asyncio.sleep(pause)
+
+    def _outcome(self, estimate: Estimate | InvalidImage, config: LabelingConfig) -> Outcome:
+        return estimate if isinstance(estimate, InvalidImage) else self._prediction(estimate, config)
+
+    async def interactive(
+        self, task: Any, config: LabelingConfig, context: Mapping[str, Any], source: ImageSource
+    ) -> Prediction:
+        """The person in the box that was drawn, or nearest to the click; nobody if there is no such prompt.
+
+        :param context: its `result` holds the regions of the prompt's label, the prompt last.
+        :raises WholebodyError: the image cannot be had, or no model serves in time.
+        """
+        prompt = _prompt(context, config)
+        if prompt is None:
+            return {'result': []}
+        file = await _fetch(task, config, source)
+        if 'width' in prompt and prompt['type'] == 'rectanglelabels':
+            estimate = await self._inference.estimate(file, boxes=lambda *size: _boxes(prompt, size))
+            if not estimate.poses:
+                return {'result': []}
+            return await asyncio.to_thread(self._prediction, estimate, config)
+        estimate = await self._inference.estimate(file)
+        height, width = estimate.image.shape[:2]
+        click = np.array([prompt['x'] * width / 100, prompt['y'] * height / 100])
+        nearest = min(estimate.poses, key=lambda pose: self._distance(pose, click), default=None)
+        return await asyncio.to_thread(self._prediction, estimate, config, [] if nearest is None else [nearest])
+
+    def _distance(self, pose: Pose, point: FloatArray) -> float:
+        """Pixels from a point to the nearest keypoint that is shown, or to the box where none is."""
+        shown = pose.keypoints[pose.confidences >= self._threshold]
+        if len(shown):
+            return float(np.linalg.norm(shown - point, axis=1).min())
+        return float(np.linalg.norm(np.maximum(np.maximum(pose.box[:2] - point, point - pose.box[2:]), 0)))
+
+    def _prediction(self, estimate: Estimate, config: LabelingConfig, poses: list[Pose] | None = None) -> Prediction:
+        """:param poses: those of the estimate that are wanted; None: all."""
+        poses = estimate.poses if poses is None else poses
+        size = estimate.image.shape[1], estimate.image.shape[0]
+        persons = [Person.of(pose, threshold=self._threshold) for pose in poses]
+        return {
+            'model_version': estimate.package.model_version,
+            'score': score(poses, size),
+            'result': to_results(persons, config, size),
+        }
+
+
+def score(poses: Sequence[Pose], size: Size) -> float:
+    """How certain the least certain pose is, 0..1; 1 without any.
+
+    Label Studio brings the lowest first.
+    """
+    if not poses:
+        return 1.0
+    return round(float(relevance.certainties(poses, size=size).min()), 4)
+
+
+async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> bytes:
+    data = task.get('data') if isinstance(task, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise InvalidRequest("it has no 'data'")
+    address = data.get(config.image_key)
+    if not isinstance(address, str):
+        raise InvalidRequest(f'its data has no image in the field {config.image_key!r}')
+    task_id = task.get('id')
+    return await source.fetch(address, task_id=task_id if isinstance(task_id, int) else None)
+
+
+def log_failure(task: Any, error: BaseException) -> None:
+    """Say why a task has no prediction."""
+    task_id = task.get('id') if isinstance(task, Mapping) else None
+    if isinstance(error, WholebodyError):
+        log.warning('task %.40r: %s', task_id, error)
+    else:
+        log.error('task %.40r failed inside the node', task_id, exc_info=error)
+
+
+def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any] | None:
+    """What was drawn last: its `type`, and x, y, width, height in percent of the image."""
+    results = context.get('result')
+    regions = [region for region in results if isinstance(region, Mapping)] if isinstance(results, list) else []
+    manual = [region for region in regions if region.get('origin') == 'manual'] or regions
+    value = manual[-1].get('value') if manual else None
+    if not isinstance(value, Mapping) or manual[-1].get('is_positive') is False:
+        return None
+    kind = 'rectanglelabels' if 'height' in value else 'keypointlabels'
+    labels = value.get(kind)
+    labels = labels if isinstance(labels, list) else []
+    if config.boxes is not None and kind == 'rectanglelabels' and config.boxes.label not in labels:
+        return None
+    sides = ('x', 'y', 'width', 'height') if kind == 'rectanglelabels' else ('x', 'y')
+    numbers = {side: drawable(value.get(side)) for side in sides}
+    return None if None in numbers.values() else {'type': kind} | numbers
+
+
+def _boxes(prompt: Mapping[str, Any], size: Size) -> FloatArray:
+    """The part of a drawn box that lies in the image, (1, 4): x1, y1, x2, y2 in pixels; (0, 4) if that is too small."""
+    corners = np.array([prompt['x'], prompt['y'], prompt['x'] + prompt['width'], prompt['y'] + prompt['height']])
+    scale = np.array([*size, *size]) / 100
+    box = np.clip(corners * scale, 0, np.array([*size, *size])).astype(np.float32)
+    return box[None] if ((box[2:] - box[:2]) >= MIN_BOX_SIDE).all() else np.empty((0, 4), dtype=np.float32)

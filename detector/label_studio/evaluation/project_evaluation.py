@@ -1,0 +1,141 @@
+"""Projects and their JSON snapshots as what an evaluation compares: predictions against people's annotations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from detector.datasets.person import Size
+from detector.errors import InvalidRequest
+from detector.label_studio.labels.config import LabelingConfig, any_style, parse
+from detector.label_studio.labels.task_contents import (
+    Json,
+    file_of,
+    id_of,
+    keypoints_of,
+    newest_annotation,
+    persons_in,
+    predictions_of,
+    results_of,
+    size_of,
+)
+from detector.label_studio.server.project import Project
+from detector.label_studio.workflows.exports import tasks_in_file
+
+from .evaluation import Evaluated, Evaluation, evaluate
+
+ANNOTATED: Final = {'filter': 'filter:tasks:total_annotations', 'operator': 'greater', 'type': 'Number', 'value': 0}
+"""The filter for tasks that somebody has annotated and not skipped."""
+_NOWHERE: Final = (1, 1)
+"""Size of an image without any region."""
+
+
+class Annotated:
+    """Annotated tasks, of one project or several, with what each model version predicted for them.
+
+    :ivar tasks: how many have an annotation that is not skipped.
+    :ivar warnings: what is wrong with some, each with the number of its task.
+    """
+
+    def __init__(self) -> None:
+        self.tasks = 0
+        self.warnings: list[str] = []
+        self._images: dict[str, list[Evaluated]] = {}
+        self._since: dict[str, str] = {}
+
+    @property
+    def versions(self) -> list[str]:
+        """Those with predictions on annotated tasks, in the order in which their first predictions were made."""
+        return sorted(self._images, key=lambda version: (self._since[version], version))
+
+    def add(self, task: Json, config: LabelingConfig, *, address: str | None = None) -> None:
+        """Take a task's newest annotation that is not skipped, and the newest prediction of each version.
+
+        The image has the size that the annotation's regions say, or else a prediction's. Tasks without an annotation
+        are left out.
+
+        :param task: with `annotations` and `predictions`, these whole.
+        :param address: of the task's page.
+        :raises InvalidRequest: of predictions there are only numbers.
+        """
+        annotation = newest_annotation(task)
+        if annotation is None:
+            return
+        self.tasks += 1
+        number, annotated = id_of(task), results_of(annotation)
+        if any(isinstance(prediction, int) for prediction in task.get('predictions') or ()):
+            raise InvalidRequest(
+                f'task {number}: of its predictions the file has only numbers; export a snapshot with predictions '
+                '(Export → Create New Snapshot → Include predictions), or name the project'
+            )
+        predictions = {version: found[0] for version, found in predictions_of(task).items()}
+        regions = [annotated, *(results_of(prediction) for prediction in predictions.values())]
+        size = next((size for size in map(size_of, regions) if size is not None), None)
+        if size is None and any(regions):
+            self.warnings.append(f'task {number} is left out: no region says how large its image is')
+            return
+        name = f'{file_of(task, config)} (task {number})'.strip()
+        people = persons_in(annotated, config, size or _NOWHERE)
+        for version, prediction in predictions.items():
+            self._warn(number, size, version, size_of(results_of(prediction)))
+            image = Evaluated(
+                name=name,
+                people=people,
+                predicted=persons_in(results_of(prediction), config, size or _NOWHERE),
+                model_version=version,
+                address=address,
+            )
+            self._images.setdefault(version, []).append(image)
+            made = str(prediction.get('created_at') or '')
+            self._since[version] = min(made, self._since.get(version, made))
+
+    def _warn(self, number: int, size: Size | None, version: str, predicted: Size | None) -> None:
+        if size is not None and predicted is not None and size != predicted:
+            sizes = (' × '.join(map(str, sides)) for sides in (size, predicted))
+            self.warnings.append(f'task {number}: its image has {next(sizes)} pixels, for {version} {next(sizes)}')
+
+    def evaluate(self, versions: Sequence[str] = ()) -> list[Evaluation]:
+        """Measure versions, each on the tasks that it has predictions for, the oldest first.
+
+        :param versions: those that are wanted, in this order; none: all.
+        :raises InvalidRequest: nobody has annotated, nothing is predicted, or a version is unknown.
+        :raises ExtraMissing: the extra `evaluate` is not installed.
+        """
+        if not self.tasks:
+            raise InvalidRequest('no task has an annotation: there is nothing to compare predictions with')
+        if not self._images:
+            raise InvalidRequest(f'none of the {self.tasks} annotated tasks has a prediction that can be used')
+        for version in versions:
+            if version not in self._images:
+                raise InvalidRequest(
+                    f'no annotated task has a prediction of {version!r}; there are those of {", ".join(self.versions)}'
+                )
+        return [evaluate(self._images[version]) for version in dict.fromkeys(versions or self.versions)]
+
+
+async def read_project(project: Project, annotated: Annotated) -> None:
+    """Add the annotated tasks of a project.
+
+    :raises InvalidRequest: its labeling config offers no keypoints.
+    :raises LabelStudioFault: see `Connection.request`.
+    """
+    config = checked(await project.config())
+    async for task in project.tasks(full=True, filters=[ANNOTATED]):
+        annotated.add(task, config, address=project.page(task=id_of(task)))
+
+
+def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -> None:
+    """Add the annotated tasks of a JSON file that Label Studio has exported, which must have whole predictions.
+
+    :param xml: the labeling config; None: the recommended ones of all parts, either style.
+    :raises InvalidRequest: the file cannot be read or is no such export, or the labeling config offers no keypoints.
+    """
+    config = any_style() if xml is None else checked(parse(xml))
+    for task in tasks_in_file(path):
+        annotated.add(task, config)
+
+
+def checked(config: LabelingConfig) -> LabelingConfig:
+    """:raises InvalidRequest: it offers boxes only."""
+    if not keypoints_of(config).any():
+        raise InvalidRequest('the labeling config offers boxes for persons, but no keypoints')
+    return config

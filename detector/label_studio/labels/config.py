@@ -1,0 +1,303 @@
+"""Labeling configs: what a project's XML offers for a pose, and the configs that we recommend."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from detector.errors import InvalidRequest
+from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, PART_BY_NAME, PARTS, PERSON, canonical_name, part_of
+
+Style = Literal['skeleton', 'keypoints']
+
+WHOLE_SKELETON: Final = 'pose'
+"""Label of a skeleton of all keypoints in the recommended config."""
+_PERSON_COLOUR: Final = '#ffe119'
+_SKELETON_COLOUR: Final = '#3cb44b'
+_MAX_CHARACTERS: Final = 1_000_000
+_MAX_DEPTH: Final = 64
+"""Of tags within each other: each is looked through once for every control around it."""
+_VARIABLE: Final = re.compile(r'\$([\w.-]+)')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoxControl:
+    """A `RectangleLabels` with a label for persons.
+
+    :param name: regions' `from_name`.
+    """
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointControl:
+    """A `KeyPointLabels`.
+
+    :param labels: label by keypoint index (0..132); one generic label stands for all of them.
+    """
+
+    name: str
+    labels: Mapping[int, str]
+
+    @property
+    def indices(self) -> Mapping[str, int]:
+        """Keypoint index by label; empty with a generic label."""
+        return {} if len(set(self.labels.values())) < len(self.labels) else {v: k for k, v in self.labels.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkeletonControl:
+    """A `VectorLabels skeleton="true"`.
+
+    :param labels: keypoint indices of a region by its label: all 133, or those of a part.
+    """
+
+    name: str
+    labels: Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelingConfig:
+    """What a labeling config offers for a pose; of skeletons and points, skeletons are preferred.
+
+    :param image: name of the image tag, regions' `to_name`.
+    :param image_key: of a task's data.
+    """
+
+    image: str
+    image_key: str
+    boxes: BoxControl | None = None
+    skeletons: SkeletonControl | None = None
+    points: PointControl | None = None
+
+
+def parse(xml: str | None) -> LabelingConfig:
+    """Read a labeling config.
+
+    A keypoint is found by a label's name or alias, in any spelling, by `model_index` (of a label whose
+    `predicted_values` is `person` or a keypoint), or by `predicted_values`. A control with a single label of another
+    name offers it for whatever it can hold.
+
+    :param xml: None or empty: the recommended config of keypoints.
+    :raises InvalidRequest: it is no XML, or offers nothing for a pose; names the tag.
+    """
+    if xml is None or not xml.strip():
+        xml = generate('keypoints')
+    root = _read(xml)
+    boxes, points, skeletons = _boxes(root), _points(root), _skeletons(root)
+    if boxes is None and points is None and skeletons is None:
+        raise InvalidRequest(
+            'the labeling config has no RectangleLabels with a label for a person, no KeyPointLabels with names of '
+            'keypoints, and no VectorLabels skeleton="true"'
+        )
+    names = {element.get('toName', '') for element in (boxes, points, skeletons) if element is not None}
+    image = _image(root, names)
+    return LabelingConfig(
+        image=image.get('name', ''),
+        image_key=_image_key(image),
+        boxes=None if boxes is None else _box_control(boxes),
+        skeletons=None if skeletons is None else _skeleton_control(skeletons),
+        points=None if points is None else _point_control(points),
+    )
+
+
+def _read(xml: str) -> Element:
+    if len(xml) > _MAX_CHARACTERS:
+        raise InvalidRequest(f'the labeling config has {len(xml)} characters; the limit is {_MAX_CHARACTERS}')
+    try:
+        root: Element = fromstring(xml, forbid_dtd=True)
+    except ParseError as error:
+        raise InvalidRequest(f'the labeling config is no XML: {error}') from None
+    except (DefusedXmlException, ValueError, RecursionError) as error:
+        raise InvalidRequest(f'the labeling config is not acceptable: {error}') from None
+    if _depth(root) > _MAX_DEPTH:
+        raise InvalidRequest(f'the labeling config has more than {_MAX_DEPTH} tags within each other')
+    return root
+
+
+def _depth(root: Element) -> int:
+    """Of tags within each other; no more than `_MAX_DEPTH` + 1 are counted."""
+    level, depth = [root], 0
+    while level and depth <= _MAX_DEPTH:
+        level, depth = [child for element in level for child in element], depth + 1
+    return depth
+
+
+def _image(root: Element, targets: set[str]) -> Element:
+    images = list(root.iter('Image'))
+    chosen = [image for image in images if image.get('name') in targets]
+    if len(chosen) == 1 and len(targets) == 1:
+        return chosen[0]
+    if not images:
+        raise InvalidRequest('the labeling config has no Image tag')
+    found = ', '.join(f'<Image name="{image.get("name", "")}">' for image in images[:5])
+    raise InvalidRequest(
+        f'the labeling config has {found}; boxes, keypoints and skeletons must have one of them as toName, the same'
+    )
+
+
+def _image_key(image: Element) -> str:
+    value = image.get('value', '')
+    variable = _VARIABLE.fullmatch(value.strip())
+    if variable is None:
+        raise InvalidRequest(
+            f'<Image name="{image.get("name", "")}" value="{value[:80]}">: the value must name one field of a task\'s '
+            'data, such as $image'
+        )
+    return variable[1]
+
+
+def _boxes(root: Element) -> Element | None:
+    return next((control for control in root.iter('RectangleLabels') if _person_label(control)), None)
+
+
+def _person_label(control: Element) -> str | None:
+    labels = list(control.iter('Label'))
+    for label in labels:
+        if any(canonical_name(name) == PERSON for name in _names(label)):
+            return label.get('value')
+    return labels[0].get('value') if len(labels) == 1 else None
+
+
+def _box_control(control: Element) -> BoxControl:
+    return BoxControl(name=control.get('name', ''), label=str(_person_label(control)))
+
+
+def _points(root: Element) -> Element | None:
+    return next((control for control in root.iter('KeyPointLabels') if _keypoint_labels(control)), None)
+
+
+def _point_control(control: Element) -> PointControl:
+    return PointControl(name=control.get('name', ''), labels=_keypoint_labels(control))
+
+
+def _keypoint_labels(control: Element) -> dict[int, str]:
+    found: dict[int, str] = {}
+    labels = [label for label in control.iter('Label') if label.get('value')]
+    for label in labels:
+        index = _keypoint(label)
+        if index is not None:
+            found.setdefault(index, label.get('value', ''))
+    if not found and len(labels) == 1:
+        return dict.fromkeys(range(KEYPOINT_COUNT), labels[0].get('value', ''))
+    return dict(sorted(found.items()))
+
+
+def _keypoint(label: Element) -> int | None:
+    """The index of the keypoint that a label stands for.
+
+    A name of our own decides, since `model_index` counts within the labels of any model.
+    """
+    for name in _names(label):
+        canonical = canonical_name(name)
+        if canonical in KEYPOINT_NAMES:
+            return KEYPOINT_NAMES.index(canonical)
+    index = label.get('model_index', '')
+    if any(canonical_name(name) == PERSON for name in _split(label.get('predicted_values'))):
+        return _INDICES.get(index)
+    return None
+
+
+_INDICES: Final = {str(index): index for index in range(KEYPOINT_COUNT)}
+
+
+def _names(label: Element) -> Iterator[str]:
+    """What a label may be known by."""
+    for name in (label.get('value'), label.get('alias')):
+        if name:
+            yield name
+    yield from _split(label.get('predicted_values'))
+
+
+def _split(names: str | None) -> list[str]:
+    return [name.strip() for name in (names or '').split(',') if name.strip()]
+
+
+def _skeletons(root: Element) -> Element | None:
+    return next(
+        (
+            control
+            for control in root.iter('VectorLabels')
+            if control.get('skeleton', '').lower() == 'true' and _skeleton_labels(control)
+        ),
+        None,
+    )
+
+
+def _skeleton_control(control: Element) -> SkeletonControl:
+    return SkeletonControl(name=control.get('name', ''), labels=_skeleton_labels(control))
+
+
+def _skeleton_labels(control: Element) -> dict[str, Sequence[int]]:
+    """Labels with the names of parts stand for those; else one stands for all keypoints: a person's, or the first."""
+    labels = [label for label in control.iter('Label') if label.get('value')]
+    parts: dict[str, Sequence[int]] = {}
+    for label in labels:
+        part = next((PART_BY_NAME[name.lower()] for name in _names(label) if name.lower() in PART_BY_NAME), None)
+        if part is not None:
+            parts[label.get('value', '')] = part.indices
+    if parts or not labels:
+        return parts
+    whole = next((label for label in labels if WHOLE_SKELETON in map(str.lower, _names(label))), None)
+    value = _person_label(control) if whole is None else whole.get('value')
+    return {str(value or labels[0].get('value')): range(KEYPOINT_COUNT)}
+
+
+# ---------------------------------------------------------------- recommended configs
+
+
+def generate(style: Style, parts: Iterable[str] = tuple(PART_BY_NAME)) -> str:
+    """A recommended labeling config; its controls are `image`, `bbox`, and `skeleton` or `kp`.
+
+    :param style: `skeleton`: one region per person with its limbs, or, of some parts only, one per part; `keypoints`:
+        one region per keypoint, which Label Studio's own exports know.
+    :param parts: names of body parts.
+    :raises InvalidRequest: a part is unknown.
+    """
+    chosen = [part for part in PARTS if part.name in set(parts)]
+    unknown = set(parts) - set(PART_BY_NAME)
+    if unknown or not chosen:
+        raise InvalidRequest(f'parts: {", ".join(sorted(unknown)) or "none"}; choose from {", ".join(PART_BY_NAME)}')
+    view = Element('View')
+    SubElement(view, 'Image', name='image', value='$image', zoom='true', zoomControl='true', rotateControl='false')
+    boxes = SubElement(view, 'RectangleLabels', name='bbox', toName='image', smart='true')
+    SubElement(boxes, 'Label', value=PERSON, background=_PERSON_COLOUR, predicted_values=PERSON)
+    if style == 'keypoints':
+        control = SubElement(
+            view, 'KeyPointLabels', name='kp', toName='image', smart='true', strokeWidth='1', opacity='0.9'
+        )
+        for index in (index for part in chosen for index in part.indices):
+            name, colour = KEYPOINT_NAMES[index], part_of(index).hex_colour
+            _label(control, name, colour, predicted_values=PERSON, model_index=str(index))
+    else:
+        form = {'skeleton': 'true', 'closable': 'false', 'curves': 'false'}
+        look = {'pointSize': 'small', 'strokeWidth': '1', 'opacity': '1'}
+        control = SubElement(view, 'VectorLabels', {'name': 'skeleton', 'toName': 'image', **form, **look})
+        if len(chosen) == len(PARTS):
+            _label(control, WHOLE_SKELETON, _SKELETON_COLOUR)
+        for part in chosen if len(chosen) < len(PARTS) else ():
+            _label(control, part.name, part.hex_colour)
+    indent(view)
+    return tostring(view, encoding='unicode') + '\n'
+
+
+def any_style() -> LabelingConfig:
+    """The recommended configs of both styles in one, for exports whose config is not known."""
+    keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
+    return LabelingConfig(
+        image=keypoints.image,
+        image_key=keypoints.image_key,
+        boxes=keypoints.boxes,
+        points=keypoints.points,
+        skeletons=skeletons.skeletons,
+    )
+
+
+def _label(control: Element, value: str, colour: str, **attributes: str) -> None:
+    SubElement(control, 'Label', {'value': value, 'background': colour, **attributes})

@@ -1,0 +1,363 @@
+"""Poses ⇄ regions: what Label Studio draws, and what its annotators give back.
+
+Regions are in percent of the upright image, from its upper left corner: x_percent = 100 · x / width.
+"""
+
+import math
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+from detector.pose.pose import FloatArray
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS, canonical_name
+
+from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
+
+Region = dict[str, Any]
+_DIGITS: Final = 6
+MOVED_PERCENT: Final = 0.01
+"""From which a point counts as moved; coordinates change in their last digits on the way through the editor."""
+_POINT_PERCENT: Final = 0.5
+"""Diameter of a keypoint: a small dot."""
+_MARGIN: Final = 0.1
+"""Of a box's sides, that a point without a parent may lie outside the box of its person."""
+MAX_NUMBER: Final = 1e6
+"""Percent, degrees, pixels of a side; nobody draws beyond, and larger numbers overflow somewhere."""
+
+# ---------------------------------------------------------------- to Label Studio
+
+
+def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) -> list[Region]:
+    """The regions of persons in the style that a labeling config offers, rectangles last.
+
+    Earlier regions lie on top in the editor: with rectangles last, a click on a keypoint moves the keypoint. Ids are
+    new with every call, since a suggestion with a known id would replace that region.
+    """
+    points: list[Region] = []
+    boxes: list[Region] = []
+    for person in persons:
+        person_id = uuid.uuid4().hex[:10]
+        common = {
+            'to_name': config.image,
+            'original_width': size[0],
+            'original_height': size[1],
+            'image_rotation': 0,
+        }
+        has_box = config.boxes is not None and person.box is not None
+        group = {'parentID': person_id} if has_box else {'meta': {'person': person_id}}
+        regions: list[Region] = []
+        if config.skeletons is not None:
+            regions += _skeleton_regions(person, config.skeletons, size, person_id, common | group)
+        elif config.points is not None:
+            regions += _point_regions(person, config.points, size, person_id, common | group)
+        if has_box:
+            assert config.boxes is not None
+            boxes.append(_box_region(person, config.boxes, size, person_id, common))
+        if person.extra and (has_box or regions):
+            bearer = boxes[-1] if has_box else regions[0]
+            bearer['meta'] = _meta(bearer) | {'extra': dict(person.extra)}
+        points += regions
+    return points + boxes
+
+
+def _box_region(person: Person, control: BoxControl, size: Size, person_id: str, common: Region) -> Region:
+    assert person.box is not None
+    (x1, y1), (x2, y2) = _percent(person.box.reshape(2, 2), size).tolist()
+    value = {'x': x1, 'y': y1, 'width': round(x2 - x1, _DIGITS), 'height': round(y2 - y1, _DIGITS), 'rotation': 0}
+    return common | {
+        'id': person_id,
+        'from_name': control.name,
+        'type': 'rectanglelabels',
+        'value': value | {'rectanglelabels': [control.label]},
+        **_score(person.box_score),
+    }
+
+
+def _point_regions(
+    person: Person, control: PointControl, size: Size, person_id: str, common: Region
+) -> Iterable[Region]:
+    percent = _percent(person.keypoints, size).tolist()
+    is_generic = not control.indices
+    for index, label in control.labels.items():
+        if person.visibility[index] == NOT_LABELLED:
+            continue
+        notes = [KEYPOINT_NAMES[index]] if is_generic else []
+        notes += ['v=1'] if person.visibility[index] == HIDDEN else []
+        meta = common.get('meta', {}) | ({'text': notes} if notes else {})
+        x, y = percent[index]
+        yield common | {
+            'id': f'{person_id}-{index}',
+            'from_name': control.name,
+            'type': 'keypointlabels',
+            'value': {'x': x, 'y': y, 'width': _POINT_PERCENT, 'keypointlabels': [label]},
+            **({'meta': meta} if meta else {}),
+            **_score(person.scores[index]),
+        }
+
+
+def _skeleton_regions(
+    person: Person, control: SkeletonControl, size: Size, person_id: str, common: Region
+) -> Iterable[Region]:
+    percent = _percent(person.keypoints, size).tolist()
+    for number, (label, indices) in enumerate(control.labels.items()):
+        yield common | {
+            'id': f'{person_id}-{number}',
+            'from_name': control.name,
+            'type': 'vectorlabels',
+            'value': {
+                'vertices': [
+                    _vertex(index, percent[index], person, limb_from)
+                    for index, limb_from in zip(indices, _tree(indices), strict=True)
+                ],
+                'closed': False,
+                'vectorlabels': [label],
+            },
+            **_score(person.box_score),
+        }
+
+
+def _vertex(index: int, place: Sequence[float], person: Person, limb_from: int | None) -> Region:
+    x, y = place
+    vertex = {
+        'id': KEYPOINT_NAMES[index],
+        'x': x,
+        'y': y,
+        'prevPointId': None if limb_from is None else KEYPOINT_NAMES[limb_from],
+        'isBezier': False,
+        'v': int(person.visibility[index]),
+        **_score(person.scores[index]),
+    }
+    # where it was put, since the editor keeps v when somebody moves the point to its place
+    return vertex | {'unseen': [x, y]} if person.visibility[index] == NOT_LABELLED else vertex
+
+
+def _tree(indices: Sequence[int]) -> list[int | None]:
+    """For each keypoint of a region the one before it; one of them is the root, where all others begin."""
+    known = set(indices)
+    parents: list[int | None] = []
+    for index in indices:
+        parent = LIMB_PARENTS[index]
+        while parent is not None and parent not in known:
+            parent = LIMB_PARENTS[parent]
+        parents.append(parent if parent is not None or index == indices[0] else indices[0])
+    return parents
+
+
+def _percent(points: FloatArray, size: Size) -> NDArray[np.float64]:
+    """Pixels (N, 2) as percent, clipped to the image."""
+    percent = np.clip(points.astype(np.float64) * 100 / np.array(size, dtype=np.float64), 0, 100)
+    return np.round(percent, _DIGITS)
+
+
+def _score(score: float | np.floating[Any] | None) -> Region:
+    if score is None or not math.isfinite(score):
+        return {}
+    return {'score': round(min(max(float(score), 0.0), 1.0), 4)}
+
+
+# ---------------------------------------------------------------- from Label Studio
+
+
+def from_results(
+    results: Iterable[Mapping[str, Any]], config: LabelingConfig, size: Size | None = None
+) -> list[Person]:
+    """The persons in the regions of an annotation or a prediction; what belongs to none is left out.
+
+    Points find their person by `parentID`, or by `person` in their `meta`; those that an annotator has added without,
+    by the smallest box around them that lacks such a keypoint, or else among themselves.
+
+    :param size: of the image; None: as the regions say.
+    """
+    reader = _Reader(config, size)
+    regions = [region for region in results if isinstance(region, Mapping) and isinstance(region.get('value'), Mapping)]
+    for region in regions:
+        reader.read_box(region)
+    loose = [read for region in regions for read in reader.read_points(region)]
+    for placed in loose:
+        reader.adopt(placed)
+    return [person for person in reader.persons.values() if person.box is not None or person.visibility.any()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placed:
+    """Keypoints that belong together.
+
+    :param points: x, y in pixels, visibility and score by keypoint index.
+    :param extra: of their person.
+    """
+
+    points: Mapping[int, tuple[float, float, int, float]]
+    extra: Mapping[str, Any]
+
+
+class _Reader:
+    def __init__(self, config: LabelingConfig, size: Size | None) -> None:
+        self.persons: dict[str, Person] = {}
+        self._config = config
+        self._size = size
+
+    def read_box(self, region: Mapping[str, Any]) -> None:
+        control, value = self._config.boxes, region['value']
+        if control is None or region.get('from_name') != control.name:
+            return
+        labels = value.get('rectanglelabels')
+        if isinstance(labels, list) and control.label not in labels:
+            return
+        corners = _corners(value, self._size_of(region))
+        if corners is None:
+            return
+        self.persons[str(region.get('id'))] = replace(
+            Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
+        )
+
+    def read_points(self, region: Mapping[str, Any]) -> Iterable[_Placed]:
+        """The points of a region, unless their person is known."""
+        points = self._points_of(region)
+        if not points:
+            return
+        placed = _Placed(points=points, extra=_extra(region))
+        parent = region.get('parentID')
+        group = _meta(region).get('person')
+        if isinstance(parent, str) and parent in self.persons:
+            self.persons[parent] = _with_points(self.persons[parent], placed)
+        elif isinstance(group, str):
+            self.persons[group] = _with_points(self.persons.get(group, Person.empty()), placed)
+        else:
+            yield placed
+
+    def adopt(self, placed: _Placed) -> None:
+        """Give loose points to the person who most likely has them."""
+        centre = np.mean([(x, y) for x, y, _, _ in placed.points.values()], axis=0)
+        lacking = {
+            key: person
+            for key, person in self.persons.items()
+            if not any(person.visibility[index] for index in placed.points)
+        }
+        around = [(key, person.box) for key, person in lacking.items() if person.box is not None]
+        around = [(key, box) for key, box in around if box is not None and _contains(box, centre)]
+        loose = [key for key, person in lacking.items() if person.box is None]
+        key = min(around, key=lambda pair: _area(pair[1]))[0] if around else next(iter(loose), uuid.uuid4().hex)
+        self.persons[key] = _with_points(self.persons.get(key, Person.empty()), placed)
+
+    def _points_of(self, region: Mapping[str, Any]) -> dict[int, tuple[float, float, int, float]]:
+        points, skeletons = self._config.points, self._config.skeletons
+        if points is not None and region.get('from_name') == points.name:
+            return _read_point(region, points, self._size_of(region))
+        if skeletons is not None and region.get('from_name') == skeletons.name:
+            return _read_skeleton(region, self._size_of(region))
+        return {}
+
+    def _size_of(self, region: Mapping[str, Any]) -> Size:
+        if self._size is not None:
+            return self._size
+        width, height = (region.get(f'original_{side}') for side in ('width', 'height'))
+        if (
+            isinstance(width, int)
+            and isinstance(height, int)
+            and 0 < min(width, height) <= max(width, height) <= MAX_NUMBER
+        ):
+            return width, height
+        return 100, 100
+
+
+def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
+    """The upright box around a rectangle, which may be turned about its upper left corner (degrees, clockwise)."""
+    numbers = [drawable(value.get(key)) for key in ('x', 'y', 'width', 'height')]
+    if any(side is None for side in numbers):
+        return None
+    x, y, width, height = (side or 0.0 for side in numbers)
+    scale = np.array(size) / 100
+    angle = math.radians(drawable(value.get('rotation')) or 0.0)
+    along = np.array([math.cos(angle), math.sin(angle)]) * width * scale[0]
+    down = np.array([-math.sin(angle), math.cos(angle)]) * height * scale[1]
+    origin = np.array([x, y]) * scale
+    corners = np.stack([origin, origin + along, origin + down, origin + along + down])
+    return np.concatenate([corners.min(axis=0), corners.max(axis=0)]).astype(np.float32)
+
+
+def _read_point(
+    region: Mapping[str, Any], control: PointControl, size: Size
+) -> dict[int, tuple[float, float, int, float]]:
+    value, notes = region['value'], _meta(region).get('text')
+    notes = [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
+    labels = value.get('keypointlabels')
+    index = control.indices.get(str(labels[0])) if isinstance(labels, list) and labels else None
+    if index is None:  # a generic label: the note says which keypoint
+        index = next((KEYPOINT_INDEX[note] for note in notes if note in KEYPOINT_INDEX), None)
+    place = _place(value, size)
+    if index is None or place is None:
+        return {}
+    visibility = HIDDEN if any(note.strip().lower() in ('v=1', 'hidden', 'occluded') for note in notes) else VISIBLE
+    return {index: (*place, visibility, _score_of(region))}
+
+
+def _read_skeleton(region: Mapping[str, Any], size: Size) -> dict[int, tuple[float, float, int, float]]:
+    found: dict[int, tuple[float, float, int, float]] = {}
+    vertices = region['value'].get('vertices')
+    for vertex in vertices if isinstance(vertices, list) else ():
+        if not isinstance(vertex, Mapping):
+            continue
+        index = KEYPOINT_INDEX.get(canonical_name(str(vertex.get('id'))) or '')
+        place = _place(vertex, size)
+        if index is not None and place is not None:
+            found[index] = (*place, _visibility(vertex), _score_of(vertex))
+    return found
+
+
+def _visibility(vertex: Mapping[str, Any]) -> int:
+    visibility = vertex.get('v', VISIBLE)
+    before = vertex.get('unseen')
+    if visibility == NOT_LABELLED and isinstance(before, list) and len(before) == 2:
+        moved = max(abs(float(vertex[axis]) - (drawable(old) or 0.0)) for axis, old in zip('xy', before, strict=True))
+        return VISIBLE if moved > MOVED_PERCENT else NOT_LABELLED
+    return visibility if visibility in (NOT_LABELLED, HIDDEN) else VISIBLE
+
+
+def _place(value: Mapping[str, Any], size: Size) -> tuple[float, float] | None:
+    """Pixels of a point in percent."""
+    x, y = drawable(value.get('x')), drawable(value.get('y'))
+    return None if x is None or y is None else (x * size[0] / 100, y * size[1] / 100)
+
+
+def _score_of(item: Mapping[str, Any]) -> float:
+    score = drawable(item.get('score'))
+    return math.nan if score is None else score
+
+
+def drawable(value: object) -> float | None:
+    """A number that can be drawn; None if it is none."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= MAX_NUMBER else None
+
+
+def _meta(region: Mapping[str, Any]) -> dict[str, Any]:
+    meta = region.get('meta')
+    return meta if isinstance(meta, dict) else {}
+
+
+def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
+    extra = _meta(region).get('extra')
+    return extra if isinstance(extra, dict) else {}
+
+
+def _with_points(person: Person, placed: _Placed) -> Person:
+    keypoints, visibility, scores = person.keypoints.copy(), person.visibility.copy(), person.scores.copy()
+    for index, (x, y, seen, score) in placed.points.items():
+        keypoints[index] = x, y
+        visibility[index] = seen
+        scores[index] = score
+    extra = person.extra or placed.extra
+    return replace(person, keypoints=keypoints, visibility=visibility, scores=scores, extra=extra)
+
+
+def _contains(box: FloatArray, point: NDArray[Any]) -> bool:
+    margin = _MARGIN * (box[2:] - box[:2])
+    return bool((point >= box[:2] - margin).all() and (point <= box[2:] + margin).all())
+
+
+def _area(box: FloatArray) -> float:
+    return float((box[2:] - box[:2]).prod())

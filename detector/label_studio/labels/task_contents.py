@@ -1,0 +1,146 @@
+"""What tasks hold, as Label Studio's API and its JSON exports give them: annotations, predictions, names, sizes."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.datasets.person import NOT_LABELLED, Person, Size
+from detector.pose.skeleton import KEYPOINT_COUNT
+
+from .config import LabelingConfig
+from .regions import MAX_NUMBER, from_results
+
+Json = Mapping[str, Any]
+
+WITHOUT_VERSION: Final = 'undefined'
+"""How Label Studio calls the version of a prediction that has none."""
+_UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
+"""That Label Studio puts before the name of a file that is uploaded."""
+
+
+def id_of(item: Json) -> int:
+    """Of a task, a prediction, an annotation; 0: it has none."""
+    number = item.get('id')
+    return number if isinstance(number, int) else 0
+
+
+def name_in(address: object) -> str | None:
+    """The name of the file at an address, without what Label Studio puts before it; None if there is none.
+
+    Local files keep their folders, as do those in buckets.
+    """
+    if not isinstance(address, str) or address.startswith('data:'):
+        return None
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return None
+    local = parse_qs(parts.query).get('d') if parts.path.endswith('/data/local-files/') else None
+    path = local[0] if local else unquote(parts.path)
+    if '/data/upload/' in path:
+        return _UPLOADED.sub('', path.rpartition('/')[2], count=1) or None
+    if local or parts.scheme not in ('', 'http', 'https'):
+        return path.strip('/') or None
+    return path.rpartition('/')[2] or None
+
+
+def file_of(task: Json, config: LabelingConfig) -> str:
+    """The name of the task's image file without folders; empty if its address has none."""
+    data = task.get('data')
+    name = name_in(data.get(config.image_key)) if isinstance(data, Mapping) else None
+    return (name or '').rpartition('/')[2]
+
+
+def annotations_of(task: Json) -> list[Json]:
+    """All annotations, also where somebody skipped the task."""
+    return _labels(task.get('annotations'))
+
+
+def newest_annotation(task: Json) -> Json | None:
+    """The annotation of a task that was changed last; skipped ones do not count."""
+    found = [annotation for annotation in annotations_of(task) if not annotation.get('was_cancelled')]
+    return max(found, key=_changed, default=None)
+
+
+def predictions_of(task: Json) -> dict[str, list[Json]]:
+    """By model version, the newest first."""
+    found: dict[str, list[Json]] = {}
+    for prediction in sorted(_labels(task.get('predictions')), key=_made, reverse=True):
+        found.setdefault(str(prediction.get('model_version') or WITHOUT_VERSION), []).append(prediction)
+    return found
+
+
+def newest_prediction(task: Json, model_version: str | None) -> Json | None:
+    """Of a version; None: of those without."""
+    return next(iter(predictions_of(task).get(model_version or WITHOUT_VERSION, ())), None)
+
+
+def newest_version(tasks: Iterable[Json]) -> str | None:
+    """The model version of the newest prediction; None without predictions."""
+    found = [predictions[0] for task in tasks for predictions in predictions_of(task).values()]
+    newest = max(found, key=_made, default=None)
+    return None if newest is None else newest.get('model_version')
+
+
+def results_of(item: Json) -> list[Json]:
+    """The regions of an annotation or a prediction."""
+    return _objects(item.get('result'))
+
+
+def size_of(results: Iterable[Json]) -> Size | None:
+    """Of the image, as the first region says that says it."""
+    sizes = (size_in(region, 'original_width', 'original_height') for region in results)
+    return next((size for size in sizes if size is not None), None)
+
+
+def size_in(item: Json, width: str, height: str) -> Size | None:
+    """Of an image, from two fields; None if they do not say it."""
+    sides = item.get(width), item.get(height)
+    return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
+
+
+def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:
+    """Which keypoints a labeling config offers, shape (133,)."""
+    offered = np.zeros(KEYPOINT_COUNT, dtype=np.bool_)
+    if config.points is not None:
+        offered[list(config.points.labels)] = True
+    for indices in () if config.skeletons is None else config.skeletons.labels.values():
+        offered[list(indices)] = True
+    return offered
+
+
+def persons_in(results: Sequence[Json], config: LabelingConfig, size: Size) -> list[Person]:
+    """The persons of an annotation or a prediction, with no keypoints but those that the config offers.
+
+    :param size: of the image in pixels.
+    """
+    offered = keypoints_of(config)
+    persons = [
+        replace(person, visibility=np.where(offered, person.visibility, NOT_LABELLED).astype(np.int8))
+        for person in from_results(results, config, size)
+    ]
+    return [person for person in persons if person.box is not None or person.visibility.any()]
+
+
+def _labels(value: object) -> list[Json]:
+    """Annotations or predictions that hold regions."""
+    return [item for item in _objects(value) if isinstance(item.get('result'), list)]
+
+
+def _objects(value: object) -> list[Json]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _changed(item: Json) -> tuple[str, int]:
+    """By the last change, which is what an annotator wants to be kept."""
+    return str(item.get('updated_at') or item.get('created_at') or ''), id_of(item)
+
+
+def _made(item: Json) -> tuple[str, int]:
+    """By when it was made: a queue changes the scores of old predictions, too."""
+    return str(item.get('created_at') or ''), id_of(item)

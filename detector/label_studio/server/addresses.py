@@ -1,0 +1,249 @@
+"""Addresses in tasks' data: what each names, and which paths of Label Studio may be asked with credentials."""
+
+import base64
+import re
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+from urllib.parse import quote, unquote
+
+import httpx
+
+from detector.errors import MediaFault
+
+CLOUD_SCHEMES: Final = ('s3', 'gs', 'azure-blob', 'azure-spi', 'azure_spi')
+"""Of Label Studio's storages; it presigns or streams their files itself."""
+_MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/[0-9]+/(presign|resolve)/?')
+"""The paths that are asked with credentials, and no other."""
+_PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
+_CONTROL: Final = re.compile(r'[\x00-\x1f\x7f-\x9f]')
+_HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
+_CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
+_FILE_PATHS: Final = ('/data/local-files/', '/storage-data/uploaded/')
+"""Whose query names the file."""
+_MAX_CHARACTERS: Final = 8192
+_MAX_SHOWN: Final = 120
+_MAX_LEARNT_NAMES: Final = 32
+_MAX_LAYERS: Final = 4
+"""Of percent-encoding, within each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """A file at LABEL_STUDIO_URL, to be asked for with credentials.
+
+    :param path: below LABEL_STUDIO_URL, percent-encoded, with query.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A file elsewhere, to be asked for without credentials.
+
+    :param by_label_studio: Label Studio redirected here, so that any public host is in order.
+    """
+
+    url: httpx.URL
+    by_label_studio: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A `data:` URI."""
+
+    uri: str
+
+
+class Addresses:
+    """Tells what an address names.
+
+    The names under which Label Studio is known decide only whether a path is asked for at LABEL_STUDIO_URL; nothing
+    is ever sent to a name, so that an invented one gains nothing.
+
+    :param base: LABEL_STUDIO_URL, if it is set.
+    :param names: other `host`, `host:port` or URLs of the same Label Studio.
+    """
+
+    def __init__(self, base: httpx.URL | None, names: Iterable[str] = ()) -> None:
+        self._base = base
+        self._names = {} if base is None else {_Name.of(base): base.path.rstrip('/')}
+        for name in names:
+            url = httpx.URL(name if '://' in name else f'http://{name}')
+            self._names.setdefault(_Name.of(url), url.path.rstrip('/'))
+        self._learnt: OrderedDict[_Name, str] = OrderedDict()
+
+    def learn(self, hostname: object) -> None:
+        """Remember the URL that Label Studio gives as its own, unchecked as it is; the last few are kept."""
+        if not isinstance(hostname, str) or len(hostname) > 300:
+            return
+        try:
+            url = _parse(hostname.strip())
+        except MediaFault:
+            return
+        self._learnt[_Name.of(url)] = url.path.rstrip('/')
+        self._learnt.move_to_end(_Name.of(url))
+        if len(self._learnt) > _MAX_LEARNT_NAMES:
+            self._learnt.popitem(last=False)
+
+    def place(self, address: object, task_id: int | None) -> Inside | Outside | Inline:
+        """What an address in a task's data names.
+
+        :raises MediaFault: it is of no accepted kind, or leads out of where images lie.
+        """
+        if not isinstance(address, str) or not address.strip():
+            raise MediaFault('the task has no address of an image')
+        address = address.strip()
+        if not _is_encodable(address):
+            raise MediaFault('the address of the image has half characters (lone surrogates)')
+        scheme = address.partition(':')[0].lower()
+        if scheme == 'data':
+            return Inline(address)
+        if len(address) > _MAX_CHARACTERS or _CONTROL.search(address):
+            raise MediaFault(f'{shown(address)}: too long, or with control characters')
+        if scheme in ('http', 'https'):
+            return self._located(address, _parse(address))
+        if scheme in CLOUD_SCHEMES and '://' in address:
+            return self._inside(address, _presign(address, task_id))
+        if address.startswith('/') and not address.startswith('//'):
+            return self._inside(address, self._media(address, ''))
+        raise MediaFault(
+            f'{shown(address)}: images have addresses with http(s)://, s3://, gs://, azure-blob:// or /data/'
+        )
+
+    def redirected(self, place: Inside | Outside, location: str) -> Inside | Outside:
+        """Where a redirect leads; what left Label Studio once is not asked with credentials again.
+
+        :raises MediaFault: it leads nowhere, or to a page of Label Studio that is no image, such as its login.
+        """
+        if isinstance(place, Outside):
+            origin = place.url
+        else:
+            assert self._base is not None
+            origin = self._base.copy_with(raw_path=self._base.raw_path.rstrip(b'/') + place.path.encode('ascii'))
+        try:
+            target = _parse(str(origin.join(location)))
+        except (httpx.InvalidURL, ValueError):
+            raise MediaFault(f'{shown(str(origin))} redirects to an address that cannot be read') from None
+        if isinstance(place, Outside):
+            return Outside(target, place.by_label_studio)
+        found = self._located(str(target), target)
+        if isinstance(found, Inside):
+            return found
+        if self._prefix(target) is not None:
+            raise MediaFault(
+                f'Label Studio redirects {shown(place.path)} to its page {shown(target.path)}: '
+                'check LABEL_STUDIO_API_TOKEN'
+            )
+        return Outside(target, by_label_studio=True)
+
+    def _located(self, address: str, url: httpx.URL) -> Inside | Outside:
+        prefix = self._prefix(url)
+        media = None if prefix is None else self._media(address, prefix)
+        return Outside(url) if media is None else Inside(media)
+
+    def _prefix(self, url: httpx.URL) -> str | None:
+        """The path that Label Studio has under the name in a URL; None if it is no name of Label Studio."""
+        name = _Name.of(url)
+        return self._names.get(name, self._learnt.get(name)) if self._base is not None else None
+
+    def _inside(self, address: str, path: str | None) -> Inside:
+        if path is None:
+            raise MediaFault(f'{shown(address)}: in Label Studio images lie under /data/, /storage-data/ or …/presign/')
+        if self._base is None:
+            raise MediaFault(f'{shown(address)} lies in Label Studio: set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN')
+        return Inside(path)
+
+    def _media(self, address: str, prefix: str) -> str | None:
+        """Path and query of a file in Label Studio, percent-encoded once; None if the path is none of such a file.
+
+        :param prefix: path of Label Studio under the name in the address; that of LABEL_STUDIO_URL may stand there too.
+        :raises MediaFault: another path may be meant than it seems.
+        """
+        parts = _PARTS.match(address)
+        assert parts is not None
+        path, query = parts['path'], parts['query'] or ''
+        if _is_devious(path, query):
+            raise MediaFault(f'{shown(address)}: the path leads out of where images lie')
+        for start in (prefix, '' if self._base is None else self._base.path.rstrip('/')):
+            if start and path.startswith(f'{start}/'):
+                path = path.removeprefix(start)
+                break
+        path = unquote(path)
+        if not _MEDIA.fullmatch(path):
+            return None
+        path = quote(path, safe="/:@!$&'()*+,;=~")
+        return f'{path}?{quote(query, safe="%/?:@!$&()*+,;=~")}' if query else path
+
+
+def shown(address: str) -> str:
+    """An address as messages may show it: shortened, without user name, password, and query but the name of a file."""
+    path, _, query = address.partition('#')[0].partition('?')
+    path = re.sub(r'^([^/]*//)?[^/]*@', r'\1', path)
+    file = re.search(r'(^|&)((d|filepath)=[^&]*)', query) if path.endswith(_FILE_PATHS) else None
+    text = _CONTROL.sub('�', f'{path}?{file[2]}' if file else path)
+    return text if len(text) <= _MAX_SHOWN else f'{text[: _MAX_SHOWN - 30]}…{text[-29:]}'
+
+
+class _Name(NamedTuple):
+    """Host and port; the usual ports of http and https are one, since either scheme may stand for the other."""
+
+    host: bytes
+    port: int | None
+
+    @classmethod
+    def of(cls, url: httpx.URL) -> '_Name':
+        return cls(url.raw_host.rstrip(b'.'), None if url.port in (80, 443) else url.port)
+
+
+def _parse(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        url = httpx.URL()
+    usable = url.scheme in ('http', 'https') and _HOST.fullmatch(url.raw_host)
+    if not usable or (url.port is not None and not 0 < url.port < 65536):
+        raise MediaFault(f'{text.partition("/")[0][:_MAX_SHOWN]}//…: this address cannot be read')
+    if url.userinfo:
+        raise MediaFault(f'{shown(text)}: addresses with user name or password are refused')
+    return url
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _presign(address: str, task_id: int | None) -> str:
+    """The path at which Label Studio hands out a file of its cloud storages."""
+    if type(task_id) is not int:
+        raise MediaFault(f'{shown(address)}: files of cloud storages need the id of their task')
+    return f'/tasks/{task_id}/presign/?fileuri={base64.urlsafe_b64encode(address.encode()).decode()}'
+
+
+def _is_devious(path: str, query: str) -> bool:
+    """Whether some server on the way may read another path: dot segments and slashes, however often encoded."""
+    slashes = path.count('/')
+    for _ in range(_MAX_LAYERS):
+        if (
+            path.count('/') != slashes
+            or '//' in path
+            or '\\' in path
+            or _CONTROL.search(path + query)
+            or any(segment.partition(';')[0] in ('.', '..') for segment in path.split('/'))
+            or _CLIMBS.search(query)
+        ):
+            return True
+        try:
+            decoded = unquote(path, errors='strict'), unquote(query, errors='strict')
+        except UnicodeDecodeError:
+            return True
+        if decoded == (path, query):
+            return False
+        path, query = decoded
+    return True

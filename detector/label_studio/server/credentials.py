@@ -1,0 +1,118 @@
+"""What Label Studio is told about who asks: a legacy token as it is, or the access tokens of a personal one."""
+
+import asyncio
+import base64
+import binascii
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from detector.errors import InvalidSettings, LabelStudioFault
+
+Exchange = Callable[[str], Awaitable[tuple[int, Any]]]
+"""Trades a personal access token in: HTTP status and JSON of the answer."""
+
+_LIFETIME_SECONDS: Final = 300
+"""Of an access token that does not say."""
+_MARGIN: Final = 0.2
+"""Share of the lifetime by which an access token is renewed early: a minute of five."""
+_REFUSED_SECONDS: Final = 5
+"""After a refusal Label Studio is not asked for so long, however many requests come."""
+
+
+class Credentials(Protocol):
+    async def authorization(self, *, refused: str | None = None) -> str:
+        """The header `Authorization`.
+
+        :param refused: what Label Studio has just answered with 401, so that something else is needed.
+        :raises LabelStudioFault: there is nothing (else).
+        """
+
+
+def credentials_of(token: str | None, exchange: Exchange) -> Credentials:
+    """Tell the kind of a token: a JWT, with two dots, is a personal access token.
+
+    :raises InvalidSettings: LABEL_STUDIO_API_TOKEN cannot stand in a header.
+    """
+    token = (token or '').strip()
+    if not token:
+        return _NoToken()
+    if not (token.isascii() and token.isprintable() and ' ' not in token):
+        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: has characters that no token of Label Studio has')
+    return _PersonalAccessToken(token, exchange) if token.count('.') == 2 else _LegacyToken(token)
+
+
+class _NoToken:
+    async def authorization(self, *, refused: str | None = None) -> str:
+        raise LabelStudioFault('Label Studio wants a token: set LABEL_STUDIO_API_TOKEN')
+
+
+class _LegacyToken:
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def authorization(self, *, refused: str | None = None) -> str:
+        if refused is not None:
+            raise LabelStudioFault(
+                'Label Studio refuses LABEL_STUDIO_API_TOKEN (401): legacy tokens are off there (Organization, '
+                'Access Token Settings), or the token is wrong; use a personal access token (Account & Settings)'
+            )
+        return f'Token {self._token}'
+
+
+class _PersonalAccessToken:
+    """Traded for access tokens that live a few minutes; one is fetched at a time, for all who wait."""
+
+    def __init__(self, token: str, exchange: Exchange) -> None:
+        self._token = token
+        self._exchange = exchange
+        self._lock = asyncio.Lock()
+        self._access: str | None = None
+        self._good_until = 0.0
+        self._refusal: tuple[float, str] = (0.0, '')
+        """Until when it counts, and why."""
+
+    async def authorization(self, *, refused: str | None = None) -> str:
+        async with self._lock:
+            if self._access is None or refused == self._access or time.monotonic() >= self._good_until:
+                await self._renew()
+            assert self._access is not None
+            return self._access
+
+    async def _renew(self) -> None:
+        until, why = self._refusal
+        if time.monotonic() < until:
+            raise LabelStudioFault(why)
+        asked = time.monotonic()
+        self._access = None
+        status, answer = await self._exchange(self._token)
+        access = answer.get('access') if isinstance(answer, dict) else None
+        if status != 200 or not isinstance(access, str) or not access.isascii() or not access.isprintable():
+            why = _why_refused(status)
+            self._refusal = (time.monotonic() + _REFUSED_SECONDS, why)
+            raise LabelStudioFault(why)
+        self._access = f'Bearer {access}'
+        self._good_until = asked + (1 - _MARGIN) * _lifetime(access)
+
+
+def _why_refused(status: int) -> str:
+    if status in (400, 401, 403):
+        return (
+            f'Label Studio refuses LABEL_STUDIO_API_TOKEN, a personal access token ({status}): it is revoked, expired '
+            'or of another Label Studio; create another (Account & Settings, Personal Access Token)'
+        )
+    if status == 404:
+        return 'LABEL_STUDIO_URL knows no personal access tokens (404): is it the address of Label Studio, new enough?'
+    return f'Label Studio gives no access token for LABEL_STUDIO_API_TOKEN ({status}): is LABEL_STUDIO_URL right?'
+
+
+def _lifetime(access: str) -> float:
+    """Seconds for which an access token is good, by what it says, unverified; clocks that differ do not matter."""
+    try:
+        payload = access.split('.')[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + '=' * (-len(payload) % 4)))
+        seconds = float(claims['exp']) - float(claims.get('iat', time.time()))
+    except (IndexError, KeyError, TypeError, ValueError, AttributeError, binascii.Error):
+        return _LIFETIME_SECONDS
+    return seconds if 0 < seconds <= 24 * 3600 else _LIFETIME_SECONDS

@@ -1,0 +1,257 @@
+"""Images of tasks: from the address in a task's data to the bytes of a file, whoever wrote that address.
+
+Credentials go to LABEL_STUDIO_URL only, and only for the paths under which it keeps images. Other hosts are asked
+without, if IMAGE_HOSTS allows them and their address is public or listed; the proxies of the environment are not used
+there (see `network`). No file of this machine is read.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Final, Protocol, Self
+from urllib.parse import unquote, unquote_to_bytes
+
+import httpx
+
+from detector.errors import LabelStudioFault, MediaFault
+from detector.pose.images import MAX_BYTES
+from detector.settings import Settings
+
+from .addresses import Addresses, Inline, Inside, Outside, shown
+from .client import Connection
+from .network import AllowedHosts, PublicClient, read_at_most
+
+_MAX_REDIRECTS: Final = 5
+_BATCH_BYTES: Final = 256 * 1024**2
+_DATA_URI: Final = re.compile(
+    r'data:image/[\w.+-]+(?P<parameters>(;[^;,]*)*),(?P<content>.*)', re.DOTALL | re.IGNORECASE
+)
+_PICTURES: Final = (b'\xff\xd8', b'\x89PNG', b'RIFF')
+"""How JPEG, PNG and WebP begin."""
+
+
+class ImageSource(Protocol):
+    """Where the images of tasks come from: `TaskImages`, or a `Batch` of it."""
+
+    async def fetch(self, address: object, *, task_id: int | None) -> bytes:
+        """The bytes of an image file.
+
+        :raises MediaFault: it cannot be had.
+        """
+
+
+class TaskImages:
+    """Fetches the images of tasks.
+
+    :param connection: to Label Studio; None: only other hosts and `data:` URIs.
+    :param allowed_hosts: other hosts, `host`, `host:port` or `*`, comma separated; see IMAGE_HOSTS.
+    :param hostnames: Label Studio's other names, comma separated; see LABEL_STUDIO_HOSTNAMES.
+    :param seconds: for one image, from its turn on.
+    :param connect_seconds: for name resolution and connection.
+    :param concurrency: images that are fetched at the same time.
+    :param max_bytes: of one image.
+    """
+
+    def __init__(
+        self,
+        connection: Connection | None,
+        *,
+        allowed_hosts: str = '*',
+        hostnames: str = '',
+        seconds: float = 20,
+        connect_seconds: float = 5,
+        concurrency: int = 8,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self._connection = connection
+        self._addresses = Addresses(None if connection is None else connection.url, filter(None, hostnames.split(',')))
+        self._others = PublicClient(
+            AllowedHosts.parse(allowed_hosts), connections=concurrency, connect_seconds=connect_seconds
+        )
+        self._seconds = seconds
+        self._turns = asyncio.Semaphore(concurrency)
+        self._max_bytes = max_bytes
+        self.observe: Callable[[str, float], object] = lambda outcome, seconds: None
+        """Is told of each image: `ok`, `failed` or `refused`, and the seconds."""
+
+    @classmethod
+    def of(cls, settings: Settings, connection: Connection | None) -> Self:
+        return cls(
+            connection,
+            allowed_hosts=settings.image_hosts,
+            hostnames=settings.label_studio_hostnames,
+            seconds=settings.image_seconds,
+        )
+
+    def learn_hostname(self, hostname: object) -> None:
+        """Take what `/setup` gives as `hostname` for another name of Label Studio.
+
+        Anybody may call `/setup`; a name makes no more than that addresses with it are asked for at LABEL_STUDIO_URL.
+        """
+        self._addresses.learn(hostname)
+
+    async def fetch(self, address: object, *, task_id: int | None) -> bytes:
+        """The bytes of an image file, not decoded.
+
+        :param address: from a task's data: `/data/…`, `http(s)://`, `s3://` and the like, `data:image/…`.
+        :param task_id: needed for files of cloud storages.
+        :raises MediaFault: the address is refused, or there is no image; the text names the setting to change.
+        """
+        try:
+            place = self._addresses.place(address, task_id)
+        except MediaFault:
+            self.observe('refused', 0.0)
+            raise
+        if isinstance(place, Inline):
+            return await asyncio.to_thread(_decode, place.uri, self._max_bytes)
+        async with self._turns:
+            start = time.perf_counter()
+            try:
+                data = await self._in_time(place, shown(str(address)))
+            except MediaFault:
+                self.observe('failed', time.perf_counter() - start)
+                raise
+            self.observe('ok', time.perf_counter() - start)
+            return data
+
+    async def _in_time(self, place: Inside | Outside, text: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._download(place, text)
+        except TimeoutError:
+            raise MediaFault(f'{text}: not here after {self._seconds:g} s (IMAGE_SECONDS)') from None
+        except (LabelStudioFault, httpx.HTTPError) as error:
+            raise MediaFault(f'{text}: {error}') from None
+
+    def batch(self) -> 'Batch':
+        """A stretch of requests in which no address is asked for twice: `async with images.batch() as batch`."""
+        return Batch(self)
+
+    async def close(self) -> None:
+        """Close the connections to other hosts; that to Label Studio belongs to whoever opened it."""
+        await self._others.close()
+
+    async def _download(self, place: Inside | Outside, text: str) -> bytes:
+        for _ in range(_MAX_REDIRECTS + 1):
+            async with self._open(place) as response:
+                if not response.has_redirect_location:
+                    return await self._read(response, place, text)
+                place = self._addresses.redirected(place, response.headers['Location'])
+        raise MediaFault(f'{text}: more than {_MAX_REDIRECTS} redirects')
+
+    def _open(self, place: Inside | Outside) -> AbstractAsyncContextManager[httpx.Response]:
+        if isinstance(place, Outside):
+            return self._others.get(place.url, any_public=place.by_label_studio)
+        assert self._connection is not None
+        return self._connection.stream(place.path)
+
+    async def _read(self, response: httpx.Response, place: Inside | Outside, text: str) -> bytes:
+        if response.status_code != httpx.codes.OK:
+            raise MediaFault(f'{text}: {_explanation(response.status_code, place)}')
+        data = await read_at_most(response, self._max_bytes)
+        if data is None:
+            raise MediaFault(f'{text}: more than the limit of {self._max_bytes} bytes')
+        if not data:
+            raise MediaFault(f'{text}: the file is empty (0 bytes)')
+        kind = _kind_of_text(response.headers.get('Content-Type', ''), data)
+        if kind is not None:
+            what = 'LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN' if isinstance(place, Inside) else 'the address'
+            raise MediaFault(f'{text}: {kind} instead of an image, maybe of a login; check {what}')
+        return data
+
+
+class Batch:
+    """Images of tasks that belong together, each address fetched once, also when it is asked for concurrently.
+
+    What has been fetched is kept to the end, the latest 256 MiB of it. An address that failed is not tried again.
+    """
+
+    def __init__(self, images: TaskImages) -> None:
+        self._images = images
+        self._fetches: OrderedDict[str, asyncio.Task[bytes]] = OrderedDict()
+
+    async def fetch(self, address: object, *, task_id: int | None) -> bytes:
+        """See `TaskImages.fetch`; whoever stops waiting leaves the others their image."""
+        if not isinstance(address, str):
+            return await self._images.fetch(address, task_id=task_id)
+        fetch = self._fetches.get(address)
+        if fetch is None:
+            fetch = asyncio.create_task(self._images.fetch(address, task_id=task_id))
+            self._fetches[address] = fetch
+        self._fetches.move_to_end(address)
+        data = await asyncio.shield(fetch)
+        self._forget_oldest()
+        return data
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give up what is still being fetched."""
+        for fetch in self._fetches.values():
+            fetch.cancel()
+        await asyncio.gather(*self._fetches.values(), return_exceptions=True)
+        self._fetches.clear()
+
+    def _forget_oldest(self) -> None:
+        kept = 0
+        for address, fetch in reversed(list(self._fetches.items())):
+            if fetch.done() and not fetch.cancelled() and fetch.exception() is None:
+                kept += len(fetch.result())
+                if kept > _BATCH_BYTES:
+                    del self._fetches[address]
+
+
+def _explanation(status: int, place: Inside | Outside) -> str:
+    if isinstance(place, Outside):
+        hint = ', which is asked without credentials' if status in (401, 403) else ''
+        return f'{place.url.raw_host.decode()} answers {status}{hint}'
+    if status == httpx.codes.INTERNAL_SERVER_ERROR and place.path.startswith('/data/upload/'):
+        return 'Label Studio answers 500, as 1.23 does when it has no such upload'
+    if status != httpx.codes.NOT_FOUND:
+        return f'Label Studio answers {status}'
+    if 'fileuri=' in place.path:
+        return 'Label Studio finds no such file (404): is its bucket among the cloud storages of the project?'
+    return 'Label Studio has no such file (404), or not for the user of LABEL_STUDIO_API_TOKEN'
+
+
+def _kind_of_text(content_type: str, data: bytes) -> str | None:
+    """What came instead of an image, if it is a page or JSON; the rest is for whoever decodes it."""
+    if data.startswith(_PICTURES):
+        return None
+    start = data[:512].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
+    if 'html' in content_type or start.startswith((b'<!doctype html', b'<html')):
+        return 'an HTML page'
+    if 'json' in content_type or start.startswith((b'{', b'[')):
+        return 'JSON'
+    return None
+
+
+def _decode(uri: str, max_bytes: int) -> bytes:
+    """The bytes of a `data:` URI.
+
+    :raises MediaFault: it is broken, no image, or too large.
+    """
+    parts = _DATA_URI.fullmatch(uri)
+    if parts is None:
+        raise MediaFault(f'{shown(uri[:40])}: of data: addresses only data:image/… is accepted')
+    too_large = MediaFault(f'{shown(uri[:40])}…: more than the limit of {max_bytes} bytes')
+    if len(parts['content']) > 3 * max_bytes:
+        raise too_large
+    if parts['parameters'].lower().endswith(';base64'):
+        try:
+            data = base64.b64decode(re.sub(r'\s', '', unquote(parts['content'])), validate=True)
+        except (binascii.Error, ValueError):
+            raise MediaFault(f'{shown(uri[:40])}…: no valid base64') from None
+    else:
+        data = unquote_to_bytes(parts['content'])
+    if len(data) > max_bytes:
+        raise too_large
+    if not data:
+        raise MediaFault('the data: address of the image is empty')
+    return data

@@ -1,0 +1,151 @@
+"""Bulk preannotation on Ray Data: an engine per worker, on one machine or on a cluster.
+
+Tasks and predictions travel as JSON, since Ray's tables would want one type of all tasks' data.
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.errors import ExtraMissing, WholebodyError
+from detector.label_studio.backend.preannotation import Outcome
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.server.client import Connection
+from detector.label_studio.server.project import Json
+from detector.models import archive as package_zip
+from detector.models.package import MODEL_JSON, ModelPackage, unpack
+from detector.settings import Settings
+
+from .bulk import LocalPredictor
+
+_BATCH_TASKS: Final = 16
+"""That a worker gets at a time."""
+_CPUS_PER_WORKER: Final = 4
+_END: Final = object()
+
+
+class RayPredictor:
+    """Makes predictions with Ray; a context manager.
+
+    Every machine needs this project with the same versions and the extra `ray`, and reaches Label Studio at the
+    address of the settings; the model is sent there.
+
+    :param workers: each with an engine and its share of the CPUs; None: one per 4 CPUs.
+    :param address: of a cluster; None: a Ray of its own on this machine, on the loopback address alone.
+    :raises ExtraMissing: the extra `ray` is not installed.
+    """
+
+    def __init__(
+        self, settings: Settings, package: ModelPackage, *, workers: int | None = None, address: str | None = None
+    ) -> None:
+        os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # nothing here may report to anybody
+        # Under `uv run` Ray would start each worker with `uv run` in a copy of the working folder, without the extra.
+        os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] = '0'
+        try:
+            self._ray = import_module('ray')
+            import_module('ray.data')
+        except ImportError:
+            raise ExtraMissing('ray', extra='ray') from None
+        self._settings = settings
+        self._package = package
+        self._workers = workers
+        self._address = address
+
+    def __enter__(self) -> Self:
+        local = {'include_dashboard': False, '_node_ip_address': '127.0.0.1'} if self._address is None else {}
+        self._ray.init(address=self._address or 'local', log_to_driver=False, logging_level='ERROR', **local)
+        context = self._ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ray.shutdown()
+
+    async def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:
+        """The prediction of each task, or why it failed, with the task's place, as they come about."""
+        if not tasks:
+            return
+        rows = await asyncio.to_thread(self._rows, tasks, config)
+        while (row := await asyncio.to_thread(next, rows, _END)) is not _END:
+            assert isinstance(row, dict)
+            failure = row['failure']
+            outcome: Outcome = WholebodyError(failure) if failure else json.loads(row['prediction'])
+            yield int(row['index']), outcome
+
+    def _rows(self, tasks: Sequence[Json], config: LabelingConfig) -> Iterator[dict[str, Any]]:
+        cpus = int(self._ray.cluster_resources().get('CPU', 1))
+        workers = self._workers or max(1, cpus // _CPUS_PER_WORKER)
+        dataset = self._ray.data.from_items(
+            [{'index': index, 'task': json.dumps(task)} for index, task in enumerate(tasks)],
+            override_num_blocks=max(workers, -(-len(tasks) // _BATCH_TASKS)),
+        )
+        package = self._ray.put(_packed(self._package))
+        predicted = dataset.map_batches(
+            _Worker,
+            fn_constructor_args=(self._settings, package, config),
+            batch_size=_BATCH_TASKS,
+            concurrency=workers,
+            num_cpus=max(1, cpus // workers),
+        )
+        rows: Iterator[dict[str, Any]] = iter(predicted.iter_rows())
+        return rows
+
+
+class _Worker:
+    """Keeps an engine, and an event loop to fetch images with, in a process of Ray."""
+
+    def __init__(self, settings: Settings, package: Any, config: LabelingConfig) -> None:
+        """:param package: reference to the bytes of a zip."""
+        self._config = config
+        self._folder = tempfile.TemporaryDirectory(prefix='wholebody-')
+        archive = Path(self._folder.name) / 'package.zip'
+        archive.write_bytes(import_module('ray').get(package))
+        unpacked = Path(self._folder.name) / 'package'
+        unpacked.mkdir()
+        self._loop = asyncio.new_event_loop()
+        connection = Connection.of(settings)
+        make = partial(LocalPredictor, settings, unpack(archive, unpacked), connection)
+        self._predictor = self._loop.run_until_complete(_made(make))
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return self._loop.run_until_complete(self._predict(batch))
+
+    async def _predict(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        tasks = [json.loads(task) for task in batch['task']]
+        predictions = np.full(len(tasks), '', dtype=object)
+        failures = np.full(len(tasks), '', dtype=object)
+        async with aclosing(self._predictor.outcomes(tasks, self._config)) as outcomes:
+            async for place, outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    failures[place] = str(outcome) or repr(outcome)
+                else:
+                    predictions[place] = json.dumps(outcome)
+        return {'index': batch['index'], 'prediction': predictions, 'failure': failures}
+
+
+async def _made(make: Any) -> LocalPredictor:
+    """Within the event loop, to which its connections belong."""
+    predictor: LocalPredictor = make()
+    return predictor
+
+
+def _packed(package: ModelPackage) -> bytes:
+    """The package as a zip."""
+    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
+        archive = Path(folder) / 'package.zip'
+        files = (package.folder / MODEL_JSON, package.detector_path, package.estimator_path)
+        package_zip.write(archive, {path.name: path for path in files})
+        return archive.read_bytes()

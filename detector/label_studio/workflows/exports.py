@@ -1,0 +1,306 @@
+"""From labelled tasks to datasets: COCO-WholeBody, YOLO-pose, FiftyOne and our own JSON."""
+
+import asyncio
+import io
+import json
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from PIL import ExifTags
+from PIL import Image as PillowImage
+
+from detector.datasets.coco import to_coco
+from detector.datasets.fields import as_list, as_mapping, read_json
+from detector.datasets.fiftyone import write_fiftyone
+from detector.datasets.labelled import LabelledImage, file_names, new_folder, split_of, write_image
+from detector.datasets.person import Size
+from detector.datasets.poses_json import to_poses_json
+from detector.datasets.yolo import write_yolo
+from detector.errors import InvalidImage, InvalidRequest, MediaFault
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.regions import from_results
+from detector.label_studio.server.media import ImageSource
+from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode
+
+from .labelled_tasks import Choice, TaskLabels, extra_of, read_task, usable
+
+Format = Literal['coco-wholebody', 'yolo-pose', 'fiftyone', 'json']
+
+_AT_A_TIME: Final = 8
+"""Tasks whose images are fetched together."""
+_YOLO_VAL_SHARE: Final = 0.1
+"""Training needs images for validation."""
+_TURNED: Final = range(2, 9)
+"""Values of EXIF's Orientation that ask for a turn or a mirroring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A task as a labelled image; its id is that of the task.
+
+    :param content: the image file, turned upright; None if it was not asked for.
+    """
+
+    task: TaskLabels
+    image: LabelledImage
+    content: bytes | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Reader:
+    """Makes labelled images of tasks; what is odd gets a line each, and what is left out is counted.
+
+    :param source: None: no images can be fetched, not even to find out their size.
+    :param wants_images: whether the image files are wanted, too.
+    :param unlabelled: take tasks without labels for images without persons.
+    :param warn: gets the lines.
+    :param skip: whether a task is not wanted; asked before its image is fetched.
+    :param left_out: tasks by the reason why they were left out; counts on.
+    """
+
+    source: ImageSource | None
+    wants_images: bool = False
+    unlabelled: bool = False
+    warn: Callable[[str], None]
+    skip: Callable[[TaskLabels], bool] = lambda _: False
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    async def read(
+        self, tasks: AsyncIterator[Mapping[str, Any]], config: LabelingConfig, choice: Choice
+    ) -> AsyncIterator[Labelled]:
+        """The labelled images of tasks, in their order."""
+        waiting: list[TaskLabels] = []
+        async for task in tasks:
+            labels = read_task(task, config, choice)
+            if labels.results is None and not self.unlabelled:
+                self.left_out['not labelled'] += 1
+            elif not self.skip(labels):
+                waiting.append(labels)
+            if len(waiting) == _AT_A_TIME:
+                for labelled in await self._group(waiting, config):
+                    yield labelled
+                waiting = []
+        for labelled in await self._group(waiting, config):
+            yield labelled
+
+    async def _group(self, tasks: Sequence[TaskLabels], config: LabelingConfig) -> list[Labelled]:
+        found = await asyncio.gather(*(self._labelled(task, config) for task in tasks))
+        return [labelled for labelled in found if labelled is not None]
+
+    async def _labelled(self, task: TaskLabels, config: LabelingConfig) -> Labelled | None:
+        name, size, content = task.file_name, task.known_size, None
+        try:
+            if name is None:
+                raise _LeftOut('without an image')
+            if self.wants_images or size is None:
+                content, size = await self._fetch(task)
+        except _LeftOut as error:
+            self.left_out[error.reason] += 1
+            self.warn(f'task {task.task_id}, {error.reason}, is left out{error.detail}')
+            return None
+        regions, complaints = usable(task.results or [], config)
+        for complaint in complaints:
+            self.warn(f'task {task.task_id} has {complaint}')
+        image = LabelledImage(
+            id=task.task_id,
+            file_name=name,
+            width=size[0],
+            height=size[1],
+            persons=from_results(regions, config, size),
+            extra=extra_of(task.kept),
+        )
+        return Labelled(task=task, image=image, content=content if self.wants_images else None)
+
+    async def _fetch(self, task: TaskLabels) -> tuple[bytes, Size]:
+        if task.address is None:
+            raise _LeftOut('without an image')
+        if self.source is None:
+            raise _LeftOut('of unknown size')
+        try:
+            content = await self.source.fetch(task.address, task_id=task.task_id)
+            return await asyncio.to_thread(upright, content, self.max_pixels)
+        except (MediaFault, InvalidImage) as error:
+            raise _LeftOut('whose image cannot be had', str(error)) from None
+
+
+class _LeftOut(Exception):
+    """A task cannot be exported."""
+
+    def __init__(self, reason: str, detail: str = '') -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = f': {detail}' if detail else ''
+
+
+def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
+    """An image file whose pixels are upright, and its size; that of one which is not turned is the same file.
+
+    :raises InvalidImage: it is none, or broken.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # only the header is read here
+            with PillowImage.open(io.BytesIO(content)) as picture:
+                size, orientation = picture.size, picture.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError) as error:
+        raise InvalidImage(f'the image is broken: {error}') from error
+    if orientation not in _TURNED:
+        return content, size
+    pixels = decode(content, max_pixels=max_pixels)
+    return as_jpeg(content, pixels), (pixels.shape[1], pixels.shape[0])
+
+
+def tasks_in_file(path: Path) -> list[Mapping[str, Any]]:
+    """The tasks of a JSON export of Label Studio.
+
+    :raises InvalidRequest: the file cannot be read, or is no such export.
+    """
+    tasks = [as_mapping(task, f'{path}: [{n}]') for n, task in enumerate(as_list(read_json(path), str(path)))]
+    for number, task in enumerate(tasks):
+        if 'data' not in task or 'annotations' not in task:
+            raise InvalidRequest(f'{path}: [{number}] has no data and annotations: export as JSON, not as JSON-MIN')
+    return tasks
+
+
+def with_unique_ids(images: Sequence[LabelledImage], kept: Sequence[object]) -> list[LabelledImage]:
+    """Give back the ids that images had in the dataset they came from; the others have their tasks'.
+
+    :param kept: what each had, if it had any; of two images with the same, the first gets it.
+    """
+    taken: set[int] = set()
+    chosen: list[int | None] = []
+    for number in kept:
+        is_free = type(number) is int and number not in taken
+        chosen.append(number if type(number) is int and is_free else None)
+        taken |= {number} if type(number) is int else set()
+    found = []
+    for image, number in zip(images, chosen, strict=True):
+        new = image.id
+        while number is None and new in taken:
+            new += 1_000_000_000
+        found.append(replace(image, id=new if number is None else number))
+        taken.add(found[-1].id)
+    return found
+
+
+# ---------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A dataset that is to be written.
+
+    :param path: a file that ends in .json, or a folder.
+    :param val_share: of the images that are for validation, 0..1; None: the format's usual way.
+    :param has_images: whether image files are written, too.
+    :param flat: COCO's, with 133 keypoints in `keypoints`.
+    """
+
+    kind: Format
+    path: Path
+    val_share: float | None = None
+    has_images: bool = False
+    flat: bool = False
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind in ('coco-wholebody', 'json') and self.path.suffix.lower() == '.json'
+
+    def prepare(self) -> None:
+        """:raises InvalidRequest: something is there already, or options do not go together."""
+        if self.flat and self.kind != 'coco-wholebody':
+            raise InvalidRequest(f'--flat is for coco-wholebody, not for {self.kind}')
+        if not self.is_file:
+            new_folder(self.path)
+            return
+        if self.has_images or self.val_share is not None:
+            raise InvalidRequest(f'{self.path} is a file; with --images or --val, name a folder with -o')
+        if self.path.exists() and self.path.stat().st_size:
+            raise InvalidRequest(f'{self.path} is there already')
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write(
+    target: Target,
+    labelled: Sequence[Labelled],
+    content_of: Callable[[int], bytes],
+    warn: Callable[[str], None],
+) -> list[LabelledImage]:
+    """Write a dataset.
+
+    :param content_of: the image file of a task.
+    :param warn: gets a line for what the format has no place for.
+    :return: the images as they were written.
+    :raises InvalidRequest: see `Target.prepare`.
+    """
+    images = with_unique_ids([one.image for one in labelled], [one.task.kept.get('id') for one in labelled])
+    by_id = {image.id: one for image, one in zip(images, labelled, strict=True)}
+
+    def image_bytes(image: LabelledImage) -> bytes:
+        return content_of(by_id[image.id].task.task_id)
+
+    wanted = image_bytes if target.has_images else None
+    match target.kind:
+        case 'yolo-pose':
+            share = _YOLO_VAL_SHARE if target.val_share is None else target.val_share
+            write_yolo(target.path, images, val_share=share, image_bytes=wanted)
+            _warn_of_lost(target.path, images, warn)
+        case 'fiftyone':
+            write_fiftyone(target.path, images, val_share=target.val_share, image_bytes=wanted)
+        case 'coco-wholebody' | 'json':
+            images = _with_unique_names(images, warn)
+            for name, part in _parts(target, images):
+                origins = {image.id: _origin(by_id[image.id].task) for image in part}
+                is_coco = target.kind == 'coco-wholebody'
+                content = to_coco(part, flat=target.flat) if is_coco else to_poses_json(part, origins)
+                path = target.path if target.is_file else target.path / name
+                path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding='utf-8')
+            for image in images if wanted else ():
+                write_image(target.path / 'images' / image.file_name, image_bytes(image))
+    return images
+
+
+def _origin(task: TaskLabels) -> Mapping[str, Any] | None:
+    return None if task.results is None else task.origin
+
+
+def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, list[LabelledImage]]]:
+    """The files of a dataset and their images."""
+    share = target.val_share
+    if share is None:
+        return [('labels.json', list(images))]
+    return [
+        (f'{part}.json', [image for image in images if split_of(image.file_name, share) == part])
+        for part in ('train', 'val')
+    ]
+
+
+def _with_unique_names(images: Sequence[LabelledImage], warn: Callable[[str], None]) -> list[LabelledImage]:
+    """Names stay as they are, with their folders, if they are those of different files below one folder."""
+    names = [image.file_name for image in images]
+    are_safe = all(not PurePosixPath(name).is_absolute() and '..' not in name.split('/') for name in names)
+    if are_safe and len({name.casefold() for name in names}) == len(names) and not any('\\' in name for name in names):
+        return list(images)
+    renamed = [
+        replace(image, file_name=name) if name != image.file_name else image
+        for image, name in zip(images, file_names(images), strict=True)
+    ]
+    count = sum(image.file_name != name for image, name in zip(renamed, names, strict=True))
+    warn(f'{count} images get other file names, since some have the same, or lie outside the folder')
+    return renamed
+
+
+def _warn_of_lost(folder: Path, images: Sequence[LabelledImage], warn: Callable[[str], None]) -> None:
+    """Name the images of which persons have no line."""
+    index = json.loads((folder / 'images.json').read_text(encoding='utf-8'))
+    paths = {entry['id']: PurePosixPath(name) for name, entry in index.items()}
+    for image in images:
+        label = folder / PurePosixPath('labels', *paths[image.id].parts[1:]).with_suffix('.txt')
+        lost = len(image.persons) - len(label.read_text(encoding='utf-8').splitlines())
+        if lost:
+            warn(f'{image.file_name}: {lost} persons whose boxes have no area in the image are left out')

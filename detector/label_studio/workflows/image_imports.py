@@ -1,0 +1,379 @@
+"""Images on this machine that become tasks: uploaded, or registered where Label Studio serves local files.
+
+A task's `meta` holds the SHA-256 of its file, by which it is known again. An import that was killed goes on where it
+was: tasks of a batch come into being together, after their files; at worst files without tasks are left behind.
+"""
+
+import asyncio
+import hashlib
+import os
+import posixpath
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from detector.errors import ImageTooLarge, InvalidImage, InvalidRequest, LabelStudioFault, UnsupportedImageFormat
+from detector.label_studio.server.project import Json, Project
+from detector.pose import images
+
+ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
+"""Of the files that `images.decode` and Label Studio take."""
+_BATCH_FILES: Final = 25
+_BATCH_BYTES: Final = 16 * 1024**2
+_BATCH_TASKS: Final = 200
+"""Of local files, of which only the addresses are sent."""
+_SERVED: Final = '/data/local-files/'
+_STORAGE_TITLE: Final = 'wholebody labelstudio import'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalFiles:
+    """Where Label Studio serves files from: its LOCAL_FILES_DOCUMENT_ROOT.
+
+    :param root: on this machine.
+    :param remote_root: as Label Studio sees it, if it is another; inside a container, for example.
+    """
+
+    root: Path
+    remote_root: PurePosixPath | None = None
+
+    def below(self, path: Path) -> PurePosixPath:
+        """:raises InvalidRequest: a file does not lie below the root."""
+        for file, root in ((Path(os.path.abspath(path)), Path(os.path.abspath(self.root))), _resolved(path, self.root)):
+            if file.is_relative_to(root):
+                return PurePosixPath(file.relative_to(root).as_posix())
+        raise InvalidRequest(f'{path} does not lie below --document-root {self.root}')
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """What became of the files.
+
+    :param present: tasks of the project have their contents already.
+    :param repeated: other files of this import have their contents.
+    :param left_out: files that are no images, and why.
+    :param surplus: tasks that Label Studio had made twice and that are removed.
+    """
+
+    imported: int = 0
+    present: int = 0
+    repeated: int = 0
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    surplus: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: Path
+    digest: str
+    content: bytes
+
+
+def find_images(paths: Iterable[Path], *, recursive: bool = False) -> tuple[list[Path], int]:
+    """Image files by their endings, each once, in the order of their names.
+
+    :param paths: files, which are taken whatever their ending, and folders; hidden files in these are none.
+    :param recursive: look into folders of folders.
+    :return: files, and the number of other files in the folders.
+    """
+    found: dict[Path, None] = {}
+    others = 0
+    for path in paths:
+        if not path.is_dir():
+            found[path] = None
+            continue
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith('.')) if recursive else []
+            chosen = sorted(name for name in names if name.lower().endswith(ENDINGS) and not name.startswith('.'))
+            found |= {Path(folder) / name: None for name in chosen}
+            others += len(names) - len(chosen)
+    return list(found), others
+
+
+async def import_images(
+    project: Project,
+    paths: Sequence[Path],
+    *,
+    local: LocalFiles | None = None,
+    max_pixels: int = images.DEFAULT_MAX_PIXELS,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Report:
+    """Make a task of each file that is an image and that no task has yet.
+
+    :param paths: of files; see `find_images`.
+    :param local: let Label Studio serve the files from where they are; None: upload them.
+    :param max_pixels: larger images are left out.
+    :param on_progress: is told how many more files are done.
+    :raises InvalidRequest: the project's labeling config has no image; a file does not lie where Label Studio serves
+        files from, or Label Studio serves none.
+    :raises LabelStudioFault: see `Connection.request`; what is imported stays, and the next import goes on.
+    """
+    key = await _image_key(project)
+    store: _Store = _Uploads(project, key) if local is None else _Served(project, key, local)
+    await store.prepare(paths)
+    report = Report()
+    try:
+        await _Import(project, store, report, max_pixels, on_progress).run(paths)
+    except LabelStudioFault as error:
+        raise LabelStudioFault(f'{error}; {report.imported} images are imported, run it again to go on') from None
+    return report
+
+
+async def _image_key(project: Project) -> str:
+    try:
+        return (await project.config()).image_key
+    except InvalidRequest as error:
+        raise InvalidRequest(
+            f'project {project.id}: {error}; `wholebody labelstudio init` makes a project for poses'
+        ) from None
+
+
+class _Import:
+    def __init__(
+        self,
+        project: Project,
+        store: '_Store',
+        report: Report,
+        max_pixels: int,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self._project = project
+        self._store = store
+        self._report = report
+        self._max_pixels = max_pixels
+        self._on_progress = on_progress
+        self._addresses: set[str] = set()
+        self._tasks: dict[str, dict[int, bool]] = {}
+        """By the content of their images: ids, and whether somebody has labelled them."""
+        self._last = 0
+        """The highest id of them."""
+        self._present: set[str] = set()
+        self._taken: set[str] = set()
+        """Contents of tasks before, and of those of this import."""
+
+    async def run(self, paths: Sequence[Path]) -> None:
+        await self._look()
+        self._present.update(self._tasks)
+        batch: list[_File] = []
+        for path in paths:
+            file = await self._accepted(path)
+            if file is None:
+                self._on_progress(1)
+                continue
+            self._taken.add(file.digest)
+            if batch and self._store.is_full([*batch, file]):
+                await self._send(batch)
+                batch = []
+            batch.append(file)
+        if batch:
+            await self._send(batch)
+        if self._report.imported:
+            await self._look()
+        await self._remove_surplus()
+
+    async def _look(self) -> None:
+        """Note the tasks that there are, those that have come since the last look."""
+        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': self._last}
+        async for task in self._project.tasks(filters=[newer]):
+            self._last = int(task['id'])
+            self._addresses.update(map(str, (task.get('data') or {}).values()))
+            digest = (task.get('meta') or {}).get('sha256')
+            if isinstance(digest, str):
+                labelled = bool(task.get('total_annotations') or task.get('cancelled_annotations'))
+                self._tasks.setdefault(digest, {})[self._last] = labelled
+
+    async def _remove_surplus(self) -> None:
+        """Leave one task of each image, or those that somebody has labelled.
+
+        Label Studio with SQLite repeats a request from its start while the database is locked, though part of it may
+        have been done, and still does so when nobody waits for the answer any more.
+        """
+        repeated = [tasks for tasks in self._tasks.values() if len(tasks) > 1]
+        drafted = await self._project.drafted() if repeated else set()
+        surplus: list[int] = []
+        for tasks in repeated:
+            kept = {task for task, labelled in tasks.items() if labelled or task in drafted} or {min(tasks)}
+            surplus += tasks.keys() - kept
+        if surplus:
+            await self._project.delete_tasks(surplus)
+            self._report.surplus = len(surplus)
+
+    async def _accepted(self, path: Path) -> _File | None:
+        """A file that is to be imported; None: it is counted."""
+        if self._store.has(path, self._addresses):
+            self._report.present += 1
+            return None
+        try:
+            content = await asyncio.to_thread(_read, path)
+            digest = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
+            if digest in self._present:
+                self._report.present += 1
+                return None
+            if digest in self._taken:
+                self._report.repeated += 1
+                return None
+            await asyncio.to_thread(images.decode, content, max_pixels=self._max_pixels)
+        except InvalidImage as error:
+            self._report.left_out.append((path, str(error)))
+            return None
+        return _File(path=path, digest=digest, content=self._store.kept(content))
+
+    async def _send(self, batch: list[_File]) -> None:
+        await self._store.send(batch)
+        self._report.imported += len(batch)
+        self._on_progress(len(batch))
+
+
+def _read(path: Path) -> bytes:
+    """:raises InvalidImage: it cannot be read, or has the ending or the size of no image."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UnsupportedImageFormat(f'its ending is none of {", ".join(ENDINGS)}')
+    try:
+        if not path.is_file():
+            raise InvalidImage('it is no file')
+        size = path.stat().st_size
+        if size > images.MAX_BYTES:
+            raise ImageTooLarge(f'the image has {size} bytes; the limit is {images.MAX_BYTES}')
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidImage(f'it cannot be read: {error.strerror}') from None
+
+
+# ---------------------------------------------------------------- where the files are
+
+
+class _Store:
+    """What makes tasks of files."""
+
+    def __init__(self, project: Project, key: str) -> None:
+        self._project = project
+        self._key = key
+        self._prefix = project.connection.url.path.rstrip('/')
+
+    async def prepare(self, paths: Sequence[Path]) -> None:
+        """Before the first task."""
+
+    def has(self, path: Path, addresses: set[str]) -> bool:
+        """Whether one of the addresses of the tasks is that of a file."""
+        return False
+
+    def kept(self, content: bytes) -> bytes:
+        """What of a file's content has to be kept until it is sent."""
+        return content
+
+    def is_full(self, batch: Sequence[_File]) -> bool:
+        """Whether a batch is too large to be sent at once."""
+        return len(batch) > _BATCH_FILES or sum(len(file.content) for file in batch) > _BATCH_BYTES
+
+    async def send(self, batch: Sequence[_File]) -> None:
+        """Make tasks of a batch, of all or of none."""
+        raise NotImplementedError
+
+    def _task(self, file: _File, address: str) -> Json:
+        meta = {'sha256': file.digest, 'file': _readable(file.path.name)}
+        return {'data': {self._key: f'{self._prefix}{address}'}, 'meta': meta}
+
+
+class _Uploads(_Store):
+    async def send(self, batch: Sequence[_File]) -> None:
+        uploads = await self._project.upload_files([(_readable(file.path.name), file.content) for file in batch])
+        tasks = [
+            # as Label Studio itself writes these addresses
+            self._task(file, '/data/' + quote(path, safe="/~!*()'")) | {'file_upload_id': upload_id}
+            for file, (upload_id, path) in zip(batch, uploads, strict=True)
+        ]
+        try:
+            await self._project.import_tasks(tasks)
+        except InvalidRequest:
+            await self._project.delete_uploads([upload_id for upload_id, _ in uploads])
+            raise
+
+
+class _Served(_Store):
+    def __init__(self, project: Project, key: str, local: LocalFiles) -> None:
+        super().__init__(project, key)
+        self._local = local
+        self._served: set[str] | None = None
+
+    async def prepare(self, paths: Sequence[Path]) -> None:
+        files = [self._local.below(path) for path in paths]
+        if not files:
+            return
+        root = self._local.remote_root or PurePosixPath(os.path.abspath(self._local.root))
+        serving = [PurePosixPath(str(storage.get('path'))) for storage in await self._project.local_storages()]
+        for folder in folders_to_serve(files):
+            path = root / folder
+            if not any(path.is_relative_to(known) for known in serving):
+                await self._serve(path)
+        await self._check(files[0])
+
+    async def _serve(self, path: PurePosixPath) -> None:
+        try:
+            await self._project.serve_folder(str(path), title=_STORAGE_TITLE)
+        except InvalidRequest as error:
+            raise InvalidRequest(
+                f'{error}; start Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and '
+                'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and give --document-root that folder (--remote-root, if Label '
+                'Studio sees it under another path)'
+            ) from None
+
+    async def _check(self, file: PurePosixPath) -> None:
+        async with self._project.connection.stream(_address(file)) as response:
+            if not response.is_success:
+                raise InvalidRequest(
+                    f'Label Studio does not serve {file} ({response.status_code}): is --document-root its '
+                    'LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT?'
+                )
+
+    def has(self, path: Path, addresses: set[str]) -> bool:
+        if self._served is None:
+            self._served = set(filter(None, map(_served_file, addresses)))
+        return str(self._local.below(path)) in self._served
+
+    def kept(self, content: bytes) -> bytes:
+        return b''
+
+    def is_full(self, batch: Sequence[_File]) -> bool:
+        return len(batch) > _BATCH_TASKS
+
+    async def send(self, batch: Sequence[_File]) -> None:
+        tasks = [self._task(file, _address(self._local.below(file.path))) for file in batch]
+        await self._project.import_tasks(tasks)
+
+
+def folders_to_serve(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """The folder that holds all files, or several if that is the document root, which Label Studio refuses to serve.
+
+    :param files: below the document root.
+    :raises InvalidRequest: a file lies in the document root itself.
+    """
+    loose = next((file for file in files if len(file.parts) < 2), None)
+    if loose is not None:
+        raise InvalidRequest(
+            f'{loose} lies in the document root itself, and Label Studio serves only what lies in folders there'
+        )
+    common = os.path.commonpath([file.parent for file in files])
+    return [PurePosixPath(common)] if common else sorted({PurePosixPath(file.parts[0]) for file in files})
+
+
+def _served_file(address: str) -> str | None:
+    """The path below the document root that an address names; None: it is no local file."""
+    if _SERVED not in address:
+        return None
+    named = parse_qs(urlsplit(address).query).get('d', [''])[0]
+    return posixpath.normpath(named).lstrip('/') if named else None
+
+
+def _address(file: PurePosixPath) -> str:
+    return f'{_SERVED}?d={quote(os.fsencode(str(file)))}'
+
+
+def _readable(name: str) -> str:
+    """A file's name as text that can be sent."""
+    return os.fsencode(name).decode(errors='replace')
+
+
+def _resolved(path: Path, root: Path) -> tuple[Path, Path]:
+    return path.resolve(), root.resolve()

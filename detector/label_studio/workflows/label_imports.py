@@ -1,0 +1,325 @@
+"""Datasets into a project: COCO, YOLO-pose and our own JSON become predictions or annotations of tasks."""
+
+import asyncio
+import hashlib
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from detector.datasets.coco import read_coco
+from detector.datasets.fields import read_json
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.person import NOT_LABELLED
+from detector.datasets.poses_json import FORMAT, read_poses_json
+from detector.datasets.yolo import read_yolo
+from detector.errors import InvalidRequest, LabelStudioFault
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.regions import Region, from_results, to_results
+from detector.label_studio.server.project import Project
+
+from .labelled_tasks import with_kept
+from .task_matching import match
+
+Kind = Literal['coco', 'yolo-pose', 'json']
+Json = dict[str, Any]
+T = TypeVar('T')
+
+_BATCH_BYTES: Final = 8 * 1024**2
+_BATCH_ITEMS: Final = 100
+_AT_A_TIME: Final = 4
+"""Requests; Label Studio's database takes one after the other anyway."""
+_ENDINGS: Final = frozenset(PillowImage.registered_extensions())
+
+
+@dataclass(slots=True, kw_only=True)
+class Importer:
+    """Imports labels into a project; running it again changes nothing.
+
+    :param model_version: of the predictions, without commas; None: import annotations.
+    :param folder: of images, which become new tasks where the project has none of them; None: no new tasks.
+    :param force: replace predictions of the same model version; add annotations to tasks that have some.
+    :param warn: gets a line for what cannot be imported.
+    :param advance: is told how many images are done.
+    :param counts: what became of the images; counts on.
+    """
+
+    project: Project
+    model_version: str | None
+    folder: Path | None = None
+    force: bool = False
+    warn: Callable[[str], None]
+    advance: Callable[[int], None] = lambda _: None
+    counts: Counter[str] = field(default_factory=Counter)
+
+    async def run(self, images: Sequence[LabelledImage]) -> None:
+        """Import the labels of images.
+
+        :raises WholebodyError: Label Studio does not answer, refuses something, or the project has no place for poses.
+        """
+        if self.model_version is not None and (',' in self.model_version or not self.model_version.strip()):
+            raise InvalidRequest('the model version must be a name without commas')
+        config = await self.project.config()
+        pairs = await self._tasks_of(images, config)
+        has_labels = await self._labelled_tasks(pairs)
+        todo = []
+        for image, task in pairs:
+            if task['id'] in has_labels and not self.force:
+                self.counts['labelled already'] += 1
+                self.advance(1)
+            else:
+                todo.append((image, task))
+        await _each(todo, self._keep)
+        if self.model_version is None:
+            await _each(todo, lambda pair: self._annotate(*pair, config))
+        else:
+            await self._predict(todo, config, has_labels)
+
+    async def _labelled_tasks(self, pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]]) -> set[int]:
+        if self.model_version is not None:
+            return await self.project.tasks_with(self.model_version)
+        return {task['id'] for _, task in pairs if task.get('total_annotations')}
+
+    # ------------------------------------------------------------ tasks
+
+    async def _tasks_of(
+        self, images: Sequence[LabelledImage], config: LabelingConfig
+    ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
+        files = await asyncio.to_thread(files_of, images, self.folder, self.warn)
+        tasks = [task async for task in self.project.tasks()]
+        digests = await asyncio.to_thread(lambda: {image_id: _sha256(path) for image_id, path in files.items()})
+        matches = match(images, tasks, config.image_key, digests)
+        for image, why in matches.ambiguous:
+            self._without(image, 'ambiguous', why)
+        pairs, new = matches.found, []
+        for image in matches.missing:
+            if image.id in files:
+                new.append((image, files[image.id]))
+            else:
+                self._without(image, 'without a task', 'the project has no image of this name')
+        last = max((int(task['id']) for task in tasks), default=0)
+        for batch in batches(new, lambda pair: pair[1].stat().st_size):
+            made = await self._upload(batch, digests, config.image_key, last)
+            last = max(int(task['id']) for _, task in made)
+            pairs += made
+        return pairs
+
+    async def _upload(
+        self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str, after: int
+    ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
+        """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
+        contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
+        uploads = await self.project.upload_files(contents)
+        prefix = self.project.connection.url.path.rstrip('/')
+        tasks: list[Json] = [
+            {
+                'data': {
+                    image_key: f'{prefix}/data/' + quote(path, safe="/~!*()'")
+                },  # as Label Studio itself writes it
+                'meta': with_kept({'sha256': digests[image.id]}, image),
+                'file_upload_id': upload_id,
+            }
+            for (image, _), (upload_id, path) in zip(batch, uploads, strict=True)
+        ]
+        await self.project.import_tasks(tasks)
+        task_ids = await self._made(after, image_key)
+        missing = sum(task['data'][image_key] not in task_ids for task in tasks)
+        if missing:
+            raise LabelStudioFault(f'Label Studio has made no tasks of {missing} of {len(batch)} images')
+        self.counts['new tasks'] += len(batch)
+        return [
+            (image, task | {'id': task_ids[task['data'][image_key]]})
+            for (image, _), task in zip(batch, tasks, strict=True)
+        ]
+
+    async def _made(self, after: int, image_key: str) -> dict[str, int]:
+        """The tasks with higher ids, by address; of those that a busy Label Studio has made twice one is left."""
+        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': after}
+        found: dict[str, int] = {}
+        surplus: list[int] = []
+        async for task in self.project.tasks(filters=[newer]):
+            address = str((task.get('data') or {}).get(image_key))
+            if '/data/upload/' in address and found.setdefault(address, task['id']) != task['id']:
+                surplus.append(task['id'])
+        if surplus:
+            await self.project.delete_tasks(surplus)
+        return found
+
+    async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
+        """Let the task remember what the dataset says of the image."""
+        image, task = pair
+        meta = with_kept(task.get('meta'), image)
+        if meta != task.get('meta'):
+            await self.project.change_task(task['id'], meta=meta)
+
+    # ------------------------------------------------------------ labels
+
+    def _regions(self, image: LabelledImage, config: LabelingConfig) -> list[Region]:
+        results = to_results(image.persons, config, image.size)
+        again = from_results(results, config, image.size)
+        lost = len(image.persons) - len(again), _labelled(image.persons) - _labelled(again)
+        for count, what in zip(lost, ('persons', 'keypoints'), strict=True):
+            if count:
+                self.warn(f'{image.file_name}: {count} {what} for which the labeling config has no place')
+        self.counts['persons'] += len(again)
+        return results
+
+    async def _annotate(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> None:
+        await self.project.annotate(task['id'], self._regions(image, config))
+        self.counts['imported'] += 1
+        self.advance(1)
+
+    async def _predict(
+        self,
+        pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]],
+        config: LabelingConfig,
+        has_labels: set[int],
+    ) -> None:
+        predictions = ((image, self._prediction(image, task, config)) for image, task in pairs)
+        for batch in batches(predictions, lambda pair: len(json.dumps(pair[1]))):
+            sent = [prediction for _, prediction in batch]
+            old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
+            created = await self.project.import_predictions(sent)
+            stored = len(sent)
+            if created != len(sent):
+                stored = await self._name_dropped(batch, old)
+            for prediction_id in (number for numbers in old for number in numbers):
+                await self.project.delete_prediction(prediction_id)
+            self.counts['imported'] += stored
+            self.advance(len(sent))
+        if pairs:
+            assert self.model_version is not None
+            await self.project.remove_surplus(self.model_version)
+
+    def _prediction(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> Json:
+        results = self._regions(image, config)
+        scores = [person.scores[person.visibility != NOT_LABELLED] for person in image.persons]
+        known = np.concatenate([[], *scores])
+        known = known[np.isfinite(known)]
+        score = round(float(known.mean().clip(0, 1)), 4) if len(known) else None
+        return {'task': task['id'], 'result': results, 'score': score, 'model_version': self.model_version}
+
+    async def _predictions(self, task_id: int) -> list[int]:
+        found = await self.project.predictions(task_id)
+        return [int(one['id']) for one in found if one.get('model_version') == self.model_version]
+
+    async def _name_dropped(self, batch: Sequence[tuple[LabelledImage, Json]], old: Sequence[Sequence[int]]) -> int:
+        """Label Studio leaves out predictions that it finds invalid, without a word.
+
+        :return: how many it has stored.
+        """
+        stored = 0
+        for (image, prediction), before in zip(batch, old, strict=True):
+            if set(await self._predictions(prediction['task'])) - set(before):
+                stored += 1
+            else:
+                self._without(image, 'refused by Label Studio', f'task {prediction["task"]}')
+        return stored
+
+    def _without(self, image: LabelledImage, reason: str, detail: str) -> None:
+        self.counts[reason] += 1
+        self.warn(f'{image.file_name} is not imported, {reason}: {detail}')
+        self.advance(0 if reason.startswith('refused') else 1)
+
+
+def _labelled(persons: Iterable[Any]) -> int:
+    return sum(int((person.visibility != NOT_LABELLED).sum()) for person in persons)
+
+
+# ---------------------------------------------------------------- files
+
+
+def guess(path: Path) -> Kind:
+    """The format of a file or folder.
+
+    :raises InvalidRequest: it cannot be read, or could be anything.
+    """
+    if path.is_dir() or path.suffix.lower() in ('.yaml', '.yml'):
+        return 'yolo-pose'
+    content = read_json(path)
+    if isinstance(content, dict) and content.get('format') == FORMAT:
+        return 'json'
+    if isinstance(content, dict) and 'annotations' in content and 'images' in content:
+        return 'coco'
+    raise InvalidRequest(f'{path}: what format is it? Neither COCO nor {FORMAT}; say so with --format')
+
+
+def read_labels(path: Path, kind: Kind | None) -> list[LabelledImage]:
+    """The images and persons of a dataset.
+
+    :param kind: None: see `guess`.
+    :raises InvalidRequest: it cannot be read; names file and field.
+    """
+    kind = kind or guess(path)
+    if kind == 'yolo-pose':
+        return read_yolo(path if path.is_dir() else path.parent)
+    return read_coco(path) if kind == 'coco' else read_poses_json(path)
+
+
+def files_of(images: Sequence[LabelledImage], folder: Path | None, warn: Callable[[str], None]) -> dict[int, Path]:
+    """The image files in a folder, by the images' ids: under their names, or somewhere below where that is clear.
+
+    :param warn: gets a line for each image of which there are several, or whose size is another than it should be.
+    """
+    if folder is None:
+        return {}
+    below: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.rglob('*')):
+        if path.suffix.lower() in _ENDINGS and path.is_file():
+            below[path.name].append(path)
+    found: dict[int, Path] = {}
+    for image in images:
+        parts = [part for part in image.file_name.replace('\\', '/').split('/') if part not in ('', '.', '..')]
+        candidates = below.get(parts[-1], []) if parts else []
+        exact = [path for path in candidates if path == folder.joinpath(*parts)]
+        candidates = exact or candidates
+        if len(candidates) > 1:
+            warn(f'{image.file_name}: {candidates[0]} or {candidates[1]}?')
+        elif candidates:
+            found[image.id] = candidates[0]
+            _check_size(image, candidates[0], warn)
+    return found
+
+
+def _check_size(image: LabelledImage, path: Path, warn: Callable[[str], None]) -> None:
+    try:
+        with PillowImage.open(io.BytesIO(path.read_bytes())) as picture:
+            size = picture.size
+    except (OSError, ValueError, PillowImage.DecompressionBombError):
+        warn(f'{path} is no image')
+        return
+    if image.size not in (size, size[::-1]):
+        warn(f'{path} has {size[0]}×{size[1]} pixels; the labels are for {image.width}×{image.height}')
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Groups of so many items and bytes at most; an item that is larger has a group of its own."""
+    batch: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if batch and (total + size > _BATCH_BYTES or len(batch) == _BATCH_ITEMS):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch
+
+
+async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do something with all items, a few at a time."""
+    for start in range(0, len(items), _AT_A_TIME):
+        await asyncio.gather(*(work(item) for item in items[start : start + _AT_A_TIME]))

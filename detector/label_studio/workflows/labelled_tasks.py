@@ -1,0 +1,209 @@
+"""Tasks of Label Studio and what is labelled in them: which annotation counts, names, sizes, and what is odd.
+
+What a dataset says of an image travels in its task's `meta`, as `{"wholebody": {"image": {…}}}`: `id`, `file_name`,
+`width`, `height`, and the `extra` of a `LabelledImage` beside them.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.person import Size
+from detector.errors import InvalidRequest
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.regions import Region, from_results
+from detector.label_studio.labels.task_contents import name_in, newest_annotation, newest_prediction, size_in, size_of
+
+Json = dict[str, Any]
+
+_META: Final = 'wholebody'
+_OWN: Final = ('id', 'file_name', 'width', 'height')
+_OUTSIDE_PERCENT: Final = 1.0
+"""Beyond the image, from where a point is no mistake of rounding."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which labels of a task count.
+
+    :param predictions: the model's instead of people's.
+    :param model_version: of the predictions.
+    """
+
+    predictions: bool = False
+    model_version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLabels:
+    """A task, and the regions that count.
+
+    :param address: of the image, as the task has it; None if it has none.
+    :param uploaded: the name of the file before Label Studio got it, if somebody has noted it.
+    :param results: None if nobody has labelled the image; empty if somebody has found nobody on it.
+    :param origin: for our JSON format and for the Learning Loop: task, project, data, annotation …
+    :param kept: what a dataset said of the image when it was imported.
+    """
+
+    task_id: int
+    address: str | None
+    uploaded: str | None
+    results: Sequence[Region] | None
+    origin: Mapping[str, Any]
+    kept: Mapping[str, Any]
+
+    @property
+    def known_size(self) -> Size | None:
+        """As the imported dataset or the regions say."""
+        return size_in(self.kept, 'width', 'height') or size_of(self.results or ())
+
+    @property
+    def file_name(self) -> str | None:
+        """As the imported dataset has it, or as it was before the upload, or by the address."""
+        name, found = self.kept.get('file_name'), name_in(self.address)
+        if isinstance(name, str) and name.strip():
+            return name
+        # an upload's name is what Label Studio has made of it; others have folders, which the note has not
+        return self.uploaded if self.uploaded and found and '/' not in found else found
+
+
+def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
+    """:param task: in full, as the API or a JSON export gives it.
+
+    :raises InvalidRequest: it has no id.
+    """
+    task_id = task.get('id')
+    if type(task_id) is not int:
+        raise InvalidRequest(f'a task has no id, but {str(task_id)[:40]!r}')
+    data = task.get('data')
+    address = data.get(config.image_key) if isinstance(data, Mapping) else None
+    labels = newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
+    origin = {'task': task_id, 'project': task.get('project'), 'data': data}
+    if labels is not None and choice.predictions:
+        origin |= {'prediction': labels.get('id'), 'model_version': labels.get('model_version')}
+    elif labels is not None:
+        version = labels.get('updated_at') or labels.get('created_at')
+        annotator = labels.get('completed_by')
+        # exports have the whole user where the project is so configured
+        annotator = annotator.get('id') if isinstance(annotator, Mapping) else annotator
+        origin |= {'annotation': labels.get('id'), 'annotator': annotator, 'updated_at': version}
+    return TaskLabels(
+        task_id=task_id,
+        address=address if isinstance(address, str) and address else None,
+        uploaded=noted_name(task.get('meta')),
+        results=None if labels is None else [region for region in labels['result'] if isinstance(region, dict)],
+        origin=origin,
+        kept=kept_of(task.get('meta')),
+    )
+
+
+# ---------------------------------------------------------------- names
+
+
+def kept_of(meta: object) -> Mapping[str, Any]:
+    """What a task's `meta` keeps of an image."""
+    own = meta.get(_META) if isinstance(meta, Mapping) else None
+    image = own.get('image') if isinstance(own, Mapping) else None
+    return image if isinstance(image, Mapping) else {}
+
+
+def noted_name(meta: object) -> str | None:
+    """The name of a file as `wholebody labelstudio import` has noted it in a task's `meta`."""
+    name = meta.get('file') if isinstance(meta, Mapping) else None
+    return name if isinstance(name, str) and name.strip() else None
+
+
+def with_kept(meta: object, image: LabelledImage) -> Json:
+    """A task's `meta` that keeps what a dataset says of an image, beside what it has."""
+    before = dict(meta) if isinstance(meta, Mapping) else {}
+    own = before.get(_META)
+    kept = dict(image.extra) | {name: getattr(image, name) for name in _OWN}
+    return before | {_META: (dict(own) if isinstance(own, Mapping) else {}) | {'image': kept}}
+
+
+def extra_of(kept: Mapping[str, Any]) -> Json:
+    """The `extra` of the image that is kept."""
+    return {name: value for name, value in kept.items() if name not in _OWN}
+
+
+# ---------------------------------------------------------------- regions
+
+
+def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:
+    """The regions that say something of a person, and what is odd in the others.
+
+    :return: the regions, without points outside the image; one line per oddity.
+    """
+    is_usual = _usual(config)
+    good: list[Region] = []
+    odd: Counter[str] = Counter()
+    for region in results:
+        value = region.get('value')
+        if not isinstance(value, Mapping):
+            odd.update([] if region.get('type') == 'relation' else ['a region without a value'])
+            continue
+        if config.skeletons is not None and region.get('from_name') == config.skeletons.name:
+            vertices, complaints = _usable_vertices(value, config.skeletons.labels)
+            odd.update(complaints)
+            good.append(region | {'value': {**value, 'vertices': vertices}})
+        elif not is_usual(region) and not from_results([region], config, (100, 100)):
+            odd[f'a region that is no person, box or keypoint ({_shown(region)})'] += 1
+        elif _is_outside(value):
+            odd[f'a region outside the image ({_shown(region)})'] += 1
+        else:
+            good.append(region)
+    return good, [f'{complaint}{f", {count} times" if count > 1 else ""}' for complaint, count in odd.items()]
+
+
+def _usual(config: LabelingConfig) -> Callable[[Region], bool]:
+    """Tells quickly whether a region is a box or a keypoint as most are; others need a closer look."""
+    labels: dict[object, Iterable[str]] = {}
+    if config.boxes is not None:
+        labels[config.boxes.name, 'rectanglelabels'] = {config.boxes.label}
+    if config.points is not None:
+        labels[config.points.name, 'keypointlabels'] = config.points.indices
+
+    def is_usual(region: Region) -> bool:
+        value, kind = region['value'], region.get('type')
+        known, label = labels.get((region.get('from_name'), kind), ()), value.get(kind)
+        return (
+            isinstance(label, list)
+            and len(label) == 1
+            and label[0] in known
+            and all(isinstance(value.get(axis), int | float) for axis in 'xy')
+        )
+
+    return is_usual
+
+
+def _usable_vertices(value: Mapping[str, Any], labels: Mapping[str, Sequence[int]]) -> tuple[list[Any], list[str]]:
+    vertices, complaints = value.get('vertices'), []
+    vertices = [vertex for vertex in vertices if isinstance(vertex, dict)] if isinstance(vertices, list) else []
+    label = value.get('vectorlabels')
+    expected = len(labels.get(str(label[0]), ())) if isinstance(label, list) and label else 0
+    inside = [vertex for vertex in vertices if not _is_outside(vertex)]
+    if len(inside) < len(vertices):
+        complaints.append(f'a skeleton with {len(vertices) - len(inside)} points outside the image')
+    if len(vertices) < expected:
+        complaints.append(f'a skeleton with {len(vertices)} of {expected} points')
+    return inside, complaints
+
+
+def _is_outside(value: Mapping[str, Any]) -> bool:
+    """Whether nothing of a point or a box lies inside the image."""
+    for start, side in (('x', 'width'), ('y', 'height')):
+        low = value.get(start)
+        length = value.get(side) if 'rectanglelabels' in value else 0
+        if not isinstance(low, int | float) or not isinstance(length, int | float):
+            return False  # for whoever reads it
+        if low > 100 + _OUTSIDE_PERCENT or low + length < -_OUTSIDE_PERCENT:
+            return True
+    return False
+
+
+def _shown(region: Region) -> str:
+    value = region['value']
+    labels = [label for key in value if key.endswith('labels') and isinstance(value[key], list) for label in value[key]]
+    return ', '.join(map(str, labels))[:60] or str(region.get('from_name'))[:60]

@@ -1,0 +1,168 @@
+"""Annotations to the Learning Loop, with their images, as the node sends corrections; each version once.
+
+They go through an outbox of their own below DATA_FOLDER, since that of a node may be in use by the node. What a run
+cannot send waits there for the next. A run that is killed may leave one annotation noted as not sent that is.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from detector.errors import InvalidImage, InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
+from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
+from detector.label_studio.backend.corrections import to_metadata
+from detector.models.package import open_package
+from detector.models.store import ModelStore
+from detector.outbox.outbox import Outbox, open_outbox
+from detector.pose import images
+from detector.settings import Settings
+
+from .exports import Labelled
+from .labelled_tasks import TaskLabels
+
+_MAX_WAITING: Final = 60
+"""Images in the outbox, before more are made ready."""
+_PATIENCE_SECONDS: Final = 60.0
+"""Without an image that arrives, while some wait."""
+_UPLOAD_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True, kw_only=True)
+class LoopExport:
+    """Sends annotations; see `opened`.
+
+    :param sent: images that were handed to the outbox.
+    :param persons: on them.
+    """
+
+    outbox: Outbox
+    queue: CorrectionQueue
+    category_ids: Mapping[str, str]
+    max_pixels: int
+    warn: Callable[[str], None]
+    sent: int = 0
+    persons: int = 0
+    known: int = 0
+
+    def is_known(self, task: TaskLabels) -> bool:
+        """Whether this version of the task's annotation has been sent before; counts those."""
+        hint = _hint(task)
+        is_known = hint is not None and self.queue.knows(hint, str(task.origin.get('updated_at')))
+        self.known += is_known
+        return is_known
+
+    async def send(self, labelled: AsyncIterator[Labelled]) -> None:
+        """Send annotated images; returns when the Loop has them.
+
+        :param labelled: with their image files.
+        :raises LoopFault: the Loop takes nothing; what waits is sent by the next run.
+        :raises OutboxFault: the disk takes no more.
+        """
+        async for one in labelled:
+            try:
+                await self._save(one)
+            except InvalidImage as error:
+                self.warn(f'task {one.task.task_id} is left out: {error}')
+                continue
+            await self._wait(_MAX_WAITING)
+        await self._wait(0)
+
+    @property
+    def refused(self) -> int:
+        """Images that the Loop did not accept; the log says why."""
+        return self.outbox.queue.counters.set_aside
+
+    async def _save(self, labelled: Labelled) -> None:
+        task, content = labelled.task, labelled.content
+        hint = _hint(task)
+        if hint is None or content is None:
+            raise InvalidRequest(f'task {task.task_id} names no annotation and project, or has no image')
+        pixels = await asyncio.to_thread(partial(images.decode, content, max_pixels=self.max_pixels))
+        jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
+        metadata = to_metadata(
+            labelled.image.persons,
+            self.category_ids,
+            hint,
+            task=task.task_id,
+            annotator=task.origin.get('annotator'),
+        )
+        await self.outbox.save(jpeg, metadata)
+        await asyncio.to_thread(self.queue.done, hint, str(task.origin.get('updated_at')))
+        self.sent += 1
+        self.persons += len(labelled.image.persons)
+
+    async def _wait(self, most: int) -> None:
+        """Until no more than so many images wait."""
+        queue, since = self.outbox.queue, time.monotonic()
+        waiting = queue.count
+        while queue.count > most:
+            if queue.count < waiting:
+                waiting, since = queue.count, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_SECONDS:
+                raise LoopFault(
+                    f'{waiting} images wait for the Learning Loop: {self.outbox.about()["error"]}; the next run sends '
+                    'them'
+                )
+            await asyncio.sleep(0.05)
+
+
+@contextmanager
+def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExport]:
+    """An export to the Loop of the settings, whose outbox is to be started and closed by the caller.
+
+    :raises NoLearningLoop: LOOP_HOST is unset.
+    :raises ModelUnavailable: no model is installed, whose categories the Loop knows.
+    :raises InvalidRequest: another export runs on the same DATA_FOLDER.
+    """
+    folder = settings.data_folder / 'label_studio'
+    changes = {'data_folder': folder, 'max_outbox_size': 10**9, 'max_outbox_mib': 10**6}
+    outbox = open_outbox(settings.model_copy(update=changes | {'upload_seconds': _UPLOAD_SECONDS}))
+    if not isinstance(outbox, Outbox):
+        raise NoLearningLoop('An export to it')
+    store = ModelStore(settings.data_folder)
+    current = store.current()
+    if current is None:
+        raise ModelUnavailable(
+            f'no model is installed in {settings.data_folder}, and the Loop knows categories by the ids of its models: '
+            'let a node follow the Loop on this DATA_FOLDER, or install a model with `wholebody model`'
+        )
+    category_ids = open_package(current).category_ids
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder / 'export.lock'):
+        queue = CorrectionQueue(folder / 'corrections.sqlite')
+        try:
+            yield LoopExport(
+                outbox=outbox,
+                queue=queue,
+                category_ids=category_ids,
+                max_pixels=settings.max_image_pixels,
+                warn=warn,
+            )
+        finally:
+            queue.close()
+
+
+def _hint(task: TaskLabels) -> Hint | None:
+    annotation, project = task.origin.get('annotation'), task.origin.get('project')
+    if type(annotation) is not int or type(project) is not int:
+        return None
+    return Hint(annotation=annotation, project=project)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Only one process at a time; the lock ends with the process, however it ends."""
+    database = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:
+        database.execute('BEGIN EXCLUSIVE')
+        yield
+    except sqlite3.OperationalError as error:
+        raise InvalidRequest(f'another export to the Learning Loop seems to run ({path}: {error})') from None
+    finally:
+        database.close()

@@ -1,0 +1,261 @@
+"""A project made ready: labeling config, sampling, and the node as its backend."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from xml.etree.ElementTree import ParseError, canonicalize
+
+import httpx
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import fromstring
+
+from detector.errors import InvalidRequest, LabelStudioFault, WholebodyError
+from detector.label_studio.labels.config import parse
+from detector.label_studio.server.client import Connection
+from detector.label_studio.server.project import Json, Project
+from detector.wording import counted
+
+Sampling = Literal['uncertainty', 'sequential', 'uniform']
+Say = Callable[[str], None]
+
+_SAMPLING: Final = {
+    'uncertainty': 'Uncertainty sampling',
+    'sequential': 'Sequential sampling',
+    'uniform': 'Uniform sampling',
+}
+_MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
+"""Attributes of a labeling config that annotations and exports depend on; others are looks and behaviour."""
+_UNDECIDED: Final = '$undefined$'
+"""The name under which tasks hold what was uploaded before there was a labeling config; it fits all."""
+_UNNAMED: Final = 'wholebody'
+"""Title of a backend until it has told Label Studio its model version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A node that becomes the backend of a project.
+
+    :param url: its address as Label Studio reaches it.
+    :param user: of its basic auth; None: it has none.
+    :raises InvalidRequest: the address cannot be used.
+    """
+
+    url: str
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        try:
+            url = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in ('http', 'https') or not url.raw_host or url.userinfo or url.query or url.fragment:
+            raise InvalidRequest(
+                '--node: give an address like http://localhost:8004; user name and password belong into '
+                'BASIC_AUTH_USER and BASIC_AUTH_PASS'
+            )
+        object.__setattr__(self, 'url', self.url.rstrip('/'))
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What its webhook asks for."""
+        if self.user is None:
+            return {}
+        return {'Authorization': f'Basic {base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}'}
+
+
+async def set_up(
+    connection: Connection,
+    *,
+    label_config: str,
+    title: str = 'Whole-body pose',
+    project: Project | None = None,
+    sampling: Sampling = 'uncertainty',
+    node: Node | None = None,
+    keep_looks: bool = True,
+    say: Say = lambda _: None,
+    warn: Say = lambda _: None,
+) -> Project:
+    """Create a project or change what differs; done twice, the second time changes nothing.
+
+    :param title: of the project to create or to change.
+    :param project: change this one instead, whatever its title.
+    :param node: None: leave the backend as it is.
+    :param keep_looks: leave a config that differs in colours and sizes only as it is.
+    :param say: is told each change, once it is made.
+    :param warn: is told what may be amiss and is left as it is.
+    :raises InvalidRequest: the config offers nothing for a pose, or differs while there are annotations; Label Studio
+        cannot reach the node, may not contact it, or is refused by it; the node serves no model.
+    :raises LabelStudioFault: see `Connection.request`.
+    """
+    parse(label_config)
+    found = project or await Project.titled(connection, title)
+    if found is None:
+        fields = {'label_config': label_config, 'sampling': _SAMPLING[sampling]}
+        found = await Project.create(connection, title=title, **fields)
+        say(f'project {found.id} "{title}" is created')
+    else:
+        await _configure(found, label_config, sampling, keep_looks, say)
+    if node is not None:
+        version = await _connect(found, node, say, warn)
+        await _authorize_webhook(found, node, say)
+        if (await found.settings()).get('model_version') != version:
+            await found.change(model_version=version)
+            say(f'the model version of the project is "{version}"')
+    return found
+
+
+# ---------------------------------------------------------------- settings
+
+
+async def _configure(project: Project, label_config: str, sampling: Sampling, keep_looks: bool, say: Say) -> None:
+    settings = await project.settings()
+    current = str(settings.get('label_config') or '')
+    if meaning(current) != meaning(label_config):
+        await _require_no_work(project, settings)
+        await _require_images(project, parse(label_config).image_key)
+        await project.change(label_config=label_config)
+        say('the labeling config is changed')
+    elif not keep_looks and canonical(current) != canonical(label_config):
+        await project.change(label_config=label_config)
+        say('the looks of the labeling config are changed')
+    if settings.get('sampling') != _SAMPLING[sampling]:
+        await project.change(sampling=_SAMPLING[sampling])
+        say(f'sampling is {sampling}')
+
+
+async def _require_no_work(project: Project, settings: Json) -> None:
+    """:raises InvalidRequest: somebody has labelled in the project."""
+    annotations = int(settings.get('total_annotations_number') or 0)
+    drafted = len(await project.drafted())
+    if annotations or drafted:
+        raise InvalidRequest(
+            f'project {project.id} "{settings.get("title")}" holds {counted(annotations, "annotation")} and '
+            f'{counted(drafted, "task")} with drafts, which another labeling config would not fit; nothing is '
+            'changed: give a --title of a new project, or the config that it has (--style, --parts, --config)'
+        )
+
+
+async def _require_images(project: Project, key: str) -> None:
+    """:raises InvalidRequest: the tasks have their images under another name, and could not be opened any more."""
+    async for task in project.tasks():
+        names = list(task.get('data') or {})
+        if key not in names and _UNDECIDED not in names:
+            raise InvalidRequest(
+                f'the tasks of project {project.id} hold {", ".join(map(repr, names[:10]))} and no {key!r}, which the '
+                'labeling config shows; nothing is changed: give a --config that shows what they hold'
+            )
+        return
+
+
+def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
+    """What annotations and exports depend on: controls, what they apply to, and their labels; no looks, no order."""
+    try:
+        root = fromstring(label_config, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError):
+        return frozenset({(label_config,)})
+    found = set()
+    for control in root.iter():
+        if 'name' in control.attrib:
+            name = control.attrib['name']
+            labels = [label for label in control.iter() if 'value' in label.attrib and 'name' not in label.attrib]
+            found |= {(name, part.tag, *(part.get(key, '') for key in _MEANINGFUL)) for part in (control, *labels)}
+    return frozenset(found)
+
+
+def canonical(label_config: str) -> str:
+    """A labeling config without what differs by the order of attributes and by blanks."""
+    return canonicalize(label_config, strip_text=True) if label_config.strip() else ''
+
+
+# ---------------------------------------------------------------- backend
+
+
+async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
+    """Connect the node, under the title by which uncertainty sampling finds its predictions.
+
+    :return: the model version that the node told Label Studio, which may reach it where this process does not.
+    """
+    backends = await project.backends()
+    backend = next((backend for backend in backends if _same_address(backend.get('url'), node.url)), None)
+    if backend is None or not _is_connected(backend, node):
+        backend = await _save(project, node, title=_UNNAMED if backend is None else str(backend['title']))
+        say(f'the backend {node.url} is connected')
+    version = backend.get('model_version')
+    if not version:
+        raise InvalidRequest(f'{node.url} serves no model (yet), {node.url}/ready says why; try again when it does')
+    if backend.get('title') != version:
+        await _save(project, node, title=version)
+        say(f'the title of the backend is its model version, "{version}"')
+    for other in backends:
+        if not _same_address(other.get('url'), node.url):
+            warn(f'there is another backend, {_public(other.get("url"))}; Label Studio asks the first one only')
+    return str(version)
+
+
+def _is_connected(backend: Json, node: Node) -> bool:
+    """Whether Label Studio has just reached it with the credentials that it has."""
+    method = 'NONE' if node.user is None else 'BASIC_AUTH'
+    same_user = node.user is None or backend.get('basic_auth_user') == node.user
+    return backend.get('state') == 'CO' and backend.get('auth_method') == method and same_user
+
+
+async def _save(project: Project, node: Node, *, title: str) -> Json:
+    try:
+        return await project.save_backend(url=node.url, title=title, user=node.user, password=node.password)
+    except (InvalidRequest, LabelStudioFault) as error:
+        raise _explained(error, node.url) from None
+
+
+def _explained(error: WholebodyError, url: str) -> WholebodyError:
+    """What to change, where Label Studio does not say it."""
+    text = str(error)
+    if 'reserved network address' in text:
+        return LabelStudioFault(
+            f'Label Studio may not contact {url}, an address in a private network: start it with '
+            'USE_DEFAULT_BANNED_SUBNETS=false, or with both ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false'
+        )
+    if 'authentication parameters' in text or ('valid ML backend' in text and '401' in text):
+        return InvalidRequest(
+            f'{url} refuses Label Studio: set BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, to those of the node'
+        )
+    if 'health check failed' in text:
+        return InvalidRequest(
+            f'Label Studio does not reach {url}: does the node run (wholebody serve), and is this its address as '
+            'Label Studio sees it (--node)?'
+        )
+    if 'valid ML backend' in text:
+        return InvalidRequest(f'{url} is no node, says Label Studio (--node): {text}')
+    return error
+
+
+async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
+    """One webhook, with the credentials of the node; Label Studio makes one without, together with the backend."""
+    url = f'{node.url}/webhook'
+    webhooks = [webhook for webhook in await project.webhooks() if _same_address(webhook.get('url'), url)]
+    if not webhooks:
+        await project.save_webhook(url=url, headers=node.headers)
+        say('the webhook is made')
+        return
+    first, *others = webhooks
+    headers: dict[str, Any] = first.get('headers') or {}
+    wanted = {name: value for name, value in headers.items() if name.lower() != 'authorization'} | node.headers
+    if wanted != headers:
+        await project.change_webhook(first, headers=wanted)
+        say(f'the webhook has {"the credentials of the node" if node.headers else "no credentials any more"}')
+    for other in others:
+        await project.delete_webhook(int(other['id']))
+        say('a second webhook of the same address is deleted')
+
+
+def _same_address(first: object, second: str) -> bool:
+    return str(first).rstrip('/') == second.rstrip('/')
+
+
+def _public(url: object) -> str:
+    """An address without user name and password, which Label Studio shows in clear."""
+    try:
+        return str(httpx.URL(str(url)).copy_with(userinfo=b''))
+    except httpx.InvalidURL:
+        return 'of an address that cannot be read'

@@ -1,0 +1,95 @@
+"""Which task shows which image of a dataset: by the image's hash, or by its file name."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from detector.datasets.labelled import LabelledImage
+from detector.label_studio.labels.task_contents import name_in
+
+from .labelled_tasks import kept_of, noted_name
+
+Json = dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Matches:
+    """Images of a dataset and tasks of a project.
+
+    :param found: pairs of image and task.
+    :param missing: images without a task.
+    :param ambiguous: images of which several tasks may be meant, or that share their task with others, and why.
+    """
+
+    found: list[tuple[LabelledImage, Mapping[str, Any]]] = field(default_factory=list)
+    missing: list[LabelledImage] = field(default_factory=list)
+    ambiguous: list[tuple[LabelledImage, str]] = field(default_factory=list)
+
+
+def match(
+    images: Sequence[LabelledImage],
+    tasks: Iterable[Mapping[str, Any]],
+    image_key: str,
+    sha256: Mapping[int, str] | None = None,
+) -> Matches:
+    """Find the task of each image; nothing is guessed.
+
+    The hash counts most, then the whole name with its folders, then the name without, then what Label Studio makes of
+    that for an upload.
+
+    :param tasks: with `id`, `data` and `meta`.
+    :param image_key: of their data.
+    :param sha256: of image files, in hexadecimal digits, by the image's id.
+    """
+    by_id = {int(task['id']): task for task in tasks}
+    levels = _index(by_id, image_key)
+    matches = Matches()
+    claims: dict[int, list[tuple[int, LabelledImage]]] = defaultdict(list)
+    for image in images:
+        keys = (f'sha256:{(sha256 or {}).get(image.id, "")}', *_keys(image.file_name))
+        hits = (
+            (level, index[key]) for level, (index, key) in enumerate(zip(levels, keys, strict=True)) if key in index
+        )
+        level, found = next(hits, (0, set[int]()))
+        if not found:
+            matches.missing.append(image)
+        elif len(found) > 1:
+            matches.ambiguous.append((image, f'tasks {", ".join(map(str, sorted(found)[:10]))} have such a name'))
+        else:
+            claims[next(iter(found))].append((level, image))
+    for task_id, claimants in claims.items():
+        best = min(level for level, _ in claimants)
+        winners = [image for level, image in claimants if level == best]
+        if len(winners) == 1:
+            matches.found.append((winners[0], by_id[task_id]))
+        for level, image in claimants:
+            if len(winners) > 1 or level > best:
+                others = [other.file_name for _, other in claimants if other is not image]
+                matches.ambiguous.append((image, f'task {task_id} fits {others[0]} as well'))
+    return matches
+
+
+def _index(tasks: Mapping[int, Mapping[str, Any]], image_key: str) -> list[dict[str, set[int]]]:
+    """The ids of tasks by hash, and by the keys of their names."""
+    levels: list[dict[str, set[int]]] = [defaultdict(set) for _ in range(4)]
+    for task_id, task in tasks.items():
+        meta, data = task.get('meta'), task.get('data')
+        digest = meta.get('sha256') if isinstance(meta, Mapping) else None
+        if isinstance(digest, str) and digest:
+            levels[0][f'sha256:{digest.lower()}'].add(task_id)
+        address = data.get(image_key) if isinstance(data, Mapping) else None
+        for name in (kept_of(meta).get('file_name'), noted_name(meta), name_in(address)):
+            for level, key in zip(levels[1:], _keys(name) if isinstance(name, str) else (), strict=False):
+                level[key].add(task_id)
+    return levels
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    """A name as it is, without folders, and as Django keeps it."""
+    whole = unicodedata.normalize('NFC', name.replace('\\', '/')).strip('/')
+    bare = PurePosixPath(whole).name
+    return whole, bare, re.sub(r'[^-\w.]', '', bare.strip().replace(' ', '_'))

@@ -1,0 +1,164 @@
+"""What the node asks the Learning Loop, with answers that are checked before they are believed."""
+
+import asyncio
+import ssl
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+from learning_loop_node.loop_communication import LoopCommunicationException, LoopCommunicator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from detector.errors import InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
+from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
+from detector.settings import Settings
+
+from .model_updates import Target
+from .upstream import apply_settings
+
+TIMEOUT = httpx.Timeout(60, connect=5)
+"""Seconds without a byte; a Loop may take its time to pack a model."""
+QUESTION_SECONDS = 8
+"""So long the Loop may take to answer a short question."""
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+A = TypeVar('A', bound=_Answer)
+
+
+class _TargetAnswer(_Answer):
+    model_uuid: str = Field(min_length=1, pattern=r'^[A-Za-z0-9._-]+$')
+    version: str = Field(pattern=f'^{VERSION.pattern}$')
+
+
+class _Model(_Answer):
+    id: str = Field(min_length=1, pattern=r'^[A-Za-z0-9._-]+$')
+    version: str
+
+
+class _ModelsAnswer(_Answer):
+    models: list[_Model]
+
+
+class NoLoopCommunicator(LoopCommunicator):
+    """Stands where the Loop's client would, and never opens a connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.async_client = httpx.AsyncClient(base_url='http://no-loop.invalid', transport=_Refusing())
+
+
+class _Refusing(httpx.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise NoLearningLoop('This')
+
+
+def communicator(settings: Settings) -> LoopCommunicator:
+    """Upstream's client of the Loop, at the address that our settings name, with or without scheme and port."""
+    if settings.loop_url is None:
+        return NoLoopCommunicator()
+    client = LoopCommunicator()
+    client.base_url = settings.loop_url
+    client.async_client = httpx.AsyncClient(base_url=settings.loop_url, timeout=TIMEOUT, verify=ssl_context(settings))
+    return client
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext:
+    """What the Loop's certificate is checked against.
+
+    :raises InvalidSettings: LOOP_SSL_CERT_PATH is no file of certificates.
+    """
+    path = settings.loop_ssl_cert_path
+    try:
+        return ssl.create_default_context(cafile=None if path is None else str(path))
+    except OSError as error:
+        raise InvalidSettings(f'LOOP_SSL_CERT_PATH={path}: {error.strerror or error}') from None
+
+
+async def connected_client(loop: LoopCommunicator) -> httpx.AsyncClient:
+    """The HTTP client, logged in where the Loop lets us; model files are handed out without a login too."""
+    with suppress(httpx.HTTPError, LoopCommunicationException):
+        await loop.ensure_login()
+    return loop.async_client
+
+
+async def deployment_target(loop: LoopCommunicator, project: str) -> Target:
+    """The model that the Loop wants to serve.
+
+    :param project: path of the project, `/organization/projects/project`.
+    :raises LoopFault: it does not answer, or not in the agreed form.
+    """
+    answer = _parse(_TargetAnswer, await _get(loop, f'{project}/deployment/target'), 'deployment target')
+    return Target(version=answer.version, model_id=answer.model_uuid)
+
+
+async def find_model(loop: LoopCommunicator, project: str, version: str) -> Target:
+    """Look a model up by its version.
+
+    :raises InvalidRequest: there is none, or more than one.
+    :raises LoopFault: the Loop does not answer, or not in the agreed form.
+    """
+    answer = _parse(_ModelsAnswer, await _get(loop, f'{project}/models'), 'list of models')
+    found = [model for model in answer.models if model.version == version]
+    if len(found) != 1:
+        what = 'no model' if not found else f'{len(found)} models'
+        raise InvalidRequest(f'the Learning Loop has {what} of version {version}')
+    return Target(version=version, model_id=found[0].id)
+
+
+async def _get(loop: LoopCommunicator, path: str) -> Any:
+    try:
+        async with asyncio.timeout(QUESTION_SECONDS):
+            response = await loop.get(path)
+        if response.status_code != httpx.codes.OK:
+            raise LoopFault(f'the Learning Loop answers {response.status_code} to {path}')
+        return response.json()
+    except (httpx.HTTPError, LoopCommunicationException, TimeoutError, ValueError) as error:
+        raise LoopFault(f'the Learning Loop does not answer {path}: {str(error) or type(error).__name__}') from error
+
+
+def _parse(kind: type[A], content: Any, what: str) -> A:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = '.'.join(str(part) for part in problem['loc'])
+        raise LoopFault(f'the {what} of the Learning Loop is malformed: {field}: {problem["msg"]}') from None
+
+
+async def upload_package(settings: Settings, archive: Path, *, training: int) -> str:
+    """Upload a package's files as the newest model of a training, as trainers do.
+
+    :return: what became of it.
+    :raises NoLearningLoop: LOOP_HOST is not set.
+    :raises InvalidPackage: it is not valid.
+    :raises LoopFault: the Loop does not take it.
+    """
+    if settings.loop_host is None:
+        raise NoLearningLoop('An upload')
+    apply_settings(settings)
+    path = (
+        f'/{settings.loop_organization}/projects/{settings.loop_project}'
+        f'/trainings/{training}/models/latest/{MODEL_FORMAT}/file'
+    )
+    loop = communicator(settings)
+    try:
+        with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
+            package = unpack(archive, Path(folder))
+            files = [Path(folder) / MODEL_JSON, package.detector_path, package.estimator_path]
+            response = await loop.put(path, files=[str(file) for file in files], timeout=600)
+    except (httpx.HTTPError, LoopCommunicationException) as error:
+        raise LoopFault(f'{settings.loop_url} does not take the upload: {error or type(error).__name__}') from error
+    finally:
+        await loop.async_client.aclose()
+    if response.status_code not in (httpx.codes.OK, httpx.codes.CONFLICT):
+        raise LoopFault(f'{settings.loop_url} answers {response.status_code} to the upload: {response.text[:200]}')
+    answer = response.json()
+    if response.status_code == httpx.codes.CONFLICT:
+        return f'{package.model_version} is stored there already: {(answer.get("detail") or {}).get("id")}'
+    return f'{package.model_version} is uploaded: {answer.get("id")}'

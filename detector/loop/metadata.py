@@ -1,0 +1,162 @@
+"""The Learning Loop's metadata of an image: made from poses, and taken from those who upload.
+
+Person i is `box_detections[i]`; `point_detections[133 * i : 133 * i + 133]` are that person's points in schema order.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Final
+
+import numpy as np
+from learning_loop_node.data_classes import BoxDetection, ImageMetadata, ModelInformation, PointDetection
+from pydantic import TypeAdapter, ValidationError
+
+from detector.errors import InvalidRequest
+from detector.models.package import ModelPackage
+from detector.pose.pose import Pose
+from detector.pose.skeleton import KEYPOINT_NAMES, PERSON, canonical_name
+
+_ADAPTER: Final = TypeAdapter(ImageMetadata)
+_LISTS: Final = (
+    'box_detections', 'point_detections', 'segmentation_detections', 'classification_detections',
+    'box_annotations', 'point_annotations',
+)  # fmt: skip
+_MAX_COORDINATE: Final = 1_000_000
+"""Pixels; no image is that large."""
+_SHOWN: Final = 5
+"""Unknown categories that an error lists."""
+
+
+def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
+    """Poses in the Loop's form: boxes in whole pixels, points in pixels to 0.01.
+
+    :param package: gives category ids and the version.
+    """
+    metadata = ImageMetadata()
+    ids, version = package.category_ids, package.version
+    for pose in poses:
+        x1, y1, x2, y2 = np.round(pose.box).astype(int).tolist()
+        metadata.box_detections.append(
+            BoxDetection(
+                category_name=PERSON,
+                category_id=ids[PERSON],
+                x=x1,
+                y=y1,
+                width=x2 - x1,
+                height=y2 - y1,
+                model_name=version,
+                confidence=round(pose.box_confidence, 4),
+            )
+        )
+        points = np.round(pose.keypoints.astype(np.float64), 2).tolist()
+        confidences = np.round(pose.confidences.astype(np.float64), 4).tolist()
+        metadata.point_detections.extend(
+            PointDetection(
+                category_name=name, category_id=ids[name], x=x, y=y, model_name=version, confidence=confidence
+            )
+            for name, (x, y), confidence in zip(KEYPOINT_NAMES, points, confidences, strict=True)
+        )
+    return metadata
+
+
+def parse(payload: object) -> ImageMetadata:
+    """Read the metadata that comes with an upload.
+
+    `creation_date`, as rosys sends it, stands for `created`; boxes may have fractions of pixels, which are rounded.
+
+    :param payload: of ImageMetadata's form; None: no metadata.
+    :raises InvalidRequest: names the field and what is wrong with it.
+    """
+    if payload is None:
+        return ImageMetadata()
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest(f"'metadata' must be an object, not {type(payload).__name__}")
+    content = dict(payload)
+    creation_date = content.pop('creation_date', None)
+    if creation_date is not None:
+        content['created'] = content.get('created') or creation_date
+    for name in ('box_detections', 'box_annotations'):
+        if isinstance(content.get(name), list):
+            content[name] = [_in_whole_pixels(box) for box in content[name]]
+    try:
+        metadata = _ADAPTER.validate_python(content)
+        check_text(json.dumps(asdict(metadata), allow_nan=False, ensure_ascii=False))
+        located: list[BoxDetection | PointDetection] = [*metadata.box_detections, *metadata.point_detections]
+        for item in located:
+            if max(abs(item.x), abs(item.y)) > _MAX_COORDINATE:
+                raise InvalidRequest(f"'metadata': the {item.category_name} lies over {_MAX_COORDINATE} pixels away")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = '.'.join(str(part) for part in problem['loc'])
+        raise InvalidRequest(f"'metadata' is not that of an image: {field}: {problem['msg']}") from None
+    except (ValueError, RecursionError, OverflowError) as error:
+        raise InvalidRequest(f"'metadata' is not that of an image: {error}") from None
+    if metadata.created is not None:
+        check_date(metadata.created)
+    return metadata
+
+
+def _in_whole_pixels(box: object) -> object:
+    if not isinstance(box, Mapping):
+        return box
+    sides = {
+        name: round(box[name])
+        for name in ('x', 'y', 'width', 'height')
+        if isinstance(box.get(name), float) and np.isfinite(box[name])
+    }
+    return {**box, **sides}
+
+
+def check_text(text: str) -> str:
+    """Return a text that can be written and sent.
+
+    :raises InvalidRequest: it has halves of surrogate pairs, as broken JSON encoders leave them.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest('a text is not valid Unicode: it has half a surrogate pair') from None
+    return text
+
+
+def check_date(text: str) -> str:
+    """Return a creation date that the Loop can read.
+
+    :raises InvalidRequest: it is not ISO 8601.
+    """
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidRequest(
+            f'the creation date {text[:40]!r} is not ISO 8601; send one such as 2026-01-31T12:00:00'
+        ) from None
+    return text
+
+
+def add_category_ids(metadata: ImageMetadata, package: ModelPackage, model_info: ModelInformation) -> None:
+    """Give all detections and annotations the ids of their categories, and aliases of keypoints their names.
+
+    An id that came with a category which the model does not know is kept.
+
+    :raises InvalidRequest: names the categories that the model does not know and that have no id.
+    """
+    others = {category.name: category.id for category in model_info.categories}
+    unknown = set()
+    items = [item for name in _LISTS for item in getattr(metadata, name)]
+    if metadata.classification_annotation is not None:
+        items.append(metadata.classification_annotation)
+    for item in items:
+        name = canonical_name(item.category_name) or item.category_name
+        known = package.category_ids.get(name) or others.get(name)
+        if known is not None:
+            item.category_name, item.category_id = name, known
+        elif not item.category_id:
+            unknown.add(item.category_name)
+    if unknown:
+        more = f' and {len(unknown) - _SHOWN} more' if len(unknown) > _SHOWN else ''
+        raise InvalidRequest(
+            f'model {package.model_version} knows no category {", ".join(map(repr, sorted(unknown)[:_SHOWN]))}{more}; '
+            'send their category_id too, or leave them out'
+        )

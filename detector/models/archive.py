@@ -1,0 +1,111 @@
+"""Zip files of model packages: written reproducibly, read with distrust.
+
+A package comes over the network or from a stranger: nothing in it may lead out of its folder or fill the disk.
+"""
+
+import errno
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from detector.errors import DamagedPackage, InvalidPackage
+
+MAX_FILES: Final = 32
+MAX_UNPACKED_BYTES: Final = 2 * 1024**3
+MAX_COMPRESSION_RATIO: Final = 50
+"""Networks hardly compress; the embedded package, mostly zeros, stays under this."""
+RATIO_FREE_BYTES: Final = 8 * 1024**2
+"""Files up to this size may have any ratio."""
+_PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
+_CHUNK: Final = 1024**2
+
+
+def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
+    """Write files into a flat zip whose bytes depend on nothing but names and contents."""
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as target:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            if isinstance(content, bytes):
+                target.writestr(entry, content)
+                continue
+            entry.file_size = content.stat().st_size
+            with content.open('rb') as source, target.open(entry, 'w') as sink:
+                while chunk := source.read(_CHUNK):
+                    sink.write(chunk)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a flat zip into an existing folder.
+
+    :raises InvalidPackage: no zip, broken, or with an entry that is a folder, a link, led elsewhere or too large.
+    """
+    try:
+        with zipfile.ZipFile(archive) as source:
+            entries = source.infolist()
+            _check(entries)
+            for entry in entries:
+                _extract(source, entry, folder / entry.filename)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that is what seeking to an offset gives that only a damaged file names
+            raise
+        raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
+
+
+def _check(entries: list[zipfile.ZipInfo]) -> None:
+    if len(entries) > MAX_FILES:
+        raise InvalidPackage(f'the zip holds {len(entries)} files; {MAX_FILES} are allowed')
+    names = [entry.filename for entry in entries]
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidPackage(f'{name!r} is in the zip twice')
+    for entry in entries:
+        _check_entry(entry)
+    total = sum(entry.file_size for entry in entries)
+    if total > MAX_UNPACKED_BYTES:
+        raise InvalidPackage(f'the zip unpacks to {total} bytes; {MAX_UNPACKED_BYTES} are allowed')
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    name = entry.filename
+    if not name:
+        raise InvalidPackage('an entry of the zip has no name')
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise InvalidPackage(f'{name!r} is a link; a package holds plain files only')
+    if name.startswith(('/', '\\')) or '..' in name.replace('\\', '/').split('/') or ':' in name:
+        raise InvalidPackage(f'{name!r} leads out of the package')
+    if entry.is_dir() or '/' in name or '\\' in name:
+        raise InvalidPackage(f'{name!r} is in a folder; a package is flat, with model.json at the top of the zip')
+    if not _PLAIN_NAME.fullmatch(name):
+        raise InvalidPackage(f'{name[:100]!r} is no plain file name')
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InvalidPackage(f'{name!r} is compressed in another way than deflate')
+    ratio = entry.file_size / max(entry.compress_size, 1)
+    if entry.file_size > RATIO_FREE_BYTES and ratio > MAX_COMPRESSION_RATIO:
+        raise InvalidPackage(f'{name!r} unpacks to {ratio:.0f} times its size; {MAX_COMPRESSION_RATIO} is the limit')
+
+
+def _extract(source: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+    """Copy one entry; zipfile stops at the size that the directory declares and checks the CRC."""
+    with source.open(entry) as content, target.open('xb') as sink:
+        while chunk := content.read(_CHUNK):
+            sink.write(chunk)
+        sink.flush()
+        os.fsync(sink.fileno())  # a robot may lose its power at any moment

@@ -1,0 +1,188 @@
+"""The published rtmlib models: fetching and packing what rtmlib would fetch."""
+
+import asyncio
+import json
+import logging
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import httpx
+from pydantic import BaseModel, Field, ValidationError
+
+from detector.errors import DownloadFailed, InvalidPackage, WholebodyError
+from detector.system.folder_lock import FolderLock
+
+from .downloads import Progress, discard, download
+from .embedded import CATALOGUE
+from .package import ColorOrder, ModelPackage, file_sha256
+from .packing import pack_onnx
+
+log = logging.getLogger('wholebody.catalogue')
+
+Mode = Literal['lightweight', 'balanced', 'performance']
+
+VERSION: Final = '1.0'
+_MAX_BYTES: Final = 1024**3
+_TIMEOUT: Final = httpx.Timeout(30, connect=10)
+
+Watch = Callable[[str], Progress]
+"""Given a file name, what to call with its bytes so far and its size."""
+
+
+class PublishedNetwork(BaseModel):
+    """A network as it is published: a zip with one ONNX file somewhere in it.
+
+    :param urls: the address and its mirrors, tried in turn.
+    :param sha256: of the zip; None where it is not known: then the first download is recorded and the next checked.
+    """
+
+    urls: list[str] = Field(min_length=1)
+    sha256: str | None = None
+    input_size: tuple[int, int]
+    color_order: ColorOrder
+    output: Literal['nms', 'raw'] | None = None
+
+    @property
+    def file_name(self) -> str:
+        return self.urls[0].rpartition('/')[2]
+
+
+class PublishedModel(BaseModel):
+    description: str
+    detector: PublishedNetwork
+    estimator: PublishedNetwork
+
+
+def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
+    """Read a catalogue; the shipped one without a path.
+
+    :raises InvalidPackage: it is no catalogue.
+    """
+    path = path or CATALOGUE
+    try:
+        content = json.loads(path.read_bytes())
+        return {mode: PublishedModel.model_validate(model) for mode, model in content.items()}
+    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        raise InvalidPackage(f'{path} is no catalogue of models: {error}') from error
+
+
+async def pull(
+    mode: str,
+    archive: Path,
+    *,
+    cache: Path,
+    catalogue: Path | None = None,
+    offline: bool = False,
+    watch: Watch | None = None,
+) -> ModelPackage:
+    """Fetch a published model and pack it.
+
+    :param archive: the package to write.
+    :param cache: folder where downloads are kept, so that nothing is fetched twice.
+    :param offline: use what is in the cache and fetch nothing.
+    :raises DownloadFailed: no address gives the file that it should.
+    :raises InvalidPackage: unknown mode, or what came is no such network.
+    :raises FolderInUse: another process downloads into the cache.
+    """
+    models = read_catalogue(catalogue)
+    if mode not in models:
+        raise InvalidPackage(f'no model {mode!r} in the catalogue; there are {", ".join(models)}')
+    model = models[mode]
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(cache / 'downloads.lock')
+    lock.acquire()
+    try:
+        files = [await _fetched(network, cache, offline, watch) for network in (model.detector, model.estimator)]
+        return await asyncio.to_thread(_pack, mode, model, files, archive)
+    finally:
+        lock.release()
+
+
+async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch: Watch | None) -> Path:
+    """The zip of a network, from the cache or the first address that gives it."""
+    target = cache / network.file_name
+    hashes = _Hashes(cache / 'sha256.json')
+    expected = network.sha256 or hashes.get(network.file_name)
+    if target.is_file() and expected == await asyncio.to_thread(file_sha256, target):
+        return target
+    if offline:
+        await _check_offline(network, target, hashes, expected)
+        return target
+    failures = []
+    async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True) as client:
+        for url in network.urls:
+            try:
+                await download(client, url, target, max_bytes=_MAX_BYTES, progress=watch and watch(network.file_name))
+                hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
+                return target
+            except WholebodyError as error:
+                log.warning('%s', error)
+                failures.append(str(error))
+                discard(target)
+    raise DownloadFailed('; '.join(failures))
+
+
+async def _check_offline(network: PublishedNetwork, target: Path, hashes: '_Hashes', expected: str | None) -> None:
+    """Accept a file that somebody put into the cache."""
+    if not target.is_file():
+        raise DownloadFailed(
+            f'{network.file_name} has not been downloaded, and this is offline: '
+            f'fetch {network.urls[0]} elsewhere and put it to {target}'
+        )
+    hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
+
+
+class _Hashes:
+    """The hashes of what was downloaded before."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._known: dict[str, str] = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            self._known = {}
+
+    def get(self, name: str) -> str | None:
+        return self._known.get(name)
+
+    def check(self, name: str, actual: str, expected: str | None) -> None:
+        """Compare with what is expected, or record it as expected from now on."""
+        if expected is not None and actual != expected:
+            raise DownloadFailed(f'{name}: sha256 is {actual}, expected is {expected}')
+        self._known[name] = actual
+        self._path.write_text(json.dumps(self._known, indent=1))
+
+
+def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path) -> ModelPackage:
+    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
+        networks = [_extracted(file, Path(folder) / f'{file.stem}.onnx') for file in files]
+        return pack_onnx(
+            archive,
+            detector=networks[0],
+            estimator=networks[1],
+            name=mode,
+            version=VERSION,
+            detector_color=model.detector.color_order,
+            estimator_color=model.estimator.color_order,
+            origin=' '.join(f'{file.name} sha256:{file_sha256(file)}' for file in files),
+            licence='Apache-2.0',
+        )
+
+
+def _extracted(archive: Path, target: Path) -> Path:
+    """The one ONNX file of a published zip; mmdeploy's is called end2end.onnx and lies in folders."""
+    try:
+        with zipfile.ZipFile(archive) as source:
+            found = [entry for entry in source.infolist() if entry.filename.endswith('.onnx')]
+            if len(found) != 1 or found[0].file_size > _MAX_BYTES:
+                raise InvalidPackage(f'{archive.name} holds {len(found)} ONNX files; one is expected')
+            with source.open(found[0]) as content, target.open('wb') as sink:
+                while chunk := content.read(1024**2):
+                    sink.write(chunk)
+    except zipfile.BadZipFile as error:
+        discard(archive)
+        raise InvalidPackage(f'{archive.name} is not a readable zip file: {error}') from error
+    return target

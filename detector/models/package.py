@@ -1,0 +1,336 @@
+"""The model package: a Learning Loop model with a person detector and a pose estimator.
+
+Packed it is a flat zip of `model.json`, `det.onnx` and `pose.onnx`; installed it is a folder of these files.
+`model.json` is the Loop's ModelInformation plus one object `wholebody`, which the Loop client drops:
+it is read from the file here, and nobody may write the file back through the client.
+"""
+
+import hashlib
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from detector.errors import DamagedPackage, InvalidPackage
+from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, canonical_name, category_id
+
+from . import archive as package_zip
+
+MODEL_FORMAT: Final = 'rtmlib_wholebody'
+MODEL_JSON: Final = 'model.json'
+_MAX_MODEL_JSON_BYTES: Final = 1024**2
+_MAX_RAW_SCORE: Final = 1e6
+VERSION: Final = re.compile(r'\d{1,9}(\.\d{1,9}){0,3}', re.ASCII)
+"""Numbers and dots, as learning_loop_node recognises installed versions by."""
+
+IMAGENET_MEAN: Final = np.array([123.675, 116.28, 103.53])
+IMAGENET_STD: Final = np.array([58.395, 57.12, 57.375])
+"""RGB, 0..255: the normalisation of RTMPose and RTMW (the data preprocessor of their mmpose configs)."""
+
+ColorOrder = Literal['RGB', 'BGR']
+Triple = tuple[float, float, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Network(_Strict):
+    """One ONNX network.
+
+    :param input_size: width, height in pixels.
+    :param color_order: the channel order that the network was trained on.
+    :param mean: subtracted per channel in that order, 0..255; None: not normalised.
+    :param std: divided by.
+    """
+
+    file: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$')
+    sha256: str = Field(pattern=r'^[0-9a-f]{64}$')
+    input_size: tuple[int, int]
+    color_order: ColorOrder
+    mean: Triple | None = None
+    std: Triple | None = None
+
+    @field_validator('input_size')
+    @classmethod
+    def _plausible(cls, size: tuple[int, int]) -> tuple[int, int]:
+        if not all(32 <= side <= 4096 and side % 32 == 0 for side in size):
+            raise ValueError(f'{size[0]}×{size[1]} is not a size of multiples of 32 from 32 to 4096')
+        return size
+
+    @model_validator(mode='after')
+    def _both_or_none(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError('mean and std come together')
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError('std must be positive')
+        return self
+
+
+class Detector(Network):
+    """The YOLOX person detector.
+
+    :param output: `nms`: dets (1, N, 5) and labels (1, N); `raw`: (1, anchors, 5 + classes).
+    :param score_threshold: boxes below are dropped.
+    :param nms_threshold: IoU from which the less certain of two boxes is dropped; used with `raw` only.
+    """
+
+    output: Literal['nms', 'raw']
+    score_threshold: float = Field(0.5, ge=0, le=1)
+    nms_threshold: float = Field(0.45, ge=0, le=1)
+
+
+class Estimator(Network):
+    """The RTMW or RTMPose pose estimator: simcc_x (N, 133, 2·W), simcc_y (N, 133, 2·H)."""
+
+
+class Wholebody(_Strict):
+    """The object `wholebody` of model.json.
+
+    :param precision: `f32` where lower precision would break the network, else `any`.
+    :param score_mapping: points (raw score, confidence) of a monotone, piecewise linear mapping; SimCC peaks are no
+        probabilities.
+    """
+
+    name: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$')
+    detector: Detector
+    estimator: Estimator
+    precision: Literal['any', 'f32'] = 'any'
+    score_mapping: list[tuple[float, float]] = Field(default=[(0.0, 0.0), (1.0, 1.0)], min_length=2)
+    keypoint_layout: Literal['coco133'] = 'coco133'
+    origin: str = ''
+    licence: str = ''
+
+    @field_validator('score_mapping')
+    @classmethod
+    def _monotone(cls, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        raw, mapped = np.array(points).T
+        if np.abs(raw).max() > _MAX_RAW_SCORE:
+            raise ValueError(f'raw scores lie within ±{_MAX_RAW_SCORE:g}')
+        if not (np.all(np.diff(raw) > 0) and np.all(np.diff(mapped) >= 0)):
+            raise ValueError('the points must rise')
+        if mapped[0] < 0 or mapped[-1] > 1:
+            raise ValueError('confidences lie in 0..1')
+        return points
+
+
+class _Loadable(BaseModel):
+    """The types that learning_loop_node's own loader insists on; it accepts no near misses."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class _Category(_Loadable):
+    id: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    description: str | None = None
+    hotkey: str | None = None
+    color: str | None = None
+    point_size: int | None = None
+    type: str | None = None
+
+
+class _ModelJson(_Loadable):
+    id: str = Field(min_length=1)
+    organization: str
+    project: str
+    version: str = Field(pattern=f'^{VERSION.pattern}$')
+    host: str | None = None
+    resolution: int | None = None
+    model_root_path: str | None = None
+    model_size: str | None = None
+    conf_threshold: float | None = None
+    categories: list[_Category]
+    wholebody: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPackage:
+    """An opened package whose description and hashes have been checked.
+
+    :param folder: where its files lie.
+    :param id: that of the model in the Loop, where it comes from one.
+    :param category_ids: ids of `person` and the 133 keypoints by our names; those of the Loop where it gave some.
+    """
+
+    folder: Path
+    id: str
+    version: str
+    wholebody: Wholebody
+    category_ids: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.wholebody.name
+
+    @property
+    def model_version(self) -> str:
+        """Name and version, as answers and Label Studio show it."""
+        return f'{self.name} {self.version}'
+
+    @property
+    def detector_path(self) -> Path:
+        return self.folder / self.wholebody.detector.file
+
+    @property
+    def estimator_path(self) -> Path:
+        return self.folder / self.wholebody.estimator.file
+
+
+def open_package(folder: Path) -> ModelPackage:
+    """Open an installed package: check its description and the hashes of its networks.
+
+    :raises InvalidPackage: names the file or field and the reason.
+    """
+    description, wholebody = _read_description(folder / MODEL_JSON)
+    for network in (wholebody.detector, wholebody.estimator):
+        _check_hash(folder / network.file, network.sha256)
+    return ModelPackage(
+        folder=folder,
+        id=description.id,
+        version=description.version,
+        wholebody=wholebody,
+        category_ids=_category_ids(description.categories),
+    )
+
+
+def unpack(archive: Path, folder: Path) -> ModelPackage:
+    """Unpack a package into an existing, empty folder and open it.
+
+    :raises InvalidPackage: names the file or field and the reason.
+    """
+    if not archive.is_file():
+        raise InvalidPackage(f'{archive}: no such file')
+    package_zip.unpack(archive, folder)
+    return open_package(folder)
+
+
+def set_identity(folder: Path, *, version: str, model_id: str) -> None:
+    """Change version and id in an unpacked package's description and nothing else."""
+    path = folder / MODEL_JSON
+    content = json.loads(path.read_text(encoding='utf-8'))
+    path.write_text(json.dumps(content | {'version': version, 'id': model_id}, indent=1), encoding='utf-8')
+
+
+def _read_description(path: Path) -> tuple[_ModelJson, Wholebody]:
+    try:
+        if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
+            raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise InvalidPackage(f'{MODEL_JSON} is missing') from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidPackage(f'{MODEL_JSON} is not readable as JSON: {error}') from error
+    description = _validated(_ModelJson, content, ())
+    return description, _validated(Wholebody, description.wholebody, ('wholebody',))
+
+
+M = TypeVar('M', bound=BaseModel)
+
+
+def _validated(kind: type[M], content: Any, path: tuple[str, ...]) -> M:
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = '.'.join(str(part) for part in (*path, *problem['loc'])) or 'the file'
+        raise InvalidPackage(f'{MODEL_JSON}: {field}: {problem["msg"]}') from None
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    try:
+        actual = file_sha256(path)
+    except FileNotFoundError:
+        raise InvalidPackage(f'{path.name} is missing') from None
+    if actual != expected:
+        raise DamagedPackage(f'{path.name}: sha256 is {actual}, {MODEL_JSON} says {expected}')
+
+
+def file_sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _category_ids(categories: list[_Category]) -> dict[str, str]:
+    ids: dict[str, str] = {}
+    for category in categories:
+        name = canonical_name(category.name)
+        if name is None:
+            continue
+        if name in ids:
+            raise InvalidPackage(f'{MODEL_JSON}: categories: {name} occurs twice')
+        expected = 'box' if name == PERSON else 'point'
+        if category.type is not None and category.type != expected:
+            raise InvalidPackage(f'{MODEL_JSON}: categories: {name} is a {category.type}; it must be a {expected}')
+        ids[name] = category.id
+    missing = [name for name in (PERSON, *KEYPOINT_NAMES) if name not in ids]
+    if missing:
+        more = f' and {len(missing) - 3} more' if len(missing) > 3 else ''
+        raise InvalidPackage(f'{MODEL_JSON}: categories: {", ".join(missing[:3])}{more} missing')
+    return ids
+
+
+def categories() -> list[dict[str, Any]]:
+    """The categories of a package in the Loop's form: the person box, then the 133 keypoints in schema order."""
+    person = {'id': category_id(PERSON), 'name': PERSON, 'type': 'box', 'color': '#ffe119'}
+    points = [
+        {
+            'id': category_id(name),
+            'name': name,
+            'type': 'point',
+            'color': part.hex_colour,
+            'point_size': 5 if part.name in ('body', 'feet') else 2,
+        }
+        for part in PARTS
+        for name in KEYPOINT_NAMES[part.slice]
+    ]
+    return [person, *points]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What the Loop's ModelInformation says beside the networks."""
+
+    version: str
+    organization: str = 'local'
+    project: str = 'wholebody'
+    host: str = ''
+    id: str | None = None
+
+
+def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity) -> None:
+    """Write a package; the hashes in `wholebody` are replaced by those of the files.
+
+    :param detector: ONNX file of the person detector; packed as `det.onnx`.
+    :param estimator: ONNX file of the pose estimator; packed as `pose.onnx`.
+    """
+    networks = {'detector': ('det.onnx', detector), 'estimator': ('pose.onnx', estimator)}
+    content = wholebody.model_dump(mode='json')
+    for role, (name, path) in networks.items():
+        content[role] |= {'file': name, 'sha256': file_sha256(path)}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    model_json = {
+        'id': identity.id or category_id(f'{wholebody.name} {identity.version} {digest}'),
+        'host': identity.host,
+        'organization': identity.organization,
+        'project': identity.project,
+        'version': identity.version,
+        'format': MODEL_FORMAT,
+        'resolution': max(wholebody.detector.input_size),
+        'model_size': wholebody.name,
+        'conf_threshold': wholebody.detector.score_threshold,
+        'categories': categories(),
+        'wholebody': Wholebody.model_validate(content).model_dump(mode='json'),
+    }
+    files: dict[str, Path | bytes] = {MODEL_JSON: json.dumps(model_json, indent=1).encode()}
+    files |= {name: path for name, path in networks.values()}
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
+        partial = Path(folder) / archive.name
+        package_zip.write(partial, files)
+        partial.replace(archive)

@@ -1,0 +1,119 @@
+"""Making a package of two ONNX files: reading from them what the description needs."""
+
+from pathlib import Path
+
+import onnx
+from pydantic import ValidationError
+
+from detector.errors import InvalidPackage
+
+from .package import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ColorOrder,
+    Detector,
+    Estimator,
+    Identity,
+    ModelPackage,
+    Wholebody,
+    pack,
+)
+from .store import verify
+
+_UNHASHED = 64 * '0'
+"""Stands until `pack` fills in the real hash."""
+
+
+def pack_onnx(
+    archive: Path,
+    *,
+    detector: Path,
+    estimator: Path,
+    name: str,
+    version: str,
+    detector_color: ColorOrder = 'BGR',
+    estimator_color: ColorOrder = 'RGB',
+    score_threshold: float = 0.5,
+    score_mapping: str = '0:0,1:1',
+    origin: str = '',
+    licence: str = '',
+) -> ModelPackage:
+    """Pack two ONNX files and verify the result; a package that fails is not left behind.
+
+    :param score_mapping: rising points `raw:confidence`, separated by commas.
+    :raises InvalidPackage: a file is no such network, or a value cannot be used.
+    """
+    try:
+        wholebody = Wholebody(
+            name=name,
+            detector=Detector(
+                file='det.onnx',
+                sha256=_UNHASHED,
+                input_size=_input_size(detector),
+                color_order=detector_color,
+                output=_detector_output(detector),
+                score_threshold=score_threshold,
+            ),
+            estimator=Estimator(
+                file='pose.onnx',
+                sha256=_UNHASHED,
+                input_size=_input_size(estimator),
+                color_order=estimator_color,
+                mean=tuple(IMAGENET_MEAN.tolist()),
+                std=tuple(IMAGENET_STD.tolist()),
+            ),
+            score_mapping=_parse_mapping(score_mapping),
+            origin=origin,
+            licence=licence,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidPackage(f'{".".join(map(str, problem["loc"]))}: {problem["msg"]}') from None
+    partial = archive.with_name(f'.unverified-{archive.name}')
+    try:
+        pack(partial, detector=detector, estimator=estimator, wholebody=wholebody, identity=Identity(version=version))
+        package = verify(partial)
+        partial.replace(archive)
+    finally:
+        partial.unlink(missing_ok=True)
+    return package
+
+
+def _parse_mapping(text: str) -> list[tuple[float, float]]:
+    try:
+        return [(float(raw), float(confidence)) for raw, confidence in (pair.split(':') for pair in text.split(','))]
+    except ValueError:
+        raise InvalidPackage(f'the score mapping {text!r} is not of the form raw:confidence,raw:confidence') from None
+
+
+def _graph(path: Path) -> onnx.GraphProto:
+    try:
+        return onnx.load(path, load_external_data=False).graph
+    except Exception as error:
+        raise InvalidPackage(f'{path.name} is not a readable ONNX file: {error}') from error
+
+
+def _shape(value: onnx.ValueInfoProto) -> list[int]:
+    """Sizes of a tensor; 0 where a size is not fixed."""
+    return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+
+
+def _input_size(path: Path) -> tuple[int, int]:
+    graph = _graph(path)
+    weights = {weight.name for weight in graph.initializer}
+    inputs = [_shape(value) for value in graph.input if value.name not in weights]
+    if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3 or 0 in inputs[0][2:]:
+        raise InvalidPackage(
+            f'{path.name}: inputs are {inputs}; one of (N, 3, height, width) with fixed size is needed'
+        )
+    return inputs[0][3], inputs[0][2]
+
+
+def _detector_output(path: Path) -> str:
+    outputs = [_shape(value) for value in _graph(path).output]
+    if outputs and len(outputs[0]) == 3:
+        if outputs[0][2] == 5:
+            return 'nms'
+        if len(outputs) == 1 and outputs[0][2] > 5:
+            return 'raw'
+    raise InvalidPackage(f'{path.name}: outputs are {outputs}; dets (1, N, 5) or (1, anchors, 5 + classes) are needed')

@@ -1,0 +1,195 @@
+"""What a node counts and measures, for Prometheus.
+
+Labels come from fixed sets only: no image, camera, caller or credential becomes one. All times are seconds.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Final
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+
+from detector.errors import Busy, InferenceFailed, WholebodyError
+from detector.pose.pose import Pose
+from detector.pose.skeleton import PARTS
+
+from .request_context import RequestContext
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody asks for
+
+_STAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0)
+_LAG_SECONDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_PERSONS: Final = (0, 1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50)
+_CONFIDENCES: Final = tuple(round(0.1 * step, 1) for step in range(1, 10))
+
+_PART_STARTS: Final = [part.start for part in PARTS]
+_PART_SIZES: Final = [len(part.indices) for part in PARTS]
+
+NOBODY: Final = 499
+"""Stands for a request whose caller has gone before it was answered."""
+_REASONS: Final = {
+    400: 'bad_request',
+    401: 'unauthorized',
+    403: 'forbidden',
+    404: 'not_found',
+    405: 'method',
+    408: 'too_slow',
+    409: 'no_loop',
+    413: 'too_large',
+    415: 'image_format',
+    422: 'invalid',
+    429: 'too_many',
+    NOBODY: 'caller_gone',
+    502: 'no_answer',
+    503: 'no_model',
+    507: 'outbox_full',
+}
+
+
+class Metrics:
+    """The metrics of one node, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self._requests = Counter(
+            'wholebody_requests',
+            'Requests and Socket.IO events that were answered',
+            ['route', 'outcome'],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            'wholebody_request_seconds',
+            'From the arrival of a request to its answer',
+            ['route'],
+            buckets=_REQUEST_SECONDS,
+            registry=registry,
+        )
+        self._refused = Counter(
+            'wholebody_refused', 'Requests and events that were refused', ['reason'], registry=registry
+        )
+        self._images = Counter('wholebody_images', 'Images in which persons were looked for', registry=registry)
+        self._queue = self._stage('queue', 'From the decoded image to its turn, per image')
+        self._decode = self._stage('decode', 'Decoding of an image file')
+        self._inference = self._stage('inference', 'Inference, per image: an equal part of that of its group')
+        self._encode = self._stage('encode', 'Writing of an answer that holds poses')
+        self._persons = Histogram('wholebody_persons', 'Persons per image', buckets=_PERSONS, registry=registry)
+        self._confidence = Histogram(
+            'wholebody_confidence',
+            "Mean confidence of a part's keypoints, per person",
+            ['part'],
+            buckets=_CONFIDENCES,
+            registry=registry,
+        )
+        self._switches = Counter(
+            'wholebody_model_switches', 'Models that began to serve, or should have', ['outcome'], registry=registry
+        )
+        self._fetches = Counter(
+            'wholebody_label_studio_fetches', 'Images of tasks that were asked for', ['outcome'], registry=registry
+        )
+        self._fetch_seconds = self._stage('label_studio_fetch', 'Fetching of an image of a task')
+        self._lag = Histogram(
+            'wholebody_event_loop_lag_seconds',
+            'How late the event loop is with what is due, sampled twice a second',
+            buckets=_LAG_SECONDS,
+            registry=registry,
+        )
+        self._parts = [self._confidence.labels(part.name) for part in PARTS]
+        for reason in (
+            *_REASONS.values(),
+            'runtime_fails',
+            'queue_full',
+            'memory',
+            'deadline',
+            'replaced',
+            'ending',
+            'other',
+        ):
+            self._refused.labels(reason)  # so that a rate exists before the first
+        for outcome in ('ok', 'failed', 'refused'):
+            self._switches.labels(outcome)
+            self._fetches.labels(outcome)
+
+    def _stage(self, name: str, documentation: str) -> Histogram:
+        return Histogram(f'wholebody_{name}_seconds', documentation, buckets=_STAGE_SECONDS, registry=self.registry)
+
+    def request_ended(self, route: str, context: RequestContext, *, status: int, seconds: float) -> str:
+        """Count a request that is answered.
+
+        :param route: of a fixed set.
+        :param status: of HTTP; for an event that of its error, or 200.
+        :return: its outcome, `ok`, `refused` or `failed`.
+        """
+        outcome = outcome_of(status)
+        self._requests.labels(route, outcome).inc()
+        self._request_seconds.labels(route).observe(seconds)
+        if outcome == 'refused':
+            self._refused.labels(_reason(status, context.error)).inc()
+        if context.encode_seconds is not None:
+            self._encode.observe(context.encode_seconds)
+        return outcome
+
+    def decoded(self, seconds: float) -> None:
+        self._decode.observe(seconds)
+
+    def estimated(self, found: Sequence[Sequence[Pose]], *, queue_seconds: float, inference_seconds: float) -> None:
+        """Count the images of an inference.
+
+        :param found: the poses of each.
+        :param queue_seconds: that the group waited.
+        :param inference_seconds: of the group.
+        """
+        for poses in found:
+            self._images.inc()
+            self._queue.observe(queue_seconds)
+            self._inference.observe(inference_seconds / len(found))
+            self._persons.observe(len(poses))
+        persons = [pose.confidences for poses in found for pose in poses]
+        if persons:
+            sums = np.add.reduceat(np.stack(persons), _PART_STARTS, axis=1)
+            for part, means in zip(self._parts, (sums / _PART_SIZES).T.tolist(), strict=True):
+                for mean in means:
+                    part.observe(mean)
+
+    def switched(self, outcome: str) -> None:
+        """Count an attempt to let a model serve.
+
+        :param outcome: `ok`; `failed`: it cannot be built; `refused`: its package is not valid.
+        """
+        self._switches.labels(outcome).inc()
+
+    def fetched(self, outcome: str, seconds: float) -> None:
+        """Count the image of a Label Studio task.
+
+        :param outcome: `ok`; `failed`; `refused`: its address is not allowed.
+        """
+        self._fetches.labels(outcome).inc()
+        if outcome != 'refused':
+            self._fetch_seconds.observe(seconds)
+
+    def lagged(self, seconds: float) -> None:
+        self._lag.observe(seconds)
+
+
+def outcome_of(status: int) -> str:
+    """What an HTTP status means for the one who asked: `failed` is the node's fault, `refused` is on purpose."""
+    if status < 400:
+        return 'ok'
+    return 'failed' if status == HTTPStatus.INTERNAL_SERVER_ERROR else 'refused'
+
+
+def status_of(error: Exception | None) -> int:
+    """The HTTP status that an error stands for."""
+    if error is None:
+        return HTTPStatus.OK
+    return error.status if isinstance(error, WholebodyError) else HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def _reason(status: int, error: Exception | None) -> str:
+    if isinstance(error, Busy):
+        return error.reason
+    if isinstance(error, InferenceFailed):
+        return 'runtime_fails'
+    return _REASONS.get(status, 'other')

@@ -1,0 +1,261 @@
+"""Images: bytes and Socket.IO payloads ⇄ upright RGB arrays, within limits.
+
+An image is a uint8 array H×W×3, RGB, with its EXIF orientation applied.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, ImageOps, UnidentifiedImageError
+from PIL import Image as PillowImage
+
+from detector.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageFormat
+
+Image = NDArray[np.uint8]
+
+FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
+_OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
+_TURNED: Final = range(2, 9)
+"""Values of EXIF's Orientation that ask for a turn or a mirroring."""
+_ON_ITS_SIDE: Final = range(5, 9)
+DEFAULT_MAX_PIXELS: Final = 64_000_000
+MAX_BYTES: Final = 64 * 1024**2
+"""Of one image as it is received; what rosys sends at most."""
+MIN_SIDE: Final = 8
+_MAX_JPEG_SIDE: Final = 65500
+"""Of libjpeg."""
+MAX_ASPECT_RATIO: Final = 64
+"""A longer strip would vanish in the person detector's letterbox."""
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Decode JPEG, PNG or WebP bytes of any colour mode into an upright RGB array.
+
+    Greyscale is repeated, 16 bits are reduced to 8, CMYK is converted, transparency is laid over white.
+
+    :raises UnsupportedImageFormat: another format, or an animation.
+    :raises ImageTooLarge: more than `max_pixels` pixels; seen before decoding.
+    :raises InvalidImage: no image, a broken one, or one of impossible size.
+    """
+    with _opened(data, max_pixels) as picture:
+        # MPO is Pillow's name of the multi-picture JPEGs of phones; their first picture is the photograph
+        if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
+            raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
+        _check_size(picture.width, picture.height, max_pixels)
+        try:
+            array = _fast_decoded(data, picture)
+            if array is None:
+                ImageOps.exif_transpose(picture, in_place=True)
+                array = np.asarray(_to_rgb(picture))
+        except Exception as error:
+            raise InvalidImage(f'the image is broken: {error}') from error
+    return np.ascontiguousarray(array)
+
+
+def pixels(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """The number that `decode_any` would give; of a file only the header is read.
+
+    :raises InvalidImage: as `decode_any`.
+    """
+    if not isinstance(received, bytes):
+        return int(received.shape[0] * received.shape[1])
+    with _opened(received, max_pixels) as picture:
+        _check_size(picture.width, picture.height, max_pixels)
+        return picture.width * picture.height
+
+
+def upright_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """Width and height that `decode` would give an image; only its header is read, but for a PNG, which is decoded.
+
+    :raises InvalidImage: as `decode`.
+    """
+    with _opened(data, max_pixels) as picture:
+        _check_size(picture.width, picture.height, max_pixels)
+        try:
+            on_its_side = picture.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
+        except Exception as error:
+            raise InvalidImage(f'the image is broken: {error}') from error
+        return (picture.height, picture.width) if on_its_side else (picture.width, picture.height)
+
+
+def _opened(data: bytes, max_pixels: int) -> PillowImage.Image:
+    """An image of which the header has been read."""
+    if not data:
+        raise InvalidImage('the image is empty (0 bytes)')
+    if len(data) > MAX_BYTES:
+        raise ImageTooLarge(f'the image has {len(data)} bytes; the limit is {MAX_BYTES}')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
+            return PillowImage.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
+        what = f'{other} images are not accepted' if other else 'these bytes are not an image'
+        raise UnsupportedImageFormat(f'{what}; send JPEG, PNG or WebP') from None
+    except PillowImage.DecompressionBombError:
+        raise ImageTooLarge(f'the image has more than the limit of {max_pixels} pixels') from None
+    except Exception as error:
+        raise InvalidImage(f'the image is broken: {error}') from error
+
+
+def _fast_decoded(data: bytes, picture: PillowImage.Image) -> Image | None:
+    """An upright JPEG by OpenCV, which gives the same pixels in three quarters of the time; None: leave it to Pillow.
+
+    Broken ones are left to it too, since it says what is wrong.
+    """
+    if not _is_upright_jpeg(picture):
+        return None
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded: Image | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)  # type: ignore[assignment]
+    size = picture.height, picture.width
+    return decoded if decoded is not None and decoded.shape[:2] == size else None
+
+
+def decode_any(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """An image as it was received, as an upright RGB array.
+
+    :raises InvalidImage: see `decode` and `check`.
+    """
+    if isinstance(received, bytes):
+        return decode(received, max_pixels=max_pixels)
+    return check(received, max_pixels=max_pixels)
+
+
+def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode == 'RGB':
+        return picture
+    if picture.mode.startswith('I'):  # 16-bit greyscale, whatever the byte order
+        return PillowImage.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
+    if picture.has_transparency_data:
+        layers = picture.convert('RGBA')
+        opaque = PillowImage.new('RGB', picture.size, 'white')
+        opaque.paste(layers, mask=layers.getchannel('A'))
+        return opaque
+    return picture.convert('RGB')
+
+
+def check(array: NDArray[Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Return the array if it is an image.
+
+    :raises InvalidImage: not uint8, not H×W×3, or of impossible size.
+    :raises ImageTooLarge: more than `max_pixels` pixels.
+    """
+    if array.dtype != np.uint8:
+        raise InvalidImage(f'the image array is {array.dtype}; send uint8, 0..255')
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise InvalidImage(f'the image array has the shape {array.shape}; send (height, width, 3), RGB')
+    _check_size(array.shape[1], array.shape[0], max_pixels)
+    return array
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageTooLarge(f'the image is {width}×{height} pixels; the limit is {max_pixels} (MAX_IMAGE_PIXELS)')
+    if min(width, height) < MIN_SIDE:
+        raise InvalidImage(f'the image is {width}×{height} pixels; each side needs at least {MIN_SIDE}')
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise InvalidImage(
+            f'the image is {width}×{height} pixels; its sides may differ {MAX_ASPECT_RATIO}-fold at most'
+        )
+
+
+def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image | bytes:
+    """Read the image of a Socket.IO event.
+
+    :param payload: `{'bytes': …, 'dtype': 'uint8', 'shape': (height, width, 3)}`, RGB in C order, or
+        `{'format': 'jpeg', 'bytes': …}` with the bytes of an image file.
+    :return: the array, or the bytes of the file as they came, not decoded yet.
+    :raises InvalidRequest: the payload has not this form.
+    :raises InvalidImage: the array is not acceptable (see `check`).
+    """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequest("'image' must be an object with bytes, dtype and shape, or with format 'jpeg' and bytes")
+    data = payload.get('bytes')
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InvalidRequest("'image' lacks its binary field 'bytes'")
+    match payload.get('format', 'raw'):
+        case 'jpeg':
+            return bytes(data)
+        case 'raw':
+            return _from_raw(data, payload.get('dtype'), payload.get('shape'), max_pixels)
+        case other:
+            raise InvalidRequest(f"the image's format is {str(other)[:40]!r}; send 'raw' or 'jpeg'")
+
+
+def _from_raw(data: bytes | bytearray | memoryview, dtype: object, shape: object, max_pixels: int) -> Image:
+    if dtype != 'uint8':
+        raise InvalidImage(f"the image's dtype is {str(dtype)[:40]!r}; send 'uint8', 0..255")
+    if not (isinstance(shape, list | tuple) and all(type(size) is int and size >= 0 for size in shape)):
+        raise InvalidRequest(f"the image's shape is {str(shape)[:40]}; send (height, width, 3)")
+    if len(shape) != 3 or shape[2] != 3:
+        raise InvalidImage(f"the image's shape is {tuple(shape)}; send (height, width, 3), RGB")
+    _check_size(shape[1], shape[0], max_pixels)
+    expected = shape[0] * shape[1] * 3
+    if len(data) != expected:
+        raise InvalidImage(f'the image has {len(data)} bytes; its shape {tuple(shape)} needs {expected}')
+    return np.frombuffer(data, dtype=np.uint8).reshape(shape)
+
+
+def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
+    """Encode an RGB array as JPEG.
+
+    :raises ImageTooLarge: a side is longer than the format allows.
+    """
+    if max(image.shape[:2]) > _MAX_JPEG_SIDE:
+        raise ImageTooLarge(
+            f'the image is {image.shape[1]}×{image.shape[0]}; JPEG holds {_MAX_JPEG_SIDE} pixels a side'
+        )
+    buffer = io.BytesIO()
+    PillowImage.fromarray(image).save(buffer, format='JPEG', quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def as_jpeg(received: Image | bytes, decoded: Image) -> bytes:
+    """An upright JPEG of an image for those who know no EXIF and no other format.
+
+    :param received: an RGB array, or an image file's bytes; those of an upright JPEG are returned as they are.
+    :param decoded: what `decode` makes of it.
+    """
+    if isinstance(received, bytes):
+        with PillowImage.open(io.BytesIO(received), formats=FORMATS) as picture:
+            if _is_upright_jpeg(picture):
+                return received
+    return encode_jpeg(decoded)
+
+
+def _is_upright_jpeg(picture: PillowImage.Image) -> bool:
+    turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
+    return picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L') and not turned
+
+
+def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Read an image file.
+
+    :raises InvalidImage: see `decode`; also if the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidImage(f'{path}: {error.strerror}') from error
+    return decode(data, max_pixels=max_pixels)
+
+
+def write(path: Path, image: Image) -> None:
+    """Write an RGB array as JPEG, PNG or WebP, by the file's ending.
+
+    :raises UnsupportedImageFormat: another ending.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match path.suffix.lower():
+        case '.jpg' | '.jpeg':
+            path.write_bytes(encode_jpeg(image))
+        case '.png' | '.webp':
+            PillowImage.fromarray(image).save(path)
+        case other:
+            raise UnsupportedImageFormat(f'{path.name}: the ending {other!r} is none of .jpg, .png, .webp')

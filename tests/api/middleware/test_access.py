@@ -1,0 +1,362 @@
+"""The token, the login page, Label Studio's credentials and foreign origins: real nodes, real headers."""
+
+import base64
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Origin
+
+from detector.api.middleware.access import OPEN_PATHS
+from detector.cli.main import app
+from tests.node.test_wholebody_node import CARD
+from tests.support.commands import invoke, succeed
+from tests.support.processes import NodeProcess, running_node
+
+TOKEN = 'correct-horse-battery-staple'
+BEARER = {'Authorization': f'Bearer {TOKEN}'}
+FOREIGN = 'http://evil.example'
+ALLOWED = 'https://tools.example:8443'
+
+
+@pytest.fixture(scope='module')
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node that asks for a token."""
+    settings = {'API_TOKEN': TOKEN, 'USE_BACKDOOR_CONTROLS': 1, 'CORS_ORIGINS': ALLOWED}
+    with running_node(tmp_path_factory.mktemp('closed'), **settings) as running:
+        yield running
+
+
+def handshake(node: NodeProcess, path: str, *, origin: str | None = None, headers: dict[str, str] | None = None) -> int:
+    """The status that a WebSocket's handshake is answered with; 101 if it is accepted."""
+    url = node.url.replace('http', 'ws') + path
+    try:
+        with connect(url, origin=None if origin is None else Origin(origin), additional_headers=headers, proxy=None):
+            return 101
+    except InvalidStatus as error:
+        return error.response.status_code
+
+
+# ---------------------------------------------------------------- the token
+
+
+def test_all_but_the_listed_routes_ask_for_the_token(closed: NodeProcess) -> None:
+    """Every route of the OpenAPI document, hidden ones, mounted apps and what does not exist; probes stay open."""
+    described = httpx.get(f'{closed.url}/openapi.json').json()['paths']
+    routes = [
+        (method.upper(), path.replace('{name}', 'x')) for path, methods in described.items() for method in methods
+    ]
+    assert ('POST', '/detect') in routes
+    routes += [
+        ('POST', '/reset'),
+        ('GET', '/docs'),
+        ('GET', '/redoc'),
+        ('GET', '/ws/x'),
+        ('GET', '/ui'),
+        ('GET', '/no'),
+    ]
+    routes += [('POST', '/health'), ('GET', '//detect'), ('GET', '/health/'), ('OPTIONS', '/detect'), ('DELETE', '/')]
+    with httpx.Client() as client:
+        for method, path in routes:
+            answer = client.request(method, closed.url + path)
+            if method == 'GET' and path in OPEN_PATHS:
+                assert answer.status_code == 200, path
+            else:
+                assert answer.status_code == 401, (method, path)
+                assert 'API_TOKEN' in answer.json()['detail']
+                assert 'WWW-Authenticate' in answer.headers
+    assert handshake(closed, '/ui/_nicegui_ws/socket.io/?EIO=4&transport=websocket') == 401
+
+
+def test_the_token_opens_everything(closed: NodeProcess) -> None:
+    """As a header; in the query of an address, which ends up in logs, it counts for nothing."""
+    answer = httpx.post(f'{closed.url}/detect', files={'file': CARD}, headers=BEARER, timeout=30)
+    assert len(answer.json()['box_detections']) == 2
+    assert httpx.get(f'{closed.url}/docs', headers={'authorization': f'bearer {TOKEN}'}).status_code == 200
+    assert httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER).status_code == 200
+    assert httpx.get(f'{closed.url}/model_version', headers=BEARER).status_code == 200
+    assert httpx.get(f'{closed.url}/model_version', params={'token': TOKEN}).status_code == 401
+    assert handshake(closed, '/ui/_nicegui_ws/socket.io/?EIO=4&transport=websocket', headers=BEARER) == 101
+
+
+def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> None:
+    """Nobody is locked out meanwhile, and no guess is in the log."""
+    guesses = [TOKEN[:-1], TOKEN + 'x', TOKEN.upper(), 'x', 'ä', 'guess-in-the-log']
+    headers = [[(b'Authorization', b'Bearer ' + guess.encode())] for guess in guesses]
+    before = closed.log.read_text().count('a wrong token')
+    with ThreadPoolExecutor(len(guesses)) as pool, httpx.Client(base_url=closed.url, headers=BEARER) as known:
+        known.get('/model_version')
+        start = time.monotonic()
+        wrong = [pool.submit(httpx.get, f'{closed.url}/model_version', headers=header) for header in headers]
+        for _ in range(5):
+            assert known.get('/model_version').status_code == 200
+        for future in wrong:
+            assert future.result().status_code == 401
+            assert 'the token is wrong' in future.result().json()['detail']
+        assert time.monotonic() - start > 0.25
+    log = closed.log.read_text()
+    assert 1 <= log.count('a wrong token') - before <= 3
+    assert 'a wrong token or password from 127.0.0.1' in log
+    assert 'guess-in-the-log' not in log
+    assert TOKEN not in log
+
+
+def test_commands_send_the_token_of_their_settings(
+    closed: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`detect --url` and `outbox --url`; without one they say what the node asks for."""
+    (tmp_path / 'card.jpg').write_bytes(CARD)
+    refused = invoke(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
+    assert refused.exit_code == 1
+    assert 'answers 401: this node asks for its token' in refused.output
+    monkeypatch.setenv('API_TOKEN', TOKEN)
+    assert '2 persons' in succeed(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
+    outbox = invoke(app, 'outbox', 'list', '--url', closed.url)
+    assert 'answers 409' in str(outbox.exception), 'let in, to a node without a Learning Loop'
+
+
+# ---------------------------------------------------------------- the login page
+
+
+@pytest.fixture
+def browser(closed: NodeProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=closed.url, headers={'Accept': 'text/html,*/*', 'Origin': closed.url}) as client:
+        yield client
+
+
+def test_a_browser_is_led_to_the_login_page_and_back(closed: NodeProcess, browser: httpx.Client) -> None:
+    """The cookie is no token, no script can read it, it is not sent along from elsewhere, and logging out ends it."""
+    sent = browser.get('/outbox?limit=5')
+    assert (sent.status_code, sent.headers['location']) == (303, '/login?next=/outbox%3Flimit%3D5')
+    page = browser.get(sent.headers['location'])
+    assert page.status_code == 200
+    assert re.search(r'name="next" type="hidden" value="/outbox\?limit=5"', page.text)
+    wrong = browser.post('/login', data={'token': 'nonsense', 'next': '/outbox?limit=5'})
+    assert wrong.status_code == 401
+    assert 'This is not the token' in wrong.text
+    assert 'nonsense' not in wrong.text
+    right = browser.post('/login', data={'token': TOKEN, 'next': '/outbox?limit=5'})
+    assert (right.status_code, right.headers['location']) == (303, '/outbox?limit=5')
+    cookie = right.headers['set-cookie']
+    assert TOKEN not in cookie
+    assert 'httponly' in cookie.lower()
+    assert 'samesite=strict' in cookie.lower()
+    assert 'secure' not in cookie.lower(), 'over plain http the browser would drop it'
+    assert browser.get('/docs').status_code == 200
+    assert browser.put('/operation_mode', content='idle').status_code == 200
+    assert browser.get('/login?next=/docs').headers['location'] == '/docs'
+    session = dict(browser.cookies)
+    websocket = {'Cookie': '; '.join(f'{name}={value}' for name, value in session.items())}
+    assert handshake(closed, '/ui/x', origin=closed.url, headers=websocket) == 403, (
+        'let in, to a path that is not there'
+    )
+    assert browser.post('/logout').headers['location'] == '/login'
+    assert not browser.cookies
+    assert browser.get('/docs').status_code == 303
+    browser.cookies.update(session)
+    assert browser.get('/docs').status_code == 303, 'a copy of the cookie is worth nothing after the logout'
+    assert handshake(closed, '/ui/x', origin=closed.url, headers=websocket) == 401
+
+
+@pytest.mark.parametrize('target', ['//evil.example', 'https://evil.example', '/\\evil.example', 'evil', '/a\nb'])
+def test_the_login_page_leads_nobody_astray(browser: httpx.Client, target: str) -> None:
+    """A link to it may be a stranger's."""
+    assert browser.post('/login', data={'token': TOKEN, 'next': target}).headers['location'] == '/ui'
+
+
+def test_behind_tls_the_cookie_stays_there(browser: httpx.Client) -> None:
+    """A proxy says so."""
+    answer = browser.post('/login', data={'token': TOKEN}, headers={'X-Forwarded-Proto': 'https'})
+    assert 'secure' in answer.headers['set-cookie'].lower()
+
+
+def test_the_login_page_takes_no_large_forms(browser: httpx.Client) -> None:
+    """Whoever sends them is not known yet."""
+    assert browser.post('/login', data={'token': 10_000 * 'x'}).status_code == 413
+    page = browser.get('/login', params={'next': '/"><script>alert(1)</script>'})
+    assert '<script>' not in page.text
+
+
+def test_without_a_token_there_is_nothing_to_log_in_to(node: NodeProcess) -> None:
+    """The page passes on at once."""
+    assert httpx.get(f'{node.url}/login', params={'next': '/about'}).headers['location'] == '/about'
+    assert httpx.get(f'{node.url}/docs', headers={'Accept': 'text/html'}).status_code == 200
+
+
+# ---------------------------------------------------------------- Label Studio
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {'Authorization': 'Basic ' + base64.b64encode(f'{user}:{password}'.encode()).decode()}
+
+
+def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None:
+    """It knows basic auth only; the same credentials open nothing else."""
+    for path in ('/setup', '/predict', '/validate', '/train', '/webhook'):
+        body = {'tasks': [], 'config': '<View/>'}
+        assert httpx.post(closed.url + path, json=body).headers['WWW-Authenticate'].startswith('Basic')
+        for headers in (basic('any', TOKEN), basic('', TOKEN), BEARER):
+            assert httpx.post(closed.url + path, json=body, headers=headers).status_code in (200, 422), path
+    for headers in (basic('any', 'wrong'), basic(TOKEN, ''), {'Authorization': 'Basic !'}, {'Authorization': 'Basic'}):
+        assert httpx.post(f'{closed.url}/predict', json={'tasks': []}, headers=headers).status_code == 401
+    assert httpx.get(f'{closed.url}/versions', headers=basic('any', TOKEN)).status_code == 200
+    assert httpx.get(f'{closed.url}/model_version', headers=basic('any', TOKEN)).status_code == 401
+    assert 'a webhook came without' in closed.log.read_text()
+
+
+@pytest.fixture(scope='module')
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with token and password that pages of all origins may ask."""
+    settings = {'API_TOKEN': TOKEN, 'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame', 'CORS_ORIGINS': '*'}
+    with running_node(tmp_path_factory.mktemp('mixed'), **settings) as running:
+        yield running
+
+
+def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: NodeProcess) -> None:
+    """The token is no password then; `/health` asks for one of them, as it does without a token."""
+    for path in ('/versions', '/health'):
+        assert httpx.get(mixed.url + path, headers=basic('ann', 'sésame')).status_code == 200
+        assert httpx.get(mixed.url + path, headers=BEARER).status_code == 200
+        for headers in ({}, basic('ann', TOKEN)):
+            assert httpx.get(mixed.url + path, headers=headers).status_code == 401
+    assert httpx.get(f'{mixed.url}/model_version', headers=basic('ann', 'sésame')).status_code == 401
+
+
+# ---------------------------------------------------------------- origins
+
+
+def test_pages_of_other_origins_cannot_drive_the_node(node: NodeProcess) -> None:
+    """Without a token too: simple requests, which browsers send without asking, and WebSockets."""
+    port = node.port
+    for origin in (
+        FOREIGN,
+        'null',
+        f'http://127.0.0.1:{port + 1}',
+        f'http://127.0.0.1:{port}.evil.example',
+        'http://[',
+    ):
+        for method, path in (
+            ('POST', '/poses'),
+            ('PUT', '/outbox_mode'),
+            ('GET', '/ws/socket.io/?EIO=4&transport=polling'),
+        ):
+            answer = httpx.request(method, node.url + path, headers={'Origin': origin})
+            assert answer.status_code == 403, (origin, path)
+            assert 'CORS_ORIGINS' in answer.json()['detail']
+            assert 'access-control-allow-origin' not in answer.headers
+        assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=origin) == 403
+    asked = {'Origin': FOREIGN, 'Access-Control-Request-Method': 'PUT'}
+    assert httpx.options(f'{node.url}/outbox_mode', headers=asked).status_code == 403
+    assert httpx.get(f'{node.url}/health', headers={'Origin': FOREIGN}).status_code == 200
+
+
+def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
+    """The same host, also behind a proxy that ends TLS; whoever sends no Origin is no browser."""
+    host = f'127.0.0.1:{node.port}'
+    for headers in (
+        {},
+        {'Origin': f'http://{host}'},
+        {'Host': 'node.example'},
+        {'Origin': 'https://robot', 'Host': 'robot'},
+        {'Origin': 'https://robot.local', 'Host': 'robot.local:443'},
+        {'Origin': 'https://10.1.2.3', 'X-Forwarded-Host': '10.1.2.3'},
+        {'Origin': 'http://[::1]:8004', 'Host': '[::1]:8004'},
+    ):
+        assert httpx.put(f'{node.url}/operation_mode', content='idle', headers=headers).status_code == 200, headers
+    assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=f'http://{host}') == 101
+    assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket') == 101
+
+
+def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
+    """DNS rebinding: to the browser the page is the node's own. CORS_ORIGINS lists true names, as those of proxies."""
+    rebound = {'Host': f'evil.example:{node.port}'}
+    for origin in ({}, {'Origin': f'http://evil.example:{node.port}'}):
+        for path in ('/ui', '/ui/', '/ui/outbox/x/image', '/outbox/x/image'):
+            refused = httpx.get(node.url + path, headers=rebound | origin)
+            assert refused.status_code == 403
+            assert 'CORS_ORIGINS' in refused.json()['detail']
+    refused = httpx.put(f'{node.url}/operation_mode', content='idle', headers=rebound | origin)
+    assert refused.status_code == 403
+    assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=FOREIGN, headers={'Host': FOREIGN}) == 403
+    assert httpx.get(f'{node.url}/outbox/x/image').status_code == 409, 'let in; there is no Learning Loop'
+    with running_node(tmp_path, CORS_ORIGINS='https://node.example:443') as named:
+        for headers in (
+            {'Host': 'node.example'},
+            {'Host': 'node.example:443'},
+            {'Origin': 'https://node.example', 'Host': 'node.example'},
+            {'Origin': 'https://node.example', 'X-Forwarded-Host': 'node.example'},
+        ):
+            assert httpx.get(f'{named.url}/outbox/x/image', headers=headers).status_code == 409, headers
+            assert httpx.put(f'{named.url}/operation_mode', content='idle', headers=headers).status_code == 200, headers
+        assert httpx.get(f'{named.url}/outbox/x/image', headers={'Host': 'evil.example'}).status_code == 403
+
+
+def test_with_a_token_any_name_will_do(closed: NodeProcess) -> None:
+    """Somebody else's page does not have it, nor the cookie of the true name."""
+    own = {'Origin': 'https://node.example'}
+    for headers in (own | {'Host': 'node.example:443'}, own | {'X-Forwarded-Host': 'node.example'}):
+        answer = httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER | headers)
+        assert answer.status_code == 200
+
+
+def test_listed_origins_may_use_it_from_a_browser(closed: NodeProcess) -> None:
+    """What a browser asks before, and what it must find in answers, refusals included; once, or it refuses."""
+    asked = {'Origin': ALLOWED, 'Access-Control-Request-Method': 'POST'}
+    asked['Access-Control-Request-Headers'] = 'authorization,camera_id'
+    allowed = httpx.options(f'{closed.url}/detect', headers=asked)
+    assert allowed.status_code == 200
+    assert allowed.headers['access-control-allow-origin'] == ALLOWED
+    assert 'authorization' in allowed.headers['access-control-allow-headers']
+    for path, headers, status in (
+        ('/model_version', BEARER, 200),
+        ('/model_version', {}, 401),
+        ('/ws/socket.io/?EIO=4&transport=polling', {}, 200),
+    ):
+        answer = httpx.get(closed.url + path, headers=headers | {'Origin': ALLOWED})
+        assert answer.status_code == status
+        assert answer.headers.get_list('access-control-allow-origin') == [ALLOWED]
+        assert 'access-control-allow-credentials' not in answer.headers
+    assert handshake(closed, '/ws/socket.io/?EIO=4&transport=websocket', origin=ALLOWED) == 101
+    refused = httpx.get(f'{closed.url}/model_version', headers=BEARER | {'Origin': FOREIGN})
+    assert refused.status_code == 403
+    assert 'access-control-allow-origin' not in refused.headers
+
+
+def test_where_all_origins_may_ask_they_still_need_the_token(mixed: NodeProcess) -> None:
+    """From elsewhere the header counts, and the cookie, which a browser sends along by itself, does not."""
+    foreign = {'Origin': FOREIGN}
+    with httpx.Client(base_url=mixed.url) as client:
+        assert client.post('/login', data={'token': TOKEN}).status_code == 303
+        assert client.put('/operation_mode', content='idle').status_code == 200
+        assert client.put('/operation_mode', content='idle', headers=foreign).status_code == 401
+        allowed = client.put('/operation_mode', content='idle', headers=foreign | BEARER)
+        assert allowed.status_code == 200
+        assert allowed.headers.get_list('access-control-allow-origin') == ['*']
+        cookie = '; '.join('='.join(item) for item in client.cookies.items())
+    assert handshake(mixed, '/ui/x', origin=FOREIGN, headers={'Cookie': cookie}) == 401
+    assert handshake(mixed, '/ui/x', headers={'Cookie': cookie}) == 403, 'let in, to a path that is not there'
+
+
+@pytest.mark.parametrize('host', ['[', 'a b', '', '127.0.0.1:99999', 'ä'])
+def test_a_strange_host_is_no_fault_of_the_node(closed: NodeProcess, host: str) -> None:
+    """Asked as a browser asks, with and without an origin; never a 500."""
+    for origin in ('', f'Origin: http://{host}\r\n'):
+        with socket.create_connection(('127.0.0.1', closed.port), timeout=10) as connection:
+            head = f'GET /outbox?x HTTP/1.1\r\nHost: {host}\r\n{origin}Accept: text/html\r\nConnection: close\r\n\r\n'
+            connection.sendall(head.encode())
+            assert connection.recv(65536).split()[1] in (b'303', b'400', b'403')
+
+
+def test_a_session_is_of_no_use_to_another_port_of_the_same_host(closed: NodeProcess, browser: httpx.Client) -> None:
+    """Browsers count ports of a host as one site, and send the cookie along: only the origin tells."""
+    browser.post('/login', data={'token': TOKEN})
+    neighbour = {'Origin': f'http://127.0.0.1:{closed.port + 1}'}
+    assert browser.put('/operation_mode', content='idle', headers=neighbour).status_code == 403
+    assert browser.put('/operation_mode', content='idle').status_code == 200

@@ -1,0 +1,216 @@
+"""How much, how many and how slow: real requests, over raw sockets where a client library would be too polite."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.node.test_wholebody_node import CARD
+from tests.serving.test_under_load import CROWD
+from tests.support.processes import NodeProcess, running_node
+from tests.support.scrapes import Scrape
+
+SECONDS = 1.5
+MIB = 1024**2
+
+
+@pytest.fixture(scope='module')
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node with low limits."""
+    settings = {'MAX_REQUESTS': 3, 'MAX_BODY_MIB': 1, 'BODY_SECONDS': SECONDS, 'MAX_TASKS': 3}
+    with running_node(tmp_path_factory.mktemp('strict'), **settings) as running:
+        yield running
+
+
+@contextmanager
+def request(node: NodeProcess, head: str, body: bytes = b'') -> Iterator[socket.socket]:
+    """A request whose body does not end by itself.
+
+    :param head: request line and headers, without Host.
+    """
+    with socket.create_connection(('127.0.0.1', node.port), timeout=10) as connection:
+        connection.sendall(f'{head}\r\nHost: 127.0.0.1:{node.port}\r\n\r\n'.encode() + body)
+        yield connection
+
+
+def answer_of(connection: socket.socket) -> tuple[int, str, float]:
+    """Status, all that came, and the seconds that it took to come."""
+    start = time.monotonic()
+    received = b''
+    while b'\r\n\r\n' not in received or b'"detail"' not in received:
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        received += piece
+    text = received.decode()
+    return int(text.split()[1]), text, time.monotonic() - start
+
+
+SLOW = 'POST /poses HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000'
+CHUNKED = 'POST /poses HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked'
+TASKS = 'POST /predict HTTP/1.1\r\nContent-Length: 1000'
+COMMAND = 'PUT /operation_mode HTTP/1.1\r\nContent-Length: 9'
+
+
+@pytest.mark.parametrize('head', [SLOW, CHUNKED, TASKS, COMMAND])
+def test_a_body_that_does_not_come_is_not_waited_for(strict: NodeProcess, head: str) -> None:
+    """408 after BODY_SECONDS, and the end of the connection."""
+    with request(strict, head, b'5\r\n--x\r\n\r\n' if head == CHUNKED else b'--x') as connection:
+        status, text, seconds = answer_of(connection)
+        assert status == 408, text
+        assert 'BODY_SECONDS' in text
+        assert SECONDS - 0.2 < seconds < SECONDS + 2
+        assert connection.recv(10) == b''
+    assert strict.detect(CARD).status_code == 200
+
+
+def test_a_body_that_trickles_is_not_waited_for_either(strict: NodeProcess) -> None:
+    """The time is that of the whole body, whatever keeps coming."""
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    with request(strict, SLOW, part) as connection:
+        start = time.monotonic()
+        connection.settimeout(0.1)
+        while True:
+            assert time.monotonic() - start < SECONDS + 3
+            try:
+                connection.sendall(b'-')
+                received = connection.recv(1000)
+                break
+            except TimeoutError:
+                pass
+        assert b' 408 ' in received
+
+
+def test_requests_beyond_the_limit_hear_so_at_once(strict: NodeProcess) -> None:
+    """Before their bodies have come; probes are answered; the places are free again when the slow ones have ended."""
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(request(strict, SLOW, b'--x'))
+        time.sleep(0.2)
+        with request(strict, SLOW) as connection:
+            status, text, seconds = answer_of(connection)
+        assert status == 503
+        assert 'retry-after: 1' in text.lower()
+        assert 'MAX_REQUESTS' in text
+        assert seconds < 0.5
+        for path in ('/health', '/ready', '/about'):
+            assert httpx.get(strict.url + path).status_code == 200
+        with strict.socketio() as client:
+            assert client.call('about')['operation_mode'] == 'idle'
+        refused = strict.detect(CARD)  # its body is sent, and let pass
+        assert refused.status_code == 503
+        time.sleep(SECONDS)
+    assert strict.detect(CARD).status_code == 200
+
+
+def test_slow_logins_take_nobodys_place(strict: NodeProcess) -> None:
+    """Who logs in has shown no token yet: he does not count, and does not stay."""
+    login = 'POST /login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000'
+    with ExitStack() as stack:
+        slow = [stack.enter_context(request(strict, login, b'token=')) for _ in range(6)]
+        time.sleep(0.2)
+        assert strict.detect(CARD).status_code == 200
+        assert {answer_of(connection)[0] for connection in slow} == {408}
+
+
+def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
+    """To the byte, in bytes that are declared or not; Label Studio's may be twice as large."""
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    tail = b'\r\n--x--\r\n'
+    headers = {'Content-Type': 'multipart/form-data; boundary=x'}
+    for extra, status in ((0, 415), (1, 413)):
+        content = head + bytes(MIB - len(head) - len(tail) + extra) + tail
+        assert httpx.post(f'{strict.url}/poses', content=content, headers=headers).status_code == status
+        chunks = (content[start : start + 60_000] for start in range(0, len(content), 60_000))
+        assert httpx.post(f'{strict.url}/poses', content=chunks, headers=headers).status_code == status
+    for size, status in ((3 * MIB // 2, 200), (2 * MIB, 413)):
+        body = json.dumps({'tasks': [], 'padding': size * 'x'})
+        assert httpx.post(f'{strict.url}/predict', content=body).status_code == status
+
+
+def test_the_refusal_arrives_while_the_body_is_still_sent(strict: NodeProcess) -> None:
+    """Whoever sends all before he reads gets the answer whole, not a reset connection; then the connection ends."""
+    size = 20 * MIB
+    head = f'POST /poses HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {size}'
+    for _ in range(5):
+        with request(strict, head) as connection:
+            connection.sendall(bytes(size))
+            time.sleep(0.1)
+            status, text, _seconds = answer_of(connection)
+            assert status == 413
+            assert text.endswith('}')
+            assert connection.recv(10) == b''
+
+
+def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
+    """Who comes on top hears 503, at once if he says how much it is; when the others have gone there is room again."""
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(700_000)
+    head = SLOW.replace('1000', str(MIB))
+    with running_node(tmp_path, MAX_IN_FLIGHT_MIB=1, MAX_BODY_MIB=1, MAX_FRAME_MIB=4) as node:
+        with request(node, head, part), node.socketio() as client:
+            time.sleep(0.3)
+            assert node.detect(CARD).status_code == 200
+            with request(node, head) as connection:
+                status, text, _ = answer_of(connection)
+            assert (status, 'MAX_IN_FLIGHT_MIB' in text, 'retry-after: 1' in text.lower()) == (503, True, True)
+            chunk = f'{len(part):x}\r\n'.encode() + part + b'\r\n'
+            with request(node, CHUNKED, chunk) as connection:
+                assert answer_of(connection)[0] == 503
+            image = {'bytes': bytes(480_000), 'dtype': 'uint8', 'shape': (400, 400, 3)}
+            assert 'MAX_IN_FLIGHT_MIB' in client.call('poses', {'image': image})['error']
+            assert 'error' not in client.call('about')
+            refused = Scrape.of_node(node.url).total('wholebody_refused_total', reason='memory')
+            assert refused == 3
+            assert 'poses is answered with an error: ' in node.log.read_text()
+        with node.socketio() as client:
+            assert len(client.call('poses', {'image': image})['poses']) == 0
+            batch = client.call('batch_detect', {'images': [image, image, image]})
+            assert '(MAX_IN_FLIGHT_MIB)' in batch['error']
+            assert len(client.call('batch_detect', {'images': [image, image]})['items']) == 2
+        content = part + b'\r\n--x--\r\n'
+        answer = httpx.post(
+            f'{node.url}/poses', content=content, headers={'Content-Type': 'multipart/form-data; boundary=x'}
+        )
+        assert answer.status_code == 415
+
+
+def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:
+    """The request is refused as a whole."""
+    tasks = [{'id': number, 'data': {'image': 'data:,'}} for number in range(4)]
+    answer = httpx.post(f'{strict.url}/predict', json={'tasks': tasks})
+    assert answer.status_code == 413
+    assert '4 tasks are more than 3 (MAX_TASKS)' in answer.json()['detail']
+    assert len(httpx.post(f'{strict.url}/predict', json={'tasks': tasks[:3]}).json()['results']) == 3
+
+
+def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None:
+    """Who sends only the head of a request hears 503 already; each refusal is counted once."""
+    heard: list[tuple[int, str, float]] = []
+    statuses: list[int] = []
+
+    def crowd() -> None:
+        while len(heard) < 3:
+            statuses.append(node.detect(CROWD).status_code)
+
+    with running_node(tmp_path, MAX_WAITING=1, DEADLINE=60) as node:
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(crowd) for _ in range(4)]
+            while len(heard) < 3:
+                with request(node, SLOW) as connection, suppress(TimeoutError):
+                    connection.settimeout(0.3)  # there may be a place, and the node waits for the body
+                    heard.append(answer_of(connection))
+            for future in futures:
+                future.result()
+        for status, text, _ in heard:
+            assert status == 503
+            assert 'are before this one; try again later' in text
+            assert 'retry-after: ' in text.lower()
+        assert node.detect(CARD).status_code == 200
+        refused = httpx.get(f'{node.url}/about').json()['requests']['refused']
+        assert refused == statuses.count(503) + len(heard)

@@ -1,0 +1,32 @@
+"""What callers hear when the node's own machine is at fault."""
+
+import resource
+
+import httpx
+import pytest
+
+from tests.support.processes import NodeProcess
+
+
+@pytest.mark.parametrize('route', ['detect', 'poses', 'upload'])
+def test_a_body_that_no_disk_takes_is_not_the_callers_fault(node: NodeProcess, route: str) -> None:
+    """Large forms go through the folder for temporary files: when it is full, 507 says so, and small ones pass."""
+    field = 'files' if route == 'upload' else 'file'
+    # first without the limit: modules that are imported under it are compiled into files that end too early
+    assert httpx.post(f'{node.url}/{route}', files={field: b'x' * 3000}, timeout=30).status_code in (409, 415)
+    limits = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (60_000, limits[1]))
+    try:
+        answer = httpx.post(f'{node.url}/{route}', files={field: b'x' * 3_000_000}, timeout=30)
+        assert answer.status_code == 507
+        assert answer.json()['detail'].startswith("the request cannot be kept in the node's folder for temporary files")
+        assert httpx.post(f'{node.url}/{route}', files={field: b'x' * 3000}, timeout=30).status_code in (409, 415)
+    finally:
+        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_broken_form_is_the_callers_fault(node: NodeProcess) -> None:
+    """As before."""
+    headers = {'Content-Type': 'multipart/form-data; boundary=x'}
+    answer = httpx.post(f'{node.url}/detect', content=b'garbage', headers=headers)
+    assert (answer.status_code, 'detail' in answer.json()) == (400, True)

@@ -1,0 +1,224 @@
+"""Which Socket.IO clients come in; real clients over real ports."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import socketio
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.support.processes import NodeProcess, running_node
+
+TOKEN = 'correct-horse-battery-staple'
+POLLING = '/ws/socket.io/?EIO=4&transport=polling'
+
+
+@pytest.fixture(scope='module')
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node that asks for a token, for two clients, and has little patience."""
+    settings = {'API_TOKEN': TOKEN, 'MAX_CLIENTS': 2, 'BODY_SECONDS': 2, 'MAX_FRAME_MIB': 1}
+    with running_node(tmp_path_factory.mktemp('closed'), **settings) as running:
+        yield running
+
+
+class Visitor:
+    """A client that tries to connect.
+
+    :param options: of `socketio.Client.connect`.
+    """
+
+    def __init__(self, node: NodeProcess, **options: Any) -> None:
+        self.reason: Any = None
+        self.client = socketio.Client(reconnection=False)
+        self.client.on('connect_error', self._refused)
+        arguments = {'socketio_path': '/ws/socket.io', 'transports': ['websocket'], 'wait_timeout': 10} | options
+        with suppress(socketio.exceptions.ConnectionError):
+            self.client.connect(node.url, **arguments)
+
+    def _refused(self, reason: Any) -> None:
+        self.reason = reason['message'] if isinstance(reason, dict) else reason
+
+    def __enter__(self) -> 'Visitor':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        connections = self.client.eio.ws, self.client.eio.http
+        self.client.disconnect()
+        if connections[0] is not None:
+            connections[0].shutdown()
+        if connections[1] is not None:
+            connections[1].close()
+
+
+def wait_until_empty(node: NodeProcess) -> None:
+    """Until somebody else would be let in: the node sees a little later that clients have gone."""
+    time.sleep(0.3)
+
+
+@pytest.mark.parametrize('transport', ['websocket', pytest.param('polling', marks=pytest.mark.integration)])
+def test_the_token_is_asked_for_and_told_apart(closed: NodeProcess, transport: str) -> None:
+    """With `auth` or in a header; without and with a wrong one the client hears why not."""
+    wait_until_empty(closed)
+    for options, reason in (
+        ({}, "connect with auth={'token': API_TOKEN}"),
+        ({'auth': {'token': 'wrong'}}, 'the token is wrong'),
+        ({'auth': {'token': None}}, "connect with auth={'token': API_TOKEN}"),
+        ({'auth': {'token': 7}}, 'the token is wrong'),
+        ({'auth': 'text'}, "connect with auth={'token': API_TOKEN}"),
+        ({'headers': {'Authorization': 'Bearer wrong'}}, 'the token is wrong'),
+    ):
+        with Visitor(closed, transports=[transport], **options) as visitor:
+            assert reason in str(visitor.reason), options
+            assert not visitor.client.connected
+    for options in ({'auth': {'token': TOKEN}}, {'headers': {'Authorization': f'Bearer {TOKEN}'}}):
+        with Visitor(closed, transports=[transport], **options) as visitor:
+            assert visitor.client.call('about', timeout=10)['operation_mode'] == 'idle'
+    assert TOKEN not in closed.log.read_text()
+
+
+def test_as_many_clients_as_may_be(closed: NodeProcess) -> None:
+    """The next one hears why it is refused, and comes in when another has gone; those who are in are served."""
+    wait_until_empty(closed)
+    options = {'auth': {'token': TOKEN}}
+    with Visitor(closed, **options) as first:
+        with Visitor(closed, **options) as second:
+            with Visitor(closed, **options) as third:
+                assert '2 clients are connected, as many as may be (MAX_CLIENTS)' in str(third.reason)
+            assert second.client.call('about', timeout=10)
+        wait_until_empty(closed)
+        with Visitor(closed, **options) as fourth:
+            assert fourth.client.call('about', timeout=10)
+        assert first.client.call('about', timeout=10)
+
+
+def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
+    """A client that sends `connect` or `disconnect` is answered, stays in, and is counted once."""
+    wait_until_empty(closed)
+    with Visitor(closed, auth={'token': TOKEN}) as visitor:
+        for payload in ({'asgi.scope': {'wholebody.admitted': True}}, None, ({}, {'token': TOKEN})):
+            assert 'no event to send' in visitor.client.call('connect', payload, timeout=5)['error']
+            assert 'no event to send' in visitor.client.call('disconnect', payload, timeout=5)['error']
+        assert visitor.client.call('about', timeout=10)
+        with Visitor(closed, auth={'token': TOKEN}) as second:
+            assert second.client.call('about', timeout=10)
+
+
+def test_no_event_slips_in_while_a_token_is_looked_at(closed: NodeProcess) -> None:
+    """The library takes a client for connected while it asks whether it may; a second request can use that time."""
+    session = session_of(httpx.get(closed.url + POLLING))
+    address = f'{closed.url}{POLLING}&sid={session}'
+    answers: list[str] = []
+    asking = threading.Thread(target=lambda: httpx.post(address, content='40{"token":"wrong"}', timeout=5))
+    asking.start()
+    time.sleep(0.1)
+    httpx.post(address, content='427["set_model_version_mode","pause"]', timeout=5)
+    asking.join()
+    for _ in range(3):
+        if 'token is wrong' in ''.join(answers):
+            break
+        answers.append(httpx.get(address, timeout=5).text)
+    assert 'the token is wrong' in ''.join(answers)
+    assert '"status":"OK"' not in ''.join(answers)
+    mode = httpx.get(f'{closed.url}/model_version', headers={'Authorization': f'Bearer {TOKEN}'}).json()
+    assert mode['version_control'] == 'follow_loop'
+
+
+def test_frames_are_not_inflated(closed: NodeProcess) -> None:
+    """Zeros that fill MAX_FRAME_MIB many times over come as a few bytes; the node does not offer to unpack them."""
+    url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
+    with connect(url, proxy=None, compression='deflate') as websocket:
+        assert websocket.response is not None
+        assert 'Sec-WebSocket-Extensions' not in websocket.response.headers
+
+
+def assert_ends(websocket: ClientConnection) -> None:
+    """The node closes the connection, whatever it says before."""
+    with suppress(ConnectionClosed):
+        for _ in range(10):
+            websocket.recv(10)
+        raise AssertionError('the connection stays')
+
+
+def test_strangers_send_little_and_do_not_stay(closed: NodeProcess) -> None:
+    """Before the token is shown: small messages only, and not for long."""
+    url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
+    with connect(url, proxy=None) as websocket:
+        websocket.recv(5)
+        websocket.send('42["about",' + 20_000 * ' ' + '1]')
+        assert_ends(websocket)
+    start = time.monotonic()
+    with connect(url, proxy=None) as websocket:
+        assert_ends(websocket)
+    assert 1.5 < time.monotonic() - start < 5
+    session = session_of(httpx.get(closed.url + POLLING))
+    large = httpx.post(f'{closed.url}{POLLING}&sid={session}', content=20_000 * b' ')
+    assert large.status_code == 413
+    assert 'show the token' in large.json()['detail']
+
+
+def session_of(answer: httpx.Response) -> str:
+    return answer.text.split('"sid":"')[1].split('"')[0]
+
+
+def test_connections_that_are_no_clients_keep_nobody_out(closed: NodeProcess) -> None:
+    """They are bounded too: the oldest one ends when there are too many. Clients stay, and others come in."""
+    wait_until_empty(closed)
+    url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
+    with httpx.Client(base_url=closed.url) as client, Visitor(closed, auth={'token': TOKEN}) as first:
+        with connect(url, proxy=None) as websocket:
+            start = time.monotonic()
+            sessions = [session_of(client.get(POLLING)) for _ in range(40)]
+            assert_ends(websocket)
+            assert time.monotonic() - start < 1.5, 'before its time is up'
+        gone, kept = (client.post(f'{POLLING}&sid={sessions[place]}', content='3') for place in (0, -1))
+        assert (gone.status_code, kept.status_code) == (400, 200)
+        with Visitor(closed, auth={'token': TOKEN}) as second:
+            assert second.client.call('about', timeout=10)
+        assert first.client.call('about', timeout=10)
+
+
+def test_frames_are_bounded(closed: NodeProcess, tmp_path: Path) -> None:
+    """One beyond MAX_FRAME_MIB ends its connection, and nobody else's."""
+    wait_until_empty(closed)
+    with Visitor(closed, auth={'token': TOKEN}) as bystander:
+        with Visitor(closed, auth={'token': TOKEN}) as visitor:
+            small = visitor.client.call('poses', {'image': {'format': 'jpeg', 'bytes': bytes(900_000)}}, timeout=10)
+            assert 'not an image' in small['error']
+            visitor.client.emit('poses', {'image': {'format': 'jpeg', 'bytes': bytes(1_100_000)}})
+            deadline = time.monotonic() + 5
+            while visitor.client.connected:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        assert bystander.client.call('about', timeout=10)
+
+
+def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None:
+    """As Engine.IO has it; else one client could let the node read any number of messages at once."""
+    opened = httpx.get(f'{node.url}{POLLING}').text
+    sid = json.loads(opened[1:])['sid']
+    head = f'POST {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n'
+    with socket.create_connection(('127.0.0.1', node.port)) as slow:
+        slow.sendall(head.encode() + b'4')
+        time.sleep(0.2)
+        second = httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40')
+        assert second.status_code == 422
+        assert 'one request after the other' in second.json()['detail']
+    time.sleep(0.2)
+    assert httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40').text == 'OK'
+
+
+def test_a_stranger_says_how_much_he_sends(closed: NodeProcess) -> None:
+    """Bytes of unknown number are not read."""
+    opened = httpx.get(f'{closed.url}{POLLING}').text
+    sid = json.loads(opened[1:])['sid']
+    answer = httpx.post(f'{closed.url}{POLLING}&sid={sid}', content=iter([b'40']))
+    assert answer.status_code == 413
+    assert 'show the token' in answer.json()['detail']

@@ -1,0 +1,43 @@
+"""Bytes that are under way are counted, and given back whatever becomes of their senders."""
+
+import gc
+
+from detector.api.in_flight import Claim, InFlight
+
+
+def test_what_others_hold_leaves_less_room() -> None:
+    """To the byte."""
+    in_flight = InFlight(100)
+    one, other = Claim(in_flight), Claim(in_flight)
+    one.add(60)
+    assert other.has_room(40)
+    assert not other.has_room(41)
+    assert 'hold 60 bytes, of 100' in str(other.refusal())
+    other.add(40)
+    assert not one.has_room(1)
+    assert one.has_room(0)
+
+
+def test_who_is_alone_may_have_more() -> None:
+    """Its own limit is another's affair."""
+    in_flight = InFlight(100)
+    alone = Claim(in_flight)
+    alone.add(99)
+    assert alone.has_room(1000)
+    alone.add(1000)
+    assert not Claim(in_flight).has_room(1)
+    assert Claim(in_flight).has_room(0)  # requests without a body are no matter
+
+
+def test_claims_are_given_back() -> None:
+    """By hand, once; or with the last reference."""
+    in_flight = InFlight(100)
+    claim = Claim(in_flight)
+    claim.add(50)
+    claim.release()
+    claim.release()
+    assert in_flight.held == 0
+    claim.add(20)
+    del claim
+    gc.collect()
+    assert in_flight.held == 0

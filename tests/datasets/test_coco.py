@@ -1,0 +1,205 @@
+"""COCO-WholeBody and back."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.datasets.coco import from_coco, read_coco, to_coco
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.person import Person
+from detector.errors import InvalidRequest
+from detector.label_studio.labels.config import Style, generate, parse
+from detector.label_studio.labels.regions import from_results, to_results
+from detector.pose.skeleton import KEYPOINT_NAMES, SKELETON_EDGES
+from tests.support.people import assert_same_persons, dataset_file, make_image, make_person
+
+STYLES: tuple[Style, ...] = ('keypoints', 'skeleton')
+
+
+def through_label_studio(images: list[LabelledImage], style: Style) -> list[LabelledImage]:
+    """As regions through JSON and back."""
+    config = parse(generate(style))
+    return [
+        replace(
+            image, persons=from_results(json.loads(json.dumps(to_results(image.persons, config, image.size))), config)
+        )
+        for image in images
+    ]
+
+
+@pytest.mark.parametrize('flat', [False, True])
+@pytest.mark.parametrize('style', STYLES)
+@pytest.mark.parametrize('count', range(9))
+def test_nothing_is_lost_on_the_way(count: int, style: Style, flat: bool) -> None:
+    """From Label Studio to COCO and back: places within 0.01 px, all visibilities, boxes."""
+    images = [make_image(count), make_image(0, 2, file_name='Straße 東京.png')]
+    content = json.loads(json.dumps(to_coco(through_label_studio(images, style), flat=flat), allow_nan=False))
+    first, second = from_coco(content)
+    by_place = sorted(first.persons, key=lambda person: person.keypoints[person.visibility > 0].sum())
+    expected = sorted(images[0].persons, key=lambda person: person.keypoints[person.visibility > 0].sum())
+    assert_same_persons(by_place, expected)
+    assert all(person.box is not None for person in first.persons)
+    assert (second.file_name, second.size, second.persons) == ('Straße 東京.png', (640, 480), [])
+
+
+@pytest.mark.parametrize('style', [None, *STYLES])
+def test_what_nobody_has_changed_comes_out_as_it_came_in(style: Style | None) -> None:
+    """Field by field, integers as integers, digits beyond ours, flags of reliability, segmentation, licence."""
+    file = dataset_file()
+    images = from_coco(copy.deepcopy(file))
+    content = to_coco(images if style is None else through_label_studio(images, style))
+    for field in ('licenses', 'categories', 'images', 'annotations'):
+        assert json.dumps(content[field], sort_keys=True) == json.dumps(file[field], sort_keys=True)
+
+
+def test_the_dataset_s_oddities_are_understood() -> None:
+    """A face's flag of 1.0 and a hand's confidence say nothing of being hidden; a body's 1 does."""
+    (person, crowd), none = (image.persons for image in from_coco(dataset_file()))
+    assert person.visibility[:3].tolist() == [0, 1, 2]
+    assert set(person.visibility[17:91]) == {2}
+    assert set(person.visibility[91:112]) == {0}
+    assert set(person.visibility[112:]) == {2}
+    np.testing.assert_allclose(person.box, [280.79, 44.73, 499.49, 391.41], atol=1e-3)
+    assert not crowd.visibility.any()
+    assert none == []
+
+
+def test_the_flat_form_has_133_keypoints() -> None:
+    """In one field, with names, and limbs counted from 1; of the parts' fields there is none."""
+    content = to_coco(from_coco(dataset_file()), flat=True)
+    (category,) = content['categories']
+    assert category['keypoints'] == list(KEYPOINT_NAMES)
+    assert category['skeleton'] == [[a + 1, b + 1] for a, b in SKELETON_EDGES]
+    person = content['annotations'][0]
+    assert len(person['keypoints']) == 399
+    assert person['num_keypoints'] == 16 + 6 + 68 + 21
+    assert not [key for key in person if key.endswith(('_kpts', '_box', '_valid'))]
+    assert (person['id'], person['area'], person['segmentation'][0][0]) == (442619, 27789.11055, 10.5)
+    assert_same_persons(from_coco(content)[0].persons, from_coco(dataset_file())[0].persons, within=0)
+
+
+def test_the_17_keypoints_of_coco_are_read() -> None:
+    """The other parts are not labelled; they come out in the dataset's form."""
+    file = dataset_file()
+    plain = {key: value for key, value in file['annotations'][0].items() if not key.endswith(('kpts', 'box', 'valid'))}
+    plain['bbox'] = file['annotations'][0]['bbox']
+    (person,) = from_coco(file | {'annotations': [plain]})[0].persons
+    assert set(person.visibility[17:]) == {0}
+    (annotation,) = to_coco(from_coco(file | {'annotations': [plain]}))['annotations']
+    assert annotation | plain == annotation
+    assert annotation['face_kpts'] == 68 * [0.0, 0.0, 0]
+    assert (annotation['lefthand_valid'], annotation['foot_valid']) == (False, False)
+
+
+def test_keypoints_in_another_order_are_found_by_their_names() -> None:
+    """Names of mmpose as well; what comes out is in the usual order."""
+    file = to_coco([make_image(3)], flat=True)
+    order = np.random.default_rng(3).permutation(133)
+    renamed = {'left_hand_0': 'left_hand_root', 'face_7': 'face-7'}
+    file['categories'][0]['keypoints'] = [renamed.get(KEYPOINT_NAMES[n], KEYPOINT_NAMES[n]) for n in order]
+    expected = copy.deepcopy(file['annotations'])
+    for annotation in file['annotations']:
+        annotation['keypoints'] = np.array(annotation['keypoints']).reshape(133, 3)[order].ravel().tolist()
+    images = from_coco(file)
+    assert_same_persons(images[0].persons, make_image(3).persons)
+    found = to_coco(images, flat=True)['annotations']
+    assert [annotation['keypoints'] for annotation in found] == [annotation['keypoints'] for annotation in expected]
+
+
+def test_ids_are_stable() -> None:
+    """Equal input, equal ids; another image changes none; kept ones stay, and a copied person gets a new one."""
+    images = [make_image(3, 7), make_image(2, 8)]
+    ids = [annotation['id'] for annotation in to_coco(images)['annotations']]
+    assert ids == [7001, 7002, 7003, 8001, 8002]
+    assert [annotation['id'] for annotation in to_coco(images[1:])['annotations']] == ids[3:]
+    imported = from_coco(dataset_file())[0].persons[0]
+    kept = [replace(images[0], persons=[make_person(), imported, imported]), make_image(1, 9)]
+    content = to_coco(kept)
+    assert [annotation['id'] for annotation in content['annotations']] == [7001, 442619, 7002, 9001]
+    assert [annotation['image_id'] for annotation in content['annotations']] == [7, 7, 7, 9]
+
+
+def test_persons_of_whom_nothing_is_known_are_left_out() -> None:
+    """Without a box and labelled keypoints there is nothing to say."""
+    content = to_coco([make_image(0, persons=[Person.empty(), make_person()])])
+    assert len(content['annotations']) == 1
+    assert to_coco([])['images'] == []
+    assert from_coco(to_coco([])) == []
+
+
+def test_licences_of_several_files_are_told_apart() -> None:
+    """Their ids may be the same."""
+    files = [dataset_file(), dataset_file()]
+    files[1]['licenses'] = [{'id': 4, 'name': 'Other'}]
+    for image in files[1]['images']:
+        image['id'] += 1000
+    files[1]['annotations'] = []
+    content = to_coco([image for file in files for image in from_coco(file)])
+    assert [(entry['id'], entry['name']) for entry in content['licenses']] == [(1, 'Other'), (4, 'Attribution License')]
+    assert [image['license'] for image in content['images']] == [4, 4, 1, 1]
+
+
+def test_other_categories_are_passed_over() -> None:
+    """COCO's own instances have 79 of them."""
+    file = dataset_file()
+    file['categories'].append({'id': 3, 'name': 'car'})
+    file['annotations'].append({'id': 1, 'image_id': 785, 'category_id': 3, 'bbox': 'none of our business'})
+    assert len(from_coco(file)[0].persons) == 2
+    del file['annotations'][-1], file['categories']
+    assert len(from_coco(file)[0].persons) == 2
+
+
+def put(*path: str | int) -> Callable[[Any, Any], None]:
+    def change(file: Any, value: Any) -> None:
+        for step in path[:-1]:
+            file = file[step]
+        file[path[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ('change', 'value', 'named'),
+    [
+        (put('images'), None, 'images must be a list'),
+        (put('annotations'), {}, 'annotations must be a list'),
+        (put('categories'), 5, 'categories must be a list'),
+        (put('categories', 0, 'name'), 'dog', 'categories has none of the name person, but dog'),
+        (put('images', 1), 'x', r'images\[1\] must be a mapping'),
+        (put('images', 1, 'id'), '785', r'images\[1\].id must be an integer'),
+        (put('images', 1, 'id'), 785, 'have the same id 785'),
+        (put('images', 1, 'file_name'), '', r'images\[1\].file_name must be a text'),
+        (put('images', 0, 'width'), 0, r'images\[0\].width must be an integer of at least 1'),
+        (put('annotations', 0, 'image_id'), 5, r'annotations\[0\].image_id 5 is not the id of an image'),
+        (put('annotations', 0, 'bbox'), [1, 2, 3], r'annotations\[0\].bbox must have 4 numbers, not 3'),
+        (put('annotations', 0, 'bbox'), [1, 2, 3, float('inf')], r'annotations\[0\].bbox\[3\] must be a finite'),
+        (put('annotations', 0, 'keypoints'), 50 * [0], r'annotations\[0\].keypoints has 50 numbers'),
+        (put('annotations', 0, 'keypoints'), 399 * [0], r'annotations\[0\].keypoints has 399 numbers'),
+        (put('annotations', 0, 'keypoints'), 51 * ['a'], r'annotations\[0\].keypoints\[0\] must be a finite number'),
+        (put('annotations', 0, 'foot_kpts'), 51 * [0], r'annotations\[0\].foot_kpts must have 18 numbers, not 51'),
+        (put('annotations', 1, 'face_kpts'), 'x', r'annotations\[1\].face_kpts must be a list'),
+    ],
+)
+def test_broken_files_are_refused(change: Callable[[Any, Any], None], value: Any, named: str, tmp_path: Path) -> None:
+    """With the name of the field, and of the file where one was read."""
+    file = dataset_file()
+    change(file, value)
+    with pytest.raises(InvalidRequest, match=named):
+        from_coco(file)
+    path = tmp_path / 'broken.json'
+    path.write_text(json.dumps(file))
+    with pytest.raises(InvalidRequest, match=f'broken.json: .*{named}'):
+        read_coco(path)
+
+
+@pytest.mark.parametrize('content', [None, [], 'x', 5])
+def test_other_json_is_refused(content: object) -> None:
+    """A COCO file is a mapping."""
+    with pytest.raises(InvalidRequest, match='the file must be a mapping'):
+        from_coco(content)

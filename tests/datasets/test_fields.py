@@ -1,0 +1,41 @@
+"""Fields of foreign files."""
+
+from pathlib import Path
+
+import pytest
+
+from detector.datasets.fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_json
+from detector.errors import InvalidRequest
+
+
+def test_good_values_come_back_as_they_are() -> None:
+    """Integers stay integers; a whole float is one, as some tools write ids."""
+    assert as_numbers([1, 2.5], 'x', count=2) == [1, 2.5]
+    assert type(as_numbers([1], 'x')[0]) is int
+    assert as_integer(7.0, 'x') == 7
+    assert as_text('ü', 'x') == 'ü'
+    assert as_list([1], 'x') == [1]
+    assert as_mapping({'a': 1}, 'x') == {'a': 1}
+
+
+@pytest.mark.parametrize('value', [None, True, 'seven', 7.5, float('nan'), [], {}])
+def test_an_error_names_the_field(value: object) -> None:
+    """And what stands there."""
+    with pytest.raises(InvalidRequest, match='images.3..id must be an integer of at least 1'):
+        as_integer(value, 'images[3].id', least=1)
+    if not isinstance(value, str):
+        with pytest.raises(InvalidRequest, match='the name must be a text'):
+            as_text(value, 'the name')
+    with pytest.raises(InvalidRequest, match=r'box.1. must be a finite number'):
+        as_numbers([1, None if value == 7.5 else value], 'box')
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'[' * 100_000])
+def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
+    """Cut, in another encoding, nested without end, or missing."""
+    path = tmp_path / 'annotations.json'
+    path.write_bytes(content)
+    with pytest.raises(InvalidRequest, match='annotations.json'):
+        read_json(path)
+    with pytest.raises(InvalidRequest, match='missing.json cannot be read: No such file'):
+        read_json(tmp_path / 'missing.json')

@@ -1,0 +1,205 @@
+"""The yolo-pose format of ultralytics and back."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from PIL import Image
+
+from detector.datasets.labelled import LabelledImage
+from detector.datasets.person import VISIBLE, Person
+from detector.datasets.yolo import read_yolo, write_yolo
+from detector.errors import InvalidRequest
+from tests.support.people import SIZE, assert_same_persons, make_image, make_person
+
+
+def jpeg(image: LabelledImage) -> bytes:
+    buffer = io.BytesIO()
+    Image.new('RGB', image.size, 'grey').save(buffer, 'JPEG')
+    return buffer.getvalue()
+
+
+def read_as_documented(folder: Path) -> dict[str, NDArray[Any]]:
+    """Persons by image file, (N, 134, 3) in pixels, the box's centre first; by what ultralytics documents and checks.
+
+    Not with the code under test: a label lies where its image's path has `/labels/` for the last `/images/`; each line
+    has 5 + 133 · 3 columns; the class is known; all coordinates are from 0 to 1.
+    """
+    data = yaml.safe_load((folder / 'data.yaml').read_text(encoding='utf-8'))
+    count, dimensions = data['kpt_shape']
+    assert len(data['flip_idx']) == count
+    assert [data['flip_idx'][other] for other in data['flip_idx']] == list(range(count))
+    found = {}
+    for split in ('train', 'val'):
+        for path in sorted((Path(data['path']) / data[split]).iterdir()):
+            before, after = str(path).rsplit('/images/', 1)
+            lines = Path(f'{before}/labels/{after}'.rsplit('.', 1)[0] + '.txt').read_text().splitlines()
+            rows = np.array([line.split() for line in lines], dtype=np.float32).reshape(-1, 5 + count * dimensions)
+            assert set(rows[:, 0]) <= set(data['names'])
+            points = rows[:, 5:].reshape(len(rows), count, dimensions)
+            for coordinates in (rows[:, 1:5], points[:, :, :2]):
+                assert (coordinates >= 0).all()
+                assert (coordinates <= 1).all()
+            with Image.open(path) as image:
+                sides = np.array([*image.size, 1])
+            centres = np.pad(rows[:, None, 1:3], ((0, 0), (0, 0), (0, 1)))
+            found[path.name] = np.concatenate([centres, points], axis=1) * sides
+    return found
+
+
+@pytest.mark.parametrize('count', range(9))
+def test_nothing_is_lost_on_the_way(tmp_path: Path, count: int) -> None:
+    """Places, visibilities, boxes, names, sizes and ids, with and without images."""
+    images = [make_image(count), make_image(1, 2, file_name='Straße/東京.png'), make_image(0, 3)]
+    for folder, image_bytes in (('with', jpeg), ('without', None)):
+        write_yolo(tmp_path / folder, images, val_share=0.5, image_bytes=image_bytes)
+        found = sorted(read_yolo(tmp_path / folder), key=lambda image: image.id)
+        for image, other in zip(found, images, strict=True):
+            assert (image.id, image.file_name, image.size) == (other.id, other.file_name, other.size)
+            assert_same_persons(image.persons, other.persons)
+
+
+def test_ultralytics_finds_what_was_written(tmp_path: Path) -> None:
+    """An independent reader sees the same persons, with names that ultralytics can find."""
+    images = [make_image(count, count + 1) for count in range(6)]
+    write_yolo(tmp_path / 'data', images, val_share=0.4, image_bytes=jpeg)
+    found = read_as_documented(tmp_path / 'data')
+    assert len(found) == 6
+    for image in images:
+        persons = found[image.file_name]
+        assert len(persons) == len(image.persons)
+        for table, person in zip(persons, image.persons, strict=True):
+            labelled = person.visibility > 0
+            if person.box is not None:
+                np.testing.assert_allclose(table[0, :2], (person.box[:2] + person.box[2:]) / 2, atol=0.01)
+            np.testing.assert_array_equal(table[1:, 2], person.visibility)
+            np.testing.assert_allclose(table[1:, :2][labelled], person.keypoints[labelled], atol=0.01)
+            assert not table[1:][~labelled].any()
+
+
+def test_both_splits_are_there(tmp_path: Path) -> None:
+    """Even without an image of their own; an image without persons has an empty label file."""
+    write_yolo(tmp_path, [make_image(0)], val_share=0)
+    assert (tmp_path / 'labels' / 'train' / '0001.txt').read_text() == ''
+    assert (tmp_path / 'images' / 'val').is_dir()
+    data = yaml.safe_load((tmp_path / 'data.yaml').read_text())
+    assert (data['train'], data['val'], data['kpt_shape'], data['names']) == (
+        'images/train', 'images/val', [133, 3], {0: 'person'},
+    )  # fmt: skip
+    assert Path(data['path']) == tmp_path.resolve()
+
+
+def test_what_the_format_cannot_hold_is_left_out(tmp_path: Path) -> None:
+    """Persons of whom nothing is known or whose box is no box, and keypoints outside the image."""
+    outside = make_person()
+    outside.visibility[:] = VISIBLE
+    outside.keypoints[0] = -5, 10
+    outside.keypoints[1] = 640.2, 10
+    away = replace(make_person(), box=np.array([700, 10, 800, 20], dtype=np.float32))
+    write_yolo(tmp_path, [make_image(0, persons=[Person.empty(), away, outside])], val_share=0)
+    (person,) = read_yolo(tmp_path)[0].persons
+    assert person.visibility[:3].tolist() == [0, 2, 2]
+    np.testing.assert_allclose(person.keypoints[1], [640, 10], atol=0.001)
+
+
+def test_equal_names_get_files_of_their_own(tmp_path: Path) -> None:
+    """In other folders, or with another ending, since labels have the same."""
+    images = [make_image(1, number, file_name=name) for number, name in enumerate(['a/x.jpg', 'b/x.jpg', 'x.png'])]
+    write_yolo(tmp_path, images, val_share=0)
+    assert len(list((tmp_path / 'labels' / 'train').iterdir())) == 3
+    assert sorted(image.file_name for image in read_yolo(tmp_path)) == ['a/x.jpg', 'b/x.jpg', 'x.png']
+
+
+def foreign(
+    folder: Path, *, shape: tuple[int, int] = (17, 3), names: Any = None, train: Any = '../train/images'
+) -> Path:
+    """A dataset as exporters write it: folders per split, sizes only in images."""
+    (folder / 'train' / 'images').mkdir(parents=True)
+    (folder / 'train' / 'labels').mkdir()
+    data = {'train': train, 'val': None, 'kpt_shape': list(shape), 'names': names or ['dog', 'person']}
+    (folder / 'data.yaml').write_text(yaml.safe_dump(data))
+    (folder / 'train' / 'images' / 'a.jpg').write_bytes(jpeg(make_image(0)))
+    columns = ' '.join('0.5 0.25 2' if shape[1] == 3 else '0.5 0.25' for _ in range(shape[0] - 1))
+    unseen = ' '.join(shape[1] * ['0'])
+    dog, person = (f'{kind} 0.5 0.5 0.25 0.5 {unseen} {columns}' for kind in (0, 1))
+    (folder / 'train' / 'labels' / 'a.txt').write_text(f'{dog}\n\n{person}\n')
+    return folder
+
+
+@pytest.mark.parametrize('shape', [(17, 2), (17, 3), (133, 2), (133, 3)])
+def test_datasets_of_others_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """17 or 133 keypoints, with or without visibility, beside other classes."""
+    (image,) = read_yolo(foreign(tmp_path, shape=shape))
+    assert (image.file_name, image.size, image.id) == ('a.jpg', SIZE, 1)
+    (person,) = image.persons
+    np.testing.assert_allclose(person.box, [240, 120, 400, 360])
+    assert person.visibility.tolist() == [0] + (shape[0] - 1) * [2] + (133 - shape[0]) * [0]
+    assert person.keypoints[1].tolist() == [320, 120]
+
+
+def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
+    """Labels are of the upright image."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', SIZE).save(foreign(tmp_path) / 'train' / 'images' / 'a.jpg', exif=exif)
+    assert read_yolo(tmp_path)[0].size == (480, 640)
+
+
+@pytest.mark.parametrize(
+    ('file', 'content', 'named'),
+    [
+        ('data.yaml', b'{', 'data.yaml is no YAML'),
+        ('data.yaml', b'\xff', 'data.yaml is no UTF-8'),
+        ('data.yaml', b'- 1', 'data.yaml: the file must be a mapping'),
+        ('data.yaml', b'train: a\nnames: [person]', r'data.yaml: kpt_shape must be \[133, 3\]'),
+        ('data.yaml', b'kpt_shape: [21, 3]', r'kpt_shape must be .* not \[21, 3\]'),
+        ('data.yaml', b'kpt_shape: [17, 3]', 'names must be a mapping'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [dog]', 'names has no class person, but dog'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: {x: person}', 'the class of person in names must be an integer'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: 5', 'train must be a text'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: /etc', 'train must be a folder of the dataset'),
+        (
+            'data.yaml',
+            b'kpt_shape: [17, 3]\nnames: [person]\ntrain: a/../../b',
+            'train must be a folder of the dataset',
+        ),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: a.txt', 'lists of images are not supported'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: elsewhere', 'there is no such folder'),
+        ('train/labels/a.txt', b'1 0.5 0.5', 'a.txt, line 1 has 3 numbers; .* 56'),
+        ('train/labels/a.txt', b'person 0.5', 'a.txt, line 1: not all are numbers'),
+        ('train/labels/a.txt', b'nan ' * 56, 'a.txt, line 1: not all numbers are finite'),
+        ('train/labels/a.txt', b'\xff', 'a.txt is no UTF-8'),
+        ('train/labels/b.txt', b'', r'b.txt has no image train/images/b\.\*'),
+        ('train/images/a.jpg', b'x', 'a.jpg is no image'),
+        ('images.json', b'[]', 'images.json must be a mapping'),
+        ('images.json', b'{"train/images/a.jpg": {"id": 1}}', 'images.json: train/images/a.jpg: file_name must be'),
+    ],
+)
+def test_broken_files_are_refused(tmp_path: Path, file: str, content: bytes, named: str) -> None:
+    """With the name of the file and what is wrong."""
+    (foreign(tmp_path) / file).write_bytes(content)
+    with pytest.raises(InvalidRequest, match=named):
+        read_yolo(tmp_path)
+
+
+def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
+    """By the name of the file that is missing; and one with files is not written to."""
+    with pytest.raises(InvalidRequest, match='data.yaml cannot be read'):
+        read_yolo(tmp_path)
+    foreign(tmp_path)
+    with pytest.raises(InvalidRequest, match='is not empty'):
+        write_yolo(tmp_path, [], val_share=0)
+
+
+def test_images_that_somebody_adds_get_ids_of_their_own(tmp_path: Path) -> None:
+    """Beside those that are known."""
+    write_yolo(tmp_path, [make_image(1, 5)], val_share=0, image_bytes=jpeg)
+    (tmp_path / 'images' / 'train' / '0000.jpg').write_bytes(jpeg(make_image(0)))
+    assert [(image.id, len(image.persons)) for image in read_yolo(tmp_path)] == [(6, 0), (5, 1)]
+    assert json.loads((tmp_path / 'images.json').read_text()).keys() == {'images/train/0005.jpg'}

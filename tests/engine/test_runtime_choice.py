@@ -1,0 +1,178 @@
+"""Which runtime and precision run a package."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from detector.engine import runtime_choice
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.runtime_choice import Choice, choose
+from detector.engine.runtimes import Backend
+from detector.errors import RuntimeUnavailable
+from detector.models.embedded import EMBEDDED_PACKAGE
+from detector.models.package import ModelPackage, unpack
+from tests.support.cards import assert_read, make_card
+
+
+@pytest.fixture
+def real_model(embedded: ModelPackage) -> ModelPackage:
+    """The embedded networks as if any precision were good for them, as for published models."""
+    return ModelPackage(
+        folder=embedded.folder,
+        id=embedded.id,
+        version=embedded.version,
+        wholebody=embedded.wholebody.model_copy(update={'precision': 'any'}),
+        category_ids=embedded.category_ids,
+    )
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every package be worth measuring."""
+    monkeypatch.setattr(runtime_choice, '_MEASURED_BYTES', 0)
+
+
+def flags(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(runtime_choice, 'cpu_flags', lambda: frozenset(names))
+
+
+def chosen(package: ModelPackage, **options: object) -> tuple[str, str]:
+    choice = choose(package, **{'backend_type': 'auto', 'device': 'cpu', 'precision': 'auto'} | options)  # type: ignore[arg-type]
+    return choice.backend_type, choice.precision
+
+
+def test_bf16_is_taken_where_the_cpu_multiplies_it(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With AMX, if the package allows it and nobody asks for anything else."""
+    flags(monkeypatch, 'avx512_bf16')
+    assert chosen(real_model) == ('onnxruntime', 'f32')
+    flags(monkeypatch, 'amx_bf16', 'amx_tile')
+    assert chosen(real_model) == ('openvino', 'bf16')
+    assert chosen(real_model, backend_type='openvino') == ('openvino', 'bf16')
+    assert chosen(real_model, backend_type='onnxruntime') == ('onnxruntime', 'f32')
+    assert chosen(real_model, precision='f32') == ('onnxruntime', 'f32')
+
+
+def test_a_package_that_needs_f32_gets_it(
+    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the CPU and the settings say; the log tells."""
+    flags(monkeypatch, 'amx_bf16')
+    assert chosen(embedded)[1] == 'f32'
+    assert caplog.text == ''
+    assert chosen(embedded, precision='bf16', backend_type='openvino') == ('openvino', 'f32')
+    assert 'needs f32' in caplog.text
+
+
+def test_bf16_that_nobody_computes_is_an_error(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a runtime, or by this CPU: never f32 in silence."""
+    for backend in ('onnxruntime', 'opencv'):
+        with pytest.raises(RuntimeUnavailable, match=f'PRECISION=bf16: {backend} computes f32'):
+            PoseEngine(real_model, EngineOptions(backend_type=backend, precision='bf16'))  # type: ignore[arg-type]
+    import openvino
+
+    if 'BF16' not in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        with pytest.raises(RuntimeUnavailable, match='PRECISION=bf16: this cpu computes'):
+            PoseEngine(real_model, EngineOptions(precision='bf16'))
+    monkeypatch.setattr(runtime_choice, 'is_installed', lambda name: name != 'openvino')
+    with pytest.raises(RuntimeUnavailable, match='openvino, which computes it, is not installed'):
+        chosen(real_model, precision='bf16')
+
+
+def test_small_packages_are_not_measured(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded one starts at once on the usual runtime."""
+    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured'))
+    assert chosen(embedded) == ('onnxruntime', 'f32')
+
+
+@pytest.mark.usefixtures('large')
+def test_the_fastest_is_measured_once_and_remembered(
+    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Really measured here; then the memory decides, until the package or the machine is another."""
+    first = choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path)
+    assert 'measured: ' in first.reason
+    assert 'onnxruntime' in first.reason
+    assert 'openvino' in first.reason
+    (outcome,) = json.loads((tmp_path / 'runtimes.json').read_text()).values()
+    assert set(outcome) == {'onnxruntime', 'openvino'}
+    measure = runtime_choice._measure
+    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured again'))
+    assert choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path) == first
+    monkeypatch.setattr(runtime_choice, '_measure', measure)
+    monkeypatch.setattr(runtime_choice, 'usable_cpus', lambda: 64)
+    chosen(embedded, cache=tmp_path)
+    assert len(json.loads((tmp_path / 'runtimes.json').read_text())) == 2
+
+
+@pytest.mark.usefixtures('large')
+@pytest.mark.parametrize(
+    ('milliseconds', 'backend'),
+    [
+        ({'onnxruntime': 100, 'openvino': 90}, 'openvino'),
+        ({'onnxruntime': 100, 'openvino': 97}, 'onnxruntime'),
+        ({'onnxruntime': 100, 'openvino': 110}, 'onnxruntime'),
+        ({'openvino': 110}, 'openvino'),
+    ],
+)
+def test_another_runtime_must_be_clearly_faster(
+    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[Backend, float], backend: str
+) -> None:
+    """Or be the only one that works."""
+    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: milliseconds)
+    assert chosen(embedded) == (backend, 'f32')
+
+
+@pytest.mark.usefixtures('large')
+def test_a_runtime_that_rejects_the_networks_is_passed_over(
+    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And if all do, the error says why each does."""
+    real = runtime_choice.open_runtime
+
+    def opening(path: Path, *, backend_type: Backend, **options: object) -> object:
+        if backend_type in rejecting:
+            raise RuntimeUnavailable(f'{backend_type} knows no such operator')
+        return real(path, backend_type=backend_type, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runtime_choice, 'open_runtime', opening)
+    rejecting = ['onnxruntime']
+    assert chosen(embedded) == ('openvino', 'f32')
+    rejecting = ['onnxruntime', 'openvino']
+    with pytest.raises(RuntimeUnavailable, match='onnxruntime knows no such operator.*openvino knows no such'):
+        chosen(embedded)
+
+
+@pytest.mark.usefixtures('large')
+def test_a_broken_memory_or_a_folder_that_cannot_be_written_does_no_harm(
+    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is measured again, or each time."""
+    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: {'onnxruntime': 1})
+    for content in ('{', '[]', '{"x": 5}'):
+        (tmp_path / 'runtimes.json').write_text(content)
+        assert chosen(embedded, cache=tmp_path)[0] == 'onnxruntime'
+    (tmp_path / 'file').write_text('')
+    assert chosen(embedded, cache=tmp_path / 'file')[0] == 'onnxruntime'
+    assert 'cannot be written' in caplog.text
+
+
+def test_compiled_networks_are_kept_with_their_package(tmp_path: Path) -> None:
+    """OpenVINO's, so that the next start is quick; they give the same poses, and go when the package goes."""
+    (tmp_path / 'package').mkdir()
+    package = unpack(EMBEDDED_PACKAGE, tmp_path / 'package')
+    assert_read(PoseEngine(package, EngineOptions(backend_type='openvino')).poses(make_card()))
+    assert not (package.folder / 'compiled').exists()
+    options = EngineOptions(backend_type='openvino', cache=tmp_path / 'cache')
+    assert_read(PoseEngine(package, options).poses(make_card()))
+    blobs = sorted((package.folder / 'compiled').iterdir())
+    assert blobs
+    assert_read(PoseEngine(package, options).poses(make_card()))
+    assert sorted((package.folder / 'compiled').iterdir()) == blobs
+
+
+def test_a_choice_opens_what_it_says(embedded: ModelPackage) -> None:
+    """Runtime and precision are in the name that /about shows."""
+    choice = Choice(backend_type='openvino', device='cpu', precision='f32', compiled=None, reason='')
+    runtime = choice.open(embedded.detector_path)
+    assert (runtime.name, runtime.precision) == ('openvino on CPU', 'f32')

@@ -1,0 +1,128 @@
+"""Frames of a camera between two runs of the person detector."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from detector.engine import streams as streams_module
+from detector.engine.pose_engine import PoseEngine
+from detector.engine.streams import Streams
+from detector.pose.images import Image
+from mock.test_card.cards import Figure
+from tests.support.cards import assert_read, make_card
+
+
+class Counting:
+    """Counts the runs of an engine's detector."""
+
+    def __init__(self, engine: PoseEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.detections = 0
+        detect = engine.detector.detect
+
+        def counting(image: Image) -> object:
+            self.detections += 1
+            return detect(image)
+
+        monkeypatch.setattr(engine.detector, 'detect', counting)
+
+
+@pytest.fixture
+def counter(engine: PoseEngine, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    return Counting(engine, monkeypatch)
+
+
+def frame(*figures: Figure, width: int = 1000, height: int = 600) -> Image:
+    return make_card(figures, width=width, height=height)
+
+
+def walk(streams: Streams, figures: Sequence[Figure], camera_id: str = 'c') -> None:
+    """Frames of one figure each, all of which must be read right."""
+    for figure in figures:
+        assert_read(streams.poses(frame(figure), camera_id), [figure])
+
+
+def test_the_detector_runs_on_every_nth_frame(engine: PoseEngine, counter: Counting) -> None:
+    """A walking figure is read to the pixel in all frames, box and keypoints."""
+    streams = Streams(engine, interval=5)
+    walk(streams, [Figure(x=50 + 6 * step, y=40 + 2 * step, height=420) for step in range(20)])
+    assert counter.detections == 4
+
+
+def test_two_persons_are_followed(engine: PoseEngine, counter: Counting) -> None:
+    """Each at its own pace."""
+    streams = Streams(engine, interval=10)
+    for step in range(10):
+        figures = [Figure(x=30 + 5 * step, y=40, height=420), Figure(x=600 - 3 * step, y=100, height=330 + 2 * step)]
+        assert_read(streams.poses(frame(*figures), 'c'), figures)
+    assert counter.detections == 1
+
+
+def test_someone_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Counting) -> None:
+    """An empty frame has no phantom, and whoever comes back is found in the first frame."""
+    streams = Streams(engine, interval=100)
+    figure = Figure(x=50, y=40, height=420)
+    walk(streams, [figure, figure])
+    assert streams.poses(frame(), 'c') == []
+    assert streams.poses(frame(), 'c') == []
+    walk(streams, [Figure(x=500, y=40, height=420)])
+    assert counter.detections == 4
+
+
+def test_one_of_two_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Counting) -> None:
+    """The other stays."""
+    streams = Streams(engine, interval=100)
+    pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
+    assert_read(streams.poses(frame(*pair), 'c'), pair)
+    assert_read(streams.poses(frame(pair[0]), 'c'), pair[:1])
+    assert counter.detections == 2
+
+
+def test_a_newcomer_is_found_within_the_interval(engine: PoseEngine) -> None:
+    """At the next run of the detector."""
+    streams = Streams(engine, interval=3)
+    pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
+    counts = [len(streams.poses(frame(pair[0]), 'c')), *(len(streams.poses(frame(*pair), 'c')) for _ in range(3))]
+    assert counts[0] == 1
+    assert counts[-1] == 2
+
+
+@pytest.mark.parametrize('change', ['scene', 'size', 'jump'])
+def test_another_picture_is_looked_at_anew(engine: PoseEngine, counter: Counting, change: str) -> None:
+    """Another background, another frame size, or a person far from where they were."""
+    streams = Streams(engine, interval=100)
+    figure = Figure(x=50, y=40, height=420)
+    walk(streams, [figure])
+    after = {
+        'scene': lambda: np.where(frame(figure) == 200, 90, frame(figure)).astype(np.uint8),
+        'size': lambda: frame(figure, width=900),
+        'jump': lambda: frame(Figure(x=600, y=100, height=420)),
+    }[change]()
+    expected = Figure(x=600, y=100, height=420) if change == 'jump' else figure
+    assert_read(streams.poses(after, 'c'), [expected])
+    assert counter.detections == 2
+
+
+def test_cameras_are_independent_and_bounded(
+    engine: PoseEngine, counter: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its own persons; invented ids push out those of longest ago."""
+    monkeypatch.setattr(streams_module, 'MAX_STREAMS', 4)
+    streams = Streams(engine, interval=100)
+    left, right = Figure(x=50, y=40, height=420), Figure(x=600, y=40, height=420)
+    for _ in range(3):
+        walk(streams, [left], 'left')
+        walk(streams, [right], 'right')
+    assert counter.detections == 2
+    for number in range(8):
+        streams.poses(frame(width=64, height=64), f'{number}')
+    assert len(streams._streams) == 4
+    walk(streams, [left], 'left')
+    assert counter.detections == 3 + 8
+
+
+def test_an_interval_of_one_detects_always(engine: PoseEngine, counter: Counting) -> None:
+    """The default."""
+    streams = Streams(engine, interval=1)
+    walk(streams, 3 * [Figure(x=50, y=40, height=420)])
+    assert counter.detections == 3

@@ -1,0 +1,101 @@
+"""The queue of annotations on the disk."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from detector.label_studio.backend import correction_queue
+from detector.label_studio.backend.correction_queue import MAX_PAUSE_SECONDS, MAX_TRIES, CorrectionQueue, Hint
+
+HINT = Hint(annotation=5, project=1)
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> CorrectionQueue:
+    return CorrectionQueue(tmp_path / 'folder' / 'queue.sqlite')
+
+
+def first(queue: CorrectionQueue) -> Hint:
+    hint, _ = queue.next()
+    assert hint is not None
+    return hint
+
+
+def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
+    """And so does what was sent."""
+    before = CorrectionQueue(tmp_path / 'queue.sqlite')
+    before.add([HINT, Hint(annotation=6, project=2)], 100.0)
+    before.done(first(before), 'v1')
+    before.close()
+    after = CorrectionQueue(tmp_path / 'queue.sqlite')
+    hint, due = after.next()
+    assert (hint and hint.annotation, hint and hint.project, due) == (6, 2, 100.0)
+    assert after.knows(HINT, 'v1')
+    assert not after.knows(HINT, 'v2')
+    assert after.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
+
+
+def test_an_annotation_waits_once(queue: CorrectionQueue) -> None:
+    """However many calls tell of it; the first of those that are due comes first."""
+    queue.add([HINT], 50.0)
+    queue.add([HINT, Hint(annotation=4, project=1)], 40.0)
+    assert queue.about()['waiting'] == 2
+    assert first(queue).annotation == 4
+    queue.done(first(queue), None)
+    assert first(queue).annotation == 5
+    assert queue.next()[1] == 40.0
+
+
+def test_news_that_come_while_it_is_handled_are_not_lost(queue: CorrectionQueue) -> None:
+    """The annotation stays in the queue, since its new version has not been read."""
+    queue.add([HINT], 0.0)
+    handled = first(queue)
+    queue.add([HINT], 10.0)
+    queue.done(handled, 'v1')
+    assert queue.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
+    queue.done(first(queue), None)
+    assert queue.next() == (None, 0.0)
+
+
+def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
+    """An outage is waited for without end; an image that cannot be had is given up."""
+    queue.add([HINT], 0.0)
+    pauses = []
+    for _ in range(20):
+        assert not queue.later(first(queue), 1000.0, limited=False)
+        pauses.append(queue.next()[1] - 1000)
+    assert pauses[:3] == [5, 10, 20]
+    assert pauses[-1] == MAX_PAUSE_SECONDS
+    queue.add([HINT], 0.0)
+    given_up = [queue.later(HINT, 1000.0, limited=True) for _ in range(MAX_TRIES - 1)]
+    assert not any(given_up)
+    assert queue.later(first(queue), 1000.0, limited=True)
+    assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1}
+
+
+def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is bounded."""
+    monkeypatch.setattr(correction_queue, 'MAX_WAITING', 100)
+    for start in (1, 101):
+        queue.add([Hint(annotation=start + number, project=1) for number in range(70)], 0.0)
+    assert queue.about()['waiting'] == 100
+
+
+def test_a_broken_database_is_set_aside(tmp_path: Path) -> None:
+    """And begun anew."""
+    path = tmp_path / 'queue.sqlite'
+    path.write_bytes(b'hello' * 1000)
+    queue = CorrectionQueue(path)
+    queue.add([HINT], 0.0)
+    assert first(queue).annotation == 5
+    assert path.with_suffix('.broken').exists()
+
+
+def test_faults_of_the_disk_are_errors_of_the_system(tmp_path: Path) -> None:
+    """Callers know OSError."""
+    queue = CorrectionQueue(tmp_path / 'other.sqlite')
+    with sqlite3.connect(tmp_path / 'other.sqlite') as other:
+        other.execute('DROP TABLE waiting')
+    with pytest.raises(OSError, match='the database of corrections'):
+        queue.add([HINT], 0.0)

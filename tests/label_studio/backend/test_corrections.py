@@ -1,0 +1,244 @@
+"""From webhooks to the Learning Loop: a real node, the mock Loop, and a stand-in for Label Studio."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from detector.datasets.person import HIDDEN, VISIBLE, Person
+from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
+from detector.label_studio.backend.corrections import hints_in, to_annotations
+from detector.label_studio.labels.config import generate, parse
+from detector.label_studio.labels.regions import Region, to_results
+from detector.pose import images
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
+from mock.test_card.cards import Figure
+from tests.support.cards import FIGURES, make_card
+from tests.support.label_studio.studio import Studio, running_studio
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.processes import NodeProcess, running_node
+
+CARD = images.encode_jpeg(make_card(), quality=90)
+SIZE = (720, 480)
+
+
+@pytest.fixture(scope='module')
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
+    with running_mock_loop(tmp_path_factory.mktemp('learning') / 'loop') as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def studio() -> Iterator[Studio]:
+    with running_studio() as server:
+        yield server
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess, studio: Studio) -> Iterator[NodeProcess]:
+    """A node between the two."""
+    settings = {'UPLOAD_SECONDS': 0.1, **loop.settings, **studio.settings}
+    with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _clean(loop: MockLoopProcess, studio: Studio) -> None:
+    loop.delete_images()
+    studio.asked.clear()
+    studio.objects.clear()
+    studio.down = False
+
+
+def drawn(figure: Figure) -> Person:
+    return Person(
+        box=figure.box.astype(np.float32),
+        box_score=0.9,
+        keypoints=figure.keypoints.astype(np.float32),
+        visibility=np.full(133, VISIBLE, dtype=np.int8),
+        scores=np.ones(133, dtype=np.float32),
+    )
+
+
+def regions(figures: Sequence[Figure] = FIGURES) -> list[Region]:
+    return to_results([drawn(figure) for figure in figures], parse(generate('keypoints')), SIZE)
+
+
+def tell(node: NodeProcess, *annotations: int, action: str = 'ANNOTATION_UPDATED', project: int = 1) -> None:
+    """The webhook of Label Studio, without what nobody shall trust."""
+    body: dict[str, Any] = {'action': action, 'project': {'id': project}, 'task': {'id': 1}}
+    items = [{'id': annotation, 'result': [{'forged': True}]} for annotation in annotations]
+    body['annotation'] = items if action.startswith('ANNOTATIONS') else items[0]
+    answer = httpx.post(f'{node.url}/webhook', json=body, timeout=10)
+    assert answer.status_code == 200
+    assert answer.json()['annotations'] == len(annotations)
+
+
+def corrections(node: NodeProcess) -> dict[str, int]:
+    return dict(httpx.get(f'{node.url}/about').json()['label_studio']['corrections'])
+
+
+def handled(node: NodeProcess, loop: MockLoopProcess) -> list[dict[str, Any]]:
+    """What has arrived when nothing waits any more."""
+    deadline = time.monotonic() + 30
+    while corrections(node)['waiting'] or httpx.get(f'{node.url}/outbox').json()['waiting']:
+        assert time.monotonic() < deadline, corrections(node)
+        time.sleep(0.1)
+    return [image['metadata'] for image in loop.images()]
+
+
+def test_a_correction_arrives_as_annotations(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
+    """Boxes and points in pixels, the ids of the model's categories, and tags that name no person."""
+    results = regions()
+    nose = next(region for region in results if region['value'].get('keypointlabels') == ['nose'])
+    nose['value'] |= {'x': 50.0, 'y': 25.0}
+    studio.add_annotation(11, results, image=studio.add_image('card.jpg', CARD))
+    tell(node, 11)
+    (metadata,) = handled(node, loop)
+    assert set(metadata['tags']) >= {'label_studio', 'project_1', 'task_11', 'annotator_7'}
+    boxes, points = metadata['box_annotations'], metadata['point_annotations']
+    assert len(boxes) == 2
+    assert len(points) == 266
+    for figure, box in zip(FIGURES, boxes, strict=True):
+        corners = np.array([box['x'], box['y'], box['x'] + box['width'], box['y'] + box['height']])
+        assert np.abs(corners - figure.box).max() <= 1
+        assert box['category_id'] == category_id('person')
+    assert points[0] == {'category_name': 'nose', 'category_id': category_id('nose'), 'x': 360.0, 'y': 120.0}
+    for point, expected in zip(points[1:133], FIGURES[0].keypoints[1:], strict=True):
+        assert np.hypot(point['x'] - expected[0], point['y'] - expected[1]) < 0.02
+
+
+def test_each_version_is_sent_once(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
+    """Label Studio may call often; a new version of the annotation is news."""
+    image = studio.add_image('card.jpg', CARD)
+    studio.add_annotation(12, regions(), image=image)
+    for _ in range(3):
+        tell(node, 12, action='ANNOTATION_CREATED')
+        assert len(handled(node, loop)) == 1
+    studio.add_annotation(12, regions(FIGURES[:1]), image=image, updated_at='2026-11-21T00:00:00Z')
+    tell(node, 12)
+    assert len(handled(node, loop)) == 2
+
+
+def test_many_at_once_are_all_sent(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
+    """The bulk form has a list."""
+    numbers = list(range(20, 30))
+    for number in numbers:
+        studio.add_annotation(number, regions(), image=studio.add_image(f'{number}.jpg', CARD))
+    tell(node, *numbers, action='ANNOTATIONS_CREATED')
+    tags = {tag for metadata in handled(node, loop) for tag in metadata['tags'] if tag.startswith('task_')}
+    assert tags == {f'task_{number}' for number in numbers}
+
+
+def test_forged_and_skipped_annotations_ship_nothing(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
+    """Invented ones, those of another project, skipped ones, and those of projects without poses."""
+    image = studio.add_image('card.jpg', CARD)
+    studio.add_annotation(31, regions(), image=image, was_cancelled=True)
+    studio.add_annotation(32, regions(), image=image, project=2)
+    studio.add_annotation(33, regions(), image=image, project=3)
+    studio.objects['/api/projects/3/']['label_config'] = '<View><Text name="t" value="$t"/></View>'
+    tell(node, 31)
+    tell(node, 32, project=1)
+    tell(node, 33, project=3)
+    tell(node, 34)
+    assert handled(node, loop) == []
+    assert not any(path.startswith('/data') for path in studio.asked)
+
+
+@pytest.mark.parametrize(
+    'body',
+    [
+        {'action': 'TASKS_CREATED', 'tasks': [{'id': 1}], 'project': {'id': 1}},
+        {'action': 'ANNOTATIONS_DELETED', 'annotations': [{'id': 1}], 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED'},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 'x'}, 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': True}, 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': -1}, 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 2**70}, 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 1}, 'project': 1},
+        {'action': 'ANNOTATION_CREATED', 'annotation': 'x', 'project': {'id': 1}},
+        {'action': ['x'], 'annotation': {'id': 1}, 'project': {'id': 1}},
+        {},
+    ],
+)
+def test_other_calls_tell_of_nothing(body: dict[str, Any]) -> None:
+    """Deleted annotations, tasks, and nonsense."""
+    assert hints_in(body) == []
+
+
+@pytest.mark.integration
+def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
+    """Also through a kill of the node."""
+    studio.add_annotation(41, regions(), image=studio.add_image('card.jpg', CARD))
+    settings = {'UPLOAD_SECONDS': 0.1, **loop.settings, **studio.settings}
+    studio.down = True
+    with running_node(tmp_path, **settings) as node:
+        tell(node, 41)
+        time.sleep(1)
+        assert corrections(node)['waiting'] == 1
+        node.process.kill()
+        node.process.wait()
+    studio.down = False
+    with running_node(tmp_path, **settings) as node:
+        (metadata,) = handled(node, loop)
+        assert 'task_41' in metadata['tags']
+        assert corrections(node) == {'waiting': 0, 'sent': 1, 'given_up': 0}
+
+
+@pytest.mark.integration
+def test_a_database_that_breaks_is_said(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
+    """A webhook hears 507, and `/about` goes on telling what it knows; the next start begins anew."""
+    for answer in (507, 200):
+        with running_node(tmp_path, **loop.settings, **studio.settings) as node:
+            if answer == 507:
+                (node.data_folder / 'label_studio' / 'corrections.sqlite').write_bytes(b'x' * 8192)
+            body = {'action': 'ANNOTATION_UPDATED', 'annotation': {'id': 404}, 'project': {'id': 1}}
+            told = httpx.post(f'{node.url}/webhook', json=body, timeout=20)
+            assert told.status_code == answer
+            assert answer == 200 or 'the correction cannot be stored' in told.json()['detail']
+            about = httpx.get(f'{node.url}/about', timeout=20)
+            assert about.status_code == 200
+            assert ('error' in about.json()['label_studio']['corrections']) == (answer == 507)
+
+
+def test_without_a_loop_webhooks_are_answered(tmp_path: Path, studio: Studio) -> None:
+    """Nothing is stored for nobody."""
+    with running_node(tmp_path, **studio.settings) as node:
+        body = {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 1}, 'project': {'id': 1}}
+        answer = httpx.post(f'{node.url}/webhook', json=body)
+        assert answer.status_code == 200
+        assert 'LOOP_HOST' in answer.json()['detail']
+        assert httpx.get(f'{node.url}/about').json()['label_studio']['corrections'] is None
+    assert not (tmp_path / 'data' / 'label_studio').exists()
+
+
+def test_half_a_skeleton_is_half_a_skeleton() -> None:
+    """Only what is labelled becomes points; a person without a box gets that of the points."""
+    person = Person.empty()
+    for name, (x, y), visibility in (('nose', (10, 20), VISIBLE), ('left_wrist', (30.123, 5), HIDDEN)):
+        person.keypoints[KEYPOINT_INDEX[name]] = x, y
+        person.visibility[KEYPOINT_INDEX[name]] = visibility
+    ids = {name: f'id of {name}' for name in ('person', *KEYPOINT_NAMES)}
+    metadata = to_annotations([person], ids)
+    (box,) = metadata.box_annotations
+    assert (box.x, box.y, box.width, box.height, box.category_id) == (10, 5, 20, 15, 'id of person')
+    assert [(point.category_name, point.x, point.y) for point in metadata.point_annotations] == [
+        ('nose', 10, 20),
+        ('left_wrist', 30.12, 5),
+    ]
+
+
+@pytest.mark.integration
+def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
+    """What seems to be due in hours is looked at when the node starts."""
+    path = tmp_path / 'data' / 'label_studio' / 'corrections.sqlite'
+    queue = CorrectionQueue(path)
+    queue.add([Hint(annotation=71, project=1)], time.time() + 6 * 3600)
+    queue.close()
+    studio.add_annotation(71, regions(), image=studio.add_image('card.jpg', CARD))
+    with running_node(tmp_path, UPLOAD_SECONDS=0.1, **loop.settings, **studio.settings) as node:
+        assert len(handled(node, loop)) == 1

@@ -1,0 +1,274 @@
+"""Projects and snapshots as what an evaluation compares, up to the command on a file."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.cli.labelstudio import app
+from detector.errors import ExtraMissing, InvalidRequest
+from detector.label_studio.evaluation.evaluation import Evaluated
+from detector.label_studio.evaluation.matching import EVALUATED_PARTS
+from detector.label_studio.evaluation.project_evaluation import Annotated, checked, read_snapshot
+from detector.label_studio.labels.config import any_style, generate, parse
+from detector.label_studio.labels.regions import to_results
+from detector.pose.skeleton import OKS_SIGMAS
+from tests.support.commands import invoke, succeed
+from tests.support.label_studio.tasks import Json, make_annotation, make_task
+
+from .test_evaluation import LEFT_HAND, SIZE, by_hand, coco_figures, make_person, moved, part_of, without
+
+SKELETON = parse(generate('skeleton'))
+KEYPOINTS = parse(generate('keypoints'))
+NOSE = 0
+
+
+def evaluated(*tasks: Json, versions: tuple[str, ...] = (), config: Any = SKELETON) -> list[Any]:
+    annotated = Annotated()
+    for task in tasks:
+        annotated.add(task, config)
+    return annotated.evaluate(versions)
+
+
+def snapshot(path: Path, *tasks: Json) -> Path:
+    path.write_text(json.dumps(tasks))
+    return path
+
+
+# ---------------------------------------------------------------- the command, on a file
+
+
+@pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
+def test_the_command_reproduces_an_oks_that_was_computed_by_hand(tmp_path: Path, config: Any) -> None:
+    """exp(-d² / (2 · 0.53 · width · height · (2σ)²)) for the nose, 1 for all others; in either style of regions."""
+    person = make_person(width=200, height=400)
+    task = make_task(7, config, people=[by_hand(person)], predicted={'m 1.0': [moved(person, [NOSE], 12, -16)]})
+    file, figures = snapshot(tmp_path / 'snapshot.json', task), tmp_path / 'figures' / 'figures.json'
+    printed = succeed(app, 'evaluate', file, '--json', figures)
+    expected = np.exp(-(20**2) / (2 * 0.53 * 200 * 400 * (2 * 0.026) ** 2))
+    found = json.loads(figures.read_text())
+    parts = {part['name']: part for part in found['evaluations'][0]['parts']}
+    assert parts['body']['oks'] == pytest.approx((16 + expected) / 17, abs=1e-5)
+    assert parts['whole_body']['oks'] == pytest.approx((132 + expected) / 133, abs=1e-5)
+    assert parts['face']['oks'] == 1
+    assert found['comparison'] is None
+    assert 'm 1.0: 1 images, 1 people, 1 predicted, 0 missed, 0 surplus' in printed
+    assert 'image7.jpg (task 7)' in printed
+    assert 'nose' in printed
+    assert f'{(16 + expected) / 17:.3f}' in printed
+
+
+def test_the_command_has_the_precision_of_coco(tmp_path: Path) -> None:
+    """Four images with perturbed points, through regions in percent, and by faster-coco-eval from the points alone."""
+    rng = np.random.default_rng(3)
+    images, tasks = [], []
+    for number in range(1, 5):
+        people, predicted = [], []
+        for column in range(3):
+            width, height = rng.uniform(100, 250, 2)
+            person = make_person(100 + 280 * column, 200, width=width, height=height, seed=10 * number + column)
+            spread = 10 ** rng.uniform(-1, 0.3) * np.sqrt(width * height) * OKS_SIGMAS[:, None]
+            noise = np.clip(rng.normal(0, spread, (133, 2)), -90, 90)
+            found = replace(
+                person,
+                keypoints=(person.keypoints + noise).astype(np.float32),
+                box_score=round(float(rng.uniform()), 3),
+            )
+            people.append(by_hand(person))
+            if column < number:
+                predicted.append(found)
+        images.append(Evaluated(name=str(number), people=people, predicted=predicted, model_version='m'))
+        tasks.append(make_task(number, SKELETON, people=people, predicted={'m': predicted}, size=SIZE))
+    figures = tmp_path / 'figures.json'
+    succeed(app, 'evaluate', snapshot(tmp_path / 'snapshot.json', *tasks), '--json', figures)
+    parts = {part['name']: part for part in json.loads(figures.read_text())['evaluations'][0]['parts']}
+    for part in EVALUATED_PARTS:
+        expected = coco_figures(images, part)
+        assert 0.05 < expected[0] < 0.95, 'the data can tell right from wrong'
+        found_figures = [parts[part.name][metric] for metric in ('ap', 'ap50', 'ap75', 'ar')]
+        assert found_figures == pytest.approx(expected, abs=1e-5), part.name
+
+
+def test_the_command_compares_versions_and_writes_a_report(tmp_path: Path) -> None:
+    """All of them, the oldest first; or those that are wanted."""
+    person = make_person()
+    versions = {'z 1.0': [moved(person, LEFT_HAND.indices, 100)], 'a 1.1': [person]}
+    file = snapshot(tmp_path / 's.json', make_task(1, KEYPOINTS, people=[person], predicted=versions))
+    report, figures = tmp_path / 'report.html', tmp_path / 'figures.json'
+    printed = succeed(app, 'evaluate', file, '--html', report, '--json', figures)
+    comparison = json.loads(figures.read_text())['comparison']
+    assert comparison['versions'] == ['z 1.0', 'a 1.1']
+    assert '+1.000' in printed
+    assert 'a 1.1' in report.read_text()
+    assert 'data:image/png' in report.read_text()
+    printed = succeed(app, 'evaluate', file, '--model-version', 'a 1.1')
+    assert 'z 1.0' not in printed
+
+
+def test_the_command_takes_a_labeling_config_of_ones_own(tmp_path: Path) -> None:
+    """For files of projects whose controls have other names."""
+    xml = generate('keypoints', ['body']).replace('"kp"', '"punkte"')
+    config = parse(xml)
+    person = make_person()
+    file = snapshot(tmp_path / 's.json', make_task(1, config, people=[person], predicted={'m': [person]}))
+    own, figures = tmp_path / 'config.xml', tmp_path / 'figures.json'
+    own.write_text(xml)
+    succeed(app, 'evaluate', file, '--config', own, '--json', figures)
+    parts = {part['name']: part['oks'] for part in json.loads(figures.read_text())['evaluations'][0]['parts']}
+    assert (parts['body'], parts['face']) == (1, None)
+
+
+def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
+    """Of images without a size, and of those that have two; on standard error, and in the JSON."""
+    person = make_person()
+    good, small, unknown = (
+        make_task(number, SKELETON, people=[person], predicted={'m': [person]}) for number in (1, 2, 3)
+    )
+    small['predictions'][0]['result'] = to_results([person], SKELETON, (500, 400))
+    for part in (unknown['annotations'], unknown['predictions']):
+        for region in part[0]['result']:
+            del region['original_width']
+    figures = tmp_path / 'figures.json'
+    result = invoke(app, 'evaluate', snapshot(tmp_path / 's.json', good, small, unknown), '--json', figures)
+    assert result.exit_code == 0
+    assert 'warning: task 2: its image has 1000 × 800 pixels, for m 500 × 400' in result.stderr
+    assert 'warning: task 3 is left out' in result.stderr
+    found = json.loads(figures.read_text())
+    assert len(found['warnings']) == 2
+    assert len(found['evaluations'][0]['images']) == 2
+
+
+@pytest.mark.parametrize('arguments', [[], ['FILE', '--project', '1'], ['--project', '1', '--config', 'FILE']])
+def test_the_command_takes_projects_or_a_file(tmp_path: Path, arguments: list[str]) -> None:
+    """Not both, nor neither; a labeling config only with a file."""
+    file = snapshot(tmp_path / 's.json')
+    result = invoke(app, 'evaluate', *[str(file) if argument == 'FILE' else argument for argument in arguments])
+    assert result.exit_code == 2
+
+
+def test_a_missing_extra_is_told_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the figures, and that of the plots if they are wanted."""
+    file = snapshot(tmp_path / 's.json')
+    monkeypatch.setitem(sys.modules, 'matplotlib', None)
+    result = invoke(app, 'evaluate', file, '--html', tmp_path / 'report.html')
+    assert isinstance(result.exception, ExtraMissing)
+    assert 'matplotlib' in str(result.exception)
+    monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
+    result = invoke(app, 'evaluate', file)
+    assert isinstance(result.exception, ExtraMissing)
+    assert 'extra `evaluate`' in str(result.exception)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def test_the_newest_annotation_that_is_not_skipped_counts() -> None:
+    """By the time of its last change; tasks without one are left out."""
+    person = make_person()
+    task = make_task(1, SKELETON, people=[moved(person, [NOSE], 50)], predicted={'m': [person]})
+    right = make_annotation(3, to_results([person], SKELETON, SIZE), hour=15)
+    skipped = make_annotation(99, [], was_cancelled=True, hour=18)
+    task['annotations'] += [right, skipped]
+    only_skipped = make_task(2, SKELETON, predicted={'m': [person]})
+    only_skipped['annotations'] = [skipped]
+    (found,) = evaluated(task, only_skipped, make_task(3, SKELETON, predicted={'m': [person]}))
+    assert [image.name for image in found.images] == ['image1.jpg (task 1)']
+    assert part_of(found, 'whole_body').oks == 1
+
+
+def test_of_predictions_of_one_version_the_newest_counts() -> None:
+    """They come from retrieving twice; without a version they are "undefined", as Label Studio has it."""
+    person = make_person()
+    task = make_task(1, SKELETON, people=[person], predicted={'x': [person], 'y': [moved(person, [NOSE], 90)]})
+    for prediction in task['predictions']:
+        prediction['model_version'] = None
+    (found,) = evaluated(task)
+    assert found.model_version == 'undefined'
+    assert part_of(found, 'body').oks < 1
+
+
+def test_an_empty_annotation_says_that_nobody_is_there() -> None:
+    """The predicted person is surplus; its regions tell the size."""
+    (found,) = evaluated(make_task(1, SKELETON, people=[], predicted={'m': [make_person()]}))
+    assert (found.people, found.surplus) == (0, 1)
+    (found,) = evaluated(make_task(1, SKELETON, people=[], predicted={'m': []}))
+    assert [image.quality for image in found.images] == [1]
+
+
+@pytest.mark.parametrize('style', ['skeleton', 'keypoints'])
+def test_only_keypoints_that_annotators_could_label_count(style: Any) -> None:
+    """A prediction that was made when the config had more of them is no worse for it."""
+    person = make_person()
+    wide, narrow = parse(generate(style)), parse(generate(style, ['body', 'left_hand']))
+    task = make_task(1, narrow, people=[by_hand(person)])
+    task['predictions'] = make_task(1, wide, predicted={'m': [person]})['predictions']
+    (found,) = evaluated(task, config=narrow)
+    assert {part.name for part in found.parts if part.oks is not None} == {'body', 'left_hand', 'whole_body'}
+    assert part_of(found, 'whole_body').oks == 1
+    assert sum(keypoint.removed for keypoint in found.keypoints) == 0
+
+
+def test_either_style_of_annotations_and_predictions_can_be_read_together() -> None:
+    """With the config of files, as when a project has changed its style."""
+    person = make_person()
+    task = make_task(1, KEYPOINTS, people=[by_hand(without(person, [NOSE]))])
+    task['predictions'] = make_task(1, SKELETON, predicted={'m': [person]})['predictions']
+    (found,) = evaluated(task, config=any_style())
+    assert next(keypoint.removed for keypoint in found.keypoints if keypoint.name == 'nose') == 1
+    assert part_of(found, 'whole_body').oks == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_nothing_to_compare_is_said() -> None:
+    """No annotations, no predictions, a version that is not there."""
+    person = make_person()
+    with pytest.raises(InvalidRequest, match='no task has an annotation'):
+        evaluated(make_task(1, SKELETON, predicted={'m': [person]}))
+    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a prediction'):
+        evaluated(make_task(1, SKELETON, people=[person]))
+    with pytest.raises(InvalidRequest, match="no annotated task has a prediction of 'x'; there are those of m, n"):
+        evaluated(make_task(1, SKELETON, people=[person], predicted={'m': [], 'n': []}), versions=('x',))
+
+
+def test_a_labeling_config_without_keypoints_is_refused() -> None:
+    """Boxes alone have nothing to measure here."""
+    config = replace(SKELETON, skeletons=None)
+    with pytest.raises(InvalidRequest, match='no keypoints'):
+        checked(config)
+
+
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        ('{', 'is no JSON'),
+        ('{}', 'must be a list'),
+        ('[1]', 'must be a mapping'),
+        ('[{"data": {}, "id": 1}]', 'not as JSON-MIN'),
+        (
+            '[{"data": {}, "id": 4, "annotations": [{"result": []}], "predictions": [12]}]',
+            'task 4: of its predictions the file has only numbers; export a snapshot',
+        ),
+    ],
+)
+def test_files_that_are_no_snapshot_are_refused(tmp_path: Path, content: str, text: str) -> None:
+    """With what to export instead."""
+    file = tmp_path / 's.json'
+    file.write_text(content)
+    with pytest.raises(InvalidRequest, match=text):
+        read_snapshot(file, Annotated())
+
+
+def test_odd_tasks_do_no_harm() -> None:
+    """Whatever an API or a file may hold."""
+    annotated = Annotated()
+    annotated.add({}, SKELETON)
+    annotated.add({'annotations': [None, {'result': [None, 3, {}]}], 'predictions': [None, {}]}, SKELETON)
+    assert annotated.warnings == ['task 0 is left out: no region says how large its image is']
+    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a prediction that can be used'):
+        annotated.evaluate()

@@ -1,0 +1,191 @@
+"""Labeling configs, as projects have them."""
+
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import app
+from detector.errors import InvalidRequest
+from detector.label_studio.labels.config import generate, parse
+from detector.models.embedded import MODEL_FILES
+from detector.pose.skeleton import ALIASES, KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME
+from tests.support.commands import invoke, succeed
+
+IMAGE = '<Image name="image" value="$image"/>'
+BOXES = '<RectangleLabels name="bbox" toName="image"><Label value="person"/></RectangleLabels>'
+
+
+def points(*labels: str, name: str = 'kp', target: str = 'image') -> str:
+    return f'<KeyPointLabels name="{name}" toName="{target}">{"".join(labels)}</KeyPointLabels>'
+
+
+def view(*tags: str) -> str:
+    return f'<View>{"".join(tags)}</View>'
+
+
+@pytest.mark.parametrize('xml', [generate('keypoints'), None, '  '])
+def test_the_recommended_keypoints_are_all_133(xml: str | None) -> None:
+    """Without a config this one is taken."""
+    config = parse(xml)
+    assert config.boxes is not None
+    assert (config.image, config.image_key, config.boxes.name, config.boxes.label) == (
+        'image',
+        'image',
+        'bbox',
+        'person',
+    )
+    assert config.skeletons is None
+    assert config.points is not None
+    assert config.points.labels == dict(enumerate(KEYPOINT_NAMES))
+    assert config.points.indices == KEYPOINT_INDEX
+
+
+def test_the_recommended_skeleton_holds_all_keypoints_in_a_region() -> None:
+    """Or, of some parts only, those of a part."""
+    skeletons = parse(generate('skeleton')).skeletons
+    assert skeletons is not None
+    assert {label: list(indices) for label, indices in skeletons.labels.items()} == {'pose': list(range(133))}
+    skeletons = parse(generate('skeleton', ['left_hand', 'body'])).skeletons
+    assert skeletons is not None
+    assert {label: list(indices) for label, indices in skeletons.labels.items()} == {
+        'body': list(range(17)),
+        'left_hand': list(range(91, 112)),
+    }
+
+
+@pytest.mark.parametrize('parts', [['body'], ['left_hand', 'right_hand'], ['face']])
+def test_parts_are_chosen(parts: list[str]) -> None:
+    """Labels of the others are left out; each has the colour of its part."""
+    xml = generate('keypoints', parts)
+    control = parse(xml).points
+    assert control is not None
+    assert sorted(control.labels) == sorted(index for name in parts for index in PART_BY_NAME[name].indices)
+    assert all(PART_BY_NAME[name].hex_colour in xml for name in parts)
+
+
+@pytest.mark.parametrize('parts', [['tail'], []])
+def test_unknown_parts_are_named(parts: list[str]) -> None:
+    """With those that there are."""
+    with pytest.raises(InvalidRequest, match='choose from body, feet, face, left_hand, right_hand'):
+        generate('skeleton', parts)
+
+
+@pytest.mark.parametrize(
+    ('label', 'index'),
+    [
+        ('<Label value="left_wrist"/>', 9),
+        ('<Label value=" Left_Wrist "/>', 9),
+        ('<Label value="lw" alias="left_wrist"/>', 9),
+        ('<Label value="Handgelenk links" predicted_values="left_wrist"/>', 9),
+        ('<Label value="Handgelenk links" predicted_values="person" model_index="9"/>', 9),
+        ('<Label value="left_hand_root"/>', 91),
+        ('<Label value="left_wrist" predicted_values="person" model_index="42"/>', 9),
+    ],
+)
+def test_labels_are_matched_by_what_they_are_called(label: str, index: int) -> None:
+    """Name, alias, spelling, `predicted_values`, `model_index`; a name of ours decides."""
+    control = parse(view(IMAGE, points(label, '<Label value="foo"/>', '<Label value="bar"/>'))).points
+    assert control is not None
+    assert list(control.labels) == [index]
+
+
+def test_upstream_names_are_known() -> None:
+    """A config with COCO-WholeBody's own names offers all of them."""
+    labels = [f'<Label value="{alias}"/>' for alias in ALIASES]
+    control = parse(view(IMAGE, BOXES, points(*labels))).points
+    assert control is not None
+    assert {KEYPOINT_NAMES[index] for index in control.labels} == set(ALIASES.values())
+
+
+def test_the_first_label_of_a_keypoint_counts() -> None:
+    """Another one for it is left alone."""
+    control = parse(view(IMAGE, points('<Label value="nose"/>', '<Label value="Nose"/>'))).points
+    assert control is not None
+    assert control.labels == {0: 'nose'}
+
+
+def test_one_label_of_another_name_stands_for_all() -> None:
+    """A generic keypoint, and any name for a person."""
+    human = '<RectangleLabels name="b" toName="image"><Label value="Mensch"/></RectangleLabels>'
+    config = parse(view(IMAGE, human, points('<Label value="Punkt"/>')))
+    assert config.boxes is not None
+    assert config.boxes.label == 'Mensch'
+    assert config.points is not None
+    assert set(config.points.labels.values()) == {'Punkt'}
+    assert len(config.points.labels) == 133
+    assert config.points.indices == {}
+
+
+def test_a_config_without_boxes_offers_points_only() -> None:
+    """Also beside rectangles for other things."""
+    cars = '<RectangleLabels name="c" toName="image"><Label value="car"/><Label value="bus"/></RectangleLabels>'
+    for others in ((), (cars,)):
+        config = parse(view(IMAGE, *others, points('<Label value="nose"/>')))
+        assert config.boxes is None
+        assert config.points is not None
+
+
+def test_persons_are_found_among_other_labels() -> None:
+    """In whichever rectangle control they are."""
+    cars = '<RectangleLabels name="c" toName="image"><Label value="car"/><Label value="bus"/></RectangleLabels>'
+    both = '<RectangleLabels name="d" toName="image"><Label value="dog"/><Label value="Person"/></RectangleLabels>'
+    boxes = parse(view(IMAGE, cars, both)).boxes
+    assert boxes is not None
+    assert (boxes.name, boxes.label) == ('d', 'Person')
+
+
+def test_polygons_are_no_skeletons() -> None:
+    """VectorLabels without `skeleton` hold outlines."""
+    outline = '<VectorLabels name="v" toName="image"><Label value="pose"/></VectorLabels>'
+    assert parse(view(IMAGE, BOXES, outline)).skeletons is None
+
+
+@pytest.mark.parametrize(
+    ('xml', 'message'),
+    [
+        ('<View', 'is no XML'),
+        ('hello', 'is no XML'),
+        (view(IMAGE), 'no RectangleLabels with a label for a person'),
+        (view(BOXES), 'has no Image tag'),
+        (view(IMAGE, points('<Label value="foo"/>', '<Label value="bar"/>')), 'no KeyPointLabels with names'),
+        (view(IMAGE, BOXES.replace('toName="image"', 'toName="picture"')), '<Image name="image">'),
+        (
+            view(IMAGE, IMAGE.replace('name="image"', 'name="b"'), BOXES, points('<Label value="nose"/>', target='b')),
+            '<Image name="image">, <Image name="b">; boxes, keypoints and skeletons must have one of them as toName',
+        ),
+        (view('<Image name="image" value="http://x/y.jpg"/>', BOXES), 'the value must name one field'),
+        (view('<Image name="image" valueList="$images"/>', BOXES), '<Image name="image" value="">'),
+        (view(IMAGE, BOXES) + ' ' * 1_000_000, 'the limit is 1000000'),
+        ('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>', 'is not acceptable'),
+        ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>', 'is not acceptable'),
+        ('<!DOCTYPE x SYSTEM "http://127.0.0.1/x.dtd"><View/>', 'is not acceptable'),
+    ],
+)
+def test_unusable_configs_are_explained(xml: str, message: str) -> None:
+    """The tag or the reason is named; bombs are not unfolded, and nothing is fetched."""
+    with pytest.raises(InvalidRequest, match=message.replace('[', r'\[').replace('.', r'\.')):
+        parse(xml)
+
+
+def test_a_second_image_without_controls_does_not_matter() -> None:
+    """A reference picture beside the one that is labelled."""
+    config = parse(view('<Image name="example" value="$example"/>', IMAGE, BOXES))
+    assert (config.image, config.image_key) == ('image', 'image')
+
+
+def test_the_shipped_config_is_the_generated_one() -> None:
+    """With all labels that projects have today; `wholebody labelstudio config` writes it."""
+    shipped = (MODEL_FILES / 'labeling-config.xml').read_text()
+    assert shipped == generate('keypoints')
+    assert all(f'value="{name}"' in shipped for name in ('person', *KEYPOINT_NAMES))
+
+
+def test_the_command_prints_and_writes_configs(tmp_path: Path) -> None:
+    """Skeletons of everything by default."""
+    assert succeed(app, 'labelstudio', 'config') == generate('skeleton')
+    path = tmp_path / 'new' / 'hands.xml'
+    succeed(app, 'labelstudio', 'config', '--style', 'keypoints', '--parts', 'left_hand, face', '-o', path)
+    assert path.read_text() == generate('keypoints', ['left_hand', 'face'])
+    result = invoke(app, 'labelstudio', 'config', '--parts', 'tail')
+    assert result.exit_code != 0
+    assert 'choose from body' in f'{result.output}{result.exception}'

@@ -1,0 +1,583 @@
+"""Task images over real connections: what arrives, what never leaves, and when it ends."""
+
+import asyncio
+import base64
+import gzip
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import trustme
+
+from detector.errors import InvalidSettings, MediaFault
+from detector.label_studio.server import media, network
+from detector.label_studio.server.client import Connection
+from detector.label_studio.server.media import TaskImages
+from detector.settings import Settings, load_settings
+from tests.support.label_studio.recorder import PICTURE, Recorder, Reply, Request, recording, redirecting
+
+from .test_addresses import DEVIOUS
+
+TOKEN = '0123456789abcdef0123456789abcdef01234567'
+UPLOAD = '/data/upload/1/2c357725-t0.jpg'
+SIGNED = '/bucket/a.jpg?X-Amz-Signature=deadbeef'
+
+Images = Callable[..., TaskImages]
+
+
+@pytest.fixture(scope='module')
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(autouse=True)
+def _authority_in_the_environment(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients trust nobody else; they are also made in a fraction of the time that the usual bundle takes."""
+    authority.cert_pem.write_to_path(str(tmp_path / 'ca.pem'))
+    monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'ca.pem'))
+
+
+@pytest.fixture
+def studio() -> Iterator[Recorder]:
+    with recording() as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def other() -> Iterator[Recorder]:
+    with recording() as recorder:
+        yield recorder
+
+
+@pytest_asyncio.fixture
+async def images(studio: Recorder) -> AsyncIterator[Images]:
+    """Makes them, for the Label Studio of the test."""
+    made: list[TaskImages] = []
+    connections: list[Connection] = []
+
+    def make(url: str | None = studio.url, **parameters: Any) -> TaskImages:
+        connections.extend([] if url is None else [Connection(url, TOKEN)])
+        made.append(TaskImages(None if url is None else connections[-1], **parameters))
+        return made[-1]
+
+    yield make
+    await asyncio.gather(*(fetching.close() for fetching in made), *(one.close() for one in connections))
+
+
+async def refused(images: TaskImages, address: object, match: str, *, task_id: int | None = 7) -> str:
+    """Assert that an address is refused; returns why."""
+    with pytest.raises(MediaFault, match=match) as caught:
+        await images.fetch(address, task_id=task_id)
+    text = str(caught.value)
+    assert TOKEN not in text
+    assert 'deadbeef' not in text
+    assert len(text) < 400
+    return text
+
+
+@pytest.mark.parametrize(
+    ('address', 'path'),
+    [
+        (UPLOAD, UPLOAD),
+        ('/data/local-files/?d=ds/a b.jpg', '/data/local-files/?d=ds/a%20b.jpg'),
+        ('/storage-data/uploaded/?filepath=upload/1/a.jpg', '/storage-data/uploaded/?filepath=upload/1/a.jpg'),
+        ('/tasks/7/presign/?fileuri=czM6Ly9i', '/tasks/7/presign/?fileuri=czM6Ly9i'),
+        ('s3://bucket/k.jpg', '/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvay5qcGc='),
+        ('{studio}' + UPLOAD, UPLOAD),
+        ('http://localhost:8080' + UPLOAD, UPLOAD),
+        ('https://labels.example' + UPLOAD, UPLOAD),
+    ],
+)
+async def test_files_of_label_studio_are_asked_for_with_the_token(
+    studio: Recorder, images: Images, address: str, path: str
+) -> None:
+    """By path, by its address, by names from setup and settings, and through presign."""
+    fetching = images(hostnames='labels.example', allowed_hosts='none')
+    fetching.learn_hostname('http://localhost:8080')
+    assert await fetching.fetch(address.format(studio=studio.url), task_id=7) == PICTURE
+    assert studio.paths == [path]
+    assert studio.requests[0].authorization == f'Token {TOKEN}'
+
+
+async def test_a_label_studio_below_a_path(studio: Recorder, images: Images) -> None:
+    """LABEL_STUDIO_URL=http://host/ls: with or without it in the task's address, it is asked for once."""
+    fetching = images(f'{studio.url}/ls')
+    for address in (UPLOAD, f'/ls{UPLOAD}', f'{studio.url}/ls{UPLOAD}'):
+        assert await fetching.fetch(address, task_id=7) == PICTURE
+    assert studio.paths == [f'/ls{UPLOAD}'] * 3
+
+
+@pytest.mark.parametrize('start', ['', '{studio}', 'http://localhost:8080'])
+async def test_paths_that_lead_elsewhere_are_refused_without_a_request(
+    studio: Recorder, images: Images, start: str
+) -> None:
+    """In all spellings, under all names; nor is any other path of Label Studio asked."""
+    fetching = images(hostnames='localhost:8080')
+    for path in (*DEVIOUS, '/api/users/', '/user/login', '/'):
+        await refused(fetching, start.format(studio=studio.url) + path, 'leads out|images lie under|IMAGE_HOSTS')
+    assert studio.requests == []
+
+
+async def test_a_name_that_a_stranger_gave_to_setup_gets_nothing(
+    studio: Recorder, other: Recorder, images: Images
+) -> None:
+    """Addresses with it are asked for at LABEL_STUDIO_URL; neither token nor request goes to the name."""
+    fetching = images(allowed_hosts=f'*,{other.place}')
+    fetching.learn_hostname(other.url)
+    assert await fetching.fetch(other.url + UPLOAD, task_id=7) == PICTURE
+    assert studio.paths == [UPLOAD]
+    await fetching.fetch(f'{other.url}/images/a.jpg', task_id=7)
+    assert other.paths == ['/images/a.jpg']
+    assert other.requests[0].authorization is None
+
+
+async def test_the_token_of_an_https_label_studio_never_goes_in_clear(images: Images, authority: trustme.CA) -> None:
+    """An http:// address with its name and port is asked for over https; its own authority is in SSL_CERT_FILE."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert('localhost').configure_cert(context)
+    with recording(context=context) as studio:
+        fetching = images(f'https://localhost:{studio.port}')
+        assert await fetching.fetch(f'http://localhost:{studio.port}{UPLOAD}', task_id=7) == PICTURE
+        assert studio.requests[0].authorization == f'Token {TOKEN}'
+        outside = images(None, allowed_hosts=f'localhost:{studio.port},127.0.0.1:{studio.port}')
+        assert await outside.fetch(f'https://localhost:{studio.port}/a.jpg', task_id=7) == PICTURE
+        await refused(outside, f'https://127.0.0.1:{studio.port}/a.jpg', '(?i)certificate')
+
+
+async def test_hosts_that_are_listed_are_asked_without_credentials(other: Recorder, images: Images) -> None:
+    """With their query, which may be a signature; the answer may be in private networks."""
+    fetching = images(allowed_hosts=other.place)
+    assert await fetching.fetch(f'{other.url}{SIGNED}', task_id=None) == PICTURE
+    request = other.requests[0]
+    assert request.path == SIGNED
+    assert request.headers['host'] == other.place
+    assert not {'authorization', 'cookie', 'referer'} & set(request.headers)
+
+
+async def test_ipv6_hosts_can_be_listed(images: Images) -> None:
+    """In brackets, as in addresses."""
+    with recording('::1') as server:
+        assert await images(allowed_hosts=server.place).fetch(f'{server.url}/a.jpg', task_id=7) == PICTURE
+        await refused(images(), f'{server.url}/a.jpg', rf'add \[::1\]:{server.port} to IMAGE_HOSTS')
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize('host', ['127.0.0.1', 'localhost', '2130706433', '[::ffff:127.0.0.1]', '0.0.0.0'])
+async def test_private_hosts_need_listing(other: Recorder, images: Images, host: str) -> None:
+    """A star is not enough; the text names what to add, or that it may be Label Studio's name."""
+    await refused(images(), f'http://{host}:{other.port}/a.jpg', 'add .* to IMAGE_HOSTS, or to LABEL_STUDIO_HOSTNAMES')
+    assert other.requests == []
+
+
+async def test_the_environments_proxy_does_not_see_other_hosts(
+    other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would resolve the name past the vetting."""
+    fetching = images(None, allowed_hosts=other.place)
+    with recording() as proxy:
+        for name in ('HTTP_PROXY', 'http_proxy', 'ALL_PROXY', 'HTTPS_PROXY'):
+            monkeypatch.setenv(name, proxy.url)
+        monkeypatch.delenv('NO_PROXY', raising=False)
+        assert await images(None, allowed_hosts=other.place).fetch(f'{other.url}/a.jpg', task_id=7) == PICTURE
+        await refused(fetching, 'http://169.254.169.254/latest/meta-data/', 'IMAGE_HOSTS')
+        assert proxy.requests == []
+
+
+@pytest.mark.parametrize('status', [301, 302, 303, 307, 308])
+async def test_label_studio_may_redirect_to_listed_hosts_without_its_token(
+    studio: Recorder, other: Recorder, images: Images, status: int
+) -> None:
+    """As presign does to a MinIO next to it; cookies stay at home too."""
+    studio.answer = redirecting(other.url + SIGNED, status)
+    fetching = images(allowed_hosts=other.place)
+    for _ in range(2):
+        assert await fetching.fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
+    assert other.paths == [SIGNED] * 2
+    for request in (*other.requests, *studio.requests):
+        assert 'cookie' not in request.headers
+    assert {request.authorization for request in other.requests} == {None}
+
+
+async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
+    studio: Recorder, other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With IMAGE_HOSTS=none its cloud storages work, also by way of a second redirect; other hosts may not."""
+    monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2')  # stands for the internet
+    with recording('127.0.0.2') as bucket:
+        studio.answer = redirecting(bucket.url + SIGNED)
+        bucket.answer = lambda request: redirecting('/region/a.jpg')(request) if request.path == SIGNED else Reply()
+        assert await images(allowed_hosts='none').fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
+        assert bucket.paths == [SIGNED, '/region/a.jpg']
+        assert {request.authorization for request in bucket.requests} == {None}
+        await refused(images(allowed_hosts='none'), f'{bucket.url}/a.jpg', 'images may not come from 127.0.0.2')
+        other.answer = studio.answer
+        await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'images may not come from 127.0.0.2')
+        assert len(bucket.requests) == 2
+
+
+async def test_no_redirect_leads_to_private_hosts(studio: Recorder, other: Recorder, images: Images) -> None:
+    """Neither from Label Studio nor from a listed host, nor to another scheme."""
+    with recording() as private:
+        for location in (f'{private.url}/latest/meta-data/', f'http://localhost:{private.port}/', 'file:///etc/passwd'):
+            studio.answer = other.answer = redirecting(location)
+            fetching = images(allowed_hosts=f'*,{other.place}')
+            for address in ('s3://bucket/a.jpg', UPLOAD, f'{other.url}/a.jpg'):
+                await refused(fetching, address, 'IMAGE_HOSTS|cannot be read')
+        assert private.requests == []
+        assert len(studio.requests) == 6
+
+
+async def test_other_hosts_do_not_redirect_to_files_of_label_studio(
+    studio: Recorder, other: Recorder, images: Images
+) -> None:
+    """The token is not lent to whoever redirects there; without it the host is one like others."""
+    other.answer = redirecting(studio.url + UPLOAD)
+    await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'IMAGE_HOSTS')
+    assert studio.requests == []
+    studio.answer = lambda _: Reply(401, b'{}')
+    await refused(images(allowed_hosts=f'{other.place},{studio.place}'), f'{other.url}/a.jpg', 'without credentials')
+    assert studio.requests[0].authorization is None
+
+
+async def test_redirects_within_label_studio_keep_to_its_files(studio: Recorder, images: Images) -> None:
+    """With the token to another file, not to a page such as its login."""
+    studio.answer = lambda request: Reply() if request.path == UPLOAD else redirecting(UPLOAD)(request)
+    assert await images().fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
+    assert studio.requests[1].authorization == f'Token {TOKEN}'
+    studio.answer = redirecting('/user/login/?next=/data/')
+    await refused(images(), UPLOAD, 'redirects .* to its page /user/login/: check LABEL_STUDIO_API_TOKEN')
+    studio.answer = redirecting('/data/%2e%2e/api/users')
+    await refused(images(), UPLOAD, 'leads out')
+    assert len(studio.requests) == 4
+
+
+async def test_redirects_end(studio: Recorder, other: Recorder, images: Images) -> None:
+    """After five, at Label Studio and elsewhere."""
+    studio.answer, other.answer = redirecting(UPLOAD), redirecting('/a.jpg')
+    await refused(images(), UPLOAD, 'more than 5 redirects')
+    await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'more than 5 redirects')
+    assert len(studio.requests) == len(other.requests) == 6
+
+
+@pytest.mark.parametrize('inside', [True, False])
+async def test_a_body_larger_than_the_limit_is_not_read(studio: Recorder, images: Images, inside: bool) -> None:
+    """Neither announced nor without Content-Length, where 100 MB are on offer."""
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1600):
+            sent.append(1)
+            yield bytes(65536)
+
+    fetching = images(allowed_hosts=studio.place, max_bytes=1_000_000)
+    address = UPLOAD if inside else f'{studio.url}/a.jpg'
+    studio.answer = lambda _: Reply(body=endless())
+    await refused(fetching, address, 'more than the limit of 1000000 bytes')
+    assert 16 <= len(sent) < 400
+    studio.answer = lambda _: Reply(headers={'Content-Length': '1000001'}, body=iter([PICTURE]))
+    await refused(fetching, address, 'more than the limit of 1000000 bytes')
+    studio.answer = lambda _: Reply(body=b'\xff\xd8'.ljust(1_000_000))
+    assert len(await fetching.fetch(address, task_id=7)) == 1_000_000
+
+
+@pytest.mark.parametrize('inside', [True, False])
+async def test_a_compressed_body_is_refused_undecoded(studio: Recorder, images: Images, inside: bool) -> None:
+    """Nobody asked for it: a thousandfold bomb stays as small as it came."""
+    bomb = gzip.compress(bytes(10_000_000))
+    studio.answer = lambda _: Reply(body=bomb, headers={'Content-Encoding': 'gzip', 'Content-Type': 'image/png'})
+    fetching = images(allowed_hosts=studio.place)
+    await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'compressed \(gzip\)')
+    assert studio.requests[0].headers['accept-encoding'] == 'identity'
+
+
+@pytest.mark.parametrize('inside', [True, False])
+async def test_a_host_that_drips_ends(studio: Recorder, images: Images, inside: bool) -> None:
+    """The time is that of the whole image."""
+
+    def drip() -> Iterator[bytes]:
+        while True:
+            yield b'\xff'
+            time.sleep(0.05)
+
+    studio.answer = lambda _: Reply(body=drip())
+    fetching = images(allowed_hosts=studio.place, seconds=0.4)
+    started = time.monotonic()
+    await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'not here after 0.4 s \(IMAGE_SECONDS\)')
+    assert time.monotonic() - started < 10
+
+
+async def test_a_body_that_breaks_off_is_no_image(studio: Recorder, images: Images) -> None:
+    """Half a photograph would be annotated as a whole one."""
+    studio.answer = lambda _: Reply(headers={'Content-Length': '1000'}, body=iter([PICTURE]))
+    fetching = images(allowed_hosts=studio.place)
+    for address in (UPLOAD, f'{studio.url}/a.jpg'):
+        await refused(fetching, address, '(?i)without sending complete message body')
+
+
+@pytest.mark.parametrize(
+    ('body', 'content_type', 'text'),
+    [
+        (b'\n<!DOCTYPE html><title>Log in</title>', 'image/jpeg', 'an HTML page instead of an image'),
+        (b'<p>Log in</p>', 'text/html; charset=utf-8', 'an HTML page instead of an image'),
+        (b'{"detail": "no"}', 'application/json', 'JSON instead of an image'),
+        (b'', 'image/jpeg', r'empty \(0 bytes\)'),
+    ],
+)
+async def test_a_page_instead_of_an_image_is_called_one(
+    studio: Recorder, images: Images, body: bytes, content_type: str, text: str
+) -> None:
+    """Status 200 notwithstanding; for Label Studio the settings are named."""
+    studio.answer = lambda _: Reply(body=body, headers={'Content-Type': content_type})
+    fault = await refused(images(), UPLOAD, text)
+    assert ('LABEL_STUDIO_API_TOKEN' in fault) == bool(body)
+    await refused(images(allowed_hosts=studio.place), f'{studio.url}/a.jpg', text)
+
+
+async def test_an_image_is_one_whatever_its_content_type(studio: Recorder, images: Images) -> None:
+    """What it is called matters to browsers only; other formats are told by whoever decodes them."""
+    answers = [(PICTURE, 'text/html'), (b'GIF89a', 'image/gif'), (b'\0\1', 'application/octet-stream')]
+    fetching = images()
+
+    def answer(request: Request) -> Reply:
+        body, content_type = answers[int(request.path[-1])]
+        return Reply(body=body, headers={'Content-Type': content_type})
+
+    studio.answer = answer
+    for number, (body, _) in enumerate(answers):
+        assert await fetching.fetch(f'/data/upload/{number}', task_id=7) == body
+
+
+@pytest.mark.parametrize(
+    ('address', 'status', 'text'),
+    [
+        (UPLOAD, 404, '^/data/upload/1/2c357725-t0.jpg: Label Studio has no such file'),
+        ('/data/local-files/?d=ds/a.jpg&sig=deadbeef', 404, r'^/data/local-files/\?d=ds/a.jpg: Label Studio has no'),
+        ('s3://bucket/k.jpg', 404, '^s3://bucket/k.jpg: .* its bucket among the cloud storages'),
+        (UPLOAD, 500, 'Label Studio answers 500, as 1.23 does when it has no such upload'),
+        ('/storage-data/uploaded/?filepath=a.jpg', 500, r'^/storage-data/uploaded/\?filepath=a.jpg: .* answers 500$'),
+        (UPLOAD, 206, 'Label Studio answers 206'),
+        (UPLOAD, 304, 'Label Studio answers 304'),
+        (UPLOAD, 403, 'answers 403: may the user of LABEL_STUDIO_API_TOKEN'),
+        (UPLOAD, 401, 'legacy tokens are off .* use a personal access token'),
+        ('{studio}' + SIGNED, 404, r'^http://127.0.0.1:\d+/bucket/a.jpg: 127.0.0.1 answers 404'),
+        ('{studio}' + SIGNED, 403, 'answers 403, which is asked without credentials'),
+    ],
+)
+async def test_other_statuses_name_the_address_and_what_to_do(
+    studio: Recorder, images: Images, address: str, status: int, text: str
+) -> None:
+    """Without the query, which may hold a signature."""
+    studio.answer = lambda _: Reply(status, b'')
+    await refused(images(allowed_hosts=studio.place), address.format(studio=studio.url), text)
+
+
+async def test_no_signature_and_no_token_is_logged(
+    studio: Recorder, other: Recorder, images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even at level DEBUG of everything, along a redirect to a presigned address."""
+    caplog.set_level('DEBUG')
+    studio.answer = redirecting(other.url + SIGNED)
+    assert await images(allowed_hosts=other.place).fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
+    assert other.paths == [SIGNED]
+    assert 'deadbeef' not in caplog.text
+    assert TOKEN not in caplog.text
+
+
+@pytest.mark.parametrize(
+    'address', ['file:///etc/passwd', '/etc/passwd', '../../etc/passwd', '', None, 7, 'http://ann:pw@127.0.0.1/a.jpg']
+)
+async def test_no_file_of_this_machine_is_read(studio: Recorder, images: Images, address: object) -> None:
+    """Nor anything else that is no address of an image."""
+    fault = await refused(
+        images(allowed_hosts='127.0.0.1'), address, 'images have addresses with|images lie under|no address|user name'
+    )
+    assert 'pw' not in fault.replace('passwd', '')
+    assert studio.requests == []
+
+
+async def test_without_label_studio_other_hosts_still_serve(other: Recorder, images: Images) -> None:
+    """Its own files name the settings to set."""
+    fetching = images(None, allowed_hosts=other.place)
+    assert await fetching.fetch(f'{other.url}/data/upload/a.jpg', task_id=7) == PICTURE
+    await refused(fetching, UPLOAD, 'set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN')
+
+
+async def test_settings_are_honoured(other: Recorder, studio: Recorder) -> None:
+    """IMAGE_HOSTS, IMAGE_SECONDS and LABEL_STUDIO_HOSTNAMES, as they are read."""
+    settings = Settings(
+        label_studio_url=studio.url,
+        label_studio_api_token=TOKEN,
+        label_studio_hostnames='Labels:8080, labels.example',
+        image_hosts=f' {other.place} ,*',
+        image_seconds=0.3,
+    )
+    connection = Connection.of(settings)
+    assert connection is not None
+    fetching = TaskImages.of(settings, connection)
+    assert await fetching.fetch(f'http://labels:8080{UPLOAD}', task_id=7) == PICTURE
+    assert await fetching.fetch(f'{other.url}/a.jpg', task_id=7) == PICTURE
+    other.answer = Crowd(0.6)
+    await refused(fetching, f'{other.url}/a.jpg', '0.3 s')
+    await fetching.close()
+    await connection.close()
+
+
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        ('IMAGE_HOSTS', 'http://minio:9000'),
+        ('IMAGE_HOSTS', 'minio/bucket'),
+        ('IMAGE_HOSTS', 'minio,*.example'),
+        ('IMAGE_HOSTS', 'ann:pw@minio'),
+        ('LABEL_STUDIO_HOSTNAMES', '*'),
+        ('LABEL_STUDIO_HOSTNAMES', 'labels:http'),
+        ('IMAGE_SECONDS', '0'),
+    ],
+)
+def test_settings_that_name_no_host_stop_the_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A URL, a path or a pattern would never match anything."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=f'^{name}='):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    'uri',
+    [
+        'data:image/jpeg;base64,' + base64.b64encode(PICTURE).decode(),
+        'DATA:image/jpeg;name=a;BASE64,' + base64.b64encode(PICTURE).decode().replace('/', '%2F'),
+        'data:image/jpeg;base64,' + base64.encodebytes(PICTURE).decode(),
+        'data:image/jpeg,' + ''.join(f'%{byte:02x}' for byte in PICTURE),
+    ],
+)
+async def test_data_uris_are_decoded(images: Images, uri: str) -> None:
+    """Base64 or percent-encoded, without any request or Label Studio."""
+    assert await images(None, allowed_hosts='none').fetch(uri, task_id=None) == PICTURE
+
+
+@pytest.mark.parametrize(
+    ('uri', 'text'),
+    [
+        ('data:text/html;base64,PGI+', 'only data:image/… is accepted'),
+        ('data:,hello', 'only data:image/… is accepted'),
+        ('data:image/png;base64', 'only data:image/… is accepted'),
+        ('data:image/png;base64,@@@@', 'no valid base64'),
+        ('data:image/png;base64,ä', 'no valid base64'),
+        ('data:image/png;base64,', 'empty'),
+        ('data:image/png;base64,' + 'A' * 1400, 'more than the limit of 1000 bytes'),
+        ('data:image/png,' + 'A' * 1001, 'more than the limit of 1000 bytes'),
+        ('data:image/png,' + '%41' * 2000, 'more than the limit of 1000 bytes'),
+    ],
+)
+async def test_data_uris_of_other_things_are_refused(images: Images, uri: str, text: str) -> None:
+    """Other types, broken and large ones; the text does not repeat them."""
+    assert len(await refused(images(max_bytes=1000), uri, text)) < 120
+
+
+class Crowd:
+    """Counts how many requests are answered at the same time, each for a while."""
+
+    def __init__(self, seconds: float = 0.05) -> None:
+        self.seconds = seconds
+        self.most = self._now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, _: Request) -> Reply:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        time.sleep(self.seconds)
+        with self._lock:
+            self._now -= 1
+        return Reply()
+
+
+async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, images: Images) -> None:
+    """As asked for, and no more; waiting for a turn is not counted as time of the image."""
+    studio.answer = crowd = Crowd()
+    fetching = images(concurrency=3, seconds=0.4)
+    await asyncio.gather(*(fetching.fetch(f'/data/upload/1/{number}.jpg', task_id=7) for number in range(30)))
+    assert crowd.most == 3
+    assert len(studio.requests) == 30
+
+
+async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images) -> None:
+    """Once for each that is asked for, with the time that it took; pictures in the address itself are no fetch."""
+    told: list[tuple[str, float]] = []
+    fetching = images(allowed_hosts='none')
+    fetching.observe = lambda outcome, seconds: told.append((outcome, seconds))
+    studio.answer = lambda request: Reply(404, b'') if 'none' in request.path else Reply(200, PICTURE)
+    await fetching.fetch(UPLOAD, task_id=7)
+    await refused(fetching, '/data/upload/1/none.jpg', 'no such file')
+    await refused(fetching, '/api/projects', '/api/projects')
+    await fetching.fetch('data:image/png;base64,aGFsbG8=', task_id=7)
+    assert [outcome for outcome, _ in told] == ['ok', 'failed', 'refused']
+    assert all(0 <= seconds < 10 for _, seconds in told)
+
+
+async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Images) -> None:
+    """Concurrently and later; the next batch asks anew."""
+    studio.answer = Crowd()
+    fetching = images()
+    async with fetching.batch() as batch:
+        fetched = await asyncio.gather(*(batch.fetch(UPLOAD, task_id=number) for number in range(10)))
+        assert fetched == [PICTURE] * 10
+        assert await batch.fetch(UPLOAD, task_id=7) == PICTURE
+        assert len(studio.requests) == 1
+        assert await batch.fetch('/data/upload/1/other.jpg', task_id=7) == PICTURE
+    async with fetching.batch() as batch:
+        await batch.fetch(UPLOAD, task_id=7)
+    assert studio.paths == [UPLOAD, '/data/upload/1/other.jpg', UPLOAD]
+
+
+async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) -> None:
+    """Everybody hears the reason, Label Studio one question."""
+    studio.answer = lambda _: Reply(404, b'')
+    async with images().batch() as batch:
+        for _ in range(3):
+            with pytest.raises(MediaFault, match='no such file'):
+                await batch.fetch(UPLOAD, task_id=7)
+        with pytest.raises(MediaFault, match='no address'):
+            await batch.fetch(None, task_id=7)
+    assert len(studio.requests) == 1
+
+
+async def test_who_stops_waiting_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
+    """One request of a batch is given up, the fetch goes on."""
+    studio.answer = Crowd(0.2)
+    async with images().batch() as batch:
+        first, second = (asyncio.create_task(batch.fetch(UPLOAD, task_id=7)) for _ in range(2))
+        await asyncio.sleep(0.1)
+        first.cancel()
+        assert await second == PICTURE
+    assert len(studio.requests) == 1
+
+
+async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Images) -> None:
+    """At once, also those that failed while nobody was waiting."""
+    studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else Crowd(1)(request)
+    started = time.monotonic()
+    async with images().batch() as batch:
+        waiting = [asyncio.create_task(batch.fetch(f'/data/upload/1/{name}', task_id=7)) for name in 'abc']
+        forgotten = asyncio.create_task(batch.fetch(UPLOAD, task_id=7))
+        await asyncio.sleep(0.05)
+        forgotten.cancel()
+        await asyncio.sleep(0.1)
+    assert time.monotonic() - started < 0.9
+    assert all(
+        isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*waiting, return_exceptions=True)
+    )
+
+
+async def test_a_batch_keeps_so_many_bytes(studio: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest; what has been forgotten is asked for again."""
+    monkeypatch.setattr(media, '_BATCH_BYTES', 2 * len(PICTURE))
+    async with images().batch() as batch:
+        for name in 'abcbab':
+            assert await batch.fetch(f'/data/upload/1/{name}', task_id=7) == PICTURE
+    assert [path[-1] for path in studio.paths] == ['a', 'b', 'c', 'a']

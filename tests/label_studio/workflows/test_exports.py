@@ -1,0 +1,314 @@
+"""Datasets from Label Studio's JSON exports, by the command itself."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.cli.main import app
+from detector.datasets.coco import read_coco
+from detector.datasets.poses_json import read_poses_json
+from detector.datasets.yolo import read_yolo
+from detector.errors import InvalidImage, InvalidRequest
+from detector.label_studio.labels.config import Style, generate, parse
+from detector.label_studio.labels.regions import to_results
+from detector.label_studio.labels.task_contents import name_in
+from detector.label_studio.workflows.exports import upright, with_unique_ids
+from detector.label_studio.workflows.labelled_tasks import with_kept
+from tests.support.commands import invoke, succeed
+from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
+from tests.support.people import SIZE, assert_same_persons, make_image, make_person
+
+STYLES = pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
+
+
+@pytest.fixture(autouse=True)
+def _no_label_studio(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('LABEL_STUDIO_URL', 'LABEL_STUDIO_API_TOKEN', 'LOOP_HOST', 'HOST'):
+        monkeypatch.delenv(name, raising=False)
+
+
+def export(*arguments: Any) -> str:
+    return succeed(app, 'labelstudio', 'export', *arguments)
+
+
+@STYLES
+@pytest.mark.parametrize('kind', ['coco-wholebody', 'coco-wholebody --flat', 'json', 'yolo-pose'])
+def test_every_person_comes_out(tmp_path: Path, style: Style, kind: str) -> None:
+    """Of both styles, without knowing which; up to eight persons an image; ids are those of the tasks."""
+    images = [make_image(count, count) for count in range(1, 9)]
+    file = write_export(tmp_path / 'tasks.json', [make_task(image, style) for image in images])
+    output = tmp_path / ('out' if kind == 'yolo-pose' else 'out.json')
+    printed = export(file, '--format', *kind.split(), '-o', output)
+    assert '8 images, 36 persons' in printed
+    readers = {'json': read_poses_json, 'yolo-pose': read_yolo}
+    found = sorted(readers.get(kind, read_coco)(output), key=lambda image: image.id)
+    for one, other in zip(found, images, strict=True):
+        assert (one.id, one.file_name, one.size) == (other.id, other.file_name, other.size)
+        # of points without a box Label Studio keeps the order among the other regions only
+        order = [*(p for p in other.persons if p.box is not None), *(p for p in other.persons if p.box is None)]
+        assert_same_persons(one.persons, order)
+
+
+def test_fiftyone_gets_its_folder(tmp_path: Path) -> None:
+    """With tags if the dataset is divided."""
+    file = write_export(tmp_path / 'tasks.json', [make_task(make_image(2))])
+    export(file, '--format', 'fiftyone', '--val', '1', '-o', tmp_path / 'out')
+    (sample,) = json.loads((tmp_path / 'out' / 'samples.json').read_text())['samples']
+    assert len(sample['detections']['detections']) == 2
+    assert sample['tags'] == ['val']
+
+
+def test_the_newest_annotation_counts(tmp_path: Path) -> None:
+    """Not the last in the list, and never a skipped one; the origin names it."""
+    old, new = make_image(1), make_image(2)
+    task = make_task(old)
+    config = parse(generate('skeleton'))
+    changed = make_annotation(5, to_results(new.persons, config, SIZE), updated_at='2026-11-22T00:00:00Z')
+    skipped = make_annotation(9, [], updated_at='2026-11-23T00:00:00Z', was_cancelled=True)
+    task['annotations'] = [skipped, changed, *task['annotations']]
+    file = write_export(tmp_path / 'tasks.json', [task])
+    export(file, '--format', 'json', '-o', tmp_path / 'out.json')
+    (image,) = json.loads((tmp_path / 'out.json').read_text())['images']
+    assert len(image['persons']) == 2
+    assert image['origin'] == {
+        'task': 1,
+        'project': 3,
+        'data': task['data'],
+        'annotation': 5,
+        'annotator': 7,
+        'updated_at': '2026-11-22T00:00:00Z',
+    }
+
+
+def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
+    """Skipped ones, too, unless --all is given; an empty annotation says that nobody is there."""
+    nobody = make_task(make_image(0, 1), meta=with_kept({}, make_image(0, 1)))
+    bare = make_task(make_image(0, 2), meta=with_kept({}, make_image(0, 2)), annotations=[])
+    skipped = make_task(make_image(1, 3), meta=with_kept({}, make_image(0, 3)))
+    skipped['annotations'][0]['was_cancelled'] = True
+    file = write_export(tmp_path / 'tasks.json', [nobody, bare, skipped])
+    printed = export(file, '-o', tmp_path / 'out.json')
+    assert '1 image, 0 persons\nleft out: 2 not labelled' in printed
+    assert [image.id for image in read_coco(tmp_path / 'out.json')] == [1]
+    export(file, '--all', '--format', 'json', '-o', tmp_path / 'all.json')
+    images = json.loads((tmp_path / 'all.json').read_text())['images']
+    assert [(image['id'], image['persons'], image['origin'] is None) for image in images] == [
+        (1, [], False),
+        (2, [], True),
+        (3, [], True),
+    ]
+
+
+def test_predictions_of_one_version(tmp_path: Path) -> None:
+    """That which is named, or the newest of the file; ids instead of predictions are none."""
+    config = parse(generate('skeleton'))
+    task = make_task(make_image(3))
+    task['predictions'] = [
+        {
+            'id': number,
+            'model_version': f'v{number}',
+            'created_at': f'2026-11-21T12:00:0{number}Z',
+            'result': to_results(make_image(number).persons, config, SIZE),
+        }
+        for number in (2, 1)
+    ]
+    file = write_export(tmp_path / 'tasks.json', [task, make_task(make_image(1, 2), predictions=[16])])
+    for options, persons in (([], 2), (['--model-version', 'v1'], 1), (['--model-version', 'v3'], 0)):
+        output = tmp_path / f'{persons}.json'
+        printed = export(file, '--predictions', *options, '--format', 'json', '-o', output)
+        assert f'{persons} person' in printed
+    (image,) = json.loads((tmp_path / '2.json').read_text())['images']
+    assert (image['origin']['prediction'], image['origin']['model_version']) == (2, 'v2')
+    only_ids = write_export(tmp_path / 'ids.json', [make_task(make_image(1, 2), predictions=[16])])
+    refused = invoke(app, 'labelstudio', 'export', only_ids, '--predictions', '-o', tmp_path / 'none.json')
+    assert isinstance(refused.exception, InvalidRequest)
+
+
+@STYLES
+def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
+    """With its task; the rest is exported."""
+    task = make_task(make_image(2, 41), style)
+    results = task['annotations'][0]['result']
+    common = {'to_name': 'image', 'original_width': 640, 'original_height': 480}
+    box = {'x': 1, 'y': 1, 'width': 5, 'height': 5, 'rotation': 0}
+    results += [
+        common | {'from_name': 'bbox', 'type': 'rectanglelabels', 'value': box | {'rectanglelabels': ['car']}},
+        common | {'from_name': 'x', 'type': 'brushlabels', 'value': {'rle': [], 'brushlabels': ['hair']}},
+        common
+        | {'from_name': 'bbox', 'type': 'rectanglelabels', 'value': box | {'x': 150, 'rectanglelabels': ['person']}},
+        common | {'from_name': 'kp', 'type': 'keypointlabels', 'value': {'x': 5, 'y': -9, 'keypointlabels': ['nose']}},
+        {'type': 'relation', 'from_id': 'a', 'to_id': 'b'},
+        {'type': 'rectanglelabels', 'from_name': 'bbox'},
+    ]
+    half = {'vertices': [{'id': 'nose', 'x': 50, 'y': 50, 'v': 2}], 'vectorlabels': ['pose']}
+    results.append(common | {'from_name': 'skeleton', 'type': 'vectorlabels', 'value': half})
+    file = write_export(tmp_path / 'tasks.json', [task])
+    result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
+    assert result.exit_code == 0
+    for odd in ('(car)', '(hair)', 'outside the image (person)', 'outside the image (nose)', '1 of 133', 'a value'):
+        assert any(line.startswith('task 41 has') and odd in line for line in result.stderr.splitlines()), odd
+    (image,) = read_coco(tmp_path / 'out.json')
+    assert len(image.persons) == 3
+    assert '1 image, 3 persons' in result.stdout
+
+
+def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
+    """And counted, each with its reason."""
+    good, blank, nobody = (make_task(make_image(1, number)) for number in (1, 2, 3))
+    blank['data'] = {'text': 'hello'}
+    nobody['annotations'][0]['result'] = []
+    file = write_export(tmp_path / 'tasks.json', [good, blank, nobody])
+    result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
+    assert 'task 2, without an image, is left out' in result.stderr
+    assert 'task 3, whose image cannot be had, is left out' in result.stderr
+    assert result.stdout.splitlines()[1] == 'left out: 1 whose image cannot be had, 1 without an image'
+
+
+def turned_jpeg() -> bytes:
+    """640 × 480 when it is upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new('RGB', (480, 640), 'grey').save(buffer, 'JPEG', exif=exif)
+    return buffer.getvalue()
+
+
+def test_images_are_written_upright(tmp_path: Path) -> None:
+    """Their size is that of the picture, also where the regions tell none, or another."""
+    task = make_task(make_image(2))
+    for region in task['annotations'][0]['result']:
+        del region['original_width']
+    task['data']['image'] = 'data:image/jpeg;base64,' + base64.b64encode(turned_jpeg()).decode()
+    task['meta'] = {'wholebody': {'image': {'file_name': 'in/folders/a.jpg'}}}
+    file = write_export(tmp_path / 'tasks.json', [task])
+    for kind, name in (('coco-wholebody', 'images/in/folders/a.jpg'), ('yolo-pose', 'images/train/a.jpg')):
+        export(file, '--format', kind, '--images', '--val', '0', '-o', tmp_path / kind)
+        with Image.open(tmp_path / kind / name) as picture:
+            assert (picture.size, picture.getexif().get(0x0112)) == (SIZE, None)
+    (image,) = read_coco(tmp_path / 'coco-wholebody' / 'train.json')
+    assert (image.size, image.file_name) == (SIZE, 'in/folders/a.jpg')
+    assert_same_persons(image.persons, make_image(2).persons)
+    with pytest.raises(InvalidImage):
+        upright(b'no image', 10**6)
+
+
+def test_a_dataset_s_fields_come_back(tmp_path: Path) -> None:
+    """Those of the image, from the task's meta."""
+    image = make_image(1, 785, extra={'license': 4, 'flickr_url': 'http://a', 'license_entry': {'id': 4, 'name': 'L'}})
+    task = make_task(image, id=9, meta=with_kept({'sha256': 'ab'}, image))
+    assert task['meta']['sha256'] == 'ab'
+    export(write_export(tmp_path / 'tasks.json', [task]), '-o', tmp_path / 'out.json')
+    content = json.loads((tmp_path / 'out.json').read_text())
+    assert content['licenses'] == [{'id': 4, 'name': 'L'}]
+    known = {'id': 785, 'file_name': '0785.jpg', 'width': 640, 'height': 480}
+    assert content['images'] == [known | {'license': 4, 'flickr_url': 'http://a'}]
+
+
+def test_coco_can_be_divided(tmp_path: Path) -> None:
+    """By the names, into two files; each image is in one of them."""
+    file = write_export(tmp_path / 'tasks.json', [make_task(make_image(1, number)) for number in range(1, 31)])
+    export(file, '--val', '0.3', '-o', tmp_path / 'out')
+    parts = [{image.id for image in read_coco(tmp_path / 'out' / f'{part}.json')} for part in ('train', 'val')]
+    assert parts[0] | parts[1] == set(range(1, 31))
+    assert 3 <= len(parts[1]) <= 15
+    assert not parts[0] & parts[1]
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    """Neither a file nor a folder; nor do options that mean nothing pass."""
+    file = write_export(tmp_path / 'tasks.json', [make_task(make_image(1))])
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'a.txt').write_text('a')
+    for options in (['-o', file], ['-o', tmp_path / 'full'], ['--format', 'json', '--flat', '-o', tmp_path / 'a.json']):
+        result = invoke(app, 'labelstudio', 'export', file, *options)
+        assert isinstance(result.exception, InvalidRequest)
+    for options in ([], ['-p', '1', '-o', tmp_path / 'b'], ['--model-version', 'a', '-o', tmp_path / 'c']):
+        assert invoke(app, 'labelstudio', 'export', file, *options).exit_code == 2
+    assert json.loads(file.read_text())
+
+
+def test_regions_without_parents_come_out_person_by_person(tmp_path: Path) -> None:
+    """As in projects that FiftyOne has made: points have names for labels, but no parent; each lies in its box."""
+    config = """<View><Image name="image" value="$image"/>
+        <RectangleLabels name="ground_truth" toName="image"><Label value="person"/></RectangleLabels>
+        <KeyPointLabels name="keypoints" toName="image">%s</KeyPointLabels></View>"""
+    names = ('nose', 'left_eye', 'right_eye', 'left_shoulder', 'right_shoulder')
+    path = tmp_path / 'config.xml'
+    path.write_text(config % ''.join(f'<Label value="{name}"/>' for name in names))
+    results: list[Json] = []
+    for left in (10, 55):
+        for number, name in enumerate(names):
+            value = {'x': left + 5 * number, 'y': 20 + number, 'width': 1, 'keypointlabels': [name]}
+            results.append({'id': f'{left}{name}', 'from_name': 'keypoints', 'type': 'keypointlabels', 'value': value})
+        box = {'x': left - 5, 'y': 10, 'width': 35, 'height': 80, 'rotation': 0, 'rectanglelabels': ['person']}
+        results.append({'id': f'{left}', 'from_name': 'ground_truth', 'type': 'rectanglelabels', 'value': box})
+    results = [region | {'to_name': 'image', 'original_width': 200, 'original_height': 100} for region in results[::-1]]
+    task = make_task(make_image(0), annotations=[make_annotation(1, results)])
+    export(
+        write_export(tmp_path / 'tasks.json', [task]), '--config', path, '--format', 'json', '-o', tmp_path / 'o.json'
+    )
+    (image,) = json.loads((tmp_path / 'o.json').read_text())['images']
+    found = sorted(image['persons'], key=lambda person: person['box'][0])
+    for person, left in zip(found, (10, 55), strict=True):
+        assert person['box'] == [2 * left - 10, 10, 2 * left + 60, 90]
+        assert person['keypoints'] == {
+            name: [2 * left + 10 * number, 20 + number, 2, None] for number, name in enumerate(names)
+        }
+
+
+def test_ids_stay_unique() -> None:
+    """An image keeps that of its dataset, if it is the first to claim it; the others have their tasks'."""
+    images = [make_image(0, number) for number in (1, 2, 3, 4)]
+    found = with_unique_ids(images, [3, None, 'x', 3])
+    assert [image.id for image in found] == [3, 2, 3 + 1_000_000_000, 4]
+
+
+@pytest.mark.parametrize(
+    ('address', 'name'),
+    [
+        ('/data/upload/7/1a2b3c4d-Stra%C3%9Fe_1.jpg', 'Straße_1.jpg'),
+        ('http://studio/ls/data/upload/7/1a2b3c4d-a.jpg', 'a.jpg'),
+        ('/data/upload/7/1a2b3c4d-', '1a2b3c4d-'),
+        ('/data/local-files/?d=photos%2F2026/a%20b.jpg', 'photos/2026/a b.jpg'),
+        ('s3://bucket/in/a.jpg', 'in/a.jpg'),
+        ('https://host/in/a.jpg?size=3', 'a.jpg'),
+        ('data:image/png;base64,AAAA', None),
+        ('http://[broken', None),
+        ('', None),
+        (None, None),
+    ],
+)
+def test_names_of_tasks(address: object, name: str | None) -> None:
+    """Without what Label Studio adds; with folders where they belong to the name."""
+    assert name_in(address) == name
+
+
+@pytest.mark.parametrize(
+    ('address', 'name'),
+    [('/data/upload/3/1a2b3c4d-a1.jpg', 'a (1).jpg'), ('/data/local-files/?d=in/a.jpg', 'in/a.jpg')],
+)
+def test_the_name_before_an_upload_counts(tmp_path: Path, address: str, name: str) -> None:
+    """As `wholebody labelstudio import` notes it; what is no upload keeps its folders."""
+    task = make_task(make_image(1), data={'image': address}, meta={'file': 'a (1).jpg', 'sha256': 'ab'})
+    export(write_export(tmp_path / 'tasks.json', [task]), '-o', tmp_path / 'out.json')
+    assert [image.file_name for image in read_coco(tmp_path / 'out.json')] == [name]
+
+
+def test_a_person_of_points_alone_gets_a_box(tmp_path: Path) -> None:
+    """In COCO; our own JSON says that nobody drew one."""
+    person = make_person('no box', seed=4)
+    file = write_export(tmp_path / 'tasks.json', [make_task(make_image(0, persons=[person]))])
+    export(file, '-o', tmp_path / 'coco.json')
+    export(file, '--format', 'json', '-o', tmp_path / 'own.json')
+    (annotation,) = json.loads((tmp_path / 'coco.json').read_text())['annotations']
+    points = person.keypoints[person.visibility > 0]
+    np.testing.assert_allclose(annotation['bbox'][:2], points.min(axis=0), atol=0.01)
+    assert annotation['area'] > 0
+    (own,) = read_poses_json(tmp_path / 'own.json')
+    assert own.persons[0].box is None

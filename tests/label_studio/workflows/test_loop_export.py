@@ -1,0 +1,113 @@
+"""Annotations of an export to a mock Learning Loop, by the command itself."""
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.cli.main import app
+from detector.errors import InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
+from detector.label_studio.workflows import loop_export
+from detector.label_studio.workflows.loop_export import opened
+from detector.models.embedded import EMBEDDED_PACKAGE
+from detector.models.store import ModelStore
+from detector.settings import load_settings
+from tests.support.commands import invoke, succeed
+from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.people import SIZE, make_image
+
+
+def tasks() -> list[Json]:
+    """One, two and three persons; the third task is skipped."""
+    found = []
+    for number in (1, 2, 3):
+        buffer = io.BytesIO()
+        Image.new('RGB', SIZE, (40 * number, 0, 0)).save(buffer, 'PNG')
+        address = 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode()
+        kept = {'wholebody': {'image': {'file_name': f'{number}.png'}}}
+        found.append(make_task(make_image(number, number), data={'image': address}, meta=kept))
+    found[2]['annotations'][0]['was_cancelled'] = True
+    return found
+
+
+@pytest.fixture
+def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockLoopProcess]:
+    """The settings of this process name it and a DATA_FOLDER with a model."""
+    with running_mock_loop(tmp_path / 'loop') as running:
+        for name, value in running.settings.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
+        monkeypatch.delenv('LABEL_STUDIO_URL', raising=False)
+        store = ModelStore(tmp_path / 'data')
+        store.add(EMBEDDED_PACKAGE, version='1.0')
+        store.select('1.0')
+        yield running
+
+
+def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> None:
+    """With tags, places and ids of categories; what changes is sent again."""
+    labelled = tasks()
+    arguments: tuple[Any, ...] = ('labelstudio', 'export', tmp_path / 'tasks.json', '--format', 'loop')
+    write_export(tmp_path / 'tasks.json', labelled)
+    assert '2 images, 3 persons\nleft out: 1 not labelled' in succeed(app, *arguments)
+    found = sorted((image['metadata'] for image in loop.images()), key=lambda metadata: str(metadata['source']))
+    for metadata, number in zip(found, (1, 2), strict=True):
+        assert sorted(metadata['tags']) == ['annotator_7', 'label_studio', 'project_3', f'task_{number}']
+        assert metadata['source'] == f'Label Studio, annotation {2 * number}'
+        assert len(metadata['box_annotations']) == number
+        points = [(point['x'], point['y']) for point in metadata['point_annotations']]
+        persons = make_image(number, number).persons
+        expected = np.concatenate([person.keypoints[person.visibility > 0] for person in persons])
+        np.testing.assert_allclose(points, expected, atol=0.011)
+        assert all(point['category_id'] for point in metadata['point_annotations'])
+    assert '0 images, 0 persons\nleft out: 1 not labelled, 2 sent before' in succeed(app, *arguments)
+    labelled[0]['annotations'] = [make_annotation(2, [], updated_at='2026-11-22T00:00:00Z')]
+    labelled[0]['meta']['wholebody']['image'] |= {'width': 640, 'height': 480}
+    write_export(tmp_path / 'tasks.json', labelled)
+    assert '1 image, 0 persons' in succeed(app, *arguments)
+    assert len(loop.images()) == 3
+
+
+def test_what_the_loop_does_not_take_waits(
+    tmp_path: Path, loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the next run, whatever that one has to send."""
+    monkeypatch.setattr(loop_export, '_PATIENCE_SECONDS', 1.0)
+    file = write_export(tmp_path / 'tasks.json', tasks())
+    loop.stop()
+    result = invoke(app, 'labelstudio', 'export', file, '--format', 'loop')
+    assert isinstance(result.exception, LoopFault)
+    assert '2 images wait' in str(result.exception)
+    loop.start()
+    monkeypatch.setattr(loop_export, '_PATIENCE_SECONDS', 60.0)
+    assert '2 sent before' in succeed(app, 'labelstudio', 'export', file, '--format', 'loop')
+    assert len(loop.images()) == 2
+
+
+def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
+    """And the next may begin when the first has ended."""
+    for _ in range(2):
+        with (
+            opened(load_settings(), print),
+            pytest.raises(InvalidRequest, match='another export'),
+            opened(load_settings(), print),
+        ):
+            pass
+
+
+def test_what_it_needs_is_named(tmp_path: Path, loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Loop, and a model whose categories it knows."""
+    monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'other'))
+    file = write_export(tmp_path / 'tasks.json', tasks())
+    arguments = ('labelstudio', 'export', file, '--format', 'loop')
+    assert isinstance(invoke(app, *arguments).exception, ModelUnavailable)
+    monkeypatch.delenv('LOOP_HOST')
+    assert isinstance(invoke(app, *arguments).exception, NoLearningLoop)
+    for option in (['--predictions'], ['--all'], ['-o', tmp_path / 'out']):
+        assert invoke(app, *arguments, *option).exit_code == 2

@@ -1,0 +1,424 @@
+"""The order of the queue: uncertainty, diversity, both, and what is written of it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from detector.datasets.person import NOT_LABELLED, Person
+from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
+from detector.label_studio.backend.preannotation import score
+from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.server.project import Project
+from detector.label_studio.workflows import postures as postures_module
+from detector.label_studio.workflows.postures import farthest_first, postures
+from detector.label_studio.workflows.review_queue import AT_ONCE, Place, Waiting, certainty, queue, version_of, write
+from detector.pose.pose import Pose
+from detector.pose.skeleton import PART_BY_NAME
+from tests.label_studio.evaluation.test_evaluation import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved, without
+from tests.support.label_studio.tasks import Json, make_task
+
+SKELETON = parse(generate('skeleton'))
+KEYPOINTS = parse(generate('keypoints'))
+VERSION = 'm 1.0'
+STYLES = pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
+
+
+def unsure(person: Person, part: str, confidence: float) -> Person:
+    scores = person.scores.copy()
+    scores[PART_BY_NAME[part].slice] = confidence
+    return replace(person, scores=scores)
+
+
+def make_waiting(
+    tasks: Sequence[Json], *, config: LabelingConfig = SKELETON, parts: Sequence[str] = (), version: str = VERSION
+) -> Waiting:
+    waiting = Waiting(config=config, model_version=version, parts=parts)
+    for task in tasks:
+        waiting.add(task)
+    return waiting
+
+
+def predicted(number: int, *persons: Person, config: LabelingConfig = SKELETON) -> Json:
+    return make_task(number, config, predicted={VERSION: persons}, size=SIZE)
+
+
+def scores_of(places: Sequence[Place]) -> list[float | None]:
+    """After writing, of tasks with one prediction each."""
+    predictions = [(place, prediction) for place in places for prediction in place.candidate.predictions.items()]
+    return [place.changes.get(number, before) for place, (number, before) in predictions]
+
+
+def tasks_of(places: Sequence[Place]) -> list[int]:
+    return [place.candidate.task for place in places]
+
+
+# ---------------------------------------------------------------- uncertainty
+
+
+@STYLES
+def test_a_hand_alone_makes_a_pose_uncertain(config: LabelingConfig) -> None:
+    """Of a crowd whose other parts are sure; read from the regions of either style."""
+    persons = [make_person(), unsure(make_person(400, seed=1), 'right_hand', 0.4), make_person(700, seed=2)]
+    (found,) = make_waiting([predicted(1, *persons, config=config)], config=config).candidates
+    assert (found.certainty, found.part) == (0.4, 'right_hand')
+
+
+@STYLES
+def test_a_box_may_be_the_least_certain(config: LabelingConfig) -> None:
+    """Then the part is the person."""
+    person = replace(make_person(), box_score=0.35)
+    (found,) = make_waiting([predicted(1, person, config=config)], config=config).candidates
+    assert (found.certainty, found.part) == (0.35, 'person')
+
+
+@pytest.mark.parametrize('threshold', [0.3, 0.6])
+def test_skeletons_give_back_the_certainty_that_the_node_computed(threshold: float) -> None:
+    """They hold the scores of all keypoints, whatever the threshold; thus nothing is lost when scores are written."""
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        person = make_person(300, 100, seed=seed)
+        assert person.box is not None
+        pose = Pose(
+            box=person.box,
+            box_confidence=0.99,
+            keypoints=person.keypoints,
+            confidences=rng.uniform(0.16, 1, 133).astype(np.float32),
+        )
+        task = predicted(1, Person.of(pose, threshold=threshold))
+        (found,) = make_waiting([task]).candidates
+        assert found.certainty == pytest.approx(score([pose], SIZE), abs=2e-4)
+
+
+def test_keypoints_below_the_threshold_count_as_absent_where_regions_lack_them() -> None:
+    """A hand of which little is left is not judged, one of which most is left is judged by that."""
+    person = unsure(make_person(), 'left_hand', 0.5)
+    few, most = (without(person, LEFT_HAND.indices[kept:]) for kept in (5, 15))
+    results = [
+        make_waiting([predicted(1, found, config=KEYPOINTS)], config=KEYPOINTS).candidates[0] for found in (few, most)
+    ]
+    assert [(found.certainty, found.part) for found in results] == [(0.8, 'body'), (0.5, 'left_hand')]
+
+
+def test_only_the_wanted_parts_count() -> None:
+    """Without any that is judged, nothing is uncertain."""
+    person = unsure(unsure(make_person(), 'face', 0.2), 'left_hand', 0.5)
+    hands = ['left_hand', 'right_hand']
+    assert certainty([person], SIZE) == (0.2, 'face')
+    assert certainty([person], SIZE, hands) == (0.5, 'left_hand')
+    assert certainty([unsure(unsure(person, 'left_hand', 0), 'right_hand', 0)], SIZE, hands) == (1.0, None)
+
+
+def test_nobody_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -> None:
+    """As the node scores an image without a person."""
+    assert certainty([], SIZE) == (1.0, None)
+    bare = replace(unsure(make_person(), 'feet', 0.6), box=None, box_score=None)
+    assert certainty([bare], SIZE) == (0.6, 'feet')
+    assert certainty([without(bare, range(1, 133))], SIZE)[1] != 'person'
+
+
+# ---------------------------------------------------------------- diversity
+
+
+def distance(one: Person, other: Person) -> float:
+    first, second = postures([one, other])
+    return float(np.linalg.norm(first - second))
+
+
+def test_a_posture_does_not_depend_on_place_and_size() -> None:
+    """Nor on the model's scores."""
+    person = make_person(0, 0, width=200, height=400)
+    larger = replace(
+        make_person(300, 100, width=400, height=800), box_score=0.1, scores=np.full(133, 0.5, dtype=np.float32)
+    )
+    assert distance(person, larger) == pytest.approx(0, abs=1e-5)
+    assert postures([]).shape == (0, 399)
+
+
+def test_distances_can_be_computed_by_hand() -> None:
+    """Each part weighs a fifth: 80 pixels of 400 at the nose are √(0.2² / 17 / 5), at the whole hand √(0.2² / 5)."""
+    person = make_person(width=200, height=400)
+    assert distance(person, moved(person, [NOSE], 80)) == pytest.approx(np.sqrt(0.2**2 / 17 / 5), abs=1e-6)
+    assert distance(person, moved(person, LEFT_HAND.indices, 0, 80)) == pytest.approx(np.sqrt(0.2**2 / 5), abs=1e-6)
+    centred = person.keypoints.copy()
+    centred[NOSE] = person.box.reshape(2, 2).mean(axis=0) if person.box is not None else 0
+    middle = replace(person, keypoints=centred)
+    assert distance(middle, without(middle, [NOSE])) == pytest.approx(np.sqrt(0.25**2 / 17 / 5), abs=1e-6)
+    assert distance(without(person, [NOSE]), without(middle, [NOSE])) == 0
+
+
+def slow_farthest_first(
+    tasks: Sequence[np.ndarray[Any, Any]], labelled: Sequence[np.ndarray[Any, Any]]
+) -> tuple[list[int], list[float]]:
+    """By the words of the definition; something is labelled, every task has a person."""
+    known = [row.astype(np.float64) for rows in labelled for row in rows]
+    order: list[int] = []
+    distances: list[float] = []
+    while len(order) < len(tasks):
+        best = max(
+            (index for index in range(len(tasks)) if index not in order),
+            key=lambda index: max(min(np.linalg.norm(row - one) for one in known) for row in tasks[index]),
+        )
+        distances.append(float(max(min(np.linalg.norm(row - one) for one in known) for row in tasks[best])))
+        order.append(best)
+        known += [row.astype(np.float64) for row in tasks[best]]
+    return order, distances
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_the_farthest_comes_first(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by the definition, with several persons per task; the pieces that labelled ones come in do not matter."""
+    monkeypatch.setattr(postures_module, '_LABELLED_AT_ONCE', 3)
+    rng = np.random.default_rng(seed)
+    tasks = [rng.normal(size=(rng.integers(1, 4), 399)).astype(np.float32) for _ in range(25)]
+    labelled = [rng.normal(size=(rng.integers(0, 3), 399)).astype(np.float32) for _ in range(9)]
+    order, distances = farthest_first(tasks, labelled)
+    expected, their = slow_farthest_first(tasks, labelled)
+    assert order == expected
+    assert distances == pytest.approx(their, rel=1e-3)
+    assert farthest_first(tasks, labelled, 7)[0] == expected[:7]
+
+
+def test_without_labels_the_most_usual_posture_comes_first() -> None:
+    """Then the one farthest from it; tasks without a person come last."""
+    rows = np.zeros((5, 1, 399), dtype=np.float32)
+    rows[:, 0, 0] = [0, 1, 2.5, 4, 5]
+    order, distances = farthest_first([rows[0], rows[1], rows[2][:0], rows[2], rows[3], rows[4]], [])
+    assert order[0] == 3
+    assert set(order[1:3]) == {0, 5}
+    assert order[-1] == 2
+    assert distances[0] == np.inf
+    assert distances[1:3] == [2.5, 2.5]
+    assert distances[-1] == 0
+    assert farthest_first([], []) == ([], [])
+    assert farthest_first([rows[0][:0]], [rows[0]], 5) == ([0], [0.0])
+
+
+def test_what_is_labelled_or_seen_already_comes_late() -> None:
+    """The same posture elsewhere and larger is no news."""
+    same, other, again = (
+        predicted(1, make_person(500, 300, width=100, height=200, seed=1)),
+        predicted(2, make_person(seed=2)),
+        predicted(3, make_person(300, 0, seed=2)),
+    )
+    labelled = make_task(9, SKELETON, people=[by_hand(make_person(seed=1))])
+    places = queue(make_waiting([same, other, again, labelled]), by='diversity')
+    assert tasks_of(places) == [2, 1, 3]
+    assert places[0].diversity is not None
+    assert places[0].diversity > 0.1
+    assert [place.diversity for place in places[1:]] == pytest.approx([0, 0], abs=2e-3)
+
+
+def test_ten_thousand_tasks_take_seconds() -> None:
+    """The first hundred of them, with a thousand labelled."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(11_000, 1, 399)).astype(np.float32)
+    started = time.monotonic()
+    order, _ = farthest_first(list(rows[:10_000]), list(rows[10_000:]), 100)
+    assert len(set(order)) == 100
+    assert time.monotonic() - started < 20
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def crowd() -> list[Json]:
+    """Tasks 1 … 6: the higher the number, the less certain; 2 and 3 alike, 5 without anybody."""
+    people = [unsure(make_person(seed=min(n, 5) if n != 3 else 2), 'face', 1 - n / 10) for n in range(1, 7)]
+    return [predicted(n, *([] if n == 5 else [person])) for n, person in enumerate(people, start=1)]
+
+
+def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
+    """Label Studio brings the lowest first."""
+    places = queue(make_waiting(crowd()), by='uncertainty')
+    assert tasks_of(places) == [6, 4, 3, 1, 2, 5]
+    assert scores_of(places) == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
+    assert {place.diversity for place in places} == {None}
+    assert [place.rank for place in places] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize('by', ['diversity', 'both'])
+def test_other_orders_have_places_as_scores(by: Any) -> None:
+    """Ascending, all different, within 0 … 1."""
+    assert scores_of(queue(make_waiting(crowd()), by=by)) == pytest.approx(
+        [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-6
+    )
+
+
+def test_both_adds_the_ranks() -> None:
+    """Of equal sums the more uncertain comes first."""
+    waiting = make_waiting(crowd())
+    uncertain = tasks_of(queue(waiting, by='uncertainty'))
+    diverse = tasks_of(queue(waiting, by='diversity'))
+    sums = {task: (uncertain.index(task) + diverse.index(task), uncertain.index(task)) for task in range(1, 7)}
+    assert tasks_of(queue(waiting, by='both')) == sorted(range(1, 7), key=lambda task: sums[task])
+
+
+@pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
+@pytest.mark.parametrize('before', [0.0, 0.5, 0.9, None])
+def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any, before: float | None) -> None:
+    """The order of those within is that without a limit; the others keep their scores where these come later."""
+    tasks = crowd()
+    for task in tasks:
+        task['predictions'][0]['score'] = before
+    waiting = make_waiting(tasks)
+    limited, full = queue(waiting, by=by, limit=2), queue(waiting, by=by)
+    assert tasks_of(limited)[:2] == tasks_of(full)[:2]
+    assert sorted(tasks_of(limited)) == [1, 2, 3, 4, 5, 6]
+    scores = scores_of(limited)
+    assert scores[:2] == ([0.4, 0.6] if by == 'uncertainty' else pytest.approx([0, 1 / 6], abs=1e-6))
+    keeps = before is not None and before > (scores[1] or 0)
+    assert scores[2:] == [before if keeps else 1.0] * 4
+    assert any(place.changes for place in limited[2:]) != keeps
+    assert tasks_of(queue(waiting, by=by, limit=99)) == tasks_of(full)
+
+
+@pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
+def test_a_second_run_gives_the_same_order(by: Any) -> None:
+    """The scores that the first has written do not count, nor does the order of the tasks."""
+    tasks = crowd()
+    first = queue(make_waiting(tasks), by=by)
+    scores = dict(zip(tasks_of(first), scores_of(first), strict=True))
+    for task in tasks:
+        task['predictions'][0]['score'] = scores[task['id']]
+    again = queue(make_waiting(tasks[::-1]), by=by)
+    assert tasks_of(again) == tasks_of(first)
+    assert not any(place.changes for place in again)
+
+
+def test_who_is_queued() -> None:
+    """Tasks with a prediction of the version that nobody has annotated or skipped; of several the newest counts."""
+    person = make_person()
+    other = make_task(2, SKELETON, predicted={'other': [person]})
+    skipped = predicted(3, person)
+    skipped['annotations'] = [{'id': 1, 'was_cancelled': True, 'result': []}]
+    annotated = make_task(4, SKELETON, people=[person], predicted={VERSION: [person]})
+    twice = make_task(5, SKELETON, predicted={'first': [unsure(person, 'face', 0.3)], 'second': [person]})
+    for prediction in twice['predictions']:
+        prediction['model_version'] = VERSION
+    waiting = make_waiting([predicted(1, person), other, skipped, annotated, twice, {}])
+    assert [candidate.task for candidate in waiting.candidates] == [1, 5]
+    assert waiting.candidates[1].certainty == 0.8
+    assert waiting.candidates[1].predictions == {52: 0.5, 51: 0.5}
+    assert waiting.candidates[0].file == 'image1.jpg'
+    assert len(waiting.labelled) == 1
+
+
+def test_an_empty_queue_is_one() -> None:
+    """Of all kinds."""
+    for by in ('uncertainty', 'diversity', 'both'):
+        assert queue(make_waiting([]), by=cast(Any, by)) == []
+
+
+def test_points_that_are_not_labelled_make_no_posture() -> None:
+    """In skeletons they have places, which must not count: either style gives the same posture."""
+    shown = without(make_person(), LEFT_HAND.indices)
+    hidden = replace(shown, keypoints=make_person().keypoints)
+    (one,), (other,) = (
+        make_waiting([predicted(1, person, config=config)], config=config).candidates
+        for person, config in ((hidden, SKELETON), (shown, KEYPOINTS))
+    )
+    assert (hidden.visibility == NOT_LABELLED).any()
+    assert one.postures == pytest.approx(other.postures, abs=1e-5)
+
+
+# ---------------------------------------------------------------- Label Studio
+
+
+class StandIn:
+    """A project that takes its time.
+
+    :param faults: what comes of changing a prediction, by its id.
+    """
+
+    id = 7
+
+    def __init__(self, versions: Sequence[str] = (), faults: dict[int, Exception] | None = None) -> None:
+        self.scores: dict[int, float] = {}
+        self.busy = self.most = 0
+        self.changed: Json = {}
+        self._versions = list(versions)
+        self._faults = faults or {}
+
+    async def model_versions(self) -> list[str]:
+        return self._versions
+
+    async def change_prediction(self, prediction_id: int, **fields: float) -> None:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        await asyncio.sleep(0.001)
+        self.busy -= 1
+        if prediction_id in self._faults:
+            raise self._faults[prediction_id]
+        self.scores[prediction_id] = fields['score']
+
+    async def settings(self) -> Json:
+        return {'model_version': VERSION, 'sampling': 'Sequential sampling'} | self.changed
+
+    async def change(self, **fields: Any) -> None:
+        self.changed |= fields
+
+    async def save_view(self, data: Json) -> Json:
+        return {'id': 3, 'data': data}
+
+
+def written(project: StandIn, places: Sequence[Place], **options: Any) -> tuple[int, Any]:
+    return asyncio.run(write(cast(Project, project), places, VERSION, **options))
+
+
+def test_scores_are_written_a_few_at_a_time_and_only_where_they_change() -> None:
+    """All predictions of the version of a task get the same."""
+    tasks = [predicted(number, make_person(seed=number)) for number in range(1, 51)]
+    places = queue(make_waiting(tasks), by='diversity')
+    project, told = StandIn(), []
+    changed, tab = written(project, places, on_progress=lambda done, total: told.append((done, total)))
+    unchanged = [place for place in places if not place.changes]
+    assert len(unchanged) == 1, 'the one in the middle'
+    assert changed == len(project.scores) == 50 - len(unchanged)
+    assert project.most == AT_ONCE
+    assert told[-1] == (changed, changed)
+    assert tab['data']['ordering'] == ['tasks:predictions_score']
+    assert project.changed == {}
+    for task in tasks:
+        prediction = task['predictions'][0]
+        prediction['score'] = project.scores.get(prediction['id'], 0.5)
+    assert written(StandIn(), queue(make_waiting(tasks), by='diversity'))[0] == 0
+
+
+def test_the_label_stream_follows_if_it_is_wanted() -> None:
+    """The model version always becomes that of the queue, since Label Studio orders by its scores alone."""
+    project = StandIn()
+    written(project, [], stream=True)
+    assert project.changed == {'model_version': VERSION, 'sampling': 'Uncertainty sampling'}
+    project = StandIn()
+    project.changed = {'model_version': 'other'}
+    written(project, [])
+    assert project.changed == {'model_version': VERSION}
+
+
+def test_a_prediction_that_is_gone_is_left_out_and_a_fault_ends_it_all() -> None:
+    """With its own words, and no request goes on behind."""
+    places = queue(make_waiting(crowd()), by='both')
+    gone = StandIn(faults={11: NotInLabelStudio('gone')})
+    written(gone, places)
+    assert 11 not in gone.scores
+    assert gone.scores
+    broken = StandIn(faults={11: LabelStudioFault('down')})
+    with pytest.raises(LabelStudioFault, match='down'):
+        written(broken, places)
+    assert broken.busy <= AT_ONCE
+
+
+async def test_the_version_is_the_newest_or_one_that_is_there() -> None:
+    """The others are named where it is not."""
+    project = cast(Project, StandIn(['m 1.1', 'm 1.0']))
+    assert await version_of(project, None) == 'm 1.1'
+    assert await version_of(project, 'm 1.0') == 'm 1.0'
+    with pytest.raises(InvalidRequest, match="no predictions of 'x'; there are those of m 1.1, m 1.0"):
+        await version_of(project, 'x')
+    with pytest.raises(InvalidRequest, match='project 7 has no predictions'):
+        await version_of(cast(Project, StandIn()), None)

@@ -1,0 +1,414 @@
+"""A real node process follows a real mock Learning Loop, through every fault of it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from detector.models.store import ModelStore
+from tests.node.test_wholebody_node import CARD
+from tests.support.cards import assert_read, poses_of
+from tests.support.loops import MockLoopProcess, running_mock_loop
+from tests.support.packages import constant_network, make_package, with_network
+from tests.support.processes import NodeProcess, free_port, running_node
+from tests.support.scrapes import Scrape
+
+CYCLE = 0.5
+WORK_SECONDS = 8
+"""For what is not waiting: a download, loading two networks, on a busy machine."""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f'{what} not within {seconds} s'
+        time.sleep(0.05)
+
+
+def version_of(node: NodeProcess) -> str:
+    return str(httpx.get(f'{node.url}/model_version', timeout=10).json()['current_version'])
+
+
+def wait_for_version(node: NodeProcess, version: str, seconds: float = 2 * CYCLE + WORK_SECONDS) -> None:
+    wait_for(lambda: version_of(node) == version, seconds, f'version {version}')
+
+
+def about(node: NodeProcess) -> dict[str, Any]:
+    return dict(httpx.get(f'{node.url}/about', timeout=10).json())
+
+
+def set_mode(node: NodeProcess, mode: str) -> httpx.Response:
+    return httpx.put(f'{node.url}/model_version', content=mode, timeout=20)
+
+
+@dataclass
+class Load:
+    """One client that asks all the time.
+
+    :param failures: what was not an answer with both persons.
+    """
+
+    node: NodeProcess
+    versions: set[str] = field(default_factory=set)
+    failures: list[str] = field(default_factory=list)
+    answers: int = 0
+
+    def __enter__(self) -> 'Load':
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                answer = self.node.detect(CARD, {'autoupload': 'all'})  # so that images go to the Loop as well
+                assert answer.status_code == 200, answer.text[:200]
+                assert len(answer.json()['box_detections']) == 2
+                self.versions |= {box['model_name'] for box in answer.json()['box_detections']}
+                self.answers += 1
+            except (AssertionError, httpx.HTTPError) as error:
+                self.failures.append(str(error))
+
+
+@pytest.fixture(scope='module')
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
+    with running_mock_loop(tmp_path_factory.mktemp('loop') / 'data') as running:
+        yield running
+
+
+@pytest.fixture(scope='module')
+def follower(loop: MockLoopProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """A node that follows; every test brings it to versions of its own."""
+    with running_node(
+        tmp_path_factory.mktemp('follower'),
+        DEADLINE=60,
+        POLL_SECONDS=CYCLE,
+        UPLOAD_SECONDS=CYCLE,
+        KEEP_MODELS=4,
+        **loop.settings,
+    ) as node:
+        wait_for_version(node, '1.0')
+        yield node
+
+
+@pytest.fixture
+def packages(tmp_path: Path, loop: MockLoopProcess) -> Iterator[Callable[[], str]]:
+    """Uploads another version of the test card model and returns its number; faults are cleared afterwards."""
+
+    def upload() -> str:
+        numbers = [int(model['version'].split('.')[1]) for model in loop.models()]
+        version = f'1.{max(numbers) + 1}'
+        loop.upload_package(make_package(tmp_path / f'{version}.zip', version=version), version)
+        return version
+
+    yield upload
+    loop.clear_faults()
+
+
+FAULTS: list[tuple[str, str, dict[str, Any]]] = [
+    ('target', 'delay', {'seconds': 2}),
+    ('target', 'drop', {}),
+    ('target', 'html', {}),
+    ('target', 'status', {'status': 401}),
+    ('target', 'status', {'status': 500}),
+    ('detectors', 'status', {'status': 500}),
+    ('detectors', 'drop', {}),
+    ('model_file', 'delay', {'seconds': 2}),
+    ('model_file', 'status', {'status': 500}),
+    ('model_file', 'status', {'status': 413}),
+    ('model_file', 'drop', {}),
+    ('model_file', 'truncate', {}),
+    ('model_file', 'corrupt', {}),
+    ('model_file', 'html', {}),
+    ('images', 'status', {'status': 413}),
+    ('images', 'status', {'status': 422}),
+    ('images', 'status', {'status': 429}),
+    ('images', 'reject_image', {}),
+    ('images', 'drop', {}),
+    ('images', 'lose_response', {}),
+    ('images', 'delay', {'seconds': 2}),
+]
+QUICK = (FAULTS[10],)
+"""Those that a plain run tries; each takes some seconds."""
+
+
+@pytest.mark.parametrize(
+    ('endpoint', 'kind', 'parameters'),
+    [
+        pytest.param(*fault, marks=[] if fault in QUICK else pytest.mark.integration, id=' '.join(map(str, fault[:2])))
+        for fault in FAULTS
+    ],
+)
+def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
+    follower: NodeProcess,
+    loop: MockLoopProcess,
+    packages: Callable[[], str],
+    endpoint: str,
+    kind: str,
+    parameters: dict[str, Any],
+) -> None:
+    """While the fault lasts the old model answers; two cycles after its end the new one does."""
+    version = packages()
+    with Load(follower) as load:
+        fault = loop.fault(endpoint, kind, **parameters)
+        loop.set_target(version)
+        often = 2 if endpoint in ('target', 'model_file') and kind != 'delay' else 1
+        wait_for(lambda: loop.fired(fault) >= often or endpoint == 'detectors', 30, 'the fault')
+        time.sleep(2 * CYCLE)
+        if often == 2:
+            assert version_of(follower) != version
+        loop.clear_faults()
+        wait_for_version(follower, version)
+        wait_for(lambda: version in load.versions, 10, 'an answer of the new version')
+    assert load.failures == []
+    assert load.answers > 3
+    wait_for(lambda: about(follower)['update']['error'] is None, 2 * CYCLE + 1, 'an error-free update')
+
+
+@pytest.mark.parametrize(('kind', 'parameters'), [('no_disposition', {}), ('filename', {'filename': ''}),
+                                                  ('filename', {'filename': '../../x'})])  # fmt: skip
+def test_what_the_loop_calls_the_file_does_not_matter(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], kind: str, parameters: dict[str, Any]
+) -> None:
+    """Upstream fails without the header, and an empty or climbing name would have deleted or written elsewhere."""
+    version = packages()
+    fault = loop.fault('model_file', kind, **parameters)
+    loop.set_target(version)
+    wait_for_version(follower, version)
+    assert loop.fired(fault) >= 1
+    assert not list(follower.data_folder.parent.glob('x*'))
+
+
+@pytest.mark.integration
+def test_too_many_requests_are_waited_out(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
+) -> None:
+    """429 makes the Loop's client pause for 5 seconds at a time."""
+    version = packages()
+    fault = loop.fault('target', 'status', status=429)
+    loop.set_target(version)
+    wait_for(lambda: loop.fired(fault), 10, 'the fault')
+    loop.clear_faults()
+    wait_for_version(follower, version, 10 + WORK_SECONDS)
+
+
+def test_a_refused_login_is_survived(follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]) -> None:
+    """Sessions expire and the login fails: the node keeps serving and follows again when it can log in."""
+    version = packages()
+    fault = loop.fault('login', 'status', status=401)
+    loop.expire_sessions()
+    loop.set_target(version)
+    wait_for(lambda: loop.fired(fault) >= 2, 10, 'the fault')
+    assert_read(poses_of(follower.detect(CARD).json()))
+    loop.clear_faults()
+    wait_for_version(follower, version)
+
+
+@pytest.mark.parametrize(
+    'body', [{'model_uuid': 'x'}, {'model_uuid': 'x', 'version': 1.5}, {'version': '1.5'}, [], 'text',
+             {'model_uuid': '../../x', 'version': '1.5'}, {'model_uuid': 'x', 'version': '../../x'}],
+)  # fmt: skip
+def test_a_malformed_target_is_reported_and_changes_nothing(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], body: Any
+) -> None:
+    """The Loop's operators see what is wrong in the detector's status; the next good target is followed."""
+    before = version_of(follower)
+    loop.set_raw_target(body)
+
+    def reported() -> bool:
+        return any('malformed' in status['errors'].get('deployment_target', '') for status in loop.detectors().values())
+
+    wait_for(reported, 4 * CYCLE + 6 * CYCLE + 3, 'a report')
+    assert version_of(follower) == before
+    assert_read(poses_of(follower.detect(CARD).json()))
+    version = packages()
+    loop.set_target(version)
+    wait_for_version(follower, version)
+
+
+def test_a_wrong_package_is_refused_once_and_another_file_is_fetched(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
+) -> None:
+    """A body model is offered: it is fetched once, reported, and left; when the Loop has another file that is taken."""
+    before = version_of(follower)
+    good = packages()
+    outputs = {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}
+    network = constant_network(tmp_path / 'body.onnx', outputs, (192, 256))
+    bad = f'{good}.1'
+    bad_id = loop.upload_package(with_network(tmp_path / 'bad.zip', 'estimator', network), bad)
+    loop.set_target(bad)
+    wait_for(lambda: about(follower)['update']['refused'], WORK_SECONDS, 'a refusal')
+    (refused,) = about(follower)['update']['refused']
+    assert refused['version'] == bad
+    assert '17' in refused['reason']
+    wait_for(
+        lambda: any('17' in status['errors'].get('update_model', '') for status in loop.detectors().values()),
+        10 * CYCLE,
+        'a report',
+    )
+    log = follower.log.read_text()
+    time.sleep(4 * CYCLE)
+    assert version_of(follower) == before
+    assert follower.log.read_text().count('cannot switch to model') == log.count('cannot switch to model')
+    assert not (follower.data_folder / 'models' / bad).exists()
+    loop.delete_model(bad_id)
+    loop.upload_package(make_package(tmp_path / 'fixed.zip', version=bad), bad)
+    loop.set_target(bad)
+    wait_for_version(follower, bad)
+
+
+def test_versions_are_chosen_by_hand(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
+) -> None:
+    """A version, pause, follow again; unknown or doubled versions are refused and change nothing."""
+    current = version_of(follower)
+    version = packages()
+    assert set_mode(follower, 'pause').status_code == 200
+    loop.set_target(version)
+    time.sleep(4 * CYCLE)
+    assert version_of(follower) == current
+    assert set_mode(follower, '1.0').status_code == 200
+    wait_for_version(follower, '1.0')
+    fault = loop.fault('models', 'status', status=500)
+    failing = set_mode(follower, '77.7')
+    assert (failing.status_code, 'answers 500' in failing.json()['detail']) == (502, True)
+    loop.delete_fault(fault)
+    unknown = set_mode(follower, '77.7')
+    assert (unknown.status_code, 'no model of version 77.7' in unknown.json()['detail']) == (422, True)
+    loop.upload_package(make_package(tmp_path / 'a.zip', version='88.8'), '88.8')
+    loop.upload_package(make_package(tmp_path / 'b.zip', version='88.8', name='b'), '88.8', duplicate=True)
+    doubled = set_mode(follower, '88.8')
+    assert (doubled.status_code, '2 models of version 88.8' in doubled.json()['detail']) == (422, True)
+    versions = httpx.get(f'{follower.url}/model_version').json()
+    assert versions['version_control'] == 'specific_version'
+    assert versions['target_version'] == '1.0'
+    with follower.socketio() as client:
+        assert client.call('set_model_version_mode', 'follow_loop') == {'status': 'OK'}
+    wait_for_version(follower, version)
+    for model in loop.models():
+        if model['version'] == '88.8':
+            loop.delete_model(model['id'])
+
+
+def test_installed_versions_can_be_chosen_while_the_loop_is_down(
+    follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
+) -> None:
+    """Others are refused with 502; when the Loop is back it is followed."""
+    version = packages()
+    loop.set_target(version)
+    wait_for_version(follower, version)
+    installed = httpx.get(f'{follower.url}/model_version').json()['local_versions']
+    assert version in installed
+    assert len(installed) <= 4
+    other = next(candidate for candidate in installed if candidate != version)
+    loop.stop()
+    try:
+        assert set_mode(follower, other).status_code == 200
+        wait_for_version(follower, other)
+        refused = set_mode(follower, '66.6')
+        assert refused.status_code == 502
+        assert 'does not answer' in refused.json()['detail']
+        assert httpx.get(f'{follower.url}/model_version').json()['target_version'] == other
+    finally:
+        loop.start()
+    assert set_mode(follower, 'follow_loop').status_code == 200
+    wait_for_version(follower, version)
+
+
+@pytest.mark.integration
+def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
+    loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
+) -> None:
+    """The running node does not need it; the next start goes back to what is there, then to the target."""
+    settings = {'POLL_SECONDS': CYCLE, **loop.settings}
+    with running_node(tmp_path, **settings) as node:
+        version = packages()
+        loop.set_target(version)
+        wait_for_version(node, version)
+        for path in (node.data_folder / 'models' / version).iterdir():
+            path.unlink()
+        (node.data_folder / 'models' / version).rmdir()
+        assert_read(poses_of(node.detect(CARD).json()))
+        (node.data_folder / 'uuids.json').write_text('{"wholebo')
+    with running_node(tmp_path, ready=False, **settings) as node:
+        wait_for_version(node, version)
+        assert_read(poses_of(node.detect(CARD).json()))
+        assert (node.data_folder / 'uuids.broken').exists()
+
+
+@pytest.mark.integration
+def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
+    loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
+) -> None:
+    """One model in memory: no request fails during a switch, and the old model returns when the new one is bad."""
+    settings = {'POLL_SECONDS': CYCLE, 'EXCLUSIVE_MODEL_BUILD': 1, 'DEADLINE': 30, **loop.settings}
+    loop.set_target('1.0')
+    with running_node(tmp_path, **settings) as node:
+        wait_for_version(node, '1.0')
+        with Load(node) as load:
+            version = packages()
+            loop.set_target(version)
+            wait_for_version(node, version)
+            network = constant_network(
+                tmp_path / 'b.onnx', {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}, (192, 256)
+            )
+            loop.upload_package(with_network(tmp_path / 'bad.zip', 'estimator', network), f'{version}.1')
+            loop.set_target(f'{version}.1')
+            wait_for(lambda: about(node)['update']['refused'], WORK_SECONDS, 'a refusal')
+            time.sleep(1)
+        assert load.failures == []
+        assert version_of(node) == version
+        assert load.versions == {'1.0', version}
+        scrape = Scrape.of_node(node.url)
+        assert scrape.by('wholebody_model_switches_total', 'outcome') == {('ok',): 4, ('failed',): 1}
+        assert scrape.by('wholebody_model_info', 'version') == {(version,): 1}
+    loop.set_target('1.0')
+
+
+def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Path) -> None:
+    """However often: the exchange goes on to its end, and one of the two serves."""
+    store = ModelStore(tmp_path / 'data')
+    store.install(make_package(tmp_path / 'a.zip', version='1.1'))
+    store.install(make_package(tmp_path / 'b.zip', version='1.2'))
+    with running_node(tmp_path, POLL_SECONDS=CYCLE, EXCLUSIVE_MODEL_BUILD=1, DEADLINE=30) as node:
+        for version in ('1.1', '1.2', '1.1'):
+            assert set_mode(node, version).status_code == 200
+            for _ in range(3):
+                assert set_mode(node, 'pause').status_code == 200
+            assert_read(poses_of(node.detect(CARD).json()))
+        log = node.log.read_text()
+    assert 'Traceback' not in log
+    assert 'never retrieved' not in log
+
+
+def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None:
+    """A robot in the field goes back to the version before."""
+    store = ModelStore(tmp_path / 'data')
+    store.install(make_package(tmp_path / 'a.zip', version='1.1'))
+    store.install(make_package(tmp_path / 'b.zip', version='1.2'))
+    with running_node(tmp_path, POLL_SECONDS=CYCLE) as node:
+        assert version_of(node) == '1.2'
+        assert set_mode(node, '1.1').status_code == 200
+        wait_for_version(node, '1.1')
+        assert set_mode(node, '9.9').status_code == 409
+
+
+@pytest.mark.integration
+def test_a_loop_that_was_never_there_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
+    """Nobody listens at LOOP_HOST: the embedded model answers."""
+    settings = {'LOOP_HOST': f'127.0.0.1:{free_port()}', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
+    with running_node(tmp_path, POLL_SECONDS=CYCLE, **settings) as node:
+        time.sleep(3 * CYCLE)
+        assert_read(poses_of(node.detect(CARD).json()))
+        assert 'does not answer' in node.log.read_text()

@@ -1,0 +1,225 @@
+"""The updater alone: what is remembered, what is tried again. Whole nodes are in test_following.py."""
+
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from detector.errors import RuntimeUnavailable
+from detector.loop import model_updates
+from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
+from detector.models import archive as package_zip
+from detector.models.package import ModelPackage, open_package
+from detector.models.store import ModelStore
+from tests.support.file_server import FileServer, serving
+from tests.support.packages import altered, make_package
+
+TARGET = Target(version='1.5', model_id='abc')
+
+
+class Bench:
+    """An updater, what it fetches from, and what it switched to.
+
+    :param broken: the switch fails as a missing device would make it.
+    :param serving: whether another model serves meanwhile.
+    :param attempts: to switch.
+    """
+
+    def __init__(self, folder: Path, server: FileServer) -> None:
+        self.server = server
+        self.client = httpx.AsyncClient(base_url=f'http://127.0.0.1:{server.port}')
+        self.store = ModelStore(folder / 'data')
+        self.switched: list[str] = []
+        self.broken = False
+        self.serving = True
+        self.attempts = 0
+        self.refusals = 0
+        self.updater = ModelUpdater(
+            self.store,
+            files_url='/models',
+            connect=self._connect,
+            switch=self._switch,
+            keep=2,
+            on_refusal=self._count_refusal,
+            is_serving=lambda: self.serving,
+        )
+
+    def _count_refusal(self) -> None:
+        self.refusals += 1
+
+    async def _connect(self) -> httpx.AsyncClient:
+        return self.client
+
+    async def _switch(self, folder: Path) -> None:
+        self.attempts += 1
+        if self.broken:
+            raise RuntimeUnavailable('no such device')
+        self.switched.append(folder.name)
+
+    async def cycle(self, target: Target = TARGET) -> str | None:
+        """One cycle, waited for; the error that remains."""
+        await self.updater.ensure(target, self.current)
+        await self.updater.wait()
+        return self.updater.error
+
+    @property
+    def current(self) -> ModelPackage | None:
+        return open_package(self.store.folder(self.switched[-1])) if self.switched else None
+
+    @property
+    def fetched(self) -> int:
+        return len(self.server.ranges)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    with serving(make_package(tmp_path / 'p.zip', version='9.9').read_bytes()) as server:
+        made = Bench(tmp_path, server)
+        yield made
+        await made.client.aclose()
+
+
+async def test_the_loops_version_wins_over_the_files(bench: Bench) -> None:
+    """A package that calls itself 9.9 is installed, current and found again as what the Loop calls it."""
+    assert await bench.cycle() is None
+    assert bench.switched == ['1.5']
+    current = bench.store.current()
+    assert current is not None
+    assert current.name == '1.5'
+    (package,) = bench.store.installed()
+    assert getattr(package, 'version', None) == '1.5'
+    assert getattr(package, 'id', None) == 'abc'
+    before = bench.fetched
+    assert await bench.cycle() is None
+    assert bench.fetched == before
+    assert list((bench.store.data_folder / 'downloads').iterdir()) == []
+
+
+async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench: Bench, tmp_path: Path) -> None:
+    """Somebody installed a 1.5 of their own: the Loop's is fetched over it, unless the installed one was meant."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
+    assert await bench.cycle(Target(version='1.5', model_id=INSTALLED)) is None
+    assert bench.fetched == 0
+    assert getattr(bench.current, 'name', None) == 'own'
+    assert await bench.cycle() is None
+    (package,) = bench.store.installed()
+    assert getattr(package, 'name', None) == 'test-card'
+
+
+async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> None:
+    """Afterwards it is only asked whether the file is still the same; another file, or somebody, changes that."""
+    bench.server.content = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop()).read_bytes()
+    assert 'right_hand_20 missing' in str(await bench.cycle())
+    (refused,) = bench.updater.about()['refused']
+    assert refused['version'] == '1.5'
+    assert not bench.store.folder('1.5').exists()
+    for _ in range(3):
+        assert 'right_hand_20 missing' in str(await bench.cycle())
+    assert not (bench.store.data_folder / 'downloads' / '1.5-abc.zip').exists()
+    assert bench.refusals == 1
+    bench.updater.forget()
+    await bench.cycle()
+    assert bench.refusals == 2
+    assert bench.updater.about()['refused']
+    bench.server.content = make_package(tmp_path / 'good.zip').read_bytes()
+    assert await bench.cycle() is None
+    assert bench.updater.about()['refused'] == []
+    assert bench.switched == ['1.5']
+
+
+async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None:
+    """The Loop says that it is the same file, but the transfer may have been at fault."""
+    good = bench.server.content
+    bench.server.content = good[: len(good) // 2] + bytes(100) + good[len(good) // 2 + 100 :]
+    for number in range(1, 6):
+        assert await bench.cycle() is not None
+        (refused,) = bench.updater.about()['refused']
+        assert refused['reason']
+        assert bench.updater._refusals['1.5'].faults == min(number, 3)
+
+
+async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
+    """While another model serves: reported, not built again every cycle, tried again when somebody asks."""
+    bench.broken = True
+    assert await bench.cycle() == 'no such device'
+    assert bench.store.folder('1.5').exists()
+    assert await bench.cycle() == 'no such device'
+    bench.broken = False
+    assert await bench.cycle() == 'no such device'
+    bench.updater.forget()
+    assert await bench.cycle() is None
+    assert bench.switched == ['1.5']
+    assert bench.fetched == 1
+
+
+async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is neither removed nor refused, and tried again, later each time, until it serves."""
+    now = 1000.0
+    monkeypatch.setattr(model_updates.time, 'monotonic', lambda: now)
+    bench.serving, bench.broken = False, True
+    for pause in (1.0, 2.0, 4.0):
+        attempts = bench.attempts
+        assert await bench.cycle() == 'no such device'
+        assert await bench.cycle() == 'no such device'
+        assert bench.attempts == attempts + 1
+        now += pause
+    assert bench.updater.about()['refused'] == []
+    bench.broken = False
+    assert await bench.cycle() is None
+    assert (bench.switched, bench.fetched) == (['1.5'], 1)
+
+
+async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: Bench, tmp_path: Path) -> None:
+    """It could not be fetched again; it is tried once, and again when somebody asks."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
+    target = Target(version='1.5', model_id=INSTALLED)
+    bench.broken = True
+    assert await bench.cycle(target) == 'no such device'
+    bench.broken = False
+    assert await bench.cycle(target) == 'no such device'
+    assert bench.store.versions() == ['1.5']
+    bench.updater.forget()
+    assert await bench.cycle(target) is None
+    assert bench.fetched == 0
+
+
+async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No space left while unpacking: nothing half done remains, and with space the next cycle needs no download."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(package_zip, '_extract', full)
+        assert 'No space left' in str(await bench.cycle())
+        assert list(bench.store.models.iterdir()) == []
+        assert bench.updater.about()['refused'] == []
+    fetched = bench.fetched
+    assert await bench.cycle() is None
+    assert bench.fetched == fetched + 1  # only to ask whether the file is still the same
+    assert bench.switched == ['1.5']
+
+
+async def test_a_new_target_breaks_off_what_is_going_on(bench: Bench) -> None:
+    """The Loop's operators changed their mind during a download."""
+    await bench.updater.ensure(TARGET, None)
+    assert bench.updater.busy
+    other = Target(version='1.6', model_id='def')
+    assert await bench.cycle(other) is None
+    assert bench.switched == ['1.6']
+    await bench.updater.ensure(None, bench.current)
+    assert not bench.updater.busy
+
+
+async def test_old_versions_are_pruned_but_never_the_current_one(bench: Bench) -> None:
+    """Two stay: the current one and the one before."""
+    for minor in range(5, 9):
+        assert await bench.cycle(Target(version=f'1.{minor}', model_id='abc')) is None
+    assert bench.store.versions() == ['1.7', '1.8']
+    bench.store.select('1.7')
+    bench.store.prune(1)
+    assert bench.store.versions() == ['1.7']

@@ -1,0 +1,34 @@
+"""The mock Loop's page, its REST side; Chromium looks at it in tests/integration/test_page.py."""
+
+from pathlib import Path
+
+import httpx
+
+from tests.page.test_lazy import without_nicegui
+from tests.support.loops import MockLoopProcess
+
+
+def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:
+    """`/` leads to the API's page then, `/ui` says what to install."""
+    with MockLoopProcess(tmp_path / 'loop') as loop:
+        try:
+            loop.start(PYTHONPATH=without_nicegui(tmp_path))
+            assert httpx.get(loop.url).headers['location'] == '/docs'
+            answer = httpx.get(f'{loop.url}/ui/')
+            assert answer.status_code == 404
+            assert 'extra `page`' in answer.json()['detail']
+            assert loop.target()['version'] == '1.0'
+        finally:
+            loop.stop()
+
+
+def test_other_sites_cannot_connect_to_the_page(tmp_path: Path) -> None:
+    """As at the node, which decides that before its page is asked."""
+    with MockLoopProcess(tmp_path / 'loop') as loop:
+        try:
+            loop.start()
+            for origin, status in ((loop.url, 200), ('http://elsewhere.example', 400), ('http://[', 400)):
+                address = f'{loop.url}/ui/_nicegui_ws/socket.io/?EIO=4&transport=polling'
+                assert httpx.get(address, headers={'Origin': origin}, timeout=30).status_code == status
+        finally:
+            loop.stop()

@@ -1,0 +1,143 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detector.errors import InvalidPackage
+from detector.models import archive as package_zip
+
+
+def unpack(archive: Path, tmp_path: Path) -> list[str]:
+    folder = tmp_path / 'out'
+    folder.mkdir()
+    package_zip.unpack(archive, folder)
+    return sorted(file.name for file in folder.iterdir())
+
+
+def zip_of(path: Path, *names: str, content: bytes = b'x') -> Path:
+    with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return path
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Bytes and files go in and come out; writing twice gives the same bytes."""
+    source = tmp_path / 'network'
+    source.write_bytes(bytes(range(256)) * 5000)
+    files: dict[str, Path | bytes] = {'model.json': b'{}', 'det.onnx': source}
+    for name in ('a.zip', 'b.zip'):
+        package_zip.write(tmp_path / name, files)
+    assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
+    assert unpack(tmp_path / 'a.zip', tmp_path) == ['det.onnx', 'model.json']
+    assert (tmp_path / 'out' / 'det.onnx').read_bytes() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('../evil', 'leads out'),
+        ('/etc/evil', 'leads out'),
+        ('C:/evil', 'leads out'),
+        ('..\\evil', 'leads out'),
+        ('folder/model.json', 'is in a folder'),
+        ('folder/', 'is in a folder'),
+        ('.', 'no plain file name'),
+        ('.hidden', 'no plain file name'),
+        ('é.onnx', 'no plain file name'),
+        (300 * 'a', 'no plain file name'),
+    ],
+)
+def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str, message: str) -> None:
+    """Paths out of the package and folders are refused before anything is written."""
+    archive = zip_of(tmp_path / 'bad.zip', 'model.json', name)
+    with pytest.raises(InvalidPackage, match=message):
+        unpack(archive, tmp_path)
+    assert not list((tmp_path / 'out').iterdir())
+    assert not (tmp_path / 'evil').exists()
+
+
+def test_links_are_refused(tmp_path: Path) -> None:
+    """A symbolic link in the zip could point anywhere."""
+    archive = tmp_path / 'link.zip'
+    with zipfile.ZipFile(archive, 'w') as target:
+        entry = zipfile.ZipInfo('det.onnx')
+        entry.external_attr = 0o120777 << 16
+        target.writestr(entry, '/etc/passwd')
+    with pytest.raises(InvalidPackage, match="'det.onnx' is a link"):
+        unpack(archive, tmp_path)
+
+
+def test_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
+    """1 GiB of zeros in 1 MB: seen in the directory, nothing is unpacked."""
+    archive = tmp_path / 'bomb.zip'
+    with (
+        zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+        target.open('det.onnx', 'w') as sink,
+    ):
+        for _ in range(1024):
+            sink.write(bytes(1024**2))
+    with pytest.raises(InvalidPackage, match='times its size'):
+        unpack(archive, tmp_path)
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_a_directory_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
+    """The declared size is a bound: more bytes than that are never written, and the checksum tells."""
+    archive = zip_of(tmp_path / 'lie.zip', 'det.onnx', content=bytes(5_000_000))
+    data = archive.read_bytes()
+    size = (5_000_000).to_bytes(4, 'little')
+    assert data.count(size) == 2
+    archive.write_bytes(data.replace(size, (1000).to_bytes(4, 'little')))
+    with pytest.raises(InvalidPackage, match='not a readable zip'):
+        unpack(archive, tmp_path)
+    assert sum(file.stat().st_size for file in (tmp_path / 'out').iterdir()) <= 1000
+
+
+def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    """Flipped bytes anywhere in a package: it is unpacked, or refused with InvalidPackage."""
+    whole = zip_of(tmp_path / 'whole.zip', 'model.json', 'det.onnx', content=bytes(range(256)) * 8).read_bytes()
+    rng = np.random.default_rng(2)
+    refused = 0
+    for number in range(300):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, len(damaged), 3):
+            damaged[position] = rng.integers(0, 256)
+        archive, folder = tmp_path / 'damaged.zip', tmp_path / f'out{number}'
+        archive.write_bytes(damaged)
+        folder.mkdir()
+        try:
+            package_zip.unpack(archive, folder)
+        except InvalidPackage:
+            refused += 1
+    assert refused > 100
+
+
+def test_other_compressions_are_refused(tmp_path: Path) -> None:
+    """Only deflate: the others' decoders bring failures of their own."""
+    archive = tmp_path / 'lzma.zip'
+    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_LZMA) as target:
+        target.writestr('det.onnx', bytes(1000))
+    with pytest.raises(InvalidPackage, match='another way than deflate'):
+        unpack(archive, tmp_path)
+
+
+def test_too_many_or_doubled_files_are_refused(tmp_path: Path) -> None:
+    """A package has a handful of files, each once."""
+    with pytest.raises(InvalidPackage, match='33 files'):
+        unpack(zip_of(tmp_path / 'many.zip', *(f'f{i}' for i in range(33))), tmp_path)
+    with pytest.warns(UserWarning, match='Duplicate'):
+        archive = zip_of(tmp_path / 'twice.zip', 'det.onnx', 'det.onnx')
+    (tmp_path / 'out').rmdir()
+    with pytest.raises(InvalidPackage, match='twice'):
+        unpack(archive, tmp_path)
+
+
+@pytest.mark.parametrize('content', [b'', b'<html>not found</html>', b'PK\x03\x04 truncated'])
+def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An error page saved as a zip, an empty or cut file."""
+    archive = tmp_path / 'page.zip'
+    archive.write_bytes(content)
+    with pytest.raises(InvalidPackage, match='not a readable zip'):
+        unpack(archive, tmp_path)

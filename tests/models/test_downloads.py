@@ -1,0 +1,135 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from detector.errors import DownloadFailed
+from detector.models import downloads
+from detector.models.downloads import discard, download, noted_validators, probe
+from tests.support.file_server import FileServer, serving
+
+CONTENT = np.random.default_rng(0).bytes(3_500_000)
+LIMIT = 10_000_000
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serving(CONTENT) as running:
+        yield running
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=5) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, '_PAUSE_SECONDS', 0)
+
+
+async def test_a_file_arrives_with_progress(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """Byte for byte; progress rises to the size."""
+    seen: list[tuple[int, int | None]] = []
+    target = tmp_path / 'model.zip'
+    await download(client, server.url, target, max_bytes=LIMIT, progress=lambda *now: seen.append(now))
+    assert target.read_bytes() == CONTENT
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+
+
+async def test_a_cut_transfer_goes_on_where_it_stopped(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """Two cuts within one call: the rest is asked for, nothing is fetched twice."""
+    server.cuts = [2_000_000, 1_000_000]
+    target = tmp_path / 'model.zip'
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.read_bytes() == CONTENT
+    starts = [int(wanted.removeprefix('bytes=').removesuffix('-')) for wanted in server.ranges if wanted]
+    assert len(server.ranges) == 3
+    assert 1_000_000 <= starts[0] <= 2_000_000
+    assert starts[0] < starts[1] <= 3_000_000
+
+
+async def test_a_later_call_builds_on_an_earlier_one(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """As after a restart of the process; a file that is there and unchanged is only asked about."""
+    server.cuts = [2_000_000, 0, 0, 0]
+    target = tmp_path / 'model.zip'
+    with pytest.raises(DownloadFailed, match='broke off 4 times'):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    assert not target.exists()
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges[-1] is not None
+    before = target.stat().st_mtime_ns
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.stat().st_mtime_ns == before
+    discard(target)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_another_file_is_not_glued_to_an_old_beginning(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """The server's file changed between the cut and the next attempt: it is fetched from its start."""
+    server.cuts = [2_000_000, 0, 0, 0]
+    target = tmp_path / 'model.zip'
+    with pytest.raises(DownloadFailed):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    server.content = CONTENT[::-1]
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.read_bytes() == CONTENT[::-1]
+
+
+async def test_without_an_etag_it_starts_anew(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """Nothing tells whether the rest would belong to the beginning."""
+    server.etag = False
+    server.cuts = [2_000_000]
+    target = tmp_path / 'model.zip'
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.read_bytes() == CONTENT
+    assert server.ranges == [None, None]
+
+
+async def test_too_large_a_file_is_refused(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """By its announced size, before the disk fills."""
+    with pytest.raises(DownloadFailed, match='larger than the limit of 1000000'):
+        await download(client, server.url, tmp_path / 'model.zip', max_bytes=1_000_000)
+    assert not (tmp_path / 'model.zip').exists()
+
+
+async def test_errors_of_the_server_are_told(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """A status is final; an address without a server is tried and given up."""
+    server.statuses = [404, 500]
+    for status in (404, 500):
+        with pytest.raises(DownloadFailed, match=f'answers {status}'):
+            await download(client, server.url, tmp_path / 'model.zip', max_bytes=LIMIT)
+    with pytest.raises(DownloadFailed, match='broke off'):
+        await download(client, 'http://127.0.0.1:9/x', tmp_path / 'x.zip', max_bytes=LIMIT)
+
+
+async def test_a_full_disk_is_an_os_error_and_the_beginning_stays(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """/dev/full stands in for a disk without space."""
+    target = tmp_path / 'model.zip'
+    (tmp_path / 'model.zip.part').symlink_to('/dev/full')
+    with pytest.raises(OSError, match='No space left'):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    assert not target.exists()
+
+
+async def test_probing_reads_no_body(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """ETag and length tell one file from another."""
+    first = await probe(client, server.url)
+    assert first.length == len(CONTENT)
+    assert first == await probe(client, server.url)
+    server.content = CONTENT[::-1]
+    assert first != await probe(client, server.url)
+    assert noted_validators(tmp_path / 'nothing') is None

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from detector.errors import InvalidPackage
+from detector.models.store import ModelStore, verify
+from tests.support.packages import altered, make_package
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / 'data')
+
+
+def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) -> None:
+    """It is unpacked once, into the data folder."""
+    first = store.current_or_embedded()
+    assert store.current() is None
+    assert (first / 'model.json').is_file()
+    assert store.current_or_embedded() == first
+    assert [folder.name for folder in first.parent.iterdir()] == [first.name]
+
+
+def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
+    """The folder layout is upstream's: models/<version> and the link current_model."""
+    store.install(make_package(tmp_path / 'a.zip', version='1.9'))
+    package = store.install(make_package(tmp_path / 'b.zip', version='1.10', name='other'))
+    assert store.current() == (store.data_folder / 'models' / '1.10').resolve()
+    assert package.model_version == 'other 1.10'
+    assert (store.data_folder / 'current_model').is_symlink()
+    versions = [model.version for model in store.installed() if not isinstance(model, InvalidPackage)]
+    assert versions == ['1.9', '1.10']
+    store.select('1.9')
+    assert store.current_or_embedded().name == '1.9'
+
+
+def test_a_version_is_replaced_only_on_request(store: ModelStore, tmp_path: Path) -> None:
+    """The same number twice is a mistake unless somebody says otherwise."""
+    store.install(make_package(tmp_path / 'a.zip', name='one'))
+    with pytest.raises(InvalidPackage, match='installed already'):
+        store.install(make_package(tmp_path / 'b.zip', name='two'))
+    assert store.install(tmp_path / 'b.zip', replace=True).name == 'two'
+
+
+def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: Path) -> None:
+    """The current model stays and no half-unpacked folder remains."""
+    store.install(make_package(tmp_path / 'a.zip'))
+    bad = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop())
+    with pytest.raises(InvalidPackage, match='right_hand_20 missing'):
+        store.install(bad)
+    with pytest.raises(InvalidPackage, match='no such file'):
+        store.install(tmp_path / 'missing.zip')
+    assert store.current_or_embedded().name == '1.0'
+    assert [folder.name for folder in store.models.iterdir()] == ['1.0']
+
+
+def test_broken_installations_are_listed_as_such(store: ModelStore, tmp_path: Path) -> None:
+    """A damaged file and a vanished folder are named, not passed over."""
+    package = store.install(make_package(tmp_path / 'a.zip'))
+    package.estimator_path.write_bytes(b'damaged')
+    (broken,) = store.installed()
+    assert isinstance(broken, InvalidPackage)
+    assert '1.0: pose.onnx: sha256' in str(broken)
+    package.folder.rename(store.models / '.gone')
+    with pytest.raises(InvalidPackage, match='1.0 is gone'):
+        store.current()
+
+
+def test_verify_installs_nothing(tmp_path: Path) -> None:
+    """It says what the package is."""
+    assert verify(make_package(tmp_path / 'a.zip', version='3.1')).model_version == 'test-card 3.1'

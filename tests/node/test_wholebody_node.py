@@ -1,0 +1,373 @@
+"""The node's REST side, against real processes."""
+
+import contextlib
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+from skimage import data as photographs
+
+from detector.models.embedded import EXAMPLE_CARD
+from detector.models.store import ModelStore
+from detector.pose import images
+from detector.pose.pose import Pose
+from detector.pose.skeleton import KEYPOINT_NAMES
+from mock.test_card.build import EXAMPLE_FIGURES
+from tests.pose.test_images import encoded, png_of_size
+from tests.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
+from tests.support.packages import make_package
+from tests.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
+
+CARD = images.encode_jpeg(make_card(), quality=90)
+
+
+def test_the_example_card_is_read_to_the_pixel(node: NodeProcess) -> None:
+    """`curl -F file=@model_files/test-card.jpg …/detect`: both persons, 133 points each."""
+    response = node.detect(EXAMPLE_CARD.read_bytes())
+    assert response.status_code == 200
+    assert_read(poses_of(response.json()), EXAMPLE_FIGURES)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
+def test_every_format_is_read(node: NodeProcess, kind: str) -> None:
+    """JPEG, PNG and WebP, with the colours the right way round."""
+    data = encoded(PillowImage.fromarray(make_card()), kind, quality=90)
+    assert_read(poses_of(node.detect(data).json()))
+
+
+def test_swapped_colours_are_not_read(node: NodeProcess) -> None:
+    """The card proves the colour order: with red and blue swapped its persons are not found as drawn."""
+    data = encoded(PillowImage.fromarray(np.ascontiguousarray(make_card()[..., ::-1])))
+    assert_misread(poses_of(node.detect(data).json()))
+
+
+def test_a_rotated_camera_gives_upright_coordinates(node: NodeProcess) -> None:
+    """EXIF orientation 6: the answer is in pixels of the upright image."""
+    exif = PillowImage.Exif()
+    exif[0x0112] = 6
+    stored = PillowImage.fromarray(make_card()).transpose(PillowImage.Transpose.ROTATE_90)
+    data = encoded(stored, 'JPEG', exif=exif, quality=90, subsampling=0)
+    assert_read(poses_of(node.detect(data).json()))
+
+
+def test_the_answer_has_upstreams_form(node: NodeProcess) -> None:
+    """Exactly the fields of ImageMetadata, so that existing clients parse it."""
+    answer = node.detect(CARD).json()
+    assert set(answer) == {
+        'box_detections', 'point_detections', 'segmentation_detections', 'classification_detections',
+        'box_annotations', 'point_annotations', 'classification_annotation', 'tags', 'created', 'source', 'state',
+    }  # fmt: skip
+    assert set(answer['box_detections'][0]) == {
+        'category_name', 'category_id', 'x', 'y', 'width', 'height', 'model_name', 'confidence',
+    }  # fmt: skip
+    assert set(answer['point_detections'][0]) == {'category_name', 'category_id', 'x', 'y', 'model_name', 'confidence'}
+
+
+@pytest.mark.parametrize('spelling', ['creation_date', 'creation-date'])
+def test_headers_are_honoured_in_both_spellings(node: NodeProcess, spelling: str) -> None:
+    """Upstream drops the underscore spelling that its own README shows."""
+    headers = {
+        spelling: '2026-01-02T03:04:05',
+        'tags': 'a, b',
+        'source': 'me',
+        'camera_id': 'c',
+        'autoupload': 'disabled',
+    }
+    answer = node.detect(CARD, headers).json()
+    assert answer['created'] == '2026-01-02T03:04:05'
+    assert answer['tags'] == ['a', 'b']
+    assert answer['source'] == 'me'
+
+
+def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
+    """`POST /poses`: one object per person; model, size and timing beside them."""
+    answer = httpx.post(f'{node.url}/poses', files={'file': CARD}, timeout=30).json()
+    assert_read([Pose.from_json(pose) for pose in answer['poses']])
+    assert [point['name'] for point in answer['poses'][0]['keypoints']] == list(KEYPOINT_NAMES)
+    assert answer['image'] == {'width': 720, 'height': 480}
+    assert answer['model_version'] == 'test-card 0.0'
+    assert set(answer['timing']) == {'decode_ms', 'wait_ms', 'inference_ms'}
+
+
+def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess) -> None:
+    """The embedded model finds nobody in a photograph of a person; /about names it and the way to a real one."""
+    answer = node.detect(images.encode_jpeg(photographs.astronaut())).json()
+    assert answer['box_detections'] == answer['point_detections'] == []
+    about = httpx.get(f'{node.url}/about').json()
+    assert about['wholebody']['model_version'] == 'test-card 0.0'
+    assert about['wholebody']['embedded'] is True
+    assert 'wholebody model install' in about['wholebody']['notice']
+    assert about['model_info']['version'] == '0.0'
+    assert len(about['model_info']['categories']) == 134
+    assert set(about) >= {'operation_mode', 'state', 'model_info', 'target_model', 'version_control'}
+
+
+BAD_IMAGES: dict[str, tuple[bytes, int, str]] = {
+    'empty': (b'', 400, 'empty'),
+    'text': (b'hello, world', 415, 'not an image'),
+    'truncated': (CARD[: len(CARD) // 2], 400, 'broken'),
+    'huge': (png_of_size(13000, 13000), 413, 'limit'),
+    'gif': (encoded(PillowImage.new('P', (50, 50)), 'GIF'), 415, 'GIF'),
+    'pixel': (png_of_size(1, 1), 400, '1×1'),
+    'strip': (png_of_size(10, 5000), 400, '10×5000'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_IMAGES)
+@pytest.mark.parametrize('route', ['detect', 'poses'])
+def test_bad_images_get_a_clear_error_and_the_node_serves_on(node: NodeProcess, name: str, route: str) -> None:
+    """A 4xx with a `detail`, within a second; the next request is answered."""
+    data, status, message = BAD_IMAGES[name]
+    seconds = []
+    for _ in range(3):  # the best of three, since the machine may be busy with something else
+        start = time.monotonic()
+        response = httpx.post(f'{node.url}/{route}', files={'file': data}, timeout=10)
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 1
+    assert response.status_code == status
+    assert message in response.json()['detail']
+    assert node.detect(CARD).status_code == 200
+
+
+def test_bad_requests_get_a_clear_error(node: NodeProcess) -> None:
+    """No body, a wrong field name, a wrong method, unknown autoupload, an unknown path, a bad mode."""
+    post = f'{node.url}/detect'
+    for response in (httpx.post(post), httpx.post(post, files={'image': CARD}), httpx.post(post, content=CARD)):
+        assert response.status_code == 422
+        assert response.json()['detail'].startswith('file: ')
+    assert node.detect(CARD, {'autoupload': 'perhaps'}).status_code == 422
+    assert httpx.get(post).status_code == 405
+    assert httpx.get(f'{node.url}/nowhere').status_code == 404
+    for path, body, status in (
+        ('model_version', '1.0', 409),
+        ('model_version', 'newest', 422),
+        ('model_version', b'\xff\xfe', 422),
+        ('operation_mode', b'\xff\xfe', 422),
+        ('debug_logging', b'\xff\xfe', 422),
+        ('socketio', b'\xff\xfe', 422),
+        ('outbox_mode', 2000 * 'x', 413),
+        ('outbox_mode', 'continuous_upload', 409),
+        ('outbox_mode', 'sometimes', 422),
+        ('operation_mode', 'sleeping', 422),
+    ):
+        response = httpx.put(f'{node.url}/{path}', content=body)
+        assert response.status_code == status, path
+        assert response.json()['detail']
+
+
+def test_bodies_that_are_too_large_are_refused_unread(node: NodeProcess) -> None:
+    """By the declared size, and by what comes where none is declared; the node's memory does not follow."""
+    before = _resident_mib(node)
+    declared = httpx.post(f'{node.url}/detect', files={'file': bytes(images.MAX_BYTES + 2 * 1024**2)}, timeout=30)
+    assert declared.status_code == 413
+    assert 'limit' in declared.json()['detail']
+    chunks = (bytes(1024**2) for _ in range(100))
+    with contextlib.suppress(httpx.TransportError):  # the node may close while this still sends
+        streamed = httpx.post(
+            f'{node.url}/detect',
+            content=chunks,
+            headers={'Content-Type': 'multipart/form-data; boundary=x'},
+            timeout=30,
+        )
+        assert streamed.status_code in (400, 413)
+    assert node.detect(CARD).status_code == 200
+    assert _resident_mib(node) < before + 200
+
+
+def _resident_mib(node: NodeProcess) -> float:
+    status = Path(f'/proc/{node.process.pid}/status').read_text()
+    return int(status.split('VmRSS:')[1].split()[0]) / 1024
+
+
+def test_a_form_with_a_strange_charset_is_refused(node: NodeProcess) -> None:
+    """The value is not echoed: it may be no text."""
+    body = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n\\ud800\r\n--x--\r\n'
+    kind = 'multipart/form-data; boundary=x; charset=unicode_escape'
+    response = httpx.post(f'{node.url}/detect', content=body, headers={'Content-Type': kind})
+    assert response.status_code == 422
+    assert response.json()['detail'].startswith('file: ')
+
+
+def test_health_and_ready_answer_head_requests(node: NodeProcess) -> None:
+    """Some probes send nothing else."""
+    assert httpx.head(f'{node.url}/health').status_code == httpx.head(f'{node.url}/ready').status_code == 200
+
+
+def test_an_upload_without_a_loop_is_refused(node: NodeProcess) -> None:
+    """The caller would believe that it arrives somewhere."""
+    response = httpx.post(f'{node.url}/upload', files={'files': CARD})
+    assert response.status_code == 409
+    assert 'set LOOP_HOST' in response.json()['detail']
+
+
+def test_many_clients_at_once_are_all_answered_rightly(node: NodeProcess) -> None:
+    """Eight threads with different cards: each gets the poses of its own card, while /health answers."""
+    cards = [make_card(FIGURES[:1]), make_card(FIGURES[1:]), make_card(), make_card(())]
+    expected = [FIGURES[:1], FIGURES[1:], FIGURES, ()]
+    failures: list[BaseException] = []
+
+    def client(number: int) -> None:
+        try:
+            data = images.encode_jpeg(cards[number % 4])
+            for _ in range(3):
+                assert_read(poses_of(node.detect(data).json()), expected[number % 4])
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    answered = 0
+    with httpx.Client(timeout=5) as prober:  # one for all, since making one takes this process long among its threads
+        while any(thread.is_alive() for thread in threads):
+            assert prober.get(f'{node.url}/health').json() == {'status': 'UP'}
+            answered += 1
+            time.sleep(0.05)
+    assert not failures
+    assert answered > 10
+
+
+def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:
+    """Ten at once with a deadline of 0.3 s: who is served is served rightly, the others get 503 and hear why."""
+    with running_node(tmp_path, DEADLINE=0.3) as node, ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: node.detect(CARD), range(10)))
+        assert {answer.status_code for answer in answers} == {200, 503}
+        for answer in answers:
+            if answer.status_code == 200:
+                assert_read(poses_of(answer.json()))
+            else:
+                assert re.search('no turn within 0.3 seconds|requests are before this one', answer.json()['detail'])
+        assert node.detect(CARD).status_code == 200
+
+
+@pytest.fixture(scope='module')
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Path]]:
+    """A node whose every outgoing connection and name look-up is written to a file."""
+    folder = tmp_path_factory.mktemp('watched')
+    record = folder / 'connections.txt'
+    (folder / 'sitecustomize.py').write_text(
+        'import sys\n'
+        'def hook(event, args):\n'
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.sendto'):\n"
+        f"        with open({str(record)!r}, 'a') as file:\n"
+        "            file.write(f'{event} {args!r}\\n')\n"
+        'sys.addaudithook(hook)\n'
+        f"open({str(record)!r}, 'a').close()\n"
+    )
+    with running_node(folder, PYTHONPATH=str(folder)) as node:
+        yield node, record
+
+
+def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodeProcess, Path]) -> None:
+    """Not even when asked to upload everything, and not after the cycle in which upstream would call home."""
+    node, record = watched
+    assert node.detect(CARD, {'autoupload': 'all'}).status_code == 200
+    assert node.detect(CARD).status_code == 200
+    httpx.put(f'{node.url}/operation_mode', content='detecting')
+    time.sleep(6)  # one cycle is 5 seconds
+    lines = [line for line in record.read_text().splitlines() if f"'127.0.0.1', {node.port}" not in line]
+    assert lines == []
+    stored = {path.suffix for path in node.data_folder.rglob('*') if path.is_file()}
+    assert stored == {'.json', '.onnx', '.lock'}
+    assert not [path for path in (node.data_folder / 'outbox').rglob('*') if path.is_file()]
+
+
+def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
+    """A current model that is damaged: alive, not ready, and the reason in every answer."""
+    data = tmp_path / 'data'
+    store = ModelStore(data)
+    package = store.install(make_package(tmp_path / 'p.zip'))
+    package.estimator_path.write_bytes(b'damaged')
+    with running_node(tmp_path, ready=False) as node:
+        deadline = time.monotonic() + 20
+        while 'cannot serve' not in node.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        ready = httpx.get(f'{node.url}/ready')
+        assert ready.status_code == 503
+        assert 'pose.onnx: sha256' in ready.json()['detail']
+        assert node.detect(CARD).status_code == 503
+        assert node.detect(CARD).json()['detail'].startswith('no model serves')
+        assert httpx.get(f'{node.url}/health').status_code == 200
+        assert 'pose.onnx: sha256' in httpx.get(f'{node.url}/about').json()['wholebody']['notice']
+        with node.socketio() as client:
+            client_answer = client.call('detect', {'image': {'format': 'jpeg', 'bytes': CARD}})
+        assert client_answer['error'].startswith('no model serves')
+
+
+def test_an_installed_model_is_served(tmp_path: Path) -> None:
+    """Installed by the library or command, found at the start."""
+    ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip', version='4.2', name='mine'))
+    with running_node(tmp_path) as node:
+        assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'
+        assert node.detect(CARD).json()['box_detections'][0]['model_name'] == '4.2'
+        assert httpx.get(f'{node.url}/model_version').json()['local_versions'] == ['4.2']
+
+
+def test_with_a_loop_images_wait_in_the_outbox_in_upstreams_form(tmp_path: Path) -> None:
+    """`autoupload: all` stores image and metadata, all 133 points per person, until the Loop can be reached."""
+    closed = free_port()
+    with running_node(
+        tmp_path, LOOP_HOST=f'127.0.0.1:{closed}', LOOP_ORGANIZATION='o', LOOP_PROJECT='p', SKIP_REPEAT_ON_START=1
+    ) as node:
+        assert node.detect(CARD, {'autoupload': 'all', 'camera_id': 'c', 'tags': 'x'}).status_code == 200
+        garbage = httpx.post(f'{node.url}/upload', files={'files': b'garbage'})
+        assert garbage.status_code == 415
+        assert httpx.post(f'{node.url}/upload', files={'files': CARD}).status_code == 200
+        found = _waiting_images(node, 2)
+    detected = next(metadata for metadata, _ in found if metadata['tags'] == ['x'])
+    assert_read(poses_of(detected))
+    uploaded = next(metadata for metadata, _ in found if metadata['tags'] == ['picked_by_system'])
+    assert uploaded['box_detections'] == []
+    assert all(image == CARD for _, image in found)
+
+
+def _waiting_images(node: NodeProcess, count: int) -> list[tuple[dict[str, Any], bytes]]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        folders = list((node.data_folder / 'outbox' / 'normal').iterdir())
+        if len(folders) == count:
+            return [
+                (json.loads(next(folder.glob('*.json')).read_text()), next(folder.glob('*.jpg')).read_bytes())
+                for folder in folders
+            ]
+        time.sleep(0.1)
+    raise AssertionError(f'{count} images should wait in the outbox')
+
+
+def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
+    """One line each on standard error, exit status 2, no traceback."""
+    import subprocess
+
+    environment = clean_environment(BACKEND_TYPE='tensorflow', BACKEND_PORT='x', DATA_FOLDER=tmp_path)
+    ended = subprocess.run(
+        [sys.executable, '-m', 'detector', 'serve'],
+        env=environment | {'PYTHONPATH': str(PROJECT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 2
+    assert {line.split(':')[1].strip() for line in lines} == {'BACKEND_TYPE=tensorflow', 'BACKEND_PORT=x'}
+
+
+def test_sigterm_ends_the_node_with_status_0(tmp_path: Path) -> None:
+    """Within Docker's 10 seconds, although a client is connected and waits for a large batch."""
+    image = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
+    with running_node(tmp_path) as node, node.socketio() as client:
+        client.emit('batch_detect', {'images': [image] * 40})
+        time.sleep(1.5)
+        node.process.terminate()
+        assert node.process.wait(10) == 0

@@ -1,0 +1,219 @@
+"""What is kept of the images that come in, when the disk is slow or refuses."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from learning_loop_node.data_classes import ImageMetadata
+
+from detector.errors import Busy, OutboxFault, RequestTooLarge
+from detector.models.package import ModelPackage
+from detector.outbox import collector as collector_module
+from detector.outbox.collector import MAX_SAVING, Collector
+from detector.outbox.outbox import Outbox, open_outbox
+from detector.pose import images
+from detector.serving.inference import Estimate
+from detector.settings import Settings
+
+from .test_relevance import person
+
+FRAME = np.zeros((800, 6000, 3), dtype=np.uint8)
+JPEG = images.encode_jpeg(np.zeros((16, 16, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    opened = open_outbox(
+        Settings(data_folder=tmp_path, loop_host='localhost:1', loop_organization='o', loop_project='p')
+    )
+    assert isinstance(opened, Outbox)
+    return opened
+
+
+@pytest.fixture
+def collector(outbox: Outbox) -> Collector:
+    return Collector(outbox, Settings())
+
+
+class Slow:
+    """A disk that takes its time."""
+
+    def __init__(self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = asyncio.Event()
+        save = outbox.save
+
+        async def slowly(*arguments: Any, **options: Any) -> Any:
+            await self.go.wait()
+            return await save(*arguments, **options)
+
+        monkeypatch.setattr(outbox, 'save', slowly)
+
+
+async def collect(collector: Collector, package: ModelPackage, *, x: float = 300, filtered: bool = True) -> list[str]:
+    """Collect a frame with an uncertain person; the tags that it gets."""
+    estimate = Estimate(image=FRAME, poses=[person(x, face=0.45)], package=package, timing={})
+    metadata = ImageMetadata()
+    await collector.collect(FRAME, estimate, metadata, camera_id='c', filtered=filtered)
+    return metadata.tags
+
+
+async def test_the_answer_does_not_wait_for_the_disk(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image is saved behind it, and closing waits for that."""
+    disk = Slow(outbox, monkeypatch)
+    async with asyncio.timeout(1):
+        assert await collect(collector, embedded) == ['uncertain', 'uncertain_face']
+    assert outbox.queue.count == 0
+    asyncio.get_running_loop().call_later(0.2, disk.go.set)
+    await collector.close()
+    assert outbox.queue.count == 1
+
+
+async def test_a_disk_that_is_behind_costs_images_not_memory(
+    collector: Collector,
+    outbox: Outbox,
+    embedded: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """So many are kept in memory; the next waits a moment, then is given up, counted, named, and news again."""
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.1)
+    disk = Slow(outbox, monkeypatch)
+    for number in range(MAX_SAVING):
+        assert await collect(collector, embedded, x=500 + 500 * number)
+    assert await collect(collector, embedded, x=10)
+    assert outbox.queue.counters.failed == 1
+    assert "camera 'c'" in caplog.text
+    assert 'others are not on the disk yet' in caplog.text
+    disk.go.set()
+    await collector.close()
+    assert await collect(collector, embedded, x=10), 'news again'
+    assert not await collect(collector, embedded, x=500)
+    await collector.close()
+    assert outbox.queue.count == MAX_SAVING + 1
+
+
+@pytest.mark.parametrize('error', [OutboxFault('disk full'), RuntimeError('unforeseen')])
+async def test_a_failed_save_fails_no_detection(
+    collector: Collector,
+    outbox: Outbox,
+    embedded: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    """It is logged; the same pose is tried again with the next frame; slots are not used up."""
+
+    async def failing(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(outbox, 'save', failing)
+    for _ in range(2 * MAX_SAVING):
+        assert await collect(collector, embedded)
+        await collector.close()
+    assert caplog.text.count('is lost for the Learning Loop') == 2 * MAX_SAVING
+    assert outbox.queue.counters.failed == (0 if isinstance(error, OutboxFault) else 2 * MAX_SAVING), (
+        'the outbox counts'
+    )
+
+
+async def test_what_the_disk_has_not_got_at_the_end_is_told(
+    collector: Collector,
+    outbox: Outbox,
+    embedded: ModelPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Closing waits, but not for ever; the rest is counted and named."""
+    monkeypatch.setattr(collector_module, 'CLOSE_SECONDS', 0.1)
+    Slow(outbox, monkeypatch)
+    for number in range(3):
+        await collect(collector, embedded, x=500 + 500 * number)
+    await collector.close()
+    assert outbox.queue.counters.failed == 3
+    assert caplog.text.count('the node ends before the disk has it') == 3
+
+
+async def test_a_disk_that_is_behind_holds_a_batch_back_once(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first image that finds no place waits; the others of its batch are given up at once."""
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.3)
+    disk = Slow(outbox, monkeypatch)
+    start = time.monotonic()
+    for _ in range(MAX_SAVING + 20):
+        await collect(collector, embedded, filtered=False)
+    assert time.monotonic() - start < 2
+    assert outbox.queue.counters.failed == 20
+    disk.go.set()
+    await collector.close()
+    await collect(collector, embedded, filtered=False)
+    await collector.close()
+    assert outbox.queue.count == MAX_SAVING + 1
+
+
+async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is decoded and stored at a time; those beyond the limit hear so at once."""
+    collector = Collector(outbox, Settings(max_waiting=2))
+    disk = Slow(outbox, monkeypatch)
+    waiting = [asyncio.create_task(collector.accept([(JPEG, ImageMetadata())], priority=False)) for _ in range(3)]
+    await asyncio.sleep(0.2)
+    with pytest.raises(Busy):
+        await collector.accept([(JPEG, ImageMetadata())], priority=False)
+    disk.go.set()
+    assert len(await asyncio.gather(*waiting)) == 3
+
+
+async def test_an_upload_may_not_take_minutes(
+    collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pixels are counted before any is decoded; none of its images is stored."""
+    monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1000)
+    uploads = [(JPEG, ImageMetadata()) for _ in range(3)] + [(np.zeros((16, 16, 3), dtype=np.uint8), ImageMetadata())]
+    with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1000'):
+        await collector.accept(uploads, priority=False)
+    assert outbox.queue.count == 0
+    assert len(await collector.accept(uploads[1:], priority=False)) == 3
+
+
+async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
+    """`autoupload: all` asks for no relevance and adds no tags."""
+    for _ in range(3):
+        assert await collect(collector, embedded, filtered=False) == []
+    await collector.close()
+    assert outbox.queue.count == 3
+
+
+async def test_accepted_uploads_are_counted_in_the_error(
+    collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of three does not fit: the first is accepted, and the caller hears how many are."""
+    save = outbox.save
+
+    async def full(jpeg: bytes, *arguments: Any, **options: Any) -> Any:
+        if outbox.queue.count == 1:
+            raise OutboxFault('disk full')
+        return await save(jpeg, *arguments, **options)
+
+    monkeypatch.setattr(outbox, 'save', full)
+    uploads = [(JPEG, ImageMetadata(tags=['picked_by_system'])) for _ in range(3)]
+    with pytest.raises(OutboxFault, match='disk full; 1 of 3 images are accepted'):
+        await collector.accept(uploads, priority=False)
+    (entry,) = outbox.queue.waiting()
+    assert entry.describe().tags == ['picked_by_system']
+
+
+def test_empty_frames_cost_nothing(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
+    """Nobody there, nothing to send."""
+
+    async def frame() -> None:
+        estimate = Estimate(image=np.zeros((10, 10, 3), dtype=np.uint8), poses=[], package=embedded, timing={})
+        await collector.collect(b'', estimate, ImageMetadata(), camera_id=None, filtered=True)
+        await collector.close()
+
+    asyncio.run(frame())
+    assert outbox.queue.count == 0

@@ -1,0 +1,175 @@
+"""The outbox's folder: what a kill, a stray file or a full disk does to it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from detector.outbox import files as outbox_files
+from detector.outbox.files import Entry, OutboxFiles
+
+NAMES = ['2026-01-01_00:00:00.000001', '2026-01-01_00:00:00.000002', '2026-01-01_00:00:00.000003']
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> OutboxFiles:
+    made = OutboxFiles(tmp_path / 'outbox')
+    made.prepare()
+    return made
+
+
+def write(files: OutboxFiles, name: str, *, priority: bool = False) -> Entry:
+    entry = files.write(name, b'jpeg', b'{}', priority=priority)
+    assert entry is not None
+    return entry
+
+
+def all_files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file()}
+
+
+def test_images_lie_in_upstreams_form(files: OutboxFiles) -> None:
+    """A folder per image, below that of its priority, file names with the folder's name; nothing else is left."""
+    entry = write(files, NAMES[0])
+    urgent = write(files, NAMES[1], priority=True)
+    assert all_files(files.folder) == {
+        f'{queue}/{name}/image_{name}.{ending}'
+        for queue, name in (('normal', NAMES[0]), ('priority', NAMES[1]))
+        for ending in ('jpg', 'json')
+    }
+    assert (entry.jpeg.read_bytes(), entry.metadata.read_bytes()) == (b'jpeg', b'{}')
+    assert files.scan() == ([urgent, entry], [])
+    assert files.entry(NAMES[0], priority=False, size=6) == entry
+
+
+def test_upstreams_own_outbox_reads_it(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of learning_loop_node on the same folder finds the same images."""
+    from learning_loop_node.detector.outbox import Outbox
+    from learning_loop_node.globals import GLOBALS
+
+    monkeypatch.setattr(GLOBALS, 'data_folder', str(files.folder.parent))
+    for name, value in (('LOOP_HOST', 'h'), ('LOOP_ORGANIZATION', 'o'), ('LOOP_PROJECT', 'p')):
+        monkeypatch.setenv(name, value)
+    entries = [write(files, NAMES[1], priority=True), write(files, NAMES[0])]
+    assert Outbox().get_upload_folders() == [str(entry.folder) for entry in entries]
+
+
+def test_a_taken_name_is_told_and_nothing_is_overwritten(files: OutboxFiles) -> None:
+    """Two processes that save in the same microsecond."""
+    entry = write(files, NAMES[0])
+    assert files.write(NAMES[0], b'other', b'{"a": 1}', priority=False) is None
+    assert entry.jpeg.read_bytes() == b'jpeg'
+    assert len(all_files(files.folder)) == 2
+
+
+def test_interrupted_saves_and_removals_are_cleaned_up(files: OutboxFiles) -> None:
+    """What a kill leaves before the rename into place, and after the rename out of it."""
+    kept = write(files, NAMES[0])
+    for name in ('.saving', '.removing'):
+        (files.folder / name / NAMES[1]).mkdir()
+        (files.folder / name / NAMES[1] / f'image_{NAMES[1]}.json').write_text('{')
+    files.prepare()
+    assert files.scan() == ([kept], [])
+    assert len(all_files(files.folder)) == 2
+
+
+def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
+    """Half a folder, an empty file, a stray file, a link, files of another name; the good ones among them stay."""
+    kept = write(files, NAMES[1])
+    normal = files.folder / 'normal'
+    lacking = write(files, NAMES[0])
+    lacking.jpeg.unlink()
+    empty = write(files, NAMES[2])
+    empty.metadata.write_bytes(b'')
+    (normal / 'notes.txt').write_text('hello')
+    (normal / 'link').symlink_to(kept.folder)
+    renamed = '2026-01-01_00:00:00.000009'
+    kept.folder.with_name(renamed).mkdir()
+    (normal / renamed / kept.jpeg.name).write_bytes(b'jpeg')
+    for odd in ('new\nline', 'b\udcffd', '9999-12-31_23:59:59.999999'):
+        (normal / odd).mkdir()
+        for ending in ('jpg', 'json'):
+            (normal / odd / f'image_{odd}.{ending}').write_bytes(b'{}')
+    good, bad = files.scan()
+    assert good == [kept]
+    assert {path.name: reason for path, reason in bad} == {
+        NAMES[0]: f'image_{NAMES[0]}.jpg: No such file or directory',
+        NAMES[2]: f'image_{NAMES[2]}.json is empty',
+        'notes.txt': 'it is no folder',
+        'link': 'it is no folder',
+        renamed: f'image_{renamed}.json: No such file or directory',
+        'new\nline': 'its name is no time',
+        'b\udcffd': 'its name is no time',
+        '9999-12-31_23:59:59.999999': 'its name is no time',
+    }
+    for path, reason in bad:
+        files.set_aside(path, reason)
+    assert files.scan() == ([kept], [])
+    assert {path.name for path in (files.folder / 'set_aside').iterdir()} == {path.name for path, _ in bad}
+
+
+def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many, and equal names do not overwrite each other."""
+    monkeypatch.setattr(outbox_files, 'MAX_SET_ASIDE', 3)
+    for number in range(5):
+        entry = files.write(NAMES[0], f'{number}'.encode(), b'{}', priority=False)
+        assert entry is not None
+        files.set_aside(entry.folder, 'test')
+    kept = (files.folder / 'set_aside').rglob('*.jpg')
+    assert {path.read_text() for path in kept} == {'2', '3', '4'}
+
+
+def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
+    """Somebody cleans up below a running node."""
+    import shutil
+
+    shutil.rmtree(files.folder)
+    entry = write(files, NAMES[0])
+    assert files.remove(entry)
+    assert files.remove(entry), 'it is gone'
+    shutil.rmtree(files.folder)
+    assert files.remove(write(files, NAMES[1]))
+    assert files.scan() == ([], [])
+
+
+def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the second file is written."""
+    calls = []
+
+    def fsync(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(outbox_files.os, 'fsync', fsync)
+    with pytest.raises(OSError, match='No space left'):
+        files.write(NAMES[0], b'jpeg', b'{}', priority=False)
+    assert all_files(files.folder) == set()
+    assert not list((files.folder / '.saving').iterdir())
+
+
+def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
+    """A file where the queue should be."""
+    files = OutboxFiles(tmp_path)
+    (tmp_path / 'normal').write_text('')
+    with pytest.raises(OSError, match='exists'):
+        files.prepare()
+    with pytest.raises(OSError, match='[Dd]irectory|exists'):
+        files.write(NAMES[0], b'jpeg', b'{}', priority=False)
+    assert OutboxFiles(tmp_path / 'nowhere').scan() == ([], [])
+
+
+def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
+    """Persons, tags, source and dates; unreadable metadata and foreign names leave gaps."""
+    about = {'box_detections': [{}, {}], 'tags': ['a'], 'source': 's', 'created': '2025-01-01'}
+    entry = files.write(NAMES[0], b'jpeg', json.dumps(about).encode(), priority=True)
+    assert entry is not None
+    described = entry.describe()
+    assert (described.persons, described.tags, described.source, described.created) == (2, ['a'], 's', '2025-01-01')
+    assert (described.priority, described.saved_at) == (True, '2026-01-01T00:00:00.000001')
+    assert described.bytes == len(b'jpeg') + len(json.dumps(about))
+    for content in (b'{', b'[1]', b'{"box_detections": 5}'):
+        entry.metadata.write_bytes(content)
+        assert entry.describe().persons is None
+    assert write(files, '2026-02-31_00:00:00.000000').describe().saved_at is None

@@ -1,0 +1,517 @@
+"""Sending: against a server that answers as told, and against the mock Learning Loop."""
+
+import asyncio
+import email.utils
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from learning_loop_node.data_classes import ImageMetadata
+
+from detector.outbox import outbox as outbox_module
+from detector.outbox import posting as outbox_post
+from detector.outbox.files import Entry
+from detector.outbox.outbox import Outbox
+from detector.outbox.posting import Answer, LoopPoster, Outcome
+from detector.outbox.queue import OutboxQueue
+from tests.support.processes import free_port
+
+
+@dataclass
+class Script:
+    """A Loop that answers as told.
+
+    :param batches: names of the images of each request, and when it came.
+    :param parts: file name and content type of each part so far.
+    """
+
+    url: str = ''
+    batches: list[list[str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    parts: list[tuple[str, str]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+
+    async def answer(self, names: list[str]) -> web.Response:
+        return web.json_response({})
+
+    async def handle(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        files = [part for part in form.getall('files') if isinstance(part, web.FileField)]
+        self.parts += [(part.filename, part.content_type) for part in files]
+        for part in files:
+            part.file.close()
+        names = [unquote(part.filename)[6:-4] for part in files if part.filename.endswith('.jpg')]
+        self.batches.append(names)
+        self.times.append(time.monotonic())
+        response = await self.answer(names)
+        if response.status == 200 and response.content_type == 'application/json':
+            self.taken += names
+        return response
+
+
+@pytest.fixture
+async def script() -> AsyncIterator[Script]:
+    made = Script()
+    app = web.Application(client_max_size=1024**3)
+    app.router.add_post('/images', made.handle)
+    server = TestServer(app, shutdown_timeout=0.1)
+    await server.start_server()
+    made.url = str(server.make_url('/images'))
+    yield made
+    await server.close()
+
+
+def make_outbox(folder: Path, url: str, *, interval: float = 0.02) -> Outbox:
+    import ssl
+
+    queue = OutboxQueue(folder, max_images=1000, max_bytes=10**9)
+    return Outbox(queue, LoopPoster(url, ssl.create_default_context()), interval=interval)
+
+
+@pytest.fixture
+async def outbox(tmp_path: Path, script: Script) -> AsyncIterator[Outbox]:
+    made = make_outbox(tmp_path / 'outbox', script.url)
+    yield made
+    await made.close()
+
+
+async def fill(outbox: Outbox, count: int, *, priority: bool = False) -> list[Entry]:
+    return [await outbox.save(b'jpeg', ImageMetadata(tags=['t']), priority=priority) for _ in range(count)]
+
+
+def names(entries: Sequence[Entry]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, 'that takes too long'
+        await asyncio.sleep(0.01)
+
+
+async def until_empty(outbox: Outbox) -> None:
+    await until(lambda: outbox.queue.count == 0)
+
+
+async def test_requests_are_those_of_upstream(
+    tmp_path: Path, script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same parts in the same order, with the same names and types, as learning_loop_node's outbox sends them."""
+    from learning_loop_node.detector.outbox import Outbox as UpstreamOutbox
+    from learning_loop_node.globals import GLOBALS
+
+    await fill(outbox, 3)
+    shutil.copytree(tmp_path / 'outbox', tmp_path / 'data' / 'outbox')
+    monkeypatch.setattr(GLOBALS, 'data_folder', str(tmp_path / 'data'))
+    for name in ('LOOP_HOST', 'LOOP_ORGANIZATION', 'LOOP_PROJECT'):
+        monkeypatch.setenv(name, 'x')
+    theirs = UpstreamOutbox()
+    theirs.target_uri = script.url
+    await theirs.upload()
+    parts, script.parts = script.parts, []
+    assert len(parts) == 6
+    await outbox.start()
+    await until_empty(outbox)
+    pairs, theirs_in_pairs = ([tuple(found[i : i + 2]) for i in range(0, 6, 2)] for found in (script.parts, parts))
+    assert sorted(pairs) == sorted(theirs_in_pairs), 'metadata first, then its image'
+
+
+async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tmp_path: Path) -> None:
+    """Newest first, priority before; the pause between batches is for small ones only."""
+    outbox = make_outbox(tmp_path, script.url, interval=3)
+    normal = await fill(outbox, 45)
+    urgent = await fill(outbox, 2, priority=True)
+    start = time.monotonic()
+    await outbox.start()
+    await until(lambda: len(script.batches) == 2)
+    assert time.monotonic() - start < 2.5
+    assert script.taken == [*names(urgent), *names(normal)[:6:-1]]
+    await outbox.close()
+    assert outbox.about() | {'uploaded': 40, 'waiting': 7} == outbox.about()
+
+
+@pytest.mark.parametrize('status', [200, 201, 204])
+async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -> None:
+    """Upstream would send for ever what a Loop answers 201 to."""
+
+    async def answer(_: list[str]) -> web.Response:
+        return web.Response(status=status)
+
+    script.answer = answer  # type: ignore[method-assign]
+    await fill(outbox, 2)
+    await outbox.start()
+    await until_empty(outbox)
+    assert outbox.about()['uploaded'] == 2
+
+
+async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: Outbox) -> None:
+    """Status 200 with a page of HTML is no Loop; neither is a redirect, which is not followed."""
+
+    async def page(_: list[str]) -> web.Response:
+        return web.Response(text='<html>Welcome to our hotel</html>', content_type='text/html')
+
+    async def elsewhere(_: list[str]) -> web.Response:
+        return web.Response(status=307, headers={'Location': script.url})
+
+    await fill(outbox, 2)
+    for answer in (page, elsewhere):
+        script.answer = answer  # type: ignore[method-assign]
+        seen = len(script.batches)
+        await outbox.start()
+        await until(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]
+        await outbox.close()
+    about = outbox.about()
+    assert (about['found'], about['uploaded'], about['waiting']) == (2, 0, 2)
+    assert 'answers 307' in about['error']
+
+
+@pytest.mark.parametrize('status', [413, 422])
+async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
+    script: Script, outbox: Outbox, status: int
+) -> None:
+    """It is set aside with the Loop's reason in the log; all others arrive once."""
+    entries = await fill(outbox, 20)
+    culprit = entries[7].name
+
+    async def answer(received: list[str]) -> web.Response:
+        return web.json_response({'detail': 'bad'}, status=status if culprit in received else 200)
+
+    script.answer = answer  # type: ignore[method-assign]
+    await outbox.start()
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(set(names(entries)) - {culprit})
+    assert outbox.about() | {'uploaded': 19, 'set_aside': 1, 'waiting': 0} == outbox.about()
+    folder = entries[7].folder.parent.parent / 'set_aside' / culprit
+    assert {path.name for path in folder.iterdir()} == {entries[7].jpeg.name, entries[7].metadata.name}
+
+
+async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Outbox) -> None:
+    """413 beyond four images: nothing is set aside, and later batches begin smaller."""
+
+    async def answer(received: list[str]) -> web.Response:
+        return web.json_response({}, status=413 if len(received) > 4 else 200)
+
+    script.answer = answer  # type: ignore[method-assign]
+    entries = await fill(outbox, 60)
+    await outbox.start()
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names(entries))
+    assert outbox.about()['set_aside'] == 0
+    refused = [len(batch) for batch in script.batches if len(batch) > 4]
+    assert refused[0] == 20
+    assert max(refused[3:], default=0) < 12
+
+
+@pytest.mark.parametrize('fault', ['status 500', 'reset', 'hang'])
+async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Every request with it fails: the others arrive, it stays and is tried again, until the Loop is mended."""
+    monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.3)
+    outbox._batch_seconds = 0.3
+    entries = await fill(outbox, 30)
+    poison = entries[-1].name
+    broken = True
+
+    async def answer(received: list[str]) -> web.Response:
+        if broken and poison in received:
+            if fault == 'reset':
+                raise ConnectionResetError
+            if fault == 'hang':
+                await asyncio.sleep(5)
+            return web.json_response({}, status=500)
+        return web.json_response({})
+
+    script.answer = answer  # type: ignore[method-assign]
+    await outbox.start()
+    await until(lambda: outbox.queue.count == 1)
+    assert [entry.name for entry in outbox.queue.waiting()] == [poison]
+    late = await fill(outbox, 3, priority=True)
+    await until(lambda: set(names(late)) <= set(script.taken))
+    broken = False
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names([*entries, *late]))
+    assert outbox.about() | {'uploaded': 33, 'set_aside': 0, 'error': None} == outbox.about()
+
+
+@pytest.mark.parametrize('status', [500, pytest.param(503, marks=pytest.mark.integration)])
+async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, status: int) -> None:
+    """The Loop answers nothing but errors for a while: then those of priority come first, as ever."""
+    await fill(outbox, 20)
+    urgent = await fill(outbox, 3, priority=True)
+
+    async def answer(_: list[str]) -> web.Response:
+        return web.json_response({}, status=status if len(script.batches) <= 8 else 200)
+
+    script.answer = answer  # type: ignore[method-assign]
+    await outbox.start()
+    await until(lambda: len(script.taken) >= 6, 40)
+    assert set(names(urgent)) <= set(script.taken[:6])
+    await until_empty(outbox)
+
+
+async def test_files_that_cannot_be_opened_are_kept(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files, say, for a while: nothing is deleted, and all arrive in the end."""
+    entries = await fill(outbox, 5)
+    read = Path.read_bytes
+
+    def exhausted(path: Path) -> bytes:
+        raise OSError(24, 'Too many open files')
+
+    monkeypatch.setattr(Path, 'read_bytes', exhausted)
+    await outbox.start()
+    await until(lambda: 'Too many open files' in str(outbox.about()['error']))
+    monkeypatch.setattr(Path, 'read_bytes', read)
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names(entries))
+
+
+async def test_stopping_while_files_are_removed_sends_nothing_twice(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow disk, and a stop in the middle of it."""
+    monkeypatch.setattr(outbox_module, 'GRACE_SECONDS', 0.05)
+    remove = outbox.queue._files.remove
+
+    def slowly(entry: Entry) -> bool:
+        time.sleep(0.05)
+        return remove(entry)
+
+    monkeypatch.setattr(outbox.queue._files, 'remove', slowly)
+    await fill(outbox, 15)
+    await outbox.start()
+    await until(lambda: len(script.taken) == 15)
+    for _ in range(3):
+        await outbox.set_mode('stopped')
+        await outbox.set_mode('continuous_upload')
+        await asyncio.sleep(0.1)
+    await until(lambda: not any(path.is_file() for path in outbox.queue._files.folder.rglob('*')))
+    assert len(script.taken) == 15
+
+
+async def test_nothing_is_sent_while_it_is_held(script: Script, tmp_path: Path) -> None:
+    """PUT /socketio off: the mode stays, the images wait."""
+    held = True
+    outbox = make_outbox(tmp_path, script.url)
+    outbox._held = lambda: held
+    await fill(outbox, 2)
+    await outbox.start()
+    await asyncio.sleep(0.2)
+    assert (script.batches, outbox.get_mode().value) == ([], 'continuous_upload')
+    held = False
+    await until_empty(outbox)
+    await outbox.close()
+
+
+async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Path) -> None:
+    """Pauses double, up to a minute, each with some chance in it."""
+
+    async def answer(_: list[str]) -> web.Response:
+        return web.json_response({}, status=503)
+
+    script.answer = answer  # type: ignore[method-assign]
+    outbox = make_outbox(tmp_path, script.url, interval=0.1)
+    await fill(outbox, 1)
+    await outbox.start()
+    await until(lambda: len(script.times) == 5)
+    await outbox.close()
+    pauses = [after - before for before, after in zip(script.times, script.times[1:], strict=False)]
+    for number, pause in enumerate(pauses):
+        assert pause >= 0.1 * 2**number / 2
+
+
+async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
+    """At most a minute, at least half of that; the Loop may ask for five minutes, not more."""
+    (entry,) = await fill(outbox, 1)
+    failed = Answer(outcome=Outcome.UNAVAILABLE)
+    pauses = [outbox._pause_after(failed, [entry]) for _ in range(60)][-30:]
+    assert all(30 <= pause <= 60 for pause in pauses)
+    assert len(set(pauses)) > 20
+    patience = Answer(outcome=Outcome.UNAVAILABLE, retry_after=100_000)
+    assert outbox._pause_after(patience, [entry]) == 300
+
+
+@pytest.mark.parametrize(('header', 'seconds'), [('7', 7), ('0', 0), ('soon', 0), ('-5', 0), ('', 0), ('٣', 0)])
+async def test_retry_after_is_read(header: str, seconds: float) -> None:
+    """Seconds; what is neither seconds nor a date is none."""
+    assert outbox_post._seconds(header) == seconds
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    """In the future, or gone by."""
+    assert 50 < outbox_post._seconds(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert outbox_post._seconds(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0
+
+
+async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:
+    """429 with Retry-After: nothing comes earlier; the interval of this outbox is 0.02 s."""
+
+    async def answer(_: list[str]) -> web.Response:
+        first = len(script.batches) == 1
+        return web.json_response({}, status=429 if first else 200, headers={'Retry-After': '1'} if first else {})
+
+    script.answer = answer  # type: ignore[method-assign]
+    await fill(outbox, 1)
+    await outbox.start()
+    await until_empty(outbox)
+    assert script.times[1] - script.times[0] >= 1
+
+
+async def test_batches_that_are_too_slow_are_made_smaller(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: smaller batches, more time for one."""
+    monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.2)
+    outbox._batch_seconds = 0.2
+    entries = await fill(outbox, 12)
+    slow = entries[5].name
+
+    async def answer(received: list[str]) -> web.Response:
+        await asyncio.sleep(sum(0.5 if name == slow else 0.05 for name in received))
+        return web.json_response({})
+
+    script.answer = answer  # type: ignore[method-assign]
+    await outbox.start()
+    await until(lambda: outbox.queue.count == 0, 40)
+    assert outbox.about()['uploaded'] == 12
+    assert len(script.batches[0]) == 12
+    assert [slow] in script.batches
+
+
+async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -> None:
+    """Within rosys' 5 seconds; nothing is lost, and the next start sends it."""
+    hanging = asyncio.Event()
+
+    async def answer(_: list[str]) -> web.Response:
+        hanging.set()
+        await asyncio.sleep(60)
+        return web.json_response({})
+
+    script.answer = answer  # type: ignore[method-assign]
+    await fill(outbox, 3)
+    await outbox.start()
+    await hanging.wait()
+    start = time.monotonic()
+    await outbox.set_mode('stopped')
+    assert time.monotonic() - start < 4
+    assert outbox.get_mode().value == 'stopped'
+    assert outbox.queue.count == 3
+    del script.answer  # type: ignore[attr-defined]
+    await outbox.set_mode('continuous_upload')
+    await until_empty(outbox)
+    assert len(script.taken) == 3
+
+
+async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbox) -> None:
+    """Stopping waits for it, so that nothing is sent twice."""
+    begun = asyncio.Event()
+
+    async def answer(_: list[str]) -> web.Response:
+        begun.set()
+        await asyncio.sleep(0.5)
+        return web.json_response({})
+
+    script.answer = answer  # type: ignore[method-assign]
+    await fill(outbox, 3)
+    await outbox.start()
+    await begun.wait()
+    await outbox.set_mode('stopped')
+    assert outbox.about() | {'uploaded': 3, 'waiting': 0, 'mode': 'stopped'} == outbox.about()
+
+
+async def test_the_last_mode_wins(script: Script, outbox: Outbox) -> None:
+    """Stop and continue without waiting for either, in both orders, and twice the same."""
+    await outbox.start()
+    for modes in (['stopped', 'continuous_upload'], ['continuous_upload', 'stopped'], ['stopped', 'stopped']):
+        await asyncio.gather(*(outbox.set_mode(mode) for mode in modes))
+        assert outbox.get_mode().value == modes[-1]
+    with pytest.raises(ValueError, match='sometimes'):
+        await outbox.set_mode('sometimes')
+
+
+async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path) -> None:
+    """Nobody listens: nothing is lost, no image is blamed, and all go when the Loop is there."""
+    outbox = make_outbox(tmp_path, f'http://127.0.0.1:{free_port()}/images')
+    entries = await fill(outbox, 30)
+    await outbox.start()
+    await until(lambda: outbox.about()['error'] is not None)
+    await asyncio.sleep(0.3)
+    outbox._poster.url = script.url
+    await until_empty(outbox)
+    await outbox.close()
+    assert [len(batch) for batch in script.batches][:1] == [20]
+    assert sorted(script.taken) == sorted(names(entries))
+
+
+async def test_images_that_somebody_deletes_do_not_hold_up_the_others(script: Script, outbox: Outbox) -> None:
+    """A folder, a single file, and all that a batch had."""
+    entries = await fill(outbox, 5)
+    shutil.rmtree(entries[1].folder)
+    entries[3].jpeg.unlink()
+    await outbox.set_mode('continuous_upload')
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names([entries[0], entries[2], entries[4]]))
+    assert outbox.about() | {'uploaded': 3, 'vanished': 1, 'set_aside': 1} == outbox.about()
+    await outbox.close()
+    shutil.rmtree((await fill(outbox, 1))[0].folder.parent)
+    await outbox.set_mode('continuous_upload')
+    await until_empty(outbox)
+    assert outbox.about()['vanished'] == 2
+    left = {path.name for path in entries[0].folder.parent.parent.rglob('*') if path.is_file()}
+    assert left == {entries[3].metadata.name}, 'what is left of half an image is set aside'
+
+
+async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> None:
+    """Half a folder and a stray file, newer than the images: upstream would send nothing any more."""
+    entries = await fill(outbox, 2)
+    normal = entries[0].folder.parent
+    (normal / '2999-01-01_00:00:00.000000').mkdir()
+    (normal / 'zzz').write_text('')
+    await outbox.start()
+    await until_empty(outbox)
+    assert sorted(script.taken) == sorted(names(entries))
+    assert outbox.about() | {'found': 4, 'set_aside': 2, 'uploaded': 2} == outbox.about()
+
+
+async def test_an_outbox_that_cannot_be_read_does_not_stop_the_node(
+    script: Script, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It starts, says so, and works once the disk does."""
+    folder = tmp_path / 'outbox'
+    folder.write_text('')
+    outbox = make_outbox(folder, script.url)
+    await outbox.start()
+    assert 'cannot be used' in caplog.text
+    folder.unlink()
+    await fill(outbox, 1)
+    await until_empty(outbox)
+    await outbox.close()
+    assert len(script.taken) == 1
+
+
+async def test_a_fault_inside_is_survived(script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever raises, the upload goes on after a pause."""
+    post: Any = outbox._poster.post
+    calls = []
+
+    async def failing(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError('unforeseen')
+        return await post(*arguments, **options)
+
+    monkeypatch.setattr(outbox._poster, 'post', failing)
+    await fill(outbox, 2)
+    await outbox.start()
+    await until_empty(outbox)
+    assert len(script.taken) == 2

@@ -1,0 +1,279 @@
+"""Order, limits and accounts of the outbox."""
+
+import shutil
+import threading
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detector.errors import OutboxFault
+from detector.outbox import queue as outbox_queue
+from detector.outbox.files import Entry, OutboxFiles
+from detector.outbox.queue import OutboxQueue
+
+
+def make_queue(folder: Path, *, max_images: int = 1000, max_bytes: int = 10**9) -> OutboxQueue:
+    queue = OutboxQueue(folder, max_images=max_images, max_bytes=max_bytes)
+    queue.load()
+    return queue
+
+
+def save(queue: OutboxQueue, *, priority: bool = False, size: int = 100) -> Entry:
+    return queue.save(b'j' * (size - 2), b'{}', priority=priority)
+
+
+def send(queue: OutboxQueue, entries: list[Entry]) -> None:
+    """They arrive."""
+    queue.uploaded(entries)
+    queue.remove_files(entries)
+    queue.landed()
+
+
+def assert_accounts(queue: OutboxQueue, **expected: int) -> None:
+    """All that came in is somewhere; the counters named have these values, all others are 0."""
+    counters = queue.about()
+    came_in = counters['found'] + counters['saved']
+    ends = ('uploaded', 'set_aside', 'dropped', 'vanished', 'waiting')
+    assert came_in == sum(counters[end] for end in ends)
+    nonzero = {name: value for name, value in asdict(queue.counters).items() if value}
+    assert nonzero == expected
+    on_disk = make_queue(queue._files.folder) if not queue._in_flight else queue
+    assert [entry.name for entry in on_disk.waiting()] == [entry.name for entry in queue.waiting()]
+
+
+def test_priority_comes_as_it_came_then_normal_newest_first(tmp_path: Path) -> None:
+    """Upstream's order, within a batch and over batches; a restart keeps it."""
+    queue = make_queue(tmp_path)
+    normal = [save(queue) for _ in range(3)]
+    urgent = [save(queue, priority=True) for _ in range(2)]
+    normal += [save(queue)]
+    expected = [*urgent, *reversed(normal)]
+    assert queue.waiting() == expected
+    assert make_queue(tmp_path).waiting() == expected
+    assert queue.next_batch(4, 10**6, 0) == expected[:4]
+    send(queue, expected[:4])
+    assert queue.next_batch(4, 10**6, 0) == expected[4:]
+    queue.landed()
+    assert_accounts(queue, saved=6, uploaded=4)
+
+
+def test_a_batch_is_bounded_in_bytes_but_never_empty(tmp_path: Path) -> None:
+    """A large image goes alone."""
+    queue = make_queue(tmp_path)
+    first, second, large = (save(queue, size=size) for size in (100, 100, 5000))
+    assert queue.next_batch(20, 250, 0) == [large]
+    send(queue, [large])
+    assert queue.next_batch(20, 250, 0) == [second, first]
+    assert queue.next_batch(20, 199, 0) == [second]
+
+
+def test_the_oldest_of_normal_priority_are_dropped_first(tmp_path: Path) -> None:
+    """By count: of the normal ones only; priority is not counted and never dropped."""
+    queue = make_queue(tmp_path, max_images=2)
+    urgent = [save(queue, priority=True) for _ in range(3)]
+    normal = [save(queue) for _ in range(5)]
+    assert queue.waiting() == [*urgent, normal[4], normal[3]]
+    assert_accounts(queue, saved=8, dropped=3)
+
+
+def test_bytes_are_bounded_and_priority_is_refused_rather_than_dropped(tmp_path: Path) -> None:
+    """Normal ones make room; when only priority is left, the caller hears of it."""
+    queue = make_queue(tmp_path, max_bytes=1000)
+    for _ in range(4):
+        save(queue, size=250)
+    urgent = [save(queue, priority=True, size=250) for _ in range(3)]
+    assert queue.size == 1000
+    assert len(queue.waiting()) == 4
+    last = save(queue, priority=True, size=250)
+    assert queue.waiting() == [*urgent, last]
+    for priority in (True, False):
+        with pytest.raises(OutboxFault, match='MAX_OUTBOX_MIB'):
+            save(queue, priority=priority, size=250)
+    assert_accounts(queue, saved=8, dropped=4, failed=2)
+
+
+def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
+    """Nor does it take the place of new images."""
+    queue = make_queue(tmp_path, max_images=2)
+    leaving = [save(queue), save(queue)]
+    assert queue.next_batch(20, 10**6, 0) == leaving[::-1]
+    new = [save(queue) for _ in range(3)]
+    assert queue.waiting() == [new[2], new[1], *leaving[::-1]]
+    queue.landed()
+    save(queue)
+    assert len(queue.waiting()) == 2, 'back again, they count'
+    assert_accounts(queue, saved=6, dropped=4)
+
+
+def test_a_start_with_too_many_images_drops_the_oldest(tmp_path: Path) -> None:
+    """A limit that was lowered meanwhile."""
+    names = [save(make_queue(tmp_path)).name for _ in range(4)]
+    queue = make_queue(tmp_path, max_images=2)
+    assert [entry.name for entry in queue.waiting()] == [names[3], names[2]]
+    assert_accounts(queue, found=4, dropped=2)
+
+
+def test_a_suspect_lets_the_others_go_first(tmp_path: Path) -> None:
+    """Until one of them tells whose fault it is; alone it is tried again."""
+    queue = make_queue(tmp_path)
+    suspect = save(queue, priority=True)
+    queue.suspect(suspect)
+    assert queue.next_batch(20, 10**6, 0) == [suspect]
+    good = save(queue)
+    queue.suspect(suspect)
+    assert queue.next_batch(20, 10**6, 0) == [good]
+    queue.suspect(good)
+    queue.judge_suspects(now=0, pause=10)
+    assert queue.next_batch(20, 10**6, 0) == [suspect, good], 'several failed: it was the Loop'
+    queue.suspect(suspect)
+    queue.acquit()
+    assert queue.next_batch(20, 10**6, 0) == [suspect, good]
+
+
+def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> None:
+    """Pauses double up to ten minutes; those of priority come first; what arrives is forgotten."""
+    queue = make_queue(tmp_path)
+    normal, urgent = save(queue), save(queue, priority=True)
+    for entry in (normal, urgent):
+        queue.suspect(entry)
+        queue.judge_suspects(now=0, pause=10)
+    others = [save(queue) for _ in range(3)]
+    assert queue.retries(urgent) == 0
+    assert queue.retries(others[0]) is None
+    assert queue.next_batch(20, 10**6, 9.9) == others[::-1]
+    assert queue.next_batch(20, 10**6, 10) == [urgent]
+    retries = []
+    now = 10.0
+    for _ in range(9):
+        queue.blame_again(urgent, now)
+        retries.append(queue._blamed[urgent.name].retry_at - now)
+        now = queue._blamed[urgent.name].retry_at
+    assert queue.retries(urgent) == 9
+    assert retries == [20, 40, 80, 160, 320, 600, 600, 600, 600]
+    assert queue.next_batch(20, 10**6, now - 1) == [normal]
+    send(queue, [normal, urgent])
+    assert queue.retries(urgent) is None
+    assert queue.next_batch(20, 10**6, now) == others[::-1]
+    for late in (urgent, normal):
+        queue.suspect(late)
+        queue.blame_again(late, now)
+    assert queue._suspects == set()
+
+
+def test_ends_are_counted(tmp_path: Path) -> None:
+    """Uploaded, set aside, vanished: each once, whatever happens twice."""
+    queue = make_queue(tmp_path)
+    uploaded, aside, vanished, halved, *_ = (save(queue) for _ in range(6))
+    shutil.rmtree(vanished.folder)
+    halved.metadata.unlink()
+    for _ in range(2):
+        send(queue, [uploaded])
+        queue.vanished(vanished)
+    queue.set_aside(aside, 'test')
+    queue.vanished(halved)
+    for entry in (aside, halved):
+        assert (tmp_path / 'set_aside' / entry.name / entry.jpeg.name).exists()
+    assert queue.find(uploaded.name) is None
+    assert_accounts(queue, saved=6, uploaded=1, vanished=1, set_aside=2)
+
+
+def test_room_is_made_of_what_somebody_else_deleted(tmp_path: Path) -> None:
+    """Before an image is refused; one that could never fit hears that."""
+    queue = make_queue(tmp_path, max_bytes=1000)
+    for entry in [save(queue, priority=True, size=500) for _ in range(2)]:
+        shutil.rmtree(entry.folder)
+    save(queue, priority=True, size=500)
+    assert_accounts(queue, saved=3, vanished=2)
+    with pytest.raises(OutboxFault, match='the image has 1001 bytes; the outbox holds 1000'):
+        save(queue, size=1001)
+
+
+def test_a_start_counts_what_it_finds(tmp_path: Path) -> None:
+    """Good images and stray files; the latter are set aside."""
+    save(make_queue(tmp_path))
+    (tmp_path / 'priority' / 'stray').write_text('')
+    queue = make_queue(tmp_path)
+    counters = queue.about()
+    assert (counters['found'], counters['set_aside'], counters['waiting']) == (2, 1, 1)
+
+
+class FrozenClock(datetime):
+    """A clock that stands still, or is set back."""
+
+    current = datetime(2026, 1, 1, 12)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> 'FrozenClock':
+        return cls.current  # type: ignore[return-value]
+
+
+def test_names_never_repeat_nor_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that stands still, then is set back an hour, over a restart too."""
+    monkeypatch.setattr(outbox_queue, 'datetime', FrozenClock)
+    monkeypatch.setattr(FrozenClock, 'current', datetime(2026, 1, 1, 12))
+    queue = make_queue(tmp_path)
+    names = [save(queue).name for _ in range(3)]
+    assert names == [f'2026-01-01_12:00:00.00000{digit}' for digit in range(3)]
+    monkeypatch.setattr(FrozenClock, 'current', datetime(2026, 1, 1, 11))
+    names.append(save(queue).name)
+    queue = make_queue(tmp_path)
+    names.append(save(queue).name)
+    assert names == sorted(set(names))
+    assert [entry.name for entry in queue.waiting()] == names[::-1]
+
+
+def test_names_of_a_clock_gone_wrong_are_not_followed(tmp_path: Path) -> None:
+    """Of a folder of the far future, or when years are set back: images of today are named so, and none is lost."""
+    OutboxFiles(tmp_path).write('2199-12-31_23:59:59.999999', b'jpeg', b'{}', priority=False)
+    queue = make_queue(tmp_path)
+    names = [save(queue).name for _ in range(3)]
+    assert names == sorted(set(names))
+    assert names[-1] < '2199'
+    assert len(queue.waiting()) == 4
+
+
+def test_a_name_that_another_process_took_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two queues on one folder with the same clock lose nothing."""
+    monkeypatch.setattr(outbox_queue, 'datetime', FrozenClock)
+    first, second = make_queue(tmp_path), make_queue(tmp_path)
+    for _ in range(4):
+        save(first)
+        save(second)
+    assert len(make_queue(tmp_path).waiting()) == 8
+
+
+def test_many_threads_save_at_once(tmp_path: Path) -> None:
+    """400 images from 8 threads, while they are taken away: each is counted once."""
+    queue = make_queue(tmp_path)
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set() or queue.count:
+            send(queue, queue.next_batch(20, 10**6, 0))
+
+    taker = threading.Thread(target=take)
+    savers = [threading.Thread(target=lambda: [save(queue) for _ in range(50)]) for _ in range(8)]
+    for thread in (taker, *savers):
+        thread.start()
+    for thread in savers:
+        thread.join()
+    done.set()
+    taker.join()
+    assert_accounts(queue, saved=400, uploaded=400)
+
+
+def test_faults_of_the_disk_name_themselves(tmp_path: Path) -> None:
+    """A file where a folder should be: nothing is accepted, it is counted, and once it is gone saving works."""
+    queue = make_queue(tmp_path / 'outbox')
+    (tmp_path / 'outbox' / 'normal').rmdir()
+    (tmp_path / 'outbox' / 'normal').write_text('')
+    with pytest.raises(OutboxFault, match='cannot store the image: '):
+        save(queue)
+    with pytest.raises(OutboxFault, match=f'the outbox {tmp_path / "outbox"} cannot be used: '):
+        queue.load()
+    (tmp_path / 'outbox' / 'normal').unlink()
+    save(queue)
+    assert_accounts(queue, saved=1, failed=1)

@@ -1,0 +1,368 @@
+"""Which images are relevant, why, and how often."""
+
+import itertools
+import tracemalloc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detector.engine.pose_engine import PoseEngine
+from detector.models.package import ModelPackage
+from detector.outbox import relevance
+from detector.outbox.relevance import Relevance
+from detector.pose.pose import Pose
+from detector.pose.skeleton import KEYPOINT_INDEX, OKS_SIGMAS, PART_BY_NAME, PARTS
+from mock.test_card.cards import PANEL_HEIGHT, PANEL_WIDTH, Figure, layout
+from tests.support.cards import make_card
+
+SIZE = (1000, 800)
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_relevance(**options: Any) -> Relevance:
+    return Relevance(**{'min_uncertain': 0.3, 'max_uncertain': 0.6} | options)
+
+
+def person(
+    x: float = 300,
+    y: float = 200,
+    *,
+    width: float = 150,
+    height: float = 300,
+    box_confidence: float = 0.9,
+    confidence: float = 0.9,
+    **parts: float,
+) -> Pose:
+    """A schematic person in a box, sure of everything but the parts that are named with a confidence of their own."""
+    confidences = np.full(133, confidence, dtype=np.float32)
+    for name, value in parts.items():
+        confidences[PART_BY_NAME[name].slice] = value
+    points = layout() / (PANEL_WIDTH, PANEL_HEIGHT) * (width, height) + np.array([x, y])
+    return Pose(
+        box=np.array([x, y, x + width, y + height], dtype=np.float32),
+        box_confidence=box_confidence,
+        keypoints=points.astype(np.float32),
+        confidences=confidences,
+    )
+
+
+def with_keypoints(pose: Pose, indices: Sequence[int] | slice, points: Any) -> Pose:
+    keypoints = pose.keypoints.copy()
+    keypoints[indices] = points
+    return Pose(box=pose.box, box_confidence=pose.box_confidence, keypoints=keypoints, confidences=pose.confidences)
+
+
+def tags_of(*poses: Pose, size: tuple[int, int] = SIZE, **options: Any) -> tuple[str, ...]:
+    """What a fresh filter says of an image."""
+    return make_relevance(**options).judge(poses, size=size).tags
+
+
+# ---------------------------------------------------------------- causes
+
+
+def test_a_confident_person_is_not_relevant() -> None:
+    """Nor is an empty image, nor a person who is seen at a distance with absent hands."""
+    assert tags_of() == ()
+    assert tags_of(person()) == ()
+    assert tags_of(person(left_hand=0.05, right_hand=0.1, face=0.02)) == ()
+
+
+@pytest.mark.parametrize('part', [part.name for part in PARTS])
+def test_an_uncertain_part_is_named(part: str) -> None:
+    """A tag for the cause, one for each part."""
+    assert tags_of(person(**{part: 0.45})) == ('uncertain', f'uncertain_{part}')
+    assert set(tags_of(person(), person(600, **{part: 0.45}))) == {'uncertain', f'uncertain_{part}'}
+
+
+def test_an_uncertain_box_is_named() -> None:
+    """Confidence of the person detector."""
+    assert tags_of(person(box_confidence=0.5)) == ('uncertain', 'uncertain_person')
+
+
+@pytest.mark.parametrize(('confidence', 'relevant'), [(0.29, False), (0.3, True), (0.6, True), (0.61, False)])
+def test_the_thresholds_belong_to_the_range(confidence: float, relevant: bool) -> None:
+    """From MIN to MAX, both included, for confidences in single precision, as the engine has them."""
+    single = float(np.float32(confidence))
+    assert bool(tags_of(person(box_confidence=single))) is relevant
+    assert bool(tags_of(person(face=single))) is relevant
+
+
+def test_all_can_be_uncertain_and_nothing() -> None:
+    """Thresholds at the ends: 0..1 makes any pose relevant, but names no absent part; 1..1 needs full confidence."""
+    tags = tags_of(person(left_hand=0.01), min_uncertain=0, max_uncertain=1)
+    assert 'uncertain_body' in tags
+    assert 'uncertain_left_hand' not in tags
+    assert tags_of(person(), min_uncertain=1, max_uncertain=1) == ()
+    assert tags_of(person(confidence=1), min_uncertain=1, max_uncertain=1)[0] == 'uncertain'
+
+
+def test_parts_outside_the_image_do_not_count() -> None:
+    """Someone cut off at the hips: legs and feet lie on the border with the low confidences that such points have."""
+    legs = [KEYPOINT_INDEX[f'{side}_{joint}'] for side in ('left', 'right') for joint in ('hip', 'knee', 'ankle')]
+    lower = [*legs, *PART_BY_NAME['feet'].indices]
+    pose = person(y=500)
+    pose = with_keypoints(pose, lower, np.column_stack([pose.keypoints[lower, 0], np.full(len(lower), 799.0)]))
+    pose.confidences[lower] = 0.4
+    assert tags_of(pose) == ()
+    assert 'uncertain_feet' in tags_of(pose, size=(1000, 900)), 'inside the image they do count'
+
+
+def test_hidden_keypoints_of_a_part_do_not_make_it_uncertain() -> None:
+    """Someone at a table: sure of the upper body, and sure that there are no legs."""
+    pose = person(feet=0.05)
+    pose.confidences[[KEYPOINT_INDEX[f'{s}_{joint}'] for s in ('left', 'right') for joint in ('knee', 'ankle')]] = 0.05
+    assert tags_of(pose) == ()
+
+
+def test_a_box_without_a_body_is_relevant() -> None:
+    """No keypoint of the body, or all in one spot."""
+    assert tags_of(person(confidence=0.05)) == ('person_without_body',)
+    crowded = with_keypoints(person(), slice(0, 17), (370, 350))
+    assert tags_of(crowded) == ('person_without_body',)
+
+
+def test_keypoints_that_leave_the_box_are_relevant() -> None:
+    """A hand a bit beyond is none of that, a body half a box away is."""
+    pose = person()
+    hand = PART_BY_NAME['left_hand'].slice
+    assert tags_of(with_keypoints(pose, hand, pose.keypoints[hand] + np.array([12, 0]))) == ()
+    assert tags_of(with_keypoints(pose, slice(None), pose.keypoints + np.array([0, 80]))) == ('keypoints_outside_box',)
+
+
+def test_two_poses_of_one_body_are_relevant() -> None:
+    """The same body in a large and in a small box; two who stand close to each other are two."""
+    first = person()
+    second = Pose(
+        box=np.array([300, 200, 450, 420], dtype=np.float32),
+        box_confidence=0.8,
+        keypoints=first.keypoints + 2,
+        confidences=first.confidences,
+    )
+    assert 'poses_share_body' in tags_of(first, second)
+    assert tags_of(person(300), person(370)) == ()
+
+
+def test_causes_add_up() -> None:
+    """Over persons and parts; each tag once, `uncertain` for all."""
+    tags = tags_of(person(100, face=0.4), person(400, face=0.5, feet=0.5), person(700, confidence=0.01))
+    assert tags == ('person_without_body', 'uncertain', 'uncertain_face', 'uncertain_feet')
+
+
+def test_a_package_with_raw_scores_from_1_to_8_works_as_well(embedded: ModelPackage) -> None:
+    """What counts are the mapped confidences: eightfold scores with a mapping for them give the same causes."""
+
+    class Scaled(PoseEngine):
+        def confidences(self, scores: Any) -> Any:
+            return super().confidences(1 + 7 * scores)
+
+    mapping = [(1.0, 0.0), (8.0, 1.0)]
+    description = embedded.wholebody.model_copy(update={'score_mapping': mapping})
+    package = ModelPackage(
+        folder=embedded.folder,
+        id=embedded.id,
+        version=embedded.version,
+        wholebody=description,
+        category_ids=embedded.category_ids,
+    )
+    fading = np.zeros(133, dtype=np.float32)
+    fading[PART_BY_NAME['left_hand'].slice] = 0.32
+    card = make_card([Figure(x=40, y=30, height=420, fading=fading)])
+    engines = PoseEngine(embedded), Scaled(package)
+    found = [tags_of(*engine.poses(card), size=(720, 480)) for engine in engines]
+    assert found == 2 * [('uncertain', 'uncertain_left_hand')]
+    assert PoseEngine(package).poses(card)[0].confidences.max() == 0, 'raw scores below 1 mean nothing there'
+
+
+# ---------------------------------------------------------------- news
+
+
+def test_the_same_pose_is_sent_once_until_it_is_forgotten() -> None:
+    """As long as it is seen it is known; one hour after it was last seen it is news."""
+    clock = Clock()
+    judge = make_relevance(clock=clock).judge
+    rng = np.random.default_rng(0)
+    shaky = (
+        with_keypoints(pose := person(face=0.45), slice(None), pose.keypoints + rng.normal(0, 2, (133, 2)))
+        for _ in itertools.count()
+    )
+    assert judge([next(shaky)], size=SIZE).tags
+    for _ in range(100):
+        clock.now += 60
+        assert not judge([next(shaky)], size=SIZE).tags
+    clock.now += 3601
+    assert judge([next(shaky)], size=SIZE).tags
+
+
+def test_another_place_or_posture_is_news() -> None:
+    """One step is not, several are; raised arms are; coming closer in the same posture is not."""
+    judge = make_relevance().judge
+    pose = person(face=0.45)
+    assert judge([pose], size=SIZE).tags
+    assert not judge([person(315, face=0.45)], size=SIZE).tags
+    assert judge([person(500, face=0.45)], size=SIZE).tags
+    arms = [KEYPOINT_INDEX[f'{side}_{joint}'] for side in ('left', 'right') for joint in ('elbow', 'wrist')]
+    raised = with_keypoints(pose, arms, pose.keypoints[arms] - (0, 150))
+    assert judge([raised], size=SIZE).tags
+    assert not judge([raised], size=SIZE).tags
+    assert not judge([person(292, 185, width=165, height=330, face=0.45)], size=SIZE).tags
+
+
+def test_a_change_of_mind_about_the_same_pose_is_no_news() -> None:
+    """First the face is uncertain, then a hand: the same person in the same pose was sent."""
+    judge = make_relevance().judge
+    assert judge([person(face=0.45)], size=SIZE).tags
+    assert not judge([person(left_hand=0.45)], size=SIZE).tags
+
+
+def test_confident_poses_are_not_remembered() -> None:
+    """A person who becomes uncertain where they stood all the time is news."""
+    judge = make_relevance().judge
+    assert not judge([person()], size=SIZE).tags
+    assert judge([person(face=0.45)], size=SIZE).tags
+
+
+def test_someone_new_beside_a_known_pose_is_news_with_their_own_tags() -> None:
+    """Tags are those of the new pose."""
+    judge = make_relevance().judge
+    assert judge([person(face=0.45)], size=SIZE).tags
+    assert judge([person(face=0.45), person(600, feet=0.5)], size=SIZE).tags == ('uncertain', 'uncertain_feet')
+
+
+def test_a_neighbour_is_news_and_both_keep_their_tags() -> None:
+    """Two close to each other in one frame, and one who comes close to somebody known."""
+    both = [person(300, face=0.45), person(345, left_hand=0.45)]
+    assert tags_of(*both) == ('uncertain', 'uncertain_face', 'uncertain_left_hand')
+
+
+@pytest.mark.parametrize('jitter', [0.01, 0.03, 0.05])
+def test_jitter_is_no_news(jitter: float) -> None:
+    """An uncertain pose wavers by parts of its height, frame by frame: a few postures of a place are enough."""
+    judge = make_relevance(clock=Clock()).judge
+    rng = np.random.default_rng(0)
+    sent = 0
+    for _ in range(500):
+        pose = person(face=0.45)
+        wavering = with_keypoints(pose, slice(None), pose.keypoints + rng.normal(0, jitter * 300, (133, 2)))
+        sent += bool(judge([wavering], size=SIZE).tags)
+    assert 1 <= sent <= relevance.MAX_POSTURES
+
+
+def test_a_camera_that_finds_news_all_the_time_is_slowed_down() -> None:
+    """A small person who walks, uncertain at every step: a burst, then one image in a while, for ever."""
+    clock = Clock()
+    judge = make_relevance(clock=clock).judge
+    sent = 0
+    for step in range(3000):
+        clock.now += 0.1
+        x, y = 13 * (step % 70), 25 * (step // 70 % 30)
+        sent += bool(judge([person(x, y, width=12, height=24, face=0.45)], size=SIZE).tags)
+    assert relevance.BURST <= sent <= relevance.BURST + 300 / relevance.REFILL_SECONDS + 1
+    clock.now += 3600
+    assert judge([person(face=0.45)], size=SIZE).tags
+    assert judge([person(face=0.45)], size=SIZE, camera_id='another').tags
+
+
+def test_cameras_do_not_know_of_each_other() -> None:
+    """Each id for itself, and no id is one of its own; very long ids too."""
+    judge = make_relevance().judge
+    for camera_id in (None, '', 'front', 'rear', 'x' * 10_000_000, 'x' * 9_999_999 + 'y', '\ud800' * 100):
+        assert judge([person(face=0.45)], size=SIZE, camera_id=camera_id).tags
+        assert not judge([person(face=0.45)], size=SIZE, camera_id=camera_id).tags
+
+
+def test_what_could_not_be_kept_is_news_again() -> None:
+    """A retracted verdict is forgotten, and only that one."""
+    filter_ = make_relevance()
+    first = filter_.judge([person(face=0.45)], size=SIZE)
+    filter_.judge([person(600, face=0.45)], size=SIZE)
+    filter_.retract(first)
+    assert filter_.judge([person(face=0.45)], size=SIZE).tags
+    assert not filter_.judge([person(600, face=0.45)], size=SIZE).tags
+    filter_.retract(first)
+    assert not filter_.judge([person(face=0.45)], size=SIZE).tags, 'its place has been given to another'
+
+
+def test_a_random_share_is_relevant_whatever_it_shows() -> None:
+    """Tagged `random`, beside the causes if there are any; independent of what is known."""
+    draws = itertools.cycle([0.05, 0.5])
+    judge = make_relevance(random_share=0.1, chance=lambda: next(draws)).judge
+    assert judge([], size=SIZE).tags == ('random',)
+    assert judge([], size=SIZE).tags == ()
+    assert judge([person(face=0.45)], size=SIZE).tags == ('uncertain', 'uncertain_face', 'random')
+    assert judge([person(face=0.45)], size=SIZE).tags == ()
+    assert judge([person(face=0.45)], size=SIZE).tags == ('random',)
+    certain = make_relevance(random_share=1).judge
+    assert all(certain([person()], size=SIZE).tags == ('random',) for _ in range(50))
+
+
+# ---------------------------------------------------------------- bounds
+
+
+@pytest.mark.parametrize('cameras', [1000, pytest.param(100_000, marks=pytest.mark.integration)])
+def test_invented_camera_ids_take_bounded_memory(cameras: int) -> None:
+    """Each is used once; a camera that is heard of all the time is not forgotten over them."""
+    filter_ = make_relevance()
+    pose = person(face=0.45)
+    assert filter_.judge([pose], size=SIZE, camera_id='real').tags
+    tracemalloc.start()
+    try:
+        for number in range(cameras):
+            assert filter_.judge([pose], size=SIZE, camera_id=str(number)).tags
+            if number % 100 == 0:
+                assert not filter_.judge([pose], size=SIZE, camera_id='real').tags
+        grown, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert grown < relevance.MAX_CAMERAS * relevance.MAX_REMEMBERED * 250
+
+
+def test_thousands_of_places_are_forgotten_oldest_first() -> None:
+    """Memory per camera is bounded; the latest poses are known."""
+    clock = Clock()
+    filter_ = make_relevance(clock=clock, reset_seconds=1e6)
+    places = [(x, y) for y in range(0, 4000, 400) for x in range(0, 40000, 400)]
+    assert len(places) > relevance.MAX_REMEMBERED
+    for x, y in places:
+        clock.now += relevance.REFILL_SECONDS
+        assert filter_.judge([person(x, y, face=0.45)], size=(50000, 5000)).tags
+    assert not filter_.judge([person(*places[-1], face=0.45)], size=(50000, 5000)).tags
+    assert not filter_.judge([person(*places[-relevance.MAX_REMEMBERED], face=0.45)], size=(50000, 5000)).tags
+    clock.now += relevance.REFILL_SECONDS
+    assert filter_.judge([person(*places[0], face=0.45)], size=(50000, 5000)).tags
+
+
+def test_a_crowd_is_judged_in_bounded_time_and_without_warnings() -> None:
+    """Only the best of a thousand poses are looked at."""
+    crowd = [person(300 + index % 7) for index in range(relevance.MAX_POSES)]
+    assert tags_of(*crowd) == ('poses_share_body',)
+    assert tags_of(*crowd, *(person(face=0.45) for _ in range(1000))) == ('poses_share_body',)
+
+
+def test_degenerate_poses_are_judged() -> None:
+    """A box without area, keypoints in one corner, no confidence at all."""
+    nothing = Pose(
+        box=np.zeros(4, dtype=np.float32),
+        box_confidence=0.9,
+        keypoints=np.zeros((133, 2), dtype=np.float32),
+        confidences=np.zeros(133, dtype=np.float32),
+    )
+    judge = make_relevance().judge
+    assert judge([nothing, nothing], size=(8, 8)).tags == ('person_without_body',)
+
+
+def test_sigmas_of_the_body_are_cocos() -> None:
+    """The news of a posture is weighed with them; the first 17 of COCO-WholeBody are those of COCO."""
+    assert OKS_SIGMAS[:17].tolist() == pytest.approx(
+        [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]
+    )  # fmt: skip

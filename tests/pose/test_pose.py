@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from detector.pose.pose import Pose, box_ious, oks, poses_to_json
+from detector.pose.skeleton import KEYPOINT_NAMES
+
+
+def make_pose(seed: int = 0) -> Pose:
+    rng = np.random.default_rng(seed)
+    return Pose(
+        box=np.array([10, 20, 110, 220], dtype=np.float32),
+        box_confidence=0.75,
+        keypoints=rng.uniform(0, 200, (133, 2)).astype(np.float32),
+        confidences=rng.uniform(0, 1, 133).astype(np.float32),
+    )
+
+
+def test_json_and_back_keeps_the_pose() -> None:
+    """Coordinates survive to 0.01 px and confidences to 0.0001, whatever the order of the points."""
+    pose = make_pose()
+    data = pose.to_json()
+    data['keypoints'].reverse()
+    again = Pose.from_json(data)
+    np.testing.assert_allclose(again.box, pose.box, atol=0.01)
+    np.testing.assert_allclose(again.keypoints, pose.keypoints, atol=0.0051)
+    np.testing.assert_allclose(again.confidences, pose.confidences, atol=0.000051)
+    assert again.box_confidence == pose.box_confidence
+
+
+def test_grouped_answer_names_every_keypoint_of_every_person() -> None:
+    """One object per person with 133 names in schema order, the image's size and the model."""
+    answer = poses_to_json([make_pose(1), make_pose(2)], width=640, height=480, model_version='m 1')
+    assert [[point['name'] for point in pose['keypoints']] for pose in answer['poses']] == 2 * [list(KEYPOINT_NAMES)]
+    assert answer['image'] == {'width': 640, 'height': 480}
+    assert answer['model_version'] == 'm 1'
+
+
+def test_arrays_of_another_shape_are_refused() -> None:
+    """A pose always holds all 133 points."""
+    with pytest.raises(ValueError, match='17'):
+        Pose(
+            box=np.zeros(4, dtype=np.float32),
+            box_confidence=1,
+            keypoints=np.zeros((17, 2), dtype=np.float32),
+            confidences=np.zeros(17, dtype=np.float32),
+        )
+
+
+def test_an_unknown_keypoint_name_is_refused() -> None:
+    """A misspelled name is an error, not a lost point."""
+    data = make_pose().to_json()
+    data['keypoints'][0]['name'] = 'tail'
+    with pytest.raises(KeyError, match='tail'):
+        Pose.from_json(data)
+
+
+def test_oks_follows_cocos_formula() -> None:
+    """Worked out by hand: distance 0 is 1; a distance of 2σ·√area is exp(-1/2); invisible keypoints do not count."""
+    sigmas = np.array([0.025, 0.1], dtype=np.float32)
+    points = np.array([[0, 0], [10, 10]], dtype=np.float32)
+    moved = points + np.array([[0, 0.05 * 100], [0, 0]], dtype=np.float32)
+    both = np.array([True, True])
+    assert oks(points, points, both, area=100**2, sigmas=sigmas) == pytest.approx(1)
+    assert oks(points, moved, both, area=100**2, sigmas=sigmas) == pytest.approx((np.exp(-0.5) + 1) / 2)
+    assert oks(points, moved, np.array([False, True]), area=100**2, sigmas=sigmas) == pytest.approx(1)
+    assert oks(points, moved, ~both, area=100**2, sigmas=sigmas) == 0
+    many = oks(np.stack([points, moved]), points, both, area=np.array([100.0**2, 100.0**2]), sigmas=sigmas)
+    assert many == pytest.approx([1, (np.exp(-0.5) + 1) / 2])
+
+
+def test_box_ious() -> None:
+    """Same, half, a quarter's overlap, apart, without area."""
+    box = np.array([0, 0, 10, 10], dtype=np.float32)
+    others = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [5, 5, 15, 15], [20, 20, 30, 30], [3, 3, 3, 3]])
+    assert box_ious(box, others) == pytest.approx([1, 0.5, 25 / 175, 0, 0])
+    assert box_ious(np.zeros(4), np.zeros(4)) == 0

@@ -1,0 +1,203 @@
+"""Images are decoded where there is room for them, in the order of their arrival."""
+
+import asyncio
+import io
+import itertools
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detector.errors import Busy, DeadlineExceeded
+from detector.observability.metrics import Metrics
+from detector.pose import images
+from detector.serving.admission import Admission, Ticket
+from detector.serving.decoding import Decoder, Room
+from tests.support.cards import make_card
+
+CARD = images.encode_jpeg(make_card())
+PIXELS = 720 * 480
+
+
+_numbers = itertools.count()
+
+
+def make_ticket(*, seconds: float = 60) -> Ticket:
+    """One that has come after those before."""
+    return Ticket(
+        live=True,
+        stream=None,
+        since=next(_numbers),
+        deadline=time.monotonic() + seconds,
+        late=lambda: DeadlineExceeded('too late', retry_after=1),
+    )
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_who_comes_first_is_served_first() -> None:
+    """A small one does not overtake a large one, which would never be served otherwise."""
+    room = Room(10)
+    await room.take(8, make_ticket())
+    large, small = (asyncio.create_task(room.take(pixels, make_ticket())) for pixels in (5, 1))
+    await settle()
+    assert not room.has(1)
+    assert room.has(0)
+    assert not large.done()
+    assert not small.done()
+    room.give_back(8)
+    await settle()
+    assert large.done()
+    assert small.done()
+    assert room.held == 6
+
+
+async def test_a_frame_takes_the_place_of_the_one_it_replaces() -> None:
+    """Which leaves at once; cameras that are faster than the queue would never be served otherwise."""
+    room, admission = Room(10), Admission(max_waiting=10, deadline=60)
+    await room.take(10, make_ticket())
+    async with admission.enter(stream='front') as old, admission.enter() as other:
+        tasks = [asyncio.create_task(room.take(10, ticket)) for ticket in (old, other)]
+        await settle()
+        async with admission.enter(stream='front') as new:
+            with pytest.raises(Busy, match='a newer frame'):
+                await asyncio.wait_for(tasks[0], 1)
+            last = asyncio.create_task(room.take(10, new))
+            await settle()
+            room.give_back(10)
+            await asyncio.wait_for(last, 1)
+            assert not tasks[1].done()
+            room.give_back(10)
+            await tasks[1]
+    room.give_back(10)
+    assert room.held == 0
+
+
+async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
+    """And keeps the others waiting."""
+    room = Room(10)
+    await room.take(25, make_ticket())
+    assert not room.has(1)
+    room.give_back(25)
+    assert room.has(1)
+
+
+async def test_nobody_waits_longer_than_he_wants() -> None:
+    """Who gives up, or is cancelled, keeps nobody behind him waiting."""
+    room = Room(10)
+    await room.take(8, make_ticket())
+    late = asyncio.create_task(room.take(9, make_ticket(seconds=0.1)))
+    cancelled = asyncio.create_task(room.take(9, make_ticket()))
+    patient = asyncio.create_task(room.take(2, make_ticket()))
+    await settle()
+    cancelled.cancel()
+    with pytest.raises(DeadlineExceeded, match='too late'):
+        await late
+    await asyncio.wait_for(patient, 1)
+    assert room.held == 10
+    with pytest.raises(DeadlineExceeded):
+        await room.take(1, make_ticket(seconds=-1))
+    room.give_back(10)
+    assert room.held == 0
+    assert room.has(10)
+
+
+async def test_who_is_cancelled_when_it_is_his_turn_gives_it_back() -> None:
+    """The room is granted and the task has not gone on yet."""
+    room = Room(10)
+    await room.take(10, make_ticket())
+    waiting = asyncio.create_task(room.take(10, make_ticket()))
+    await settle()
+    room.give_back(10)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert room.held == 0
+
+
+def make_decoder(max_pixels: int, *, room: int = 4 * PIXELS) -> Decoder:
+    return Decoder(max_pixels=max_pixels, metrics=Metrics(), room=room)
+
+
+def png(*, orientation: int | None = None) -> bytes:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.fromarray(make_card()).save(buffer, format='PNG', exif=exif)
+    return buffer.getvalue()
+
+
+async def test_a_group_is_decoded_and_the_broken_ones_say_why() -> None:
+    """In their order; arrays come through as they are, and take no room."""
+    decoder = make_decoder(1_000_000)
+    array = make_card()
+    async with decoder.decoded([CARD, b'no image', array, array[:, :, :1]], make_ticket()) as found:
+        assert [type(image).__name__ for image in found] == [
+            'ndarray',
+            'UnsupportedImageFormat',
+            'ndarray',
+            'InvalidImage',
+        ]
+        assert found[2] is array
+        assert decoder.room.held == PIXELS
+    assert decoder.room.held == 0
+
+
+async def test_decoded_images_are_not_piled_up() -> None:
+    """Of ten that wait, four of the largest size are in memory, and the headers of the others are known."""
+    decoder = make_decoder(PIXELS)
+    most, go, held = 0, asyncio.Event(), 0
+
+    async def hold() -> None:
+        nonlocal most, held
+        async with decoder.decoded([CARD], make_ticket()):
+            held += 1
+            most = max(most, decoder.room.held)
+            await go.wait()
+
+    tasks = [asyncio.create_task(hold()) for _ in range(10)]
+    async with asyncio.timeout(10):
+        while held < 4:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.2)
+    assert held == 4
+    with pytest.raises(DeadlineExceeded):
+        async with decoder.decoded([CARD], make_ticket(seconds=0.05)):
+            raise AssertionError('there was room')
+    async with decoder.decoded([make_card()], make_ticket(seconds=-1)):  # needs none
+        go.set()
+    await asyncio.gather(*tasks)
+    assert (held, most, decoder.room.held) == (10, 4 * PIXELS, 0)
+
+
+@pytest.mark.parametrize('file', [CARD, png(), png(orientation=6)], ids=['jpeg', 'png', 'turned png'])
+async def test_of_what_waits_only_the_header_is_read(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes a PNG to tell its orientation, for one."""
+    decoder = make_decoder(PIXELS, room=PIXELS)
+    async with decoder.decoded([CARD], make_ticket()):
+        monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda _: pytest.fail('it is decoded'))
+        with pytest.raises(DeadlineExceeded):
+            async with decoder.decoded([file], make_ticket(seconds=0.2)):
+                raise AssertionError('there was room')
+    monkeypatch.undo()
+    async with decoder.decoded([file], make_ticket()) as (image,):
+        assert decoder.room.held == PIXELS
+        assert isinstance(image, np.ndarray)
+
+
+async def test_room_comes_back_from_those_who_fail() -> None:
+    """While it is decoded, and after."""
+    decoder = make_decoder(PIXELS)
+    with pytest.raises(ZeroDivisionError):
+        async with decoder.decoded([CARD], make_ticket()):
+            raise ZeroDivisionError
+    task = asyncio.create_task(decoder.decoded([CARD] * 4, make_ticket()).__aenter__())
+    await settle()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert decoder.room.held == 0

@@ -1,0 +1,47 @@
+"""Tasks as Label Studio's API and its snapshots give them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detector.datasets.person import Person, Size
+from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.regions import to_results
+
+Json = dict[str, Any]
+
+
+def make_task(
+    number: int,
+    config: LabelingConfig,
+    *,
+    people: Sequence[Person] | None = None,
+    predicted: Mapping[str, Sequence[Person]] | None = None,
+    size: Size = (1000, 800),
+) -> Json:
+    """A task with at most one annotation, and a prediction of each version, all of them an hour apart.
+
+    :param people: as annotated; None: not at all.
+    :param predicted: by model version.
+    """
+    annotations = [] if people is None else [make_annotation(10 * number, to_results(people, config, size))]
+    return {
+        'id': number,
+        'data': {'image': f'/data/upload/1/01234567-image{number}.jpg'},
+        'annotations': annotations,
+        'predictions': [
+            {
+                'id': 10 * number + index,
+                'model_version': version,
+                'score': 0.5,
+                'result': to_results(persons, config, size),
+                'created_at': f'2026-11-20T{index:02}:00:00.000000Z',
+            }
+            for index, (version, persons) in enumerate((predicted or {}).items(), start=1)
+        ],
+    }
+
+
+def make_annotation(number: int, result: list[Json], *, was_cancelled: bool = False, hour: int = 12) -> Json:
+    """:param hour: when it was changed."""
+    changed = f'2026-11-20T{hour:02}:00:00.000000Z'
+    return {'id': number, 'was_cancelled': was_cancelled, 'result': result, 'updated_at': changed}

@@ -1,0 +1,137 @@
+"""Real node processes on real ports of the loopback address."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import socketio
+
+START_SECONDS = 60
+PROJECT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class NodeProcess:
+    """A running `wholebody serve`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    data_folder: Path
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f'http://127.0.0.1:{self.port}'
+
+    def detect(self, image: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
+        return httpx.post(f'{self.url}/detect', files={'file': image}, headers=headers, timeout=30)
+
+    @contextmanager
+    def socketio(self, transport: str = 'websocket') -> Iterator['SocketClient']:
+        """A connected Socket.IO client.
+
+        :param transport: `websocket` or `polling`.
+        """
+        client = socketio.Client(reconnection=False)
+        client.connect(self.url, socketio_path='/ws/socket.io', transports=[transport])
+        connections = client.eio.ws, client.eio.http  # which the library leaves open when the node ends first
+        try:
+            yield SocketClient(client)
+        finally:
+            client.disconnect()
+            if connections[0] is not None:
+                connections[0].shutdown()
+            if connections[1] is not None:
+                connections[1].close()
+
+
+class SocketClient:
+    """A Socket.IO client that gives up when an answer does not come."""
+
+    def __init__(self, client: socketio.Client) -> None:
+        self._client = client
+
+    def call(self, event: str, *payload: Any, timeout: float = 20) -> Any:
+        """Send an event and return its acknowledgement.
+
+        :raises socketio.exceptions.TimeoutError: none came.
+        """
+        return self._client.call(event, payload or None, timeout=timeout)
+
+    def emit(self, event: str, *payload: Any) -> None:
+        """Send an event and ask for nothing."""
+        self._client.emit(event, payload or None)
+
+
+def clean_environment(**settings: Any) -> dict[str, str]:
+    """This process's environment without settings of the node, plus those given."""
+    from detector.settings import Settings, environment_name
+
+    ours = {environment_name(field) for field in Settings.model_fields}
+    ours |= {'PYTHONDONTWRITEBYTECODE'}  # compiled once, the next node starts in a third of the time
+    ours |= {'HOST', 'ORGANIZATION', 'PROJECT', 'USERNAME', 'PASSWORD', 'NODE_PORT'}
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    return environment | {name: str(value) for name, value in settings.items()}
+
+
+@contextmanager
+def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterator[NodeProcess]:
+    """Start a node with a data folder of its own, wait until it serves, stop it at the end.
+
+    :param folder: becomes the working directory too, so that no `.env` of a developer is read.
+    :param ready: wait for a model; else until the node has tried to load one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = int(settings.get('BACKEND_PORT') or free_port())
+    data_folder = folder / 'data'
+    environment = clean_environment(
+        **{'DATA_FOLDER': data_folder, 'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port} | settings
+    )
+    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(PROJECT), environment.get('PYTHONPATH')]))
+    log = folder / 'node.log'
+    with log.open('wb') as sink:
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'detector', 'serve'], cwd=folder, env=environment, stdout=sink, stderr=sink
+        )
+    node = NodeProcess(process=process, port=port, data_folder=data_folder, log=log)
+    try:
+        if ready:
+            _wait(node, '/ready')
+        else:
+            _wait(node, '/about', lambda answer: answer.json()['operation_mode'] != 'startup')
+        yield node
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(node: NodeProcess, route: str, condition: Callable[[httpx.Response], bool] = lambda _: True) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert node.process.poll() is None, f'the node ended: {node.log.read_text()}'
+        try:
+            answer = httpx.get(node.url + route, timeout=5)
+            if answer.status_code == 200 and condition(answer):
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f'the node does not serve {route}: {node.log.read_text()}')

@@ -1,0 +1,138 @@
+"""A data folder belongs to one node, and its models are changed by one process at a time."""
+
+import errno
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from detector.cli.main import app
+from detector.errors import FolderInUse
+from detector.models import store as model_store
+from detector.models.store import ModelStore
+from detector.system.folder_lock import FolderLock, locked
+from tests.support.commands import invoke, succeed
+from tests.support.packages import make_package
+from tests.support.processes import PROJECT, clean_environment, free_port, running_node
+
+
+@contextmanager
+def held_by_another(path: Path, seconds: float = 60) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds a lock for a while."""
+    code = (
+        'import sys, time; from pathlib import Path; from detector.system.folder_lock import FolderLock\n'
+        f'lock = FolderLock(Path({str(path)!r})); lock.acquire(); print("held", flush=True); time.sleep({seconds})'
+    )
+    root = PROJECT
+    with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'held\n'
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_second_node_does_not_start(tmp_path: Path) -> None:
+    """Status 2 and one line that names the first, which serves on; killed, it leaves the folder free."""
+    with running_node(tmp_path) as first:
+        environment = clean_environment(
+            DATA_FOLDER=first.data_folder,
+            NODE_HOST='127.0.0.1',
+            BACKEND_PORT=free_port(),
+            PYTHONPATH=PROJECT,
+        )
+        second = subprocess.run(
+            [sys.executable, '-m', 'detector', 'serve'],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert second.returncode == 2
+        (line,) = second.stderr.splitlines()
+        assert line.startswith(f'error: DATA_FOLDER={first.data_folder}: {first.data_folder} is in use by process ')
+        assert f'process {first.process.pid} on ' in line
+        assert line.endswith('; give each node its own')
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+    with running_node(tmp_path):
+        pass
+
+
+def test_the_holder_is_named_and_a_kill_frees(tmp_path: Path) -> None:
+    """Whoever comes too late changes nothing in the file."""
+    path = tmp_path / 'folder' / 'node.lock'
+    with held_by_another(path) as other:
+        before = path.read_bytes()
+        with pytest.raises(FolderInUse, match=f'{path.parent} is in use by process {other.pid} on .* since 20'):
+            FolderLock(path).acquire()
+        assert path.read_bytes() == before
+        path.write_text('{"garbage')
+        with pytest.raises(FolderInUse, match='is in use by another process'):
+            FolderLock(path).acquire()
+    lock = FolderLock(path)
+    lock.acquire()
+    with pytest.raises(FolderInUse):
+        FolderLock(path).acquire()
+    lock.release()
+    FolderLock(path).acquire()
+
+
+def test_a_file_system_without_locks_gets_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once per folder, and the node works."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    for _ in range(2):
+        FolderLock(tmp_path / 'node.lock').acquire()
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING'
+    assert record.getMessage().startswith(f'{tmp_path} cannot be locked (No locks available)')
+
+
+def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits for a moment, then says whom for; nothing of the other's half-done work is removed."""
+    store = ModelStore(tmp_path / 'data')
+    store.add(make_package(tmp_path / 'p.zip'))
+    half_done = store.models / '.install-other'
+    half_done.mkdir()
+    path = store.data_folder / 'models.lock'
+    monkeypatch.setenv('DATA_FOLDER', str(store.data_folder))
+    monkeypatch.setattr(model_store, '_LOCK_SECONDS', 0.2)
+    with held_by_another(path) as other:
+        store.clean()
+        assert half_done.is_dir()
+        with pytest.raises(FolderInUse, match=f'process {other.pid}'):
+            store.remove('1.0')
+        failed = invoke(app, 'model', 'install', tmp_path / 'p.zip', '--replace')
+        assert isinstance(failed.exception, FolderInUse)
+        with pytest.raises(FolderInUse), locked(path, seconds=0):
+            pass
+    store.clean()
+    assert not half_done.exists()
+    monkeypatch.setattr(model_store, '_LOCK_SECONDS', 10)
+    with held_by_another(path, seconds=0.5):
+        start = time.monotonic()
+        assert 'is installed' in succeed(app, 'model', 'install', tmp_path / 'p.zip', '--replace')
+        assert time.monotonic() - start > 0.2
+
+
+@pytest.mark.integration
+def test_a_running_node_leaves_commands_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are installed, and the outbox is listed and cleared, beside it; see the README."""
+    with running_node(tmp_path) as node:
+        monkeypatch.setenv('DATA_FOLDER', str(node.data_folder))
+        assert 'is installed' in succeed(app, 'model', 'install', make_package(tmp_path / 'p.zip'))
+        assert '0 images' in succeed(app, 'outbox', 'clear', '--yes')
