@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from tests.support.processes import clean_environment, running_node
+from .support.processes import clean_environment, running_node
 
 ROUNDS = 3
 IDLE_SECONDS = 5

@@ -26,8 +26,9 @@ from detector.engine.runtimes import cpu_flags, is_installed, openvino_capabilit
 from detector.label_studio.labels import config
 from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
-from tests.support.integration.environments import python_with
-from tests.support.processes import clean_environment, free_port, running_node
+
+from .support.environments import python_with
+from .support.processes import clean_environment, free_port, running_node
 
 USUAL: Final = 'usual backend'
 LATENCY: Final = 0.05

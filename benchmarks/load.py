@@ -32,10 +32,10 @@ import socketio
 
 from detector.models.store import ModelStore
 from detector.pose import images
-from tests.support.processes import running_node
 
 from .idle_memory import resident_mib
 from .network_layers import random_pictures
+from .support.processes import running_node
 
 CLIENTS: Final = 4
 OVERLOAD: Final = 10.0

@@ -28,9 +28,10 @@ from detector.api.middleware.drain import ENDING
 from detector.errors import InvalidImage
 from detector.outbox.outbox import BATCH_IMAGES
 from detector.pose import images
-from tests.loop.test_following import wait_for
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, SocketClient, running_node
+
+from .support.loops import MockLoopProcess, running_mock_loop
+from .support.processes import NodeProcess, SocketClient, running_node
+from .support.waiting import eventually
 
 CLIENTS: Final = 8
 CALM_PART: Final = 0.05
@@ -149,7 +150,7 @@ class Soak:
         return [Client(self, rng.getrandbits(32)) for _ in range(CLIENTS)]
 
     def wait_until_sent(self, count: int) -> None:
-        wait_for(lambda: len(self.sent) >= count, PATIENCE_SECONDS, f'{count} images sent')
+        eventually(lambda: len(self.sent) >= count, f'{count} images sent', PATIENCE_SECONDS)
 
     def kill(self, node: NodeProcess) -> None:
         """End the node with SIGKILL, under the hands of the clients."""
@@ -321,7 +322,7 @@ def drain(soak: Soak, clients: list[Client]) -> None:
     for client in clients:
         client.join()
     time.sleep(BEHIND_SECONDS)
-    wait_for(lambda: soak.look() == 0, PATIENCE_SECONDS, 'an empty outbox')
+    eventually(lambda: soak.look() == 0, 'an empty outbox', PATIENCE_SECONDS)
 
 
 def fired(faults: list[dict[str, Any]]) -> dict[str, int]:

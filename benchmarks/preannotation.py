@@ -24,12 +24,12 @@ from typing import Final
 
 from detector.label_studio.labels.config import Style, generate
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.integration.label_studio_api import LabelStudio, Project
-from tests.support.integration.label_studio_server import running_label_studio
-from tests.support.processes import NodeProcess, clean_environment, running_node
 
 from .label_studio_backends import serving
+from .support.cards import make_card
+from .support.label_studio_api import LabelStudio, Project
+from .support.label_studio_server import running_label_studio
+from .support.processes import NodeProcess, clean_environment, running_node
 
 GOALS: Final[Mapping[Style, float]] = {'keypoints': 5.0, 'skeleton': 2.0}
 """How many times as fast as "Retrieve predictions", by the style of regions."""

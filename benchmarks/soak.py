@@ -20,15 +20,13 @@ from typing import Any, Final
 
 import httpx
 
-from tests.loop.test_following import wait_for_version
-from tests.support.label_studio.studio import Studio, running_studio
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import make_package
-from tests.support.processes import NodeProcess, running_node
-
 from .idle_memory import resident_mib
 from .soak_load import PATIENCE, Load
 from .soak_report import Report, Slice, State, missed, plot, show, write
+from .support.loops import MockLoopProcess, running_mock_loop
+from .support.packages import make_package
+from .support.processes import NodeProcess, running_node
+from .support.studio import Studio, running_studio
 
 VERSIONS: Final = ('1.1', '1.2')
 SLICES: Final = 10
@@ -139,7 +137,7 @@ def run(folder: Path, *, seconds: float, rate: float | None = None, warm: float 
             loop.upload_package(make_package(folder / f'{version}.zip', version=version), version)
         loop.set_target(VERSIONS[0])
         with running_node(folder / 'node', **SETTINGS, **loop.settings, **studio.settings, **probe) as node:
-            wait_for_version(node, VERSIONS[0])
+            node.wait_for_version(VERSIONS[0])
             report = asyncio.run(_run(node, loop, studio, tasks_file, Report(seconds=seconds, rate=rate or 0.0), warm))
     report.missed = missed(report)
     log = node.log.read_text()

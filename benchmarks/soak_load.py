@@ -15,11 +15,11 @@ from detector.datasets.person import Person
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.label_studio.studio import Studio
-from tests.support.processes import NodeProcess
 
 from .outbox_soak import jpeg_of
+from .support.cards import make_card
+from .support.processes import NodeProcess
+from .support.studio import Studio
 
 PATIENCE: Final = 30.0
 ANNOTATIONS: Final = 20

@@ -6,12 +6,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from benchmarks.support.processes import PROJECT, NodeProcess, running_node
 from detector.engine.pose_engine import PoseEngine
 from detector.models import package as model_package
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
 from tests.support.fuzz_budget import FUZZ_SECONDS
-from tests.support.processes import PROJECT, NodeProcess, running_node
 
 _CALM = {
     'deadline': timedelta(seconds=4),  # hypothesis adds a quarter: an example of over 5 s is a hang

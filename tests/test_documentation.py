@@ -8,11 +8,11 @@ import pytest
 import typer
 from learning_loop_node.enums import OperationMode
 
+from benchmarks.support.processes import PROJECT
 from detector.api.events import EVENTS
 from detector.cli.main import app
 from detector.errors import WholebodyError
 from detector.settings import Settings, environment_name, settings_table
-from tests.support.processes import PROJECT
 
 README = (PROJECT / 'README.md').read_text()
 

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
+from benchmarks.support.cards import FIGURES, iou, make_card
+from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.studio import Studio, running_studio
 from detector import ls_adapter
 from detector.datasets.person import VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
@@ -22,9 +25,6 @@ from detector.label_studio.labels.regions import from_results
 from detector.models.embedded import CATALOGUE
 from detector.pose import images
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, iou, make_card
-from tests.support.label_studio.studio import Studio, running_studio
-from tests.support.processes import NodeProcess, running_node
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 SIZE = (720, 480)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.support.processes import PROJECT
+from benchmarks.support.processes import PROJECT
 
 
 def committed() -> list[Path]:

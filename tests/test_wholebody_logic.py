@@ -3,13 +3,13 @@ import pytest
 from learning_loop_node import DetectorLogic
 from learning_loop_node.data_classes import ModelInformation
 
+from benchmarks.support.cards import FIGURES, make_card
 from detector.engine.pose_engine import PoseEngine
 from detector.errors import InvalidImage, InvalidPackage, RuntimeUnavailable
 from detector.models.package import ModelPackage
 from detector.pose.skeleton import KEYPOINT_NAMES, category_id
 from detector.settings import Settings
 from detector.wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
-from tests.support.cards import FIGURES, make_card
 
 
 @pytest.fixture(scope='module')

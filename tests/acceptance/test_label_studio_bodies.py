@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.label_studio.labels.config import parse
-from tests.support.processes import NodeProcess, running_node
 
 FOLDER = os.environ.get('WHOLEBODY_LABEL_STUDIO_BODIES')
 pytestmark = pytest.mark.skipif(FOLDER is None, reason='WHOLEBODY_LABEL_STUDIO_BODIES names no folder of requests')

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.support.cards import iou
 from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.runtimes import FloatArray, Runtime
@@ -21,7 +22,6 @@ from detector.models.package import unpack
 from detector.models.packing import pack_onnx
 from detector.pose import images
 from mock.test_card.model import build_estimator
-from tests.support.cards import iou
 
 DATA = os.environ.get('WHOLEBODY_TEST_DATA')
 pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with weights and photographs')

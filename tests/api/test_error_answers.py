@@ -5,7 +5,7 @@ import resource
 import httpx
 import pytest
 
-from tests.support.processes import NodeProcess
+from benchmarks.support.processes import NodeProcess
 
 
 @pytest.mark.parametrize('route', ['detect', 'poses', 'upload'])

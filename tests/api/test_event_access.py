@@ -15,7 +15,7 @@ import socketio
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.support.processes import NodeProcess, running_node
+from benchmarks.support.processes import NodeProcess, running_node
 
 TOKEN = 'correct-horse-battery-staple'
 POLLING = '/ws/socket.io/?EIO=4&transport=polling'

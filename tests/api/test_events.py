@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
+from benchmarks.support.processes import NodeProcess, SocketClient
 from detector.api.events import EVENTS
 from detector.pose import images
 from detector.pose.pose import Pose
-from tests.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
-from tests.support.processes import NodeProcess, SocketClient
 
 RAW = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
 JPEG = {'format': 'jpeg', 'bytes': images.encode_jpeg(make_card(), quality=90)}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import free_port
 from detector.cli.doctor import Check, examine
 from detector.models.store import ModelStore
 from detector.settings import Settings
-from tests.support.packages import make_package
-from tests.support.processes import free_port
 
 JWT = 'aaa.bbb.ccc'
 

@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.support.cards import assert_read, make_card
+from benchmarks.support.packages import altered, make_package
+from benchmarks.support.processes import NodeProcess, clean_environment
 from detector.cli.main import app, main
 from detector.models.embedded import EXAMPLE_CARD
 from detector.pose import images
@@ -16,9 +19,6 @@ from detector.pose.pose import Pose
 from mock.test_card.build import EXAMPLE_FIGURES
 from mock.test_card.model import build_detector, build_estimator
 from tests.support import commands
-from tests.support.cards import assert_read, make_card
-from tests.support.packages import altered, make_package
-from tests.support.processes import NodeProcess, clean_environment
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from benchmarks.support.processes import PROJECT
 from detector.cli.main import app
 from detector.settings import Settings, environment_name
 from tests.support.dockerfile import config, context, copied, stages
-from tests.support.processes import PROJECT
 
 SETTINGS = {environment_name(field) for field in Settings.model_fields}
 VARIANTS = ('cpu', 'cuda')

@@ -8,9 +8,9 @@ import promql_parser
 import pytest
 import yaml
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.processes import PROJECT, NodeProcess
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.processes import PROJECT, NodeProcess
 from tests.support.scrapes import Scrape
 
 FOLDER = PROJECT / 'deploy' / 'monitoring'

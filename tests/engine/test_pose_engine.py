@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from rtmlib import YOLOX, RTMPose
 
+from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card
 from detector.engine.person_detector import PersonDetector, clip_boxes
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.pose_estimator import PoseEstimator
@@ -11,7 +12,6 @@ from detector.engine.runtimes import FloatArray, Runtime
 from detector.errors import InvalidPackage
 from detector.models.package import Detector, Estimator, ModelPackage
 from mock.test_card.cards import MAX_PERSONS, Figure, arrange
-from tests.support.cards import FIGURES, assert_misread, assert_read, make_card
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.cards import assert_read, make_card
 from detector.engine import runtime_choice
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtime_choice import Choice, choose
@@ -12,7 +13,6 @@ from detector.engine.runtimes import Backend
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage, unpack
-from tests.support.cards import assert_read, make_card
 
 
 @pytest.fixture

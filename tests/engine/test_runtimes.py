@@ -5,12 +5,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from benchmarks.support.cards import make_card
 from detector.engine import runtimes
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.runtimes import Backend, Runtime, open_runtime, usable_cpus
 from detector.errors import RuntimeUnavailable
 from detector.models.package import ModelPackage
-from tests.support.cards import make_card
 
 BACKENDS: tuple[Backend, ...] = ('onnxruntime', 'openvino', 'opencv')
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import assert_read, make_card
 from detector.engine import streams as streams_module
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.streams import Streams
 from detector.pose.images import Image
 from mock.test_card.cards import Figure
-from tests.support.cards import assert_read, make_card
 
 
 class Counting:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.label_studio_api import LabelStudio
+from benchmarks.support.label_studio_server import STRICT, running_label_studio
 from tests.support.integration.browser import Browser, chromium_executable, signed_in
-from tests.support.integration.label_studio_api import LabelStudio
-from tests.support.integration.label_studio_server import STRICT, running_label_studio
 
 
 @pytest.fixture(scope='session')

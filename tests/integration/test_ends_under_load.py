@@ -14,10 +14,10 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.pose import images
-from tests.support.cards import make_card
 from tests.support.integration.debian import install
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

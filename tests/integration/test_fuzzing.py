@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.environments import python_with
+from benchmarks.support.processes import PROJECT
 from tests.fuzz.harness import TARGETS
 from tests.support import fuzz_budget as budget
-from tests.support.integration.environments import python_with
-from tests.support.processes import PROJECT
 
 pytestmark = pytest.mark.integration
 

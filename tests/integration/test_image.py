@@ -14,10 +14,10 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.support.processes import PROJECT, free_port
 from detector.models.embedded import EXAMPLE_CARD
 from detector.pose import images
 from tests.support.integration.image_build import Image, build
-from tests.support.processes import PROJECT, free_port
 
 pytestmark = pytest.mark.integration
 

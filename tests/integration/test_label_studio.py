@@ -12,16 +12,16 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data as photographs
 
+from benchmarks.support.cards import FIGURES, iou, make_card
+from benchmarks.support.label_studio_api import Json, LabelStudio, Refused
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.datasets.person import Person
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.pose import images
 from mock.test_card.cards import Figure, arrange
 from tests.pose.test_images import encoded
-from tests.support.cards import FIGURES, iou, make_card
-from tests.support.integration.label_studio_api import Json, LabelStudio, Refused
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import FIGURES, iou, make_card
+from benchmarks.support.label_studio_api import Json, LabelStudio, Project
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.pose import images
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, iou, make_card
 from tests.support.integration.browser import Browser, Point
-from tests.support.integration.label_studio_api import Json, LabelStudio, Project
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

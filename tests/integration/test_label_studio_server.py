@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.label_studio_api import Json, LabelStudio, Refused
+from benchmarks.support.label_studio_server import running_label_studio
 from detector.datasets.person import Person
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.pose.skeleton import KEYPOINT_COUNT, LIMB_PARENTS
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, make_card
 from tests.support.integration.browser import Browser, Editor, Point
-from tests.support.integration.label_studio_api import Json, LabelStudio, Refused
-from tests.support.integration.label_studio_server import running_label_studio
 from tests.support.integration.recording_backend import recording_backend
 
 pytestmark = pytest.mark.integration

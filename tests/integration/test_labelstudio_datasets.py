@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.support.label_studio_api import Json, LabelStudio
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.processes import PROJECT, clean_environment, running_node
 from detector.datasets.coco import from_coco
 from detector.datasets.labelled import LabelledImage
 from detector.datasets.person import Person
@@ -22,10 +25,7 @@ from detector.datasets.poses_json import read_poses_json, to_poses_json
 from detector.label_studio.labels.config import Style, generate
 from detector.pose.skeleton import KEYPOINT_NAMES
 from tests.support.integration.dataset_readers import read_by_fiftyone, read_by_ultralytics
-from tests.support.integration.label_studio_api import Json, LabelStudio
-from tests.support.loops import running_mock_loop
 from tests.support.people import dataset_file, make_image
-from tests.support.processes import PROJECT, clean_environment, running_node
 
 from .test_label_studio import VERSION, until
 

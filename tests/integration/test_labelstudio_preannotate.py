@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.environments import python_with
+from benchmarks.support.label_studio_api import Json, LabelStudio, Project, Refused
+from benchmarks.support.processes import PROJECT, clean_environment
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.pose import images
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, make_card
-from tests.support.integration.environments import python_with
-from tests.support.integration.label_studio_api import Json, LabelStudio, Project, Refused
-from tests.support.processes import PROJECT, clean_environment
 
 from .test_label_studio import assert_drawn
 

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.label_studio_api import Json, LabelStudio, Project
+from benchmarks.support.label_studio_server import running_label_studio
+from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 from detector.label_studio.labels.config import generate
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.integration.label_studio_api import Json, LabelStudio, Project
-from tests.support.integration.label_studio_server import running_label_studio
-from tests.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -9,8 +9,8 @@ from threading import Thread
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from benchmarks.support.processes import NodeProcess, running_node
 from tests.support.integration.browser import ARTEFACTS, chromium_executable
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -9,16 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import FIGURES, make_card, tolerance
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import constant_network, make_package, with_network
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.pose.skeleton import PART_BY_NAME
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, make_card, tolerance
 from tests.support.integration.browser import ARTEFACTS
 from tests.support.integration.page_browser import PHONE, SCREENS, PageView, opened, seen
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import constant_network, make_package, with_network
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

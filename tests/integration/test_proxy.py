@@ -19,13 +19,13 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.cards import assert_read, make_card, poses_of
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import PROJECT, NodeProcess, free_port, running_node
 from detector.api.middleware.limits import MIB
 from detector.models.store import ModelStore
 from detector.pose import images
-from tests.support.cards import assert_read, make_card, poses_of
 from tests.support.integration.debian import program
-from tests.support.packages import make_package
-from tests.support.processes import PROJECT, NodeProcess, free_port, running_node
 
 pytestmark = pytest.mark.integration
 

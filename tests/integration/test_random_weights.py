@@ -14,12 +14,12 @@ import pytest
 
 from benchmarks import random_weights
 from benchmarks.network_layers import FloatArray, random_pictures
+from benchmarks.support.processes import PROJECT
 from benchmarks.yolox_network import Form, person_boxes
 from detector.cli.main import app
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, unpack
 from tests.support.commands import succeed
-from tests.support.processes import PROJECT
 
 pytestmark = pytest.mark.integration
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import assert_read, make_card, poses_of
+from benchmarks.support.environments import python_with
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.processes import PROJECT, NodeProcess, running_node
 from detector.pose.images import Image
 from detector.pose.skeleton import category_id
 from mock.test_card.cards import arrange
-from tests.support.cards import assert_read, make_card, poses_of
-from tests.support.integration.environments import python_with
-from tests.support.loops import running_mock_loop
-from tests.support.processes import PROJECT, NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from benchmarks.idle_memory import resident_mib
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.studio import running_studio
 from tests.loop.test_following import wait_for_version
 from tests.support import fuzz_budget as budget
-from tests.support.label_studio.studio import running_studio
-from tests.support.loops import running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

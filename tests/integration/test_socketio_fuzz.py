@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.idle_memory import resident_mib
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.api.events import EVENTS
 from tests.loop.test_following import wait_for_version
 from tests.properties.test_images import FRAME, SEEDS
 from tests.properties.test_metadata import METADATA
 from tests.support.fuzz_budget import repeat
-from tests.support.loops import running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 from tests.support.strategies import JSON, TEXTS, damaged, mutated
 
 pytestmark = pytest.mark.integration

@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from benchmarks.support.cards import assert_read, poses_of
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import make_package, with_network
+from benchmarks.support.processes import NodeProcess, running_node
 from mock.test_card.model import build_detector
 from tests.api.test_events import RAW
 from tests.loop.test_following import Load, version_of, wait_for, wait_for_version
 from tests.node.test_wholebody_node import CARD
-from tests.support.cards import assert_read, poses_of
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import make_package, with_network
-from tests.support.processes import NodeProcess, running_node
 
 pytestmark = pytest.mark.integration
 

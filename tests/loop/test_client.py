@@ -15,6 +15,8 @@ import pytest
 import trustme
 from learning_loop_node.data_classes import ImageMetadata
 
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.packages import make_package
 from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
 from detector.loop import client as loop
 from detector.loop.upstream import apply_settings, node_id
@@ -22,8 +24,6 @@ from detector.outbox.outbox import NoOutbox, Outbox, open_outbox
 from detector.settings import Settings
 from tests.cli.test_main import invoke, succeed
 from tests.node.test_wholebody_node import CARD
-from tests.support.loops import running_mock_loop
-from tests.support.packages import make_package
 
 PROJECT = '/zauberzeug/projects/wholebody'
 

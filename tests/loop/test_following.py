@@ -11,12 +11,12 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import assert_read, poses_of
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import constant_network, make_package, with_network
+from benchmarks.support.processes import NodeProcess, free_port, running_node
 from detector.models.store import ModelStore
 from tests.node.test_wholebody_node import CARD
-from tests.support.cards import assert_read, poses_of
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import constant_network, make_package, with_network
-from tests.support.processes import NodeProcess, free_port, running_node
 from tests.support.scrapes import Scrape
 
 CYCLE = 0.5

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.packages import altered, make_package
 from detector.errors import RuntimeUnavailable
 from detector.loop import model_updates
 from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
@@ -14,7 +15,6 @@ from detector.models import archive as package_zip
 from detector.models.package import ModelPackage, open_package
 from detector.models.store import ModelStore
 from tests.support.file_server import FileServer, serving
-from tests.support.packages import altered, make_package
 
 TARGET = Target(version='1.5', model_id='abc')
 

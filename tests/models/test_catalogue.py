@@ -11,6 +11,7 @@ import pytest
 from rtmlib import Wholebody
 from rtmlib.tools.file import get_mirror_url
 
+from benchmarks.support.processes import free_port, running_node
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.models import downloads
 from detector.models.catalogue import pull, read_catalogue
@@ -19,7 +20,6 @@ from mock.test_card.model import build_detector, build_estimator
 from tests.cli.test_main import succeed
 from tests.node.test_wholebody_node import CARD
 from tests.support.file_server import FileServer, serving
-from tests.support.processes import free_port, running_node
 
 
 def published(content: bytes) -> bytes:

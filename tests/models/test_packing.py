@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks.support.packages import constant_network
 from detector.errors import InvalidPackage
 from detector.models.packing import pack_onnx
 from detector.models.store import verify
 from mock.test_card.model import build_detector, build_estimator
-from tests.support.packages import constant_network
 
 
 @pytest.fixture

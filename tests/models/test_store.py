@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.packages import altered, make_package
 from detector.errors import InvalidPackage
 from detector.models.store import ModelStore, verify
-from tests.support.packages import altered, make_package
 
 
 @pytest.fixture

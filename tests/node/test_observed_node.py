@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.processes import NodeProcess, SocketClient, free_port, running_node
 from detector.pose import images
 from detector.pose.skeleton import PARTS
-from tests.support.cards import FIGURES, make_card
-from tests.support.processes import NodeProcess, SocketClient, free_port, running_node
 from tests.support.scrapes import Scrape
 
 CARD = images.encode_jpeg(make_card(), quality=90)

@@ -17,6 +17,9 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data as photographs
 
+from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 from detector.models.embedded import EXAMPLE_CARD
 from detector.models.store import ModelStore
 from detector.pose import images
@@ -24,9 +27,6 @@ from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES
 from mock.test_card.build import EXAMPLE_FIGURES
 from tests.pose.test_images import encoded, png_of_size
-from tests.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
-from tests.support.packages import make_package
-from tests.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 

@@ -3,8 +3,8 @@
 import tomllib
 from datetime import UTC, datetime, timedelta
 
+from benchmarks.support.processes import PROJECT
 from detector.observability.life import Life
-from tests.support.processes import PROJECT
 
 
 def test_times_and_version() -> None:

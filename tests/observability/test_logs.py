@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.processes import PROJECT
 from detector.observability import request_context
 from detector.observability.logs import ConsoleFormatter, JsonFormatter, OnceASecond
-from tests.support.processes import PROJECT
 
 
 @pytest.fixture(autouse=True)

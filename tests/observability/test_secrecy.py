@@ -18,13 +18,13 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, running_node
 from detector.cli.main import app
 from detector.errors import InvalidSettings
 from detector.observability.secrecy import Secrets
 from detector.settings import Settings, load_settings
 from tests.node.test_wholebody_node import CARD
 from tests.support.commands import invoke
-from tests.support.processes import PROJECT, NodeProcess, clean_environment, running_node
 
 SECRETS = {
     'LOOP_PASSWORD': 'hush-loop/pass word',

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
+from benchmarks.support.cards import FIGURES, assert_found, assert_read, make_card, poses_of
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, clean_environment, free_port, running_node
 from detector.cli.main import app
 from detector.errors import WholebodyError
 from detector.pose import images
@@ -22,10 +25,7 @@ from detector.pose.images import Image
 from detector.pose.skeleton import PART_BY_NAME, PARTS, category_id
 from mock.test_card.cards import Figure
 from tests.node.test_wholebody_node import CARD
-from tests.support.cards import FIGURES, assert_found, assert_read, make_card, poses_of
 from tests.support.commands import invoke, succeed
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, clean_environment, free_port, running_node
 
 FADED = 0.32
 """Shrinks a dot until its confidence is about 0.43, in the middle of the default thresholds."""

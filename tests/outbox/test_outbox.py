@@ -15,13 +15,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from learning_loop_node.data_classes import ImageMetadata
 
+from benchmarks.support.processes import free_port
 from detector.outbox import outbox as outbox_module
 from detector.outbox import posting as outbox_post
 from detector.outbox.files import Entry
 from detector.outbox.outbox import Outbox
 from detector.outbox.posting import Answer, LoopPoster, Outcome
 from detector.outbox.queue import OutboxQueue
-from tests.support.processes import free_port
 
 
 @dataclass

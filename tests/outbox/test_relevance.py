@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import make_card
 from detector.engine.pose_engine import PoseEngine
 from detector.models.package import ModelPackage
 from detector.outbox import relevance
@@ -15,7 +16,6 @@ from detector.outbox.relevance import Relevance
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_INDEX, OKS_SIGMAS, PART_BY_NAME, PARTS
 from mock.test_card.cards import PANEL_HEIGHT, PANEL_WIDTH, Figure, layout
-from tests.support.cards import make_card
 
 SIZE = (1000, 800)
 

@@ -10,10 +10,10 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.cards import FIGURES, assert_read
+from benchmarks.support.processes import NodeProcess, clean_environment, running_node
 from detector.pose.pose import Pose
 from tests.node.test_wholebody_node import CARD
-from tests.support.cards import FIGURES, assert_read
-from tests.support.processes import NodeProcess, clean_environment, running_node
 
 
 def without_nicegui(folder: Path) -> Path:

@@ -6,13 +6,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import FIGURES, assert_read, make_card
 from detector.engine.pose_engine import PoseEngine
 from detector.errors import ImageTooLarge
 from detector.loop.metadata import to_metadata
 from detector.page.pictures import THUMBNAIL_SIDE, poses_of_picture, thumbnail
 from detector.pose import images
 from detector.pose.pose import Pose
-from tests.support.cards import FIGURES, assert_read, make_card
 
 
 def test_a_thumbnail_has_the_skeletons_in_their_places(engine: PoseEngine) -> None:

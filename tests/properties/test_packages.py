@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from benchmarks.support.packages import embedded_files, write_zip
 from detector.errors import InvalidPackage
 from detector.models import archive as package_zip
 from detector.models import package as model_package
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
-from tests.support.packages import embedded_files, write_zip
 from tests.support.strategies import JSON, damaged, mutated
 
 FILES = embedded_files()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.support.cards import make_card
 from detector.errors import Busy, DeadlineExceeded
 from detector.observability.metrics import Metrics
 from detector.pose import images
 from detector.serving.admission import Admission, Ticket
 from detector.serving.decoding import Decoder, Room
-from tests.support.cards import make_card
 
 CARD = images.encode_jpeg(make_card())
 PIXELS = 720 * 480

@@ -11,16 +11,16 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.cards import assert_read, make_card, poses_of
+from benchmarks.support.loops import running_mock_loop
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.engine.runtimes import FloatArray, Runtime
 from detector.errors import InferenceFailed, RuntimeUnavailable
 from detector.observability import request_context
 from detector.pose import images
 from detector.serving import recovery
 from detector.serving.recovery import FAULTS, Recovery
-from tests.support.cards import assert_read, make_card, poses_of
-from tests.support.loops import running_mock_loop
-from tests.support.packages import make_package
-from tests.support.processes import NodeProcess, running_node
 from tests.support.sabotage import Sabotage
 from tests.support.scrapes import Scrape
 

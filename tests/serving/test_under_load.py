@@ -10,10 +10,10 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.cards import assert_read, make_card, poses_of
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.pose import images
 from mock.test_card.cards import Figure, arrange
-from tests.support.cards import assert_read, make_card, poses_of
-from tests.support.processes import NodeProcess, running_node
 
 CROWD = images.encode_jpeg(make_card(arrange(12, (1600, 1200)), width=1600, height=1200))
 """Keeps the node busy for a while."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dockerfile_parse import DockerfileParser
 
-from .processes import PROJECT
+from benchmarks.support.processes import PROJECT
 
 DEFAULT_PATH = '/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin'
 

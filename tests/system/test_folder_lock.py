@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import PROJECT, clean_environment, free_port, running_node
 from detector.cli.main import app
 from detector.errors import FolderInUse
 from detector.models import store as model_store
 from detector.models.store import ModelStore
 from detector.system.folder_lock import FolderLock, locked
 from tests.support.commands import invoke, succeed
-from tests.support.packages import make_package
-from tests.support.processes import PROJECT, clean_environment, free_port, running_node
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from benchmarks.support.processes import NodeProcess, running_node
 from detector.api.middleware.access import OPEN_PATHS
 from detector.cli.main import app
 from tests.node.test_wholebody_node import CARD
 from tests.support.commands import invoke, succeed
-from tests.support.processes import NodeProcess, running_node
 
 TOKEN = 'correct-horse-battery-staple'
 BEARER = {'Authorization': f'Bearer {TOKEN}'}

@@ -19,12 +19,12 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from benchmarks.support.cards import make_card, poses_of
+from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 from detector.api.middleware import drain as drain_module
 from detector.api.middleware.drain import CUT_OFF, ENDING, Drain, Draining
 from detector.models.catalogue import CATALOGUE
 from detector.pose import images
-from tests.support.cards import make_card, poses_of
-from tests.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 from tests.support.sabotage import Sabotage
 
 CARD = images.encode_jpeg(make_card())

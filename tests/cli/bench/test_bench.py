@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import make_card
 from detector.cli.bench import bench
 from detector.cli.bench import command as cli_bench
 from detector.cli.bench.bench import Distances, Figures, Report
@@ -17,7 +18,6 @@ from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
 from detector.pose import images
-from tests.support.cards import make_card
 from tests.support.commands import invoke, succeed
 
 ONE = Case(persons=1)

@@ -9,6 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.studio import Studio, running_studio
 from detector.datasets.person import HIDDEN, VISIBLE, Person
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import hints_in, to_annotations
@@ -17,10 +21,6 @@ from detector.label_studio.labels.regions import Region, to_results
 from detector.pose import images
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card.cards import Figure
-from tests.support.cards import FIGURES, make_card
-from tests.support.label_studio.studio import Studio, running_studio
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.processes import NodeProcess, running_node
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 SIZE = (720, 480)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from detector.cli.main import app
 from detector.errors import InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.workflows import loop_export
@@ -19,7 +20,6 @@ from detector.models.store import ModelStore
 from detector.settings import load_settings
 from tests.support.commands import invoke, succeed
 from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
-from tests.support.loops import MockLoopProcess, running_mock_loop
 from tests.support.people import SIZE, make_image
 
 

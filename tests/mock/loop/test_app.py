@@ -22,14 +22,14 @@ from learning_loop_node.loop_communication import LoopCommunicationException, Lo
 from learning_loop_node.trainer.downloader import TrainingsDownloader
 from learning_loop_node.trainer.io_helpers import ActiveTrainingIO
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import make_package, write_zip
 from detector.engine.pose_engine import PoseEngine
 from detector.models import package as model_package
 from detector.models.package import MODEL_FORMAT
 from detector.pose import images
 from detector.wholebody_logic import WholebodyDetectorLogic
-from tests.support.cards import make_card
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import make_package, write_zip
 
 CONTEXT = Context(organization='zauberzeug', project='wholebody')
 CARD = images.encode_jpeg(make_card(), quality=90)

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import make_package
+from benchmarks.support.processes import PROJECT, clean_environment, free_port
 from detector.pose import images
 from mock.loop.commands import app
 from tests.support import commands
-from tests.support.cards import make_card
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import make_package
-from tests.support.processes import PROJECT, clean_environment, free_port
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 

@@ -12,11 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import write_zip
 from detector.models.package import MODEL_FORMAT
 from detector.pose import images
-from tests.support.cards import make_card
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import write_zip
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 REPORT = {

@@ -7,14 +7,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.cards import make_card
+from benchmarks.support.loops import MockLoopProcess, running_mock_loop
+from benchmarks.support.packages import make_package
 from detector.models.package import MODEL_FORMAT
 from detector.pose import images
 from mock.loop.errors import Conflict, LoopError, Unknown
 from mock.loop.seed import seed_once
 from mock.loop.store import LoopStore
-from tests.support.cards import make_card
-from tests.support.loops import MockLoopProcess, running_mock_loop
-from tests.support.packages import make_package
 
 CARD = images.encode_jpeg(make_card(), quality=90)
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from skimage import data as photographs
 
+from benchmarks.support.cards import FIGURES, assert_read, errors, make_card
 from detector.engine.pose_engine import PoseEngine
 from detector.pose import images
 from mock.test_card.cards import FRAME_COLOURS, MAX_PERSONS, Figure, arrange, dot_colours, draw_card, layout
-from tests.support.cards import FIGURES, assert_read, errors, make_card
 
 BACKGROUNDS = {
     'plain': np.full((480, 720, 3), 30, dtype=np.uint8),

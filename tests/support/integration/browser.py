@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from playwright.sync_api import BrowserContext, Page, sync_playwright
 
-from tests.support.processes import PROJECT
+from benchmarks.support.label_studio_api import Json, LabelStudio, Project
+from benchmarks.support.processes import PROJECT
 
 from .debian import install
-from .label_studio_api import Json, LabelStudio, Project
 
 ARTEFACTS = PROJECT / 'test-artefacts'
 """Where screenshots are left for people to look at."""

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from .environments import python_with
+from benchmarks.support.environments import python_with
 
 _ULTRALYTICS = """
 import importlib.metadata, json, sys, types

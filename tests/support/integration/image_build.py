@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from benchmarks.support.processes import PROJECT
 from tests.support.dockerfile import DEFAULT_PATH, Config, Instruction, Stage, copied, lineage, stages
-from tests.support.processes import PROJECT
 
 _PASSED_ON: Final = ('PIP_', 'SSL_', 'REQUESTS_', 'HTTP_PROXY', 'HTTPS_PROXY', 'http_proxy', 'https_proxy')
 """What the machine's own pip needs to reach its registry."""

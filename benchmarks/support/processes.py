@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import socketio
 
+from .waiting import PATIENCE, eventually
+
 START_SECONDS = 60
 PROJECT = Path(__file__).parents[2]
 
@@ -39,6 +41,18 @@ class NodeProcess:
 
     def detect(self, image: bytes, headers: dict[str, str] | None = None) -> httpx.Response:
         return httpx.post(f'{self.url}/detect', files={'file': image}, headers=headers, timeout=30)
+
+    @property
+    def version(self) -> str:
+        """Version of the model that serves."""
+        return str(httpx.get(f'{self.url}/model_version', timeout=10).json()['current_version'])
+
+    def wait_for_version(self, version: str, seconds: float = PATIENCE) -> None:
+        """Wait until the node serves a version.
+
+        :raises AssertionError: it does not in time.
+        """
+        eventually(lambda: self.version == version, f'version {version} serves', seconds)
 
     @contextmanager
     def socketio(self, transport: str = 'websocket') -> Iterator['SocketClient']:

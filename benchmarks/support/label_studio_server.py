@@ -13,10 +13,9 @@ from pathlib import Path
 import httpx
 from platformdirs import user_cache_path
 
-from tests.support.processes import free_port
-
 from .environments import python_with
 from .label_studio_api import LabelStudio
+from .processes import free_port
 
 VERSION = '1.23.2'
 EMAIL = 'ann@example.com'
