@@ -112,11 +112,11 @@ async def _authorized(request: Request) -> None:
     :raises Unauthorized: they are not in the request.
     """
     node = cast('WholebodyNode', request.app)
-    if node.settings.basic_auth_user is None or node.gate.admits_label_studio(request):
+    if node.settings.basic_auth_user is None or node.access_policy.allows_label_studio(request):
         return
     if 'authorization' in request.headers:
-        await node.gate.slow_down(address_of(request))
-    raise node.gate.unauthorized(request)
+        await node.access_policy.delay_failed_attempt(address_of(request))
+    raise node.access_policy.unauthorized(request)
 
 
 router = APIRouter(tags=['Label Studio'], dependencies=[Depends(_authorized)])

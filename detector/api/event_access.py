@@ -11,7 +11,7 @@ from socketio.exceptions import ConnectionRefusedError as Refused
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from detector.api.middleware.access import ADMITTED, Gate, address_of
+from detector.api.middleware.access import AUTHORIZED, AccessPolicy, address_of
 from detector.errors import InvalidRequest, RequestTooLarge
 
 from .error_answers import answer
@@ -28,16 +28,18 @@ _MAX_STRANGER_BYTES: Final = 16 * 1024
 """Of a message by somebody who has not shown the token."""
 
 
-class Doorman:
+class ConnectionGuard:
     """Decides who becomes a client of a Socket.IO server.
 
     :param max_clients: clients at a time.
     :param seconds: in which a connection must become a client, or be one again; 5 at most.
     """
 
-    def __init__(self, server: socketio.AsyncServer, gate: Gate, *, max_clients: int, seconds: float) -> None:
+    def __init__(
+        self, server: socketio.AsyncServer, access_policy: AccessPolicy, *, max_clients: int, seconds: float
+    ) -> None:
         self._server = server
-        self._gate = gate
+        self._access_policy = access_policy
         self._max_clients = max_clients
         self._seconds = min(seconds, _STRANGER_SECONDS)
         self._clients: dict[str, str] = {}
@@ -54,11 +56,11 @@ class Doorman:
         """
         scope = environ['asgi.scope']
         given = auth.get('token') if isinstance(auth, Mapping) else None
-        if not scope[ADMITTED] and not (given is not None and self._gate.knows_token(given)):
+        if not scope[AUTHORIZED] and not (given is not None and self._access_policy.accepts_token(given)):
             connection = HTTPConnection(scope)
             if given is None and 'authorization' not in connection.headers:
                 raise Refused("this node asks for its token: connect with auth={'token': API_TOKEN}")
-            await self._gate.slow_down(address_of(connection))
+            await self._access_policy.delay_failed_attempt(address_of(connection))
             raise Refused('the token is wrong (API_TOKEN)')
         if len(self._clients) >= self._max_clients:
             log.warning('a Socket.IO client is refused: there are MAX_CLIENTS=%d', self._max_clients)
@@ -109,15 +111,15 @@ class Doorman:
             self._server.eio.sockets.pop(connection, None)
 
 
-class Anteroom:
+class HandshakeMiddleware:
     """ASGI app before that of Socket.IO: who is no client sends small messages only, and does not stay.
 
     :param seconds: that a WebSocket may be open without being a client's; 5 at most.
     """
 
-    def __init__(self, app: ASGIApp, doorman: Doorman, *, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, guard: ConnectionGuard, *, seconds: float) -> None:
         self._app = app
-        self._doorman = doorman
+        self._guard = guard
         self._seconds = min(seconds, _STRANGER_SECONDS)
         self._posting: set[str] = set()
 
@@ -155,7 +157,7 @@ class Anteroom:
                 async with asyncio.timeout(self._seconds):
                     message = await receive()
             except TimeoutError:
-                if not self._doorman.knows_connection(scope):
+                if not self._guard.knows_connection(scope):
                     return {'type': 'websocket.disconnect', 'code': 1008}
                 continue
             content = message.get('bytes') or message.get('text') or b''
@@ -164,7 +166,7 @@ class Anteroom:
             return message
 
     def _is_stranger(self, scope: Scope) -> bool:
-        return not scope[ADMITTED] and not self._doorman.knows_connection(scope)
+        return not scope[AUTHORIZED] and not self._guard.knows_connection(scope)
 
 
 def _session_of(scope: Scope) -> str:

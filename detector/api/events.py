@@ -24,7 +24,7 @@ from detector.observability.logs import OnceASecond
 from detector.observability.request_context import encoding, note_error
 from detector.pose import images
 
-from .event_access import Anteroom, Doorman
+from .event_access import ConnectionGuard, HandshakeMiddleware
 from .outbox_routes import set_outbox_mode
 from .packets import UNREADABLE, TolerantJson, TolerantPacket
 from .routes import about_node, grouped_poses
@@ -55,21 +55,21 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
         json=TolerantJson,
     )
     seconds = node.settings.body_seconds
-    doorman = Doorman(server, node.gate, max_clients=node.settings.max_clients, seconds=seconds)
+    guard = ConnectionGuard(server, node.access_policy, max_clients=node.settings.max_clients, seconds=seconds)
     for name, handler in EVENTS.items():
-        server.on(name, observed_event(node.metrics, name, _answering(node, doorman, name, handler)))
+        server.on(name, observed_event(node.metrics, name, _answering(node, guard, name, handler)))
 
     async def connect(sid: str, *details: Any) -> dict[str, str] | None:
         if not details or details[0] is not server.get_environ(sid):
             # a client can, and reaches this
             return refused_event(node.metrics, InvalidRequest("'connect' is no event to send"))
-        await doorman.admit(sid, *details)
+        await guard.admit(sid, *details)
         node.connected_clients.append(sid)
         return None
 
     async def disconnect(sid: str, *_: Any) -> dict[str, str]:
         if not server.manager.is_connected(sid, '/'):  # else a client has sent an event of this name
-            doorman.leave(sid)
+            guard.leave(sid)
             if sid in node.connected_clients:
                 node.connected_clients.remove(sid)
         return {'error': "'disconnect' is no event to send"}
@@ -91,11 +91,11 @@ def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
     server.on('connect', connect)
     server.on('disconnect', disconnect)
     server.on('*', unknown)
-    return server, Anteroom(socketio.ASGIApp(server, socketio_path=SOCKETIO_PATH), doorman, seconds=seconds)
+    return server, HandshakeMiddleware(socketio.ASGIApp(server, socketio_path=SOCKETIO_PATH), guard, seconds=seconds)
 
 
 def _answering(
-    node: 'WholebodyNode', doorman: Doorman, name: str, handler: Handler
+    node: 'WholebodyNode', guard: ConnectionGuard, name: str, handler: Handler
 ) -> Callable[..., Awaitable[dict[str, Any]]]:
     """Wrap a handler so that whatever arrives and whatever happens, the client gets an answer."""
 
@@ -114,7 +114,7 @@ def _answering(
 
     async def answer_now(sid: str, *payload: Any) -> dict[str, Any]:
         try:
-            if not doorman.knows(sid):
+            if not guard.knows(sid):
                 raise Unauthorized('this client has not been let in')
             if len(payload) > 1:
                 raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')

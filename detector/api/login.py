@@ -52,7 +52,7 @@ p {{ margin: .75rem 0 0; color: #b00020; }}
 @router.get('/login')
 async def login_page(request: Request, target: Annotated[str, Query(alias='next')] = _DEFAULT_TARGET) -> Response:
     """Ask for the token, unless whoever comes is known already, or none is needed."""
-    if cast('WholebodyNode', request.app).gate.admits(request):
+    if cast('WholebodyNode', request.app).access_policy.allows(request):
         return RedirectResponse(_own(target), 303)
     return _page(target)
 
@@ -64,15 +64,15 @@ async def login(
     target: Annotated[str, Form(alias='next')] = _DEFAULT_TARGET,
 ) -> Response:
     """Take the token, and give a session for it."""
-    gate = cast('WholebodyNode', request.app).gate
-    if not gate.knows_token(token.strip()):
-        await gate.slow_down(address_of(request))
+    access_policy = cast('WholebodyNode', request.app).access_policy
+    if not access_policy.accepts_token(token.strip()):
+        await access_policy.delay_failed_attempt(address_of(request))
         return _page(target, fault='<p>This is not the token.</p>', status=401)
     answer = RedirectResponse(_own(target), 303)
-    if gate.has_token:
+    if access_policy.has_token:
         answer.set_cookie(
-            gate.cookie,
-            gate.sessions.open(),
+            access_policy.cookie,
+            access_policy.sessions.open(),
             max_age=SESSION_SECONDS,
             httponly=True,
             samesite='strict',
@@ -84,10 +84,10 @@ async def login(
 @router.post('/logout')
 async def logout(request: Request) -> Response:
     """End the session."""
-    gate = cast('WholebodyNode', request.app).gate
-    gate.sessions.close(request.cookies.get(gate.cookie, ''))
+    access_policy = cast('WholebodyNode', request.app).access_policy
+    access_policy.sessions.close(request.cookies.get(access_policy.cookie, ''))
     answer = RedirectResponse('/login', 303)
-    answer.delete_cookie(gate.cookie)
+    answer.delete_cookie(access_policy.cookie)
     return answer
 
 

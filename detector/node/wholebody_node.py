@@ -32,7 +32,7 @@ from detector.api.in_flight import InFlight
 from detector.api.middleware import access, observation
 from detector.api.middleware.drain import Drain, Draining
 from detector.api.middleware.limits import MIB, RequestLimits
-from detector.api.middleware.observation import LoopLag, NodeState, ObservedRequests
+from detector.api.middleware.observation import EventLoopLag, NodeState, ObservedRequests
 from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
 from detector.loop import client as loop
 from detector.loop import metadata, upstream
@@ -73,10 +73,10 @@ class WholebodyNode(DetectorNode):
         settings.make_data_folder()
         upstream.apply_settings(settings)
         self.settings = settings
-        self.gate = access.Gate(settings)
+        self.access_policy = access.AccessPolicy(settings)
         self.store = ModelStore(settings.data_folder)
         self.metrics = Metrics()
-        self.loop_lag = LoopLag(self.metrics)
+        self.event_loop_lag = EventLoopLag(self.metrics)
         self.life = Life()
         self.drain = Drain()
         self.in_flight = InFlight(settings.max_in_flight_mib * MIB)
@@ -114,7 +114,7 @@ class WholebodyNode(DetectorNode):
         # what is added last is the outermost
         admission = self.inference.admission
         self.add_middleware(RequestLimits, settings=settings, admission=admission, in_flight=self.in_flight)
-        access.install(self, settings, self.gate)
+        access.install(self, settings, self.access_policy)
         self.add_middleware(Draining, drain=self.drain)
         error_answers.install(self)
         self.include_router(routes.router)
@@ -151,7 +151,7 @@ class WholebodyNode(DetectorNode):
 
     async def on_startup(self) -> None:
         """Answer as soon as the outbox can take images; the model is loaded at the same time, and behind."""
-        self.loop_lag.start()
+        self.event_loop_lag.start()
         self.serving.start()
         await asyncio.gather(self.outbox.start(), self.label_studio.start())
 
@@ -177,7 +177,7 @@ class WholebodyNode(DetectorNode):
 
     async def on_shutdown(self) -> None:
         await shutdown.end(self)
-        self.loop_lag.stop()
+        self.event_loop_lag.stop()
 
     # ---------------------------------------------------------------- following the Loop
 

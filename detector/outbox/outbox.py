@@ -40,7 +40,7 @@ _PATIENCE_LOSS: Final = 0.9
 MAX_PAUSE_SECONDS: Final = 60.0
 """Between tries, however often they fail."""
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
-_FIRST_BLAME_INTERVALS: Final = 4
+_FIRST_ISOLATION_INTERVALS: Final = 4
 """Before an image that fails while others arrive is tried again; then twice as long each time."""
 GRACE_SECONDS: Final = 1.5
 """So long a request that is under way may take when uploading is to stop."""
@@ -174,7 +174,7 @@ class Outbox:
         if answer.outcome is Outcome.TAKEN:
             return self._pause_after_success()
         if retries is not None:
-            self.queue.blame_again(batch[0], time.monotonic())
+            self.queue.isolate_longer(batch[0], time.monotonic())
             log.warning('the image %s fails while others arrive: %s', batch[0].name, answer.detail)
             return 0
         return self._pause_after(answer, batch)
@@ -212,7 +212,7 @@ class Outbox:
                 return answer
 
     def _pause_after_success(self) -> float:
-        self.queue.judge_suspects(time.monotonic(), _FIRST_BLAME_INTERVALS * self._interval)
+        self.queue.isolate(time.monotonic(), _FIRST_ISOLATION_INTERVALS * self._interval)
         self._failures = 0
         self._error = None
         self._batch_images = min(BATCH_IMAGES, self._batch_images + 1)
@@ -222,11 +222,11 @@ class Outbox:
     def _pause_after(self, answer: Answer, batch: Sequence[Entry]) -> float:
         """Learn from a failure: smaller batches, another image first, a longer pause with some chance in it."""
         if answer.outcome is Outcome.UNAVAILABLE:
-            self.queue.acquit()
+            self.queue.clear_failing()
         elif len(batch) > 1:
             self._batch_images = max(1, len(batch) // 2)
         else:
-            self.queue.suspect(batch[0])
+            self.queue.mark_failing(batch[0])
             if answer.outcome is Outcome.TOO_SLOW:
                 self._batch_seconds = min(MAX_BATCH_SECONDS, 2 * self._batch_seconds)
         doubled = self._interval * 2.0 ** min(self._failures, 16)

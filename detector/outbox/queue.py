@@ -14,7 +14,7 @@ from .files import Entry, OutboxFiles, reason
 
 log = logging.getLogger('wholebody.outbox')
 
-_MAX_BLAME_SECONDS: Final = 600.0
+_MAX_ISOLATION_SECONDS: Final = 600.0
 """Between retries of an image that fails while others arrive."""
 _FUTURE: Final = timedelta(days=1)
 """Names that much ahead of the clock are a clock's fault, and are not followed."""
@@ -45,7 +45,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Blame:
+class _Isolation:
     """When an image that fails while others arrive is tried again, the pause before that, and how often it was.
 
     Times are seconds.
@@ -74,8 +74,8 @@ class OutboxQueue:
         self._entries: dict[bool, dict[str, Entry]] = {True: {}, False: {}}  # by priority; oldest first
         self._bytes = {True: 0, False: 0}
         self._in_flight: set[str] = set()
-        self._suspects: set[str] = set()
-        self._blamed: dict[str, _Blame] = {}
+        self._failing: set[str] = set()
+        self._isolated: dict[str, _Isolation] = {}
         self._last = datetime.min
 
     def load(self) -> None:
@@ -91,7 +91,7 @@ class OutboxQueue:
         with self._lock:
             self._entries = {True: {}, False: {}}
             self._bytes = {True: 0, False: 0}
-            self._suspects, self._blamed = set(), {}
+            self._failing, self._isolated = set(), {}
             self.counters = Counters(found=len(good) + len(bad), set_aside=len(bad))
             for entry in good:
                 self._put_in(entry)
@@ -173,8 +173,8 @@ class OutboxQueue:
         if self._entries[entry.priority].pop(entry.name, None) is None:
             return False
         self._bytes[entry.priority] -= entry.size
-        self._suspects.discard(entry.name)
-        self._blamed.pop(entry.name, None)
+        self._failing.discard(entry.name)
+        self._isolated.pop(entry.name, None)
         return True
 
     def _take_excess(self) -> list[Entry]:
@@ -243,14 +243,14 @@ class OutboxQueue:
         :param now: seconds of a clock that does not run backwards.
         """
         with self._lock:
-            due = [entry for entry in self._in_order() if self._blamed.get(entry.name, _Blame()).retry_at <= now]
-            blamed = next((entry for entry in due if entry.name in self._blamed), None)
-            if blamed is not None:
-                batch = [blamed]
+            due = [entry for entry in self._in_order() if self._isolated.get(entry.name, _Isolation()).retry_at <= now]
+            isolated = next((entry for entry in due if entry.name in self._isolated), None)
+            if isolated is not None:
+                batch = [isolated]
             else:
-                batch = _fill((entry for entry in due if entry.name not in self._suspects), count, size)
+                batch = _fill((entry for entry in due if entry.name not in self._failing), count, size)
                 if not batch:
-                    self._suspects.clear()
+                    self._failing.clear()
                     batch = _fill(iter(due), count, size)
             self._in_flight = {entry.name for entry in batch}
             return batch
@@ -262,37 +262,39 @@ class OutboxQueue:
 
     def retries(self, entry: Entry) -> int | None:
         """How often an image to blame was tried again; None if it is not to blame for anything."""
-        blame = self._blamed.get(entry.name)
-        return None if blame is None else blame.retries
+        isolation = self._isolated.get(entry.name)
+        return None if isolation is None else isolation.retries
 
-    def suspect(self, entry: Entry) -> None:
+    def mark_failing(self, entry: Entry) -> None:
         """It was sent singly and did not arrive, for its own sake or the Loop's: see how the others fare."""
         with self._lock:
             if entry.name in self._entries[entry.priority]:
-                self._suspects.add(entry.name)
+                self._failing.add(entry.name)
 
-    def acquit(self) -> None:
+    def clear_failing(self) -> None:
         """It is the Loop that fails."""
         with self._lock:
-            self._suspects.clear()
+            self._failing.clear()
 
-    def judge_suspects(self, now: float, pause: float) -> None:
+    def isolate(self, now: float, pause: float) -> None:
         """Others arrive: one suspect is to blame, and waits; where several failed in a row it was the Loop.
 
         :param pause: seconds before the first retry.
         """
         with self._lock:
-            if len(self._suspects) == 1:
-                self._blamed[self._suspects.pop()] = _Blame(retry_at=now + pause, pause=pause)
-            self._suspects.clear()
+            if len(self._failing) == 1:
+                self._isolated[self._failing.pop()] = _Isolation(retry_at=now + pause, pause=pause)
+            self._failing.clear()
 
-    def blame_again(self, entry: Entry, now: float) -> None:
+    def isolate_longer(self, entry: Entry, now: float) -> None:
         """It failed again: the next retry comes later."""
         with self._lock:
-            blame = self._blamed.get(entry.name)
-            if blame is not None:
-                pause = min(_MAX_BLAME_SECONDS, 2 * blame.pause)
-                self._blamed[entry.name] = _Blame(retry_at=now + pause, pause=pause, retries=blame.retries + 1)
+            isolation = self._isolated.get(entry.name)
+            if isolation is not None:
+                pause = min(_MAX_ISOLATION_SECONDS, 2 * isolation.pause)
+                self._isolated[entry.name] = _Isolation(
+                    retry_at=now + pause, pause=pause, retries=isolation.retries + 1
+                )
 
     def uploaded(self, entries: Iterable[Entry]) -> None:
         """The Loop has them; their files are to be removed with `remove_files`."""

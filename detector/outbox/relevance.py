@@ -124,14 +124,14 @@ class Relevance:
             return Verdict(tags=tuple(tags))
         group = _Group(poses)
         causes = self._causes(group, size)
-        suspects = [index for index, cause in enumerate(causes) if cause]
-        if not suspects:
+        doubtful = [index for index, cause in enumerate(causes) if cause]
+        if not doubtful:
             return Verdict(tags=tuple(tags))
         with self._lock:
             history = self._history(camera_id)
             now = self._clock()
-            views = {index: group.view(index) for index in suspects}
-            news = [index for index in suspects if not history.knows(views[index], now, now - self._reset_seconds)]
+            views = {index: group.view(index) for index in doubtful}
+            news = [index for index in doubtful if not history.knows(views[index], now, now - self._reset_seconds)]
             if not news or not history.may_send(now):
                 return Verdict(tags=tuple(tags))
             remembered = tuple((history, *history.remember(views[index], now)) for index in news)
@@ -175,7 +175,7 @@ class Relevance:
         }
         causes = []
         for index, row in enumerate(uncertain.tolist()):
-            parts = [tag for tag, doubtful in zip(UNCERTAIN_TAGS, row, strict=True) if doubtful]
+            parts = [tag for tag, applies in zip(UNCERTAIN_TAGS, row, strict=True) if applies]
             causes.append(
                 [*([UNCERTAIN] if parts else []), *parts, *(tag for tag, found in faults.items() if found[index])]
             )

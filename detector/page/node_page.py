@@ -28,7 +28,7 @@ def build(node: 'WholebodyNode') -> None:
         client, told = ui.context.client, False
         with bar(node.settings.node_name):
             state = Text('span', classes='pill')
-            if node.gate.has_token:
+            if node.access_policy.has_token:
                 with ui.element('form').props('method=post action=/logout').classes('log-out'):
                     Text('button', 'Log out')
         with ui.element('main').classes('cards'):
@@ -40,7 +40,7 @@ def build(node: 'WholebodyNode') -> None:
 
         async def refresh() -> None:
             nonlocal told
-            if not node.gate.admits(request):  # somebody has logged out, in this window or another
+            if not node.access_policy.allows(request):  # somebody has logged out, in this window or another
                 if told:  # and this browser does not obey
                     client.delete()
                 else:

@@ -340,8 +340,8 @@ def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
                 loop_project='p',
             )
         )
-        anteroom: Any = next(route for route in node.routes if isinstance(route, Mount) and route.path == '/ws').app
-        anteroom._doorman.knows = lambda _: True
+        handshake: Any = next(route for route in node.routes if isinstance(route, Mount) and route.path == '/ws').app
+        handshake._guard.knows = lambda _: True
         (folder / 'embedded').mkdir()
         await node.serving.switch(model_package.unpack(EMBEDDED_PACKAGE, folder / 'embedded').folder)
         return node

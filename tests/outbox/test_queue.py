@@ -120,16 +120,16 @@ def test_a_suspect_lets_the_others_go_first(tmp_path: Path) -> None:
     """Until one of them tells whose fault it is; alone it is tried again."""
     queue = make_queue(tmp_path)
     suspect = save(queue, priority=True)
-    queue.suspect(suspect)
+    queue.mark_failing(suspect)
     assert queue.next_batch(20, 10**6, 0) == [suspect]
     good = save(queue)
-    queue.suspect(suspect)
+    queue.mark_failing(suspect)
     assert queue.next_batch(20, 10**6, 0) == [good]
-    queue.suspect(good)
-    queue.judge_suspects(now=0, pause=10)
+    queue.mark_failing(good)
+    queue.isolate(now=0, pause=10)
     assert queue.next_batch(20, 10**6, 0) == [suspect, good], 'several failed: it was the Loop'
-    queue.suspect(suspect)
-    queue.acquit()
+    queue.mark_failing(suspect)
+    queue.clear_failing()
     assert queue.next_batch(20, 10**6, 0) == [suspect, good]
 
 
@@ -138,8 +138,8 @@ def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> Non
     queue = make_queue(tmp_path)
     normal, urgent = save(queue), save(queue, priority=True)
     for entry in (normal, urgent):
-        queue.suspect(entry)
-        queue.judge_suspects(now=0, pause=10)
+        queue.mark_failing(entry)
+        queue.isolate(now=0, pause=10)
     others = [save(queue) for _ in range(3)]
     assert queue.retries(urgent) == 0
     assert queue.retries(others[0]) is None
@@ -148,9 +148,9 @@ def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> Non
     retries = []
     now = 10.0
     for _ in range(9):
-        queue.blame_again(urgent, now)
-        retries.append(queue._blamed[urgent.name].retry_at - now)
-        now = queue._blamed[urgent.name].retry_at
+        queue.isolate_longer(urgent, now)
+        retries.append(queue._isolated[urgent.name].retry_at - now)
+        now = queue._isolated[urgent.name].retry_at
     assert queue.retries(urgent) == 9
     assert retries == [20, 40, 80, 160, 320, 600, 600, 600, 600]
     assert queue.next_batch(20, 10**6, now - 1) == [normal]
@@ -158,9 +158,9 @@ def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> Non
     assert queue.retries(urgent) is None
     assert queue.next_batch(20, 10**6, now) == others[::-1]
     for late in (urgent, normal):
-        queue.suspect(late)
-        queue.blame_again(late, now)
-    assert queue._suspects == set()
+        queue.mark_failing(late)
+        queue.isolate_longer(late, now)
+    assert queue._failing == set()
 
 
 def test_ends_are_counted(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ LOGIN_PATHS: Final = frozenset({'/login', '/logout'})
 LABEL_STUDIO_PATHS: Final = frozenset({'/setup', '/predict', '/webhook', '/train', '/validate', '/versions'})
 SOCKETIO_PATH: Final = '/ws/socket.io'
 """Where clients show the token when they connect, or in a header (`sio_access`)."""
-ADMITTED: Final = 'wholebody.admitted'
+AUTHORIZED: Final = 'wholebody.authorized'
 """Key of the ASGI scope: whether the request itself carries what lets it in."""
 _READ_BY_PAGES: Final = ('/ui', '/outbox/')
 """What begins so carries images in answer to a GET, with which browsers send no `Origin`."""
@@ -52,9 +52,9 @@ _WEBHOOK_REMEDY: Final = (
 )
 
 
-def install(app: Starlette, settings: Settings, gate: 'Gate') -> None:
-    """Put an app behind a gate, and let browsers know which other origins may use it."""
-    app.add_middleware(AccessControl, settings=settings, gate=gate)
+def install(app: Starlette, settings: Settings, access_policy: 'AccessPolicy') -> None:
+    """Put an app behind an access policy, and let browsers know which other origins may use it."""
+    app.add_middleware(AccessControl, settings=settings, access_policy=access_policy)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -65,7 +65,7 @@ def install(app: Starlette, settings: Settings, gate: 'Gate') -> None:
         )
 
 
-class Gate:
+class AccessPolicy:
     """Knows who may come in; one per node."""
 
     def __init__(self, settings: Settings) -> None:
@@ -83,24 +83,24 @@ class Gate:
         """Whether a token is asked for at all."""
         return self._token is not None
 
-    def knows_token(self, given: object) -> bool:
+    def accepts_token(self, given: object) -> bool:
         """Whether this is API_TOKEN; anything is where none is asked for."""
         return self._token is None or (isinstance(given, str) and _same(given, self._token))
 
-    def admits(self, connection: HTTPConnection) -> bool:
+    def allows(self, connection: HTTPConnection) -> bool:
         """Whether a request carries the token, or the cookie of a session.
 
         Cookies count from the node's own pages only: browsers send them along from every port of the same host.
         """
         scheme, _, given = connection.headers.get('authorization', '').partition(' ')
-        if scheme.lower() == 'bearer' and self.knows_token(given.strip()):
+        if scheme.lower() == 'bearer' and self.accepts_token(given.strip()):
             return True
         known = self.sessions.knows(connection.cookies.get(self.cookie, ''))
         return self._token is None or (known and is_own_page(connection))
 
-    def admits_label_studio(self, connection: HTTPConnection) -> bool:
+    def allows_label_studio(self, connection: HTTPConnection) -> bool:
         """Whether a request may use Label Studio's routes: by user name and password, or as `admits` has it."""
-        if self._login is None or (self.has_token and self.admits(connection)):
+        if self._login is None or (self.has_token and self.allows(connection)):
             return True
         scheme, _, given = connection.headers.get('authorization', '').partition(' ')
         if scheme.lower() != 'basic':
@@ -112,7 +112,7 @@ class Gate:
         encodings = [base64.b64encode(f'{user}:{password}'.encode(name, 'replace')) for name in ('utf-8', 'latin-1')]
         return any([secrets.compare_digest(given.strip().encode(), encoded) for encoded in encodings])
 
-    async def slow_down(self, who: str) -> None:
+    async def delay_failed_attempt(self, who: str) -> None:
         """Let somebody wait who has shown a wrong token or password; the log says so, not more than once a second.
 
         Nobody is locked out: who has the right token comes in at once.
@@ -142,9 +142,9 @@ class AccessControl:
     Robots and commands send no `Origin`; browsers do with whatever changes something, and with every WebSocket.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, gate: Gate) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, access_policy: AccessPolicy) -> None:
         self._app = app
-        self._gate = gate
+        self._access_policy = access_policy
         self._origins = frozenset(settings.cors_origins.split(',')) - {''}
         self._names = {_host_of(origin) for origin in self._origins}
 
@@ -153,7 +153,7 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         connection, path = HTTPConnection(scope), scope['path']
-        scope[ADMITTED] = self._gate.admits(connection)
+        scope[AUTHORIZED] = self._access_policy.allows(connection)
         if path in OPEN_PATHS and scope['type'] == 'http' and scope['method'] in ('GET', 'HEAD'):
             await self._app(scope, receive, send)
         elif self._is_foreign(connection):
@@ -166,10 +166,10 @@ class AccessControl:
             )
             await _refuse(error, scope, receive, send)
         elif (
-            scope[ADMITTED]
+            scope[AUTHORIZED]
             or path in LOGIN_PATHS
             or path.startswith(SOCKETIO_PATH)
-            or (path in LABEL_STUDIO_PATHS and self._gate.admits_label_studio(connection))
+            or (path in LABEL_STUDIO_PATHS and self._access_policy.allows_label_studio(connection))
         ):
             await self._app(scope, receive, send)
         elif 'authorization' not in connection.headers and _is_page(connection):
@@ -178,8 +178,8 @@ class AccessControl:
             await RedirectResponse(f'/login?next={target}', 303)(scope, receive, send)
         else:
             if 'authorization' in connection.headers:
-                await self._gate.slow_down(address_of(connection))
-            await _refuse(self._gate.unauthorized(connection), scope, receive, send)
+                await self._access_policy.delay_failed_attempt(address_of(connection))
+            await _refuse(self._access_policy.unauthorized(connection), scope, receive, send)
 
     def _is_foreign(self, connection: HTTPConnection) -> bool:
         """Whether a web page of an origin asks that is neither the node's own nor allowed."""
@@ -191,7 +191,7 @@ class AccessControl:
 
         Such a page is of the node's own origin, to its browser. It has no token.
         """
-        if self._gate.has_token or '*' in self._origins:
+        if self._access_policy.has_token or '*' in self._origins:
             return False
         origin = connection.headers.get('origin')
         if origin is not None:

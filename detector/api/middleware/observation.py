@@ -211,7 +211,7 @@ def _route_of(event: str | None) -> str:
 # ---------------------------------------------------------------- the event loop
 
 
-class LoopLag:
+class EventLoopLag:
     """Measures how late the event loop is with what is due."""
 
     def __init__(self, metrics: Metrics) -> None:

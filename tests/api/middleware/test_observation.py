@@ -13,7 +13,13 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from detector.api import error_answers
-from detector.api.middleware.observation import LoopLag, ObservedRequests, RouteLabels, observed_event, refused_event
+from detector.api.middleware.observation import (
+    EventLoopLag,
+    ObservedRequests,
+    RouteLabels,
+    observed_event,
+    refused_event,
+)
 from detector.errors import Busy, InvalidRequest
 from detector.observability import request_context
 from detector.observability.metrics import Metrics
@@ -217,7 +223,7 @@ async def test_a_late_event_loop_is_measured() -> None:
     import time
 
     metrics = Metrics()
-    lag = LoopLag(metrics)
+    lag = EventLoopLag(metrics)
     lag.start()
     lag.start()
     await asyncio.sleep(0.4)
