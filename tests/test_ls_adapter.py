@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from starlette.requests import Request
 
-from benchmarks.support.cards import FIGURES, iou, make_card
+from benchmarks.support.cards import CARD, FIGURES, iou, make_card
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.studio import Studio, running_studio
 from detector import ls_adapter
@@ -26,7 +26,6 @@ from detector.models.embedded import CATALOGUE
 from detector.pose import images
 from mock.test_card.cards import Figure
 
-CARD = images.encode_jpeg(make_card(), quality=90)
 SIZE = (720, 480)
 CONFIGS = {
     'keypoints': generate('keypoints'),

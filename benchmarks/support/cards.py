@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.pose import images
 from detector.pose.images import Image
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_COUNT
@@ -19,6 +20,13 @@ FIGURES = (Figure(x=40, y=30, height=420), Figure(x=400, y=80, height=330))
 def make_card(figures: Sequence[Figure] = FIGURES, *, width: int = 720, height: int = 480) -> Image:
     """A card on light grey."""
     return draw_card(np.full((height, width, 3), 200, dtype=np.uint8), figures)
+
+
+CARD = images.encode_jpeg(make_card(), quality=90)
+"""The card as a JPEG file."""
+
+RAW_CARD = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
+"""The card as a raw frame, which a robot sends over Socket.IO."""
 
 
 def iou(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -13,7 +13,7 @@ _PAUSE: Final = 0.05
 T = TypeVar('T')
 
 
-def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def eventually(condition: Callable[[], T], what: str = 'the awaited state', seconds: float = PATIENCE) -> T:
     """Call the condition until it returns a true value, and return that value.
 
     :param what: names the awaited state in the error message.
@@ -26,7 +26,7 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = PATIENCE)
     return value
 
 
-async def eventually_async(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+async def eventually_async(condition: Callable[[], T], what: str = 'the awaited state', seconds: float = PATIENCE) -> T:
     """Do the same as :func:`eventually` without blocking the event loop."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
+from benchmarks.support.cards import FIGURES, RAW_CARD, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.processes import NodeProcess, SocketClient
 from detector.api.events import EVENTS
 from detector.pose import images
 from detector.pose.pose import Pose
 
-RAW = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
 JPEG = {'format': 'jpeg', 'bytes': images.encode_jpeg(make_card(), quality=90)}
 
 
@@ -26,7 +25,7 @@ def call(client: SocketClient, event: str, *payload: Any) -> Any:
     return client.call(event, *payload, timeout=20)
 
 
-@pytest.mark.parametrize('image', [RAW, JPEG], ids=['raw', 'jpeg'])
+@pytest.mark.parametrize('image', [RAW_CARD, JPEG], ids=['raw', 'jpeg'])
 def test_detect_and_batch_detect_read_the_card(client: SocketClient, image: dict[str, Any]) -> None:
     """Raw RGB arrays and JPEG bytes; a batch keeps its order."""
     assert_read(poses_of(call(client, 'detect', {'image': image})))
@@ -40,13 +39,13 @@ def test_detect_and_batch_detect_read_the_card(client: SocketClient, image: dict
 
 def test_swapped_colours_are_not_read(client: SocketClient) -> None:
     """Red and blue matter here too."""
-    swapped = RAW | {'bytes': np.ascontiguousarray(make_card()[..., ::-1]).tobytes()}
+    swapped = RAW_CARD | {'bytes': np.ascontiguousarray(make_card()[..., ::-1]).tobytes()}
     assert_misread(poses_of(call(client, 'detect', {'image': swapped})))
 
 
 def test_poses_are_grouped(client: SocketClient) -> None:
     """The event `poses` answers as `POST /poses` does."""
-    answer = call(client, 'poses', {'image': RAW})
+    answer = call(client, 'poses', {'image': RAW_CARD})
     assert_read([Pose.from_json(pose) for pose in answer['poses']])
     assert answer['image'] == {'width': 720, 'height': 480}
 
@@ -74,27 +73,27 @@ BAD: dict[str, tuple[str, tuple[Any, ...], str]] = {
     'no payload': ('detect', (), 'must be an object'),
     'null payload': ('detect', (None,), 'must be an object'),
     'text payload': ('detect', ('image',), 'must be an object'),
-    'two payloads': ('detect', ({'image': RAW}, 1), 'one payload'),
+    'two payloads': ('detect', ({'image': RAW_CARD}, 1), 'one payload'),
     'no image': ('detect', ({},), "'image' must be an object"),
-    'bare bytes': ('detect', ({'image': RAW['bytes']},), "'image' must be an object"),
-    'float64': ('detect', ({'image': RAW | {'dtype': 'float64'}},), "send 'uint8'"),
-    '2-D': ('detect', ({'image': RAW | {'shape': (480, 2160)}},), 'send (height, width, 3)'),
-    'short bytes': ('detect', ({'image': RAW | {'bytes': b'abc'}},), '3 bytes'),
-    '0x0': ('detect', ({'image': RAW | {'bytes': b'', 'shape': (0, 0, 3)}},), '0×0'),
-    '1x1': ('detect', ({'image': RAW | {'bytes': b'abc', 'shape': (1, 1, 3)}},), '1×1'),
+    'bare bytes': ('detect', ({'image': RAW_CARD['bytes']},), "'image' must be an object"),
+    'float64': ('detect', ({'image': RAW_CARD | {'dtype': 'float64'}},), "send 'uint8'"),
+    '2-D': ('detect', ({'image': RAW_CARD | {'shape': (480, 2160)}},), 'send (height, width, 3)'),
+    'short bytes': ('detect', ({'image': RAW_CARD | {'bytes': b'abc'}},), '3 bytes'),
+    '0x0': ('detect', ({'image': RAW_CARD | {'bytes': b'', 'shape': (0, 0, 3)}},), '0×0'),
+    '1x1': ('detect', ({'image': RAW_CARD | {'bytes': b'abc', 'shape': (1, 1, 3)}},), '1×1'),
     'truncated': ('detect', ({'image': JPEG | {'bytes': JPEG['bytes'][:2000]}},), 'broken'),  # type: ignore[index]
-    'no tags': ('detect', ({'image': RAW, 'tags': None},), "'tags' must be a list"),
-    'number tags': ('detect', ({'image': RAW, 'tags': [1]},), "'tags' must be a list"),
-    'autoupload': ('detect', ({'image': RAW, 'autoupload': 'maybe'},), "autoupload is 'maybe'"),
-    'camera': ('detect', ({'image': RAW, 'camera_id': 7},), "'camera_id' must be a string"),
-    'batch of one': ('batch_detect', ({'images': RAW},), "'images' must be a list"),
+    'no tags': ('detect', ({'image': RAW_CARD, 'tags': None},), "'tags' must be a list"),
+    'number tags': ('detect', ({'image': RAW_CARD, 'tags': [1]},), "'tags' must be a list"),
+    'autoupload': ('detect', ({'image': RAW_CARD, 'autoupload': 'maybe'},), "autoupload is 'maybe'"),
+    'camera': ('detect', ({'image': RAW_CARD, 'camera_id': 7},), "'camera_id' must be a string"),
+    'batch of one': ('batch_detect', ({'images': RAW_CARD},), "'images' must be a list"),
     'large batch': ('batch_detect', ({'images': [JPEG] * 65},), 'up to 64'),
-    'long number': ('detect', ({'image': RAW | {'shape': (10**120, 5, 3)}},), 'shape'),
-    'reserved': ('connect', ({'image': RAW},), 'no event to send'),
+    'long number': ('detect', ({'image': RAW_CARD | {'shape': (10**120, 5, 3)}},), 'shape'),
+    'reserved': ('connect', ({'image': RAW_CARD},), 'no event to send'),
     'metadata of lists': ('upload', ({'image': JPEG, 'metadata': {'box_detections': {'a': 1}}},), "'metadata' is not"),
-    'bad in batch': ('batch_detect', ({'images': [RAW, JPEG | {'bytes': b'x'}]},), 'not an image'),
+    'bad in batch': ('batch_detect', ({'images': [RAW_CARD, JPEG | {'bytes': b'x'}]},), 'not an image'),
     'poses': ('poses', ({'image': 5},), "'image' must be an object"),
-    'unknown event': ('detekt', ({'image': RAW},), "unknown event 'detekt'"),
+    'unknown event': ('detekt', ({'image': RAW_CARD},), "unknown event 'detekt'"),
     'soft_reload': ('soft_reload', (), 'unknown event'),
     'bad version': ('set_model_version_mode', ('1.0',), 'set LOOP_HOST'),
     'version number': ('set_model_version_mode', (1.0,), 'must be sent as a string'),

@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from learning_loop_node.data_classes import ImageMetadata
 
+from benchmarks.support.cards import CARD
 from detector.api import error_answers, openapi
 from detector.api import outbox_routes as routes_outbox
 from detector.outbox.files import Entry
@@ -20,8 +21,7 @@ from detector.outbox.outbox import NoOutbox, Outbox
 from detector.page import data
 from detector.pose import overlay
 from detector.settings import Settings
-from tests.node.test_wholebody_node import CARD
-from tests.outbox.test_outbox import make_outbox
+from tests.support.outboxes import make_outbox
 
 AS_THEY_LIE = ('/outbox/{name}/image', '/outbox/{name}/metadata', '/ui/outbox/{name}/image')
 READ = ('/outbox/{name}/image?skeletons=true', '/ui/outbox/{name}/thumbnail', '/ui/outbox/{name}/poses')

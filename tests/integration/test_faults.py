@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
@@ -14,19 +14,13 @@ import pytest
 from benchmarks.support.cards import make_card
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.waiting import eventually
 from detector.pose import images
 from tests.support.integration.debian import install
 
 pytestmark = pytest.mark.integration
 
 CARD = images.encode_jpeg(make_card())
-
-
-def until(condition: Callable[[], bool], seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @contextmanager
@@ -80,7 +74,7 @@ def test_a_network_that_swallows_everything(tmp_path: Path) -> None:
     with running_mock_loop(tmp_path / 'loop') as loop:
         settings |= loop.settings | {'LABEL_STUDIO_URL': 'http://127.0.0.1:9'}
         with running_node(tmp_path, **settings) as node:
-            until(lambda: len(loop.images()) == 1)
+            eventually(lambda: len(loop.images()) == 1)
             assert [image['name'] for image in loop.images()] == [f'image_{names[0]}']
             about = httpx.get(f'{node.url}/about').json()
             assert about['label_studio']['corrections']['waiting'] == 1
@@ -120,9 +114,9 @@ def upload(node: NodeProcess) -> str:
 
 def _arrive(loop: MockLoopProcess, images: int) -> None:
     """Wait until that many images have come, and the target is asked for as often as ever."""
-    until(lambda: len(loop.images()) == images)
+    eventually(lambda: len(loop.images()) == images)
     last = loop.requests('target')[-1]['number']
-    until(lambda: len(loop.requests('target', after=last)) > 3)
+    eventually(lambda: len(loop.requests('target', after=last)) > 3)
 
 
 def test_the_clock_jumps(tmp_path: Path) -> None:

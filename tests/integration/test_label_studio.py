@@ -2,32 +2,31 @@
 
 import base64
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image as PillowImage
 from skimage import data as photographs
 
-from benchmarks.support.cards import FIGURES, iou, make_card
+from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.label_studio_api import Json, LabelStudio, Refused
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
-from detector.datasets.person import Person
+from benchmarks.support.waiting import eventually
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.pose import images
 from mock.test_card.cards import Figure, arrange
-from tests.pose.test_images import encoded
+from tests.support.label_studio.drawn import assert_drawn
+from tests.support.pictures import encoded
 
 pytestmark = pytest.mark.integration
 
 VERSION = 'test-card 1.0'
 """That the mock Loop wants."""
-CARD = images.encode_jpeg(make_card(), quality=90)
 SIZES = ((720, 480), (1000, 600), (1203, 801))
 
 
@@ -47,33 +46,12 @@ def node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio, loop: Mo
     """A node between the two, with the personal access token of Label Studio's user."""
     settings = {'UPLOAD_SECONDS': 0.1, **settings_for(studio), **loop.settings}
     with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
-        assert until(lambda: httpx.get(f'{running.url}/ready').json()['model_version'] == VERSION)
+        assert eventually(lambda: httpx.get(f'{running.url}/ready').json()['model_version'] == VERSION)
         yield running
 
 
 def settings_for(studio: LabelStudio) -> dict[str, Any]:
     return {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.personal_token()}
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether it comes true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
-def assert_drawn(persons: Sequence[Person], figures: Sequence[Figure], size: tuple[int, int]) -> None:
-    """Each figure once: 95 % of its keypoints within 1 % of the image, its box where it was drawn."""
-    assert len(persons) == len(figures)
-    for figure in figures:
-        person = min(persons, key=lambda candidate: np.abs(candidate.keypoints - figure.keypoints).max())
-        distances = np.linalg.norm(person.keypoints - figure.keypoints, axis=1)
-        assert np.percentile(distances, 95) < 0.01 * max(size)
-        assert person.box is not None
-        assert iou(person.box, figure.box) > 0.9
 
 
 def drawings() -> list[tuple[str, bytes, tuple[Figure, ...], tuple[int, int]]]:
@@ -174,7 +152,7 @@ def test_basic_auth_lets_in_who_knows_it(
         project.retrieve_predictions([task_id])
         assert len(project.predictions()) == 1
         project.annotate(task_id, project.predictions()[0]['result'])
-        assert until(lambda: 'PATCH /api/webhooks/ID' in node.log.read_text())
+        assert eventually(lambda: 'PATCH /api/webhooks/ID' in node.log.read_text())
         header = base64.b64encode(':'.join(login).encode()).decode()
         project.set_webhook_headers({'Authorization': f'Basic {header}'})
         refused = node.log.read_text().count('PATCH /api/webhooks/ID')
@@ -237,7 +215,7 @@ def test_corrections_reach_the_learning_loop(
     project.annotate(task_ids[0], result)
     project.annotate(task_ids[1], [], was_cancelled=True)
     project.accept_predictions(task_ids[2:])
-    assert until(lambda: all(corrections_of(loop, task_id) for task_id in (task_ids[0], *task_ids[2:])))
+    assert eventually(lambda: all(corrections_of(loop, task_id) for task_id in (task_ids[0], *task_ids[2:])))
     (corrected,) = corrections_of(loop, task_ids[0])
     assert {'label_studio', f'project_{project.id}', 'annotator_1'} <= set(corrected['tags'])
     assert len(corrected['box_annotations']) == 2

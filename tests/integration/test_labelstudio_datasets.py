@@ -18,6 +18,7 @@ from PIL import Image
 from benchmarks.support.label_studio_api import Json, LabelStudio
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.processes import PROJECT, clean_environment, running_node
+from benchmarks.support.waiting import eventually
 from detector.datasets.coco import from_coco
 from detector.datasets.labelled import LabelledImage
 from detector.datasets.person import Person
@@ -26,8 +27,6 @@ from detector.label_studio.labels.config import Style, generate
 from detector.pose.skeleton import KEYPOINT_NAMES
 from tests.support.integration.dataset_readers import read_by_fiftyone, read_by_ultralytics
 from tests.support.people import dataset_file, make_image
-
-from .test_label_studio import VERSION, until
 
 pytestmark = pytest.mark.integration
 
@@ -307,7 +306,7 @@ def test_annotations_reach_the_learning_loop(
         assert 'no model is installed' in wholebody(*arguments, fails=True)
         settings: dict[str, Any] = dict(loop.settings)
         with running_node(wholebody.folder, **settings) as node:  # on the same DATA_FOLDER: it gets a model
-            assert until(lambda: httpx.get(f'{node.url}/ready').json()['model_version'] == VERSION)
+            assert eventually(lambda: httpx.get(f'{node.url}/ready').json()['model_version'] == 'test-card 1.0')
         assert '2 images, 3 persons' in wholebody(*arguments)
         found = {tuple(sorted(image['metadata']['tags'])): image['metadata'] for image in loop.images()}
         assert len(found) == 2

@@ -19,8 +19,7 @@ from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.pose import images
 from mock.test_card.cards import Figure
-
-from .test_label_studio import assert_drawn
+from tests.support.label_studio.drawn import assert_drawn
 
 pytestmark = pytest.mark.integration
 

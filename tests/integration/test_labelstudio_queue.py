@@ -16,8 +16,7 @@ from benchmarks.support.processes import PROJECT, clean_environment, free_port
 from detector.datasets.person import Person
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import to_results
-from tests.label_studio.evaluation.test_evaluation import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved
-from tests.label_studio.workflows.test_review_queue import unsure
+from tests.support.label_studio.evaluated import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved, unsure
 
 pytestmark = pytest.mark.integration
 

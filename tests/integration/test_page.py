@@ -1,7 +1,6 @@
 """People at the pages of the node and of the mock Loop, with Chromium."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from benchmarks.support.cards import FIGURES, make_card, tolerance
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import constant_network, make_package, with_network
 from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.waiting import eventually
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.pose.skeleton import PART_BY_NAME
@@ -31,13 +31,6 @@ def faded(share: float) -> Figure:
     for part, fade in (('face', share / 2), ('left_hand', share), ('right_hand', share)):
         fading[PART_BY_NAME[part].slice] = fade
     return Figure(x=40, y=30, height=420, fading=fading)
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f'{what} not within {seconds} s'
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope='module')
@@ -69,7 +62,7 @@ def test_a_dropped_card_gets_its_skeletons(alone: NodeProcess, chromium: Path, s
         view.drop(CARD, 'card.jpg', 'image/jpeg')
         assert_places(view)
         assert view.text('.skeleton-caption').startswith('2 persons · 720 × 480 pixels · inference ')
-        wait_for(lambda: view.text('[data-figure="Images/s"] .value') not in ('–', '0.0'), 'throughput')
+        eventually(lambda: view.text('[data-figure="Images/s"] .value') not in ('–', '0.0'), 'throughput')
         assert float(view.text('[data-figure="Inference, ms"] .value')) > 1
         view.assert_fits()
         view.screenshot(f'page-card-{screen}-{scheme}')
@@ -133,7 +126,7 @@ def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> 
         ):
             view.drop(data, name, kind)
             said = httpx.post(f'{alone.url}/poses', files={'file': data}, timeout=30).json()['detail']
-            wait_for(lambda said=said: alert.count() and said[1:] in alert.inner_text(), f'{name}: {said}')
+            eventually(lambda said=said: alert.count() and said[1:] in alert.inner_text(), f'{name}: {said}')
             assert view.page.locator('main circle.point').count() == 0
         view.assert_fits()
         view.screenshot('page-refused-phone')
@@ -152,7 +145,7 @@ def test_a_file_is_chosen_and_the_example_taken(alone: NodeProcess, chromium: Pa
         chooser.value.set_files(path)
         assert_places(view)
         view.page.get_by_role('button', name='Test card').click()
-        wait_for(lambda: '1024' in view.text('.skeleton-caption'), 'the example card')
+        eventually(lambda: '1024' in view.text('.skeleton-caption'), 'the example card')
         assert len(view.skeletons(2)[1]) > 100
 
 
@@ -167,7 +160,7 @@ def test_the_camera_takes_a_picture(alone: NodeProcess, chromium: Path, tmp_path
     )
     with opened(chromium, f'{alone.url}/ui', arguments=arguments) as view:
         view.page.get_by_role('button', name='Camera', exact=True).click()
-        wait_for(lambda: view.page.evaluate('document.querySelector("video").videoWidth'), 'the camera')
+        eventually(lambda: view.page.evaluate('document.querySelector("video").videoWidth'), 'the camera')
         view.screenshot('page-camera')
         view.page.get_by_role('button', name='Take the picture').click()
         assert len(view.skeletons(2)[0]) > 100
@@ -184,8 +177,8 @@ def test_a_camera_that_comes_late_does_not_stay_on(alone: NodeProcess, chromium:
         camera.click()
         view.page.get_by_role('button', name='Test card').click()
         assert len(view.skeletons(2)[0]) > 100
-        wait_for(lambda: view.page.evaluate('tracks.length') == 2, 'both have been opened')
-        wait_for(lambda: view.page.evaluate('tracks.every((track) => track.readyState === "ended")'), 'both are off')
+        eventually(lambda: view.page.evaluate('tracks.length') == 2, 'both have been opened')
+        eventually(lambda: view.page.evaluate('tracks.every((track) => track.readyState === "ended")'), 'both are off')
         assert view.page.locator('main video').is_hidden()
 
 
@@ -213,7 +206,7 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
         view.assert_fits()
         view.screenshot('page-switched-phone')
         view.choose('model', 'Pause')
-        wait_for(lambda: current()['version_control'] == 'pause', 'pause')
+        eventually(lambda: current()['version_control'] == 'pause', 'pause')
         view.choose('model', 'Version 1.2')
         view.page.locator('.notice.error', has_text='Cannot switch: pose.onnx').first.wait_for()
         assert current()['current_version'] == '1.1'
@@ -221,7 +214,7 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
         view.screenshot('page-switch-failed-phone')
         httpx.put(f'{node.url}/model_version', content='1.0', timeout=10).raise_for_status()  # by somebody else
         view.page.locator('.pill', has_text='test-card 1.0 serves').wait_for()
-        wait_for(lambda: 'Version 1.0' in view.text('[data-control=model]'), 'the choice follows')
+        eventually(lambda: 'Version 1.0' in view.text('[data-control=model]'), 'the choice follows')
 
 
 # ---------------------------------------------------------------- outbox and mock Loop
@@ -238,7 +231,7 @@ def follower(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess) ->
     """A node that follows the mock Loop."""
     settings = {'UPLOAD_SECONDS': 0.2, 'POLL_SECONDS': 0.3, **loop.settings}
     with running_node(tmp_path_factory.mktemp('follower'), **settings) as node:
-        wait_for(lambda: httpx.get(f'{node.url}/about').json()['outbox']['mode'] == 'continuous_upload', 'outbox')
+        eventually(lambda: httpx.get(f'{node.url}/about').json()['outbox']['mode'] == 'continuous_upload', 'outbox')
         yield node
 
 
@@ -249,16 +242,16 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
         view.page.locator('.bar .pill', has_text='serves').wait_for()  # comes over the page's Socket.IO, as clicks go
         switch = view.page.locator('[data-control=outbox]')
         switch.click()
-        wait_for(lambda: httpx.get(f'{follower.url}/outbox_mode').text == 'stopped', 'stopped')
+        eventually(lambda: httpx.get(f'{follower.url}/outbox_mode').text == 'stopped', 'stopped')
         for number in range(15):
             headers = {'autoupload': 'all', 'tags': f'round {number % 3},entrance', 'source': 'door camera'}
             assert follower.detect(CARD, headers).status_code == 200
         pictures = view.page.locator('main .picture')
-        wait_for(lambda: view.text('[data-figure=Waiting] .value') == '15', 'all wait')
-        wait_for(lambda: pictures.count() == 12, 'the first page')
+        eventually(lambda: view.text('[data-figure=Waiting] .value') == '15', 'all wait')
+        eventually(lambda: pictures.count() == 12, 'the first page')
         view.page.wait_for_timeout(1500)  # until the last of them are in their places
         pictures.last.scroll_into_view_if_needed()
-        wait_for(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
+        eventually(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
         assert 'entrance' in pictures.first.inner_text()
         assert '2 persons' in pictures.first.inner_text()
         view.assert_fits()
@@ -270,10 +263,10 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
         view.page.screenshot(path=_artefact(f'page-outbox-picture-{screen}'))
         view.page.get_by_role('button', name='Close').click()
         view.page.locator('main .q-pagination button', has_text='2').click()
-        wait_for(lambda: pictures.count() == 3, 'the second page')
+        eventually(lambda: pictures.count() == 3, 'the second page')
         switch.click()
         view.page.get_by_text('No image waits.').wait_for()
-        wait_for(lambda: len(loop.images()) >= 15, 'the Loop has them')
+        eventually(lambda: len(loop.images()) >= 15, 'the Loop has them')
 
 
 @pytest.mark.parametrize('screen', SCREENS)
@@ -288,10 +281,10 @@ def test_the_mock_loop_shows_what_arrived_and_sets_the_target(
         picture = view.page.locator('main .picture', has_text=f'seen on {screen}')
         picture.wait_for()
         view.choose('target', f'Version {version}')
-        wait_for(lambda: loop.target()['version'] == version, 'the target')
-        wait_for(lambda: _version(follower) == version, 'the node follows')
+        eventually(lambda: loop.target()['version'] == version, 'the target')
+        eventually(lambda: _version(follower) == version, 'the node follows')
         view.page.locator('.row-line', has_text=f'model {version}').wait_for()
-        wait_for(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
+        eventually(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
         view.assert_fits()
         view.screenshot(f'loop-page-{screen}')
         picture.click()

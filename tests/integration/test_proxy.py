@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,21 +18,18 @@ import httpx
 import pytest
 import socketio
 
-from benchmarks.support.cards import assert_read, make_card, poses_of
+from benchmarks.support.cards import CARD, assert_read, poses_of
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, free_port, running_node
+from benchmarks.support.waiting import eventually
 from detector.api.middleware.limits import MIB
 from detector.models.store import ModelStore
-from detector.pose import images
 from tests.support.integration.debian import program
 
 pytestmark = pytest.mark.integration
 
-CARD = images.encode_jpeg(make_card(), quality=90)
 VERSIONS = ('1.1', '1.2')
 """Of the models of the two nodes, so that answers tell who gave them."""
-CHECK_SECONDS = 10
-"""In which HAProxy notices that a node comes or goes: two checks, 2 s apart, and their time-outs."""
 
 
 @pytest.fixture(scope='session')
@@ -58,7 +54,7 @@ def running_proxy(haproxy: Path, folder: Path, first: int, second: int) -> Itera
     with log.open('wb') as sink:
         process = subprocess.Popen([haproxy, '-W', '-db', '-f', configuration], stdout=sink, stderr=sink)
     try:
-        wait_until(lambda: process.poll() is None and _answers(f'http://127.0.0.1:{port}'), log.read_text)
+        eventually(lambda: process.poll() is None and _answers(f'http://127.0.0.1:{port}'))
         yield f'http://127.0.0.1:{port}'
     finally:
         process.send_signal(signal.SIGTERM)
@@ -71,16 +67,6 @@ def _answers(url: str) -> bool:
     except httpx.TransportError:
         return False
     return True
-
-
-def wait_until(condition: object, explain: object = str, seconds: float = CHECK_SECONDS) -> None:
-    """:raises AssertionError: it does not come true in time."""
-    assert callable(condition)
-    assert callable(explain)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, explain()
-        time.sleep(0.1)
 
 
 # ---------------------------------------------------------------- real nodes
@@ -207,11 +193,11 @@ def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> 
 
         with ThreadPoolExecutor(4) as pool:
             asking = [pool.submit(ask) for _ in range(4)]
-            wait_until(lambda: outcomes[200] >= 10, seconds=60)
+            eventually(lambda: outcomes[200] >= 10, seconds=60)
             before = outcomes[200]
             first.process.kill()
             try:
-                wait_until(lambda: outcomes[200] >= before + 30, lambda: str(outcomes), seconds=90)
+                eventually(lambda: outcomes[200] >= before + 30, seconds=90)
             finally:
                 stop.set()
             for answer in asking:
@@ -219,7 +205,7 @@ def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> 
         assert set(outcomes) == {200}
         assert {version(proxy) for _ in range(4)} == {f'test-card {VERSIONS[1]}'}
         with running_node(first.data_folder.parent, DEADLINE=60, BACKEND_PORT=first.port):
-            wait_until(lambda: version(proxy) == f'test-card {VERSIONS[0]}', seconds=2 * CHECK_SECONDS)
+            eventually(lambda: version(proxy) == f'test-card {VERSIONS[0]}')
 
 
 # ---------------------------------------------------------------- servers that say who they are
@@ -292,9 +278,9 @@ def test_corrections_have_one_addressee(echoes: tuple[str, Echo, Echo]) -> None:
     proxy, first, _ = echoes
     assert names(proxy, '/webhook') == {'first': 8}
     first.ready = 503
-    wait_until(lambda: names(proxy, '/webhook', 1) == {'second': 1})
+    eventually(lambda: names(proxy, '/webhook', 1) == {'second': 1})
     first.ready = 200
-    wait_until(lambda: names(proxy, '/webhook', 1) == {'first': 1})
+    eventually(lambda: names(proxy, '/webhook', 1) == {'first': 1})
 
 
 def test_polling_clients_come_back_to_their_node(echoes: tuple[str, Echo, Echo]) -> None:
@@ -333,9 +319,9 @@ def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo])
     """`/ready` decides, not the port; with none ready there is a JSON answer that says when to come back."""
     proxy, first, second = echoes
     first.ready = 503
-    wait_until(lambda: names(proxy, '/detect', 4) == {'second': 4})
+    eventually(lambda: names(proxy, '/detect', 4) == {'second': 4})
     second.ready = 503
-    wait_until(lambda: httpx.post(f'{proxy}/detect').status_code == 503)
+    eventually(lambda: httpx.post(f'{proxy}/detect').status_code == 503)
     answer = httpx.post(f'{proxy}/predict')
     assert answer.status_code == 503
     assert answer.json() == {'detail': 'no node is ready'}

@@ -12,7 +12,6 @@ from benchmarks.idle_memory import resident_mib
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.studio import running_studio
-from tests.loop.test_following import wait_for_version
 from tests.support import fuzz_budget as budget
 
 pytestmark = pytest.mark.integration
@@ -38,7 +37,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     with running_mock_loop(folder / 'loop') as loop, running_studio() as studio:
         settings = {'UPLOAD_SECONDS': 0.5, 'POLL_SECONDS': 1, 'IMAGE_HOSTS': 'none'} | loop.settings | studio.settings
         with running_node(folder / 'node', **settings) as running:
-            wait_for_version(running, '1.0')
+            running.wait_for_version('1.0')
             yield running
 
 

@@ -12,11 +12,9 @@ from benchmarks.idle_memory import resident_mib
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from detector.api.events import EVENTS
-from tests.loop.test_following import wait_for_version
-from tests.properties.test_images import FRAME, SEEDS
-from tests.properties.test_metadata import METADATA
 from tests.support.fuzz_budget import repeat
-from tests.support.strategies import JSON, TEXTS, damaged, mutated
+from tests.support.seeds import FRAME, SEEDS
+from tests.support.strategies import JSON, METADATA, TEXTS, damaged, mutated
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +43,7 @@ def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         running_mock_loop(folder / 'loop') as loop,
         running_node(folder / 'node', UPLOAD_SECONDS=0.2, POLL_SECONDS=1, **loop.settings) as node,
     ):
-        wait_for_version(node, '1.0')
+        node.wait_for_version('1.0')
         yield node
 
 

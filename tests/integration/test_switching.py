@@ -11,14 +11,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from benchmarks.support.cards import assert_read, poses_of
+from benchmarks.support.cards import CARD, RAW_CARD, assert_read, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import make_package, with_network
 from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.waiting import eventually
 from mock.test_card.model import build_detector
-from tests.api.test_events import RAW
-from tests.loop.test_following import Load, version_of, wait_for, wait_for_version
-from tests.node.test_wholebody_node import CARD
+from tests.support.load import Load
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +46,7 @@ class SocketLoad(Load):
         with self.node.socketio() as client:
             while not self._stop.is_set():
                 try:
-                    answer = client.call('detect', {'image': RAW}, timeout=60)
+                    answer = client.call('detect', {'image': RAW_CARD}, timeout=60)
                     boxes = answer.get('box_detections', [])
                     assert len(boxes) == 2, str(answer)[:200]
                     self.versions |= {box['model_name'] for box in boxes}
@@ -64,15 +63,15 @@ def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
         loop.set_target('1.1')
         settings = {'POLL_SECONDS': 0.5, 'DEADLINE': 60, 'KEEP_MODELS': 1, 'DEBUG': 1, **loop.settings}
         with running_node(tmp_path / 'node', **settings) as node:
-            wait_for_version(node, '1.1')
+            node.wait_for_version('1.1')
             started = len(node.log.read_text())
             with Load(node) as a, Load(node) as b, SocketLoad(node) as c, SocketLoad(node) as d:
                 for number in range(10):
                     version = '2.0' if number % 2 == 0 else '1.1'
                     loop.set_target(version)
-                    wait_for_version(node, version, 90)
+                    node.wait_for_version(version, 90)
                     answers = a.answers
-                    wait_for(lambda before=answers: a.answers > before + 1, 30, 'answers')
+                    eventually(lambda before=answers: a.answers > before + 1, 'answers')
             for load in (a, b, c, d):
                 assert load.failures == []
                 assert load.answers > 20
@@ -88,7 +87,7 @@ def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
 def restart_and_check(folder: Path, loop: MockLoopProcess, seconds: float, versions: set[str]) -> None:
     """Start a node, kill it after some time of following."""
     with running_node(folder, POLL_SECONDS=0.2, KEEP_MODELS=1, **loop.settings) as node:
-        assert version_of(node) in versions
+        assert node.version in versions
         assert_read(poses_of(node.detect(CARD).json()))
         _change_target(loop, node)
         time.sleep(seconds)
@@ -97,7 +96,7 @@ def restart_and_check(folder: Path, loop: MockLoopProcess, seconds: float, versi
 
 
 def _change_target(loop: MockLoopProcess, node: NodeProcess) -> None:
-    loop.set_target('2.0' if version_of(node) == '1.1' else '1.1')
+    loop.set_target('2.0' if node.version == '1.1' else '1.1')
 
 
 def test_sigkill_at_twenty_moments_leaves_a_good_model(tmp_path: Path) -> None:
@@ -109,11 +108,11 @@ def test_sigkill_at_twenty_moments_leaves_a_good_model(tmp_path: Path) -> None:
         loop.fault('model_file', 'throttle', bytes_per_second=20_000_000)
         loop.set_target('1.1')
         with running_node(tmp_path / 'node', POLL_SECONDS=0.2, **loop.settings) as node:
-            wait_for_version(node, '1.1', 30)
+            node.wait_for_version('1.1', 30)
         for _ in range(20):
             restart_and_check(tmp_path / 'node', loop, float(rng.uniform(0.1, 2.5)), {'1.1', '2.0'})
         with running_node(tmp_path / 'node', POLL_SECONDS=0.2, KEEP_MODELS=1, **loop.settings) as node:
             loop.set_target('1.1')
-            wait_for_version(node, '1.1', 30)
+            node.wait_for_version('1.1', 30)
             leftovers = [path.name for path in (node.data_folder / 'models').iterdir() if path.name.startswith('.')]
             assert leftovers == []

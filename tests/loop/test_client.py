@@ -15,15 +15,16 @@ import pytest
 import trustme
 from learning_loop_node.data_classes import ImageMetadata
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.packages import make_package
+from detector.cli.main import app
 from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
 from detector.loop import client as loop
 from detector.loop.upstream import apply_settings, node_id
 from detector.outbox.outbox import NoOutbox, Outbox, open_outbox
 from detector.settings import Settings
-from tests.cli.test_main import invoke, succeed
-from tests.node.test_wholebody_node import CARD
+from tests.support.commands import invoke, succeed
 
 PROJECT = '/zauberzeug/projects/wholebody'
 
@@ -202,27 +203,27 @@ def test_a_package_is_uploaded_as_a_trainings_model(tmp_path: Path, monkeypatch:
     package = make_package(tmp_path / 'p.zip', version='1.5', name='mine')
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
     with pytest.raises(NoLearningLoop):
-        raise invoke('model', 'upload', package, '--training', 3).exception or AssertionError
+        raise invoke(app, 'model', 'upload', package, '--training', 3).exception or AssertionError
     with running_mock_loop(tmp_path / 'loop') as server:
         for name, value in server.settings.items():
             monkeypatch.setenv(name, value)
         before = len(server.models())
-        assert 'mine 1.5 is uploaded' in succeed('model', 'upload', package, '--training', 3)
+        assert 'mine 1.5 is uploaded' in succeed(app, 'model', 'upload', package, '--training', 3)
         assert len(server.models()) == before + 1
         for name, value in {**server.settings, 'DATA_FOLDER': str(tmp_path / 'data')}.items():
             monkeypatch.setenv(name, value)
-        assert 'stored there already' in succeed('model', 'upload', package, '--training', 3)
+        assert 'stored there already' in succeed(app, 'model', 'upload', package, '--training', 3)
         bad = tmp_path / 'bad.zip'
         bad.write_bytes(b'no zip')
-        assert isinstance(invoke('model', 'upload', bad, '--training', 3).exception, InvalidPackage)
+        assert isinstance(invoke(app, 'model', 'upload', bad, '--training', 3).exception, InvalidPackage)
 
 
 def test_the_mock_loop_is_a_command(tmp_path: Path) -> None:
     """`wholebody mock-loop upload | target | models` talk to a running mock, as the README shows."""
     with running_mock_loop(tmp_path / 'loop') as server:
         package = make_package(tmp_path / 'p.zip')
-        assert '1.1' in succeed('mock-loop', 'upload', package, '--version', '1.1', '--url', server.url)
-        succeed('mock-loop', 'target', '1.1', '--url', server.url)
+        assert '1.1' in succeed(app, 'mock-loop', 'upload', package, '--version', '1.1', '--url', server.url)
+        succeed(app, 'mock-loop', 'target', '1.1', '--url', server.url)
         assert server.target()['version'] == '1.1'
 
 

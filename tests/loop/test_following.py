@@ -1,9 +1,7 @@
 """A real node process follows a real mock Learning Loop, through every fault of it."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +9,16 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.support.cards import assert_read, poses_of
+from benchmarks.support.cards import CARD, assert_read, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import constant_network, make_package, with_network
 from benchmarks.support.processes import NodeProcess, free_port, running_node
+from benchmarks.support.waiting import eventually
 from detector.models.store import ModelStore
-from tests.node.test_wholebody_node import CARD
+from tests.support.load import Load
 from tests.support.scrapes import Scrape
 
 CYCLE = 0.5
-WORK_SECONDS = 8
-"""For what is not waiting: a download, loading two networks, on a busy machine."""
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f'{what} not within {seconds} s'
-        time.sleep(0.05)
-
-
-def version_of(node: NodeProcess) -> str:
-    return str(httpx.get(f'{node.url}/model_version', timeout=10).json()['current_version'])
-
-
-def wait_for_version(node: NodeProcess, version: str, seconds: float = 2 * CYCLE + WORK_SECONDS) -> None:
-    wait_for(lambda: version_of(node) == version, seconds, f'version {version}')
 
 
 def about(node: NodeProcess) -> dict[str, Any]:
@@ -45,40 +27,6 @@ def about(node: NodeProcess) -> dict[str, Any]:
 
 def set_mode(node: NodeProcess, mode: str) -> httpx.Response:
     return httpx.put(f'{node.url}/model_version', content=mode, timeout=20)
-
-
-@dataclass
-class Load:
-    """One client that asks all the time.
-
-    :param failures: what was not an answer with both persons.
-    """
-
-    node: NodeProcess
-    versions: set[str] = field(default_factory=set)
-    failures: list[str] = field(default_factory=list)
-    answers: int = 0
-
-    def __enter__(self) -> 'Load':
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                answer = self.node.detect(CARD, {'autoupload': 'all'})  # so that images go to the Loop as well
-                assert answer.status_code == 200, answer.text[:200]
-                assert len(answer.json()['box_detections']) == 2
-                self.versions |= {box['model_name'] for box in answer.json()['box_detections']}
-                self.answers += 1
-            except (AssertionError, httpx.HTTPError) as error:
-                self.failures.append(str(error))
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +46,7 @@ def follower(loop: MockLoopProcess, tmp_path_factory: pytest.TempPathFactory) ->
         KEEP_MODELS=4,
         **loop.settings,
     ) as node:
-        wait_for_version(node, '1.0')
+        node.wait_for_version('1.0')
         yield node
 
 
@@ -164,16 +112,16 @@ def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
         fault = loop.fault(endpoint, kind, **parameters)
         loop.set_target(version)
         often = 2 if endpoint in ('target', 'model_file') and kind != 'delay' else 1
-        wait_for(lambda: loop.fired(fault) >= often or endpoint == 'detectors', 30, 'the fault')
+        eventually(lambda: loop.fired(fault) >= often or endpoint == 'detectors', 'the fault')
         time.sleep(2 * CYCLE)
         if often == 2:
-            assert version_of(follower) != version
+            assert follower.version != version
         loop.clear_faults()
-        wait_for_version(follower, version)
-        wait_for(lambda: version in load.versions, 10, 'an answer of the new version')
+        follower.wait_for_version(version)
+        eventually(lambda: version in load.versions, 'an answer of the new version')
     assert load.failures == []
     assert load.answers > 3
-    wait_for(lambda: about(follower)['update']['error'] is None, 2 * CYCLE + 1, 'an error-free update')
+    eventually(lambda: about(follower)['update']['error'] is None, 'an error-free update')
 
 
 @pytest.mark.parametrize(('kind', 'parameters'), [('no_disposition', {}), ('filename', {'filename': ''}),
@@ -185,7 +133,7 @@ def test_what_the_loop_calls_the_file_does_not_matter(
     version = packages()
     fault = loop.fault('model_file', kind, **parameters)
     loop.set_target(version)
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
     assert loop.fired(fault) >= 1
     assert not list(follower.data_folder.parent.glob('x*'))
 
@@ -198,9 +146,9 @@ def test_too_many_requests_are_waited_out(
     version = packages()
     fault = loop.fault('target', 'status', status=429)
     loop.set_target(version)
-    wait_for(lambda: loop.fired(fault), 10, 'the fault')
+    eventually(lambda: loop.fired(fault), 'the fault')
     loop.clear_faults()
-    wait_for_version(follower, version, 10 + WORK_SECONDS)
+    follower.wait_for_version(version)
 
 
 def test_a_refused_login_is_survived(follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]) -> None:
@@ -209,10 +157,10 @@ def test_a_refused_login_is_survived(follower: NodeProcess, loop: MockLoopProces
     fault = loop.fault('login', 'status', status=401)
     loop.expire_sessions()
     loop.set_target(version)
-    wait_for(lambda: loop.fired(fault) >= 2, 10, 'the fault')
+    eventually(lambda: loop.fired(fault) >= 2, 'the fault')
     assert_read(poses_of(follower.detect(CARD).json()))
     loop.clear_faults()
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
 
 
 @pytest.mark.parametrize(
@@ -223,63 +171,62 @@ def test_a_malformed_target_is_reported_and_changes_nothing(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], body: Any
 ) -> None:
     """The Loop's operators see what is wrong in the detector's status; the next good target is followed."""
-    before = version_of(follower)
+    before = follower.version
     loop.set_raw_target(body)
 
     def reported() -> bool:
         return any('malformed' in status['errors'].get('deployment_target', '') for status in loop.detectors().values())
 
-    wait_for(reported, 4 * CYCLE + 6 * CYCLE + 3, 'a report')
-    assert version_of(follower) == before
+    eventually(reported, 'a report')
+    assert follower.version == before
     assert_read(poses_of(follower.detect(CARD).json()))
     version = packages()
     loop.set_target(version)
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
 
 
 def test_a_wrong_package_is_refused_once_and_another_file_is_fetched(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
 ) -> None:
     """A body model is offered: it is fetched once, reported, and left; when the Loop has another file that is taken."""
-    before = version_of(follower)
+    before = follower.version
     good = packages()
     outputs = {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}
     network = constant_network(tmp_path / 'body.onnx', outputs, (192, 256))
     bad = f'{good}.1'
     bad_id = loop.upload_package(with_network(tmp_path / 'bad.zip', 'estimator', network), bad)
     loop.set_target(bad)
-    wait_for(lambda: about(follower)['update']['refused'], WORK_SECONDS, 'a refusal')
+    eventually(lambda: about(follower)['update']['refused'], 'a refusal')
     (refused,) = about(follower)['update']['refused']
     assert refused['version'] == bad
     assert '17' in refused['reason']
-    wait_for(
+    eventually(
         lambda: any('17' in status['errors'].get('update_model', '') for status in loop.detectors().values()),
-        10 * CYCLE,
         'a report',
     )
     log = follower.log.read_text()
     time.sleep(4 * CYCLE)
-    assert version_of(follower) == before
+    assert follower.version == before
     assert follower.log.read_text().count('cannot switch to model') == log.count('cannot switch to model')
     assert not (follower.data_folder / 'models' / bad).exists()
     loop.delete_model(bad_id)
     loop.upload_package(make_package(tmp_path / 'fixed.zip', version=bad), bad)
     loop.set_target(bad)
-    wait_for_version(follower, bad)
+    follower.wait_for_version(bad)
 
 
 def test_versions_are_chosen_by_hand(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
 ) -> None:
     """A version, pause, follow again; unknown or doubled versions are refused and change nothing."""
-    current = version_of(follower)
+    current = follower.version
     version = packages()
     assert set_mode(follower, 'pause').status_code == 200
     loop.set_target(version)
     time.sleep(4 * CYCLE)
-    assert version_of(follower) == current
+    assert follower.version == current
     assert set_mode(follower, '1.0').status_code == 200
-    wait_for_version(follower, '1.0')
+    follower.wait_for_version('1.0')
     fault = loop.fault('models', 'status', status=500)
     failing = set_mode(follower, '77.7')
     assert (failing.status_code, 'answers 500' in failing.json()['detail']) == (502, True)
@@ -295,7 +242,7 @@ def test_versions_are_chosen_by_hand(
     assert versions['target_version'] == '1.0'
     with follower.socketio() as client:
         assert client.call('set_model_version_mode', 'follow_loop') == {'status': 'OK'}
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
     for model in loop.models():
         if model['version'] == '88.8':
             loop.delete_model(model['id'])
@@ -307,7 +254,7 @@ def test_installed_versions_can_be_chosen_while_the_loop_is_down(
     """Others are refused with 502; when the Loop is back it is followed."""
     version = packages()
     loop.set_target(version)
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
     installed = httpx.get(f'{follower.url}/model_version').json()['local_versions']
     assert version in installed
     assert len(installed) <= 4
@@ -315,7 +262,7 @@ def test_installed_versions_can_be_chosen_while_the_loop_is_down(
     loop.stop()
     try:
         assert set_mode(follower, other).status_code == 200
-        wait_for_version(follower, other)
+        follower.wait_for_version(other)
         refused = set_mode(follower, '66.6')
         assert refused.status_code == 502
         assert 'does not answer' in refused.json()['detail']
@@ -323,7 +270,7 @@ def test_installed_versions_can_be_chosen_while_the_loop_is_down(
     finally:
         loop.start()
     assert set_mode(follower, 'follow_loop').status_code == 200
-    wait_for_version(follower, version)
+    follower.wait_for_version(version)
 
 
 @pytest.mark.integration
@@ -335,14 +282,14 @@ def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
     with running_node(tmp_path, **settings) as node:
         version = packages()
         loop.set_target(version)
-        wait_for_version(node, version)
+        node.wait_for_version(version)
         for path in (node.data_folder / 'models' / version).iterdir():
             path.unlink()
         (node.data_folder / 'models' / version).rmdir()
         assert_read(poses_of(node.detect(CARD).json()))
         (node.data_folder / 'uuids.json').write_text('{"wholebo')
     with running_node(tmp_path, ready=False, **settings) as node:
-        wait_for_version(node, version)
+        node.wait_for_version(version)
         assert_read(poses_of(node.detect(CARD).json()))
         assert (node.data_folder / 'uuids.broken').exists()
 
@@ -355,20 +302,20 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
     settings = {'POLL_SECONDS': CYCLE, 'EXCLUSIVE_MODEL_BUILD': 1, 'DEADLINE': 30, **loop.settings}
     loop.set_target('1.0')
     with running_node(tmp_path, **settings) as node:
-        wait_for_version(node, '1.0')
+        node.wait_for_version('1.0')
         with Load(node) as load:
             version = packages()
             loop.set_target(version)
-            wait_for_version(node, version)
+            node.wait_for_version(version)
             network = constant_network(
                 tmp_path / 'b.onnx', {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}, (192, 256)
             )
             loop.upload_package(with_network(tmp_path / 'bad.zip', 'estimator', network), f'{version}.1')
             loop.set_target(f'{version}.1')
-            wait_for(lambda: about(node)['update']['refused'], WORK_SECONDS, 'a refusal')
+            eventually(lambda: about(node)['update']['refused'], 'a refusal')
             time.sleep(1)
         assert load.failures == []
-        assert version_of(node) == version
+        assert node.version == version
         assert load.versions == {'1.0', version}
         scrape = Scrape.of_node(node.url)
         assert scrape.by('wholebody_model_switches_total', 'outcome') == {('ok',): 4, ('failed',): 1}
@@ -398,9 +345,9 @@ def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None
     store.install(make_package(tmp_path / 'a.zip', version='1.1'))
     store.install(make_package(tmp_path / 'b.zip', version='1.2'))
     with running_node(tmp_path, POLL_SECONDS=CYCLE) as node:
-        assert version_of(node) == '1.2'
+        assert node.version == '1.2'
         assert set_mode(node, '1.1').status_code == 200
-        wait_for_version(node, '1.1')
+        node.wait_for_version('1.1')
         assert set_mode(node, '9.9').status_code == 409
 
 

@@ -11,7 +11,7 @@ from detector.loop import metadata
 from detector.models.package import ModelPackage
 from detector.pose.pose import poses_from_metadata
 from detector.pose.skeleton import category_id
-from tests.pose.test_pose import make_pose
+from tests.support.poses import make_pose
 
 BOX = {'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4, 'model_name': 'm', 'confidence': 0.5}
 POINT = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': 'm', 'confidence': 0.5}

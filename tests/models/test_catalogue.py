@@ -11,14 +11,15 @@ import pytest
 from rtmlib import Wholebody
 from rtmlib.tools.file import get_mirror_url
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.processes import free_port, running_node
+from detector.cli.main import app
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.models import downloads
 from detector.models.catalogue import pull, read_catalogue
 from detector.models.store import verify
 from mock.test_card.model import build_detector, build_estimator
-from tests.cli.test_main import succeed
-from tests.node.test_wholebody_node import CARD
+from tests.support.commands import succeed
 from tests.support.file_server import FileServer, serving
 
 
@@ -164,9 +165,9 @@ def test_the_command_pulls_installs_and_shows_it(
     """`wholebody model pull lightweight`, and `-o` for the package alone."""
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
     monkeypatch.setenv('MODEL_CATALOGUE', str(catalogue_of(tmp_path, servers)))
-    assert 'lightweight 1.0 is installed' in succeed('model', 'pull', 'lightweight')
-    assert '* 1.0  lightweight' in succeed('model', 'list')
-    assert 'lightweight 1.0' in succeed('model', 'pull', 'lightweight', '--offline', '-o', tmp_path / 'l.zip')
+    assert 'lightweight 1.0 is installed' in succeed(app, 'model', 'pull', 'lightweight')
+    assert '* 1.0  lightweight' in succeed(app, 'model', 'list')
+    assert 'lightweight 1.0' in succeed(app, 'model', 'pull', 'lightweight', '--offline', '-o', tmp_path / 'l.zip')
     assert verify(tmp_path / 'l.zip').name == 'lightweight'
 
 

@@ -15,13 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.processes import NodeProcess, SocketClient, free_port, running_node
-from detector.pose import images
 from detector.pose.skeleton import PARTS
 from tests.support.scrapes import Scrape
 
-CARD = images.encode_jpeg(make_card(), quality=90)
 SINGLE = make_card(FIGURES[:1])
 JPEG = {'format': 'jpeg', 'bytes': CARD}
 RAW = {'bytes': SINGLE.tobytes(), 'dtype': 'uint8', 'shape': SINGLE.shape}

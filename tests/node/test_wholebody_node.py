@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PillowImage
 from skimage import data as photographs
 
-from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card, poses_of
+from benchmarks.support.cards import CARD, FIGURES, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
 from detector.models.embedded import EXAMPLE_CARD
@@ -26,9 +26,7 @@ from detector.pose import images
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES
 from mock.test_card.build import EXAMPLE_FIGURES
-from tests.pose.test_images import encoded, png_of_size
-
-CARD = images.encode_jpeg(make_card(), quality=90)
+from tests.support.pictures import encoded, png_of_size
 
 
 def test_the_example_card_is_read_to_the_pixel(node: NodeProcess) -> None:

@@ -18,12 +18,12 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, running_node
 from detector.cli.main import app
 from detector.errors import InvalidSettings
 from detector.observability.secrecy import Secrets
 from detector.settings import Settings, load_settings
-from tests.node.test_wholebody_node import CARD
 from tests.support.commands import invoke
 
 SECRETS = {

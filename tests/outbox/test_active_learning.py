@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from benchmarks.support.cards import FIGURES, assert_found, assert_read, make_card, poses_of
+from benchmarks.support.cards import CARD, FIGURES, assert_found, assert_read, make_card, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, clean_environment, free_port, running_node
+from benchmarks.support.waiting import eventually
 from detector.cli.main import app
 from detector.errors import WholebodyError
 from detector.pose import images
 from detector.pose.images import Image
 from detector.pose.skeleton import PART_BY_NAME, PARTS, category_id
 from mock.test_card.cards import Figure
-from tests.node.test_wholebody_node import CARD
 from tests.support.commands import invoke, succeed
 
 FADED = 0.32
@@ -68,17 +68,10 @@ def outbox(node: NodeProcess) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, 'that takes too long'
-        time.sleep(0.05)
-
-
 def arrived(node: NodeProcess, loop: MockLoopProcess, count: int) -> list[dict[str, Any]]:
     """The images that the Loop has got, once the outbox is empty and some time has passed for more to come."""
-    until(lambda: len(loop.images()) >= count)
-    until(lambda: outbox(node)['waiting'] == 0)
+    eventually(lambda: len(loop.images()) >= count)
+    eventually(lambda: outbox(node)['waiting'] == 0)
     time.sleep(0.5)
     received = loop.images()
     assert len(received) == count
@@ -247,7 +240,7 @@ def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     try:
         learner.detect(CARD, {'autoupload': 'all', 'source': 'first', 'tags': 'a,b'})
-        until(lambda: outbox(learner)['waiting'] == 1)
+        eventually(lambda: outbox(learner)['waiting'] == 1)
         names = httpx.post(f'{learner.url}/upload?upload_priority=true', files={'files': CARD}).json()['names']
         listed = outbox(learner)
         assert (listed['mode'], listed['waiting'], listed['waiting_priority']) == ('stopped', 2, 1)
@@ -296,7 +289,7 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
             assert 'cannot store' in client.call('upload', {'image': {'format': 'jpeg', 'bytes': large}})['error']
         headers = {'camera_id': 'full-disk', 'source': 'robot-7'}
         assert 'uncertain' in learner.detect(uncertain, headers).json()['tags']
-        until(lambda: outbox(learner)['failed'] == failed + 3)
+        eventually(lambda: outbox(learner)['failed'] == failed + 3)
     finally:
         resource.prlimit(learner.process.pid, resource.RLIMIT_FSIZE, limits)
     assert outbox(learner)['waiting'] == 0
@@ -329,7 +322,7 @@ def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, 
     folder.write_text('')
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 507
     assert learner.detect(CARD, {'autoupload': 'all'}).status_code == 200
-    until(lambda: outbox(learner)['failed'] == failed + 2)
+    eventually(lambda: outbox(learner)['failed'] == failed + 2)
     folder.unlink()
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
     arrived(learner, loop, 1)
@@ -351,7 +344,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
         loop.clear_faults()
         client.call('set_outbox_mode', 'stopped')  # the request that hangs would do so for half a minute
         client.call('set_outbox_mode', 'continuous_upload')
-    until(lambda: outbox(learner)['waiting'] == 0)
+    eventually(lambda: outbox(learner)['waiting'] == 0)
     assert len({image['name'] for image in loop.images()}) == 1
 
 
@@ -369,7 +362,7 @@ def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, 
     loop.fault('images', 'delay', seconds=60)
     settings = {'UPLOAD_SECONDS': 0.1, **loop.settings}
     with running_node(tmp_path, **settings) as node:
-        until(lambda: httpx.get(f'{node.url}/ready').status_code == 200)
+        eventually(lambda: httpx.get(f'{node.url}/ready').status_code == 200)
         (name,) = httpx.post(f'{node.url}/upload', files={'files': CARD}).json()['names']
         time.sleep(1)  # until the request has begun
         if client == 'none':
@@ -381,7 +374,7 @@ def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, 
     loop.clear_faults()
     before = len(loop.images())
     with running_node(tmp_path, **settings) as node:
-        until(lambda: len(loop.images()) > before)
+        eventually(lambda: len(loop.images()) > before)
         assert outbox(node)['found'] == 1
     assert f'image_{name}' in {image['name'] for image in loop.images()}
 
@@ -421,7 +414,7 @@ def test_the_commands_list_export_and_clear(
     assert succeed(app, 'outbox', 'clear', '--yes') == '2 images deleted\n'
     assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'
     httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')
-    until(lambda: outbox(learner)['vanished'] == vanished + 2)
+    eventually(lambda: outbox(learner)['vanished'] == vanished + 2)
     for address, message in ((f'http://127.0.0.1:{free_port()}', 'no answer from'), ('http://x:y', 'is no address')):
         error = invoke(app, 'outbox', 'list', '--url', address).exception
         assert isinstance(error, WholebodyError)

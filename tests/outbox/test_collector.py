@@ -17,8 +17,7 @@ from detector.outbox.outbox import Outbox, open_outbox
 from detector.pose import images
 from detector.serving.inference import Estimate
 from detector.settings import Settings
-
-from .test_relevance import person
+from tests.support.poses import person
 
 FRAME = np.zeros((800, 6000, 3), dtype=np.uint8)
 JPEG = images.encode_jpeg(np.zeros((16, 16, 3), dtype=np.uint8))

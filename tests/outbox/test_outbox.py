@@ -4,7 +4,7 @@ import asyncio
 import email.utils
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from aiohttp.test_utils import TestServer
 from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.processes import free_port
+from benchmarks.support.waiting import eventually_async
 from detector.outbox import outbox as outbox_module
 from detector.outbox import posting as outbox_post
 from detector.outbox.files import Entry
 from detector.outbox.outbox import Outbox
-from detector.outbox.posting import Answer, LoopPoster, Outcome
-from detector.outbox.queue import OutboxQueue
+from detector.outbox.posting import Answer, Outcome
+from tests.support.outboxes import make_outbox
 
 
 @dataclass
@@ -68,13 +69,6 @@ async def script() -> AsyncIterator[Script]:
     await server.close()
 
 
-def make_outbox(folder: Path, url: str, *, interval: float = 0.02) -> Outbox:
-    import ssl
-
-    queue = OutboxQueue(folder, max_images=1000, max_bytes=10**9)
-    return Outbox(queue, LoopPoster(url, ssl.create_default_context()), interval=interval)
-
-
 @pytest.fixture
 async def outbox(tmp_path: Path, script: Script) -> AsyncIterator[Outbox]:
     made = make_outbox(tmp_path / 'outbox', script.url)
@@ -90,15 +84,8 @@ def names(entries: Sequence[Entry]) -> list[str]:
     return [entry.name for entry in entries]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, 'that takes too long'
-        await asyncio.sleep(0.01)
-
-
 async def until_empty(outbox: Outbox) -> None:
-    await until(lambda: outbox.queue.count == 0)
+    await eventually_async(lambda: outbox.queue.count == 0)
 
 
 async def test_requests_are_those_of_upstream(
@@ -131,7 +118,7 @@ async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tm
     urgent = await fill(outbox, 2, priority=True)
     start = time.monotonic()
     await outbox.start()
-    await until(lambda: len(script.batches) == 2)
+    await eventually_async(lambda: len(script.batches) == 2)
     assert time.monotonic() - start < 2.5
     assert script.taken == [*names(urgent), *names(normal)[:6:-1]]
     await outbox.close()
@@ -166,7 +153,7 @@ async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: 
         script.answer = answer  # type: ignore[method-assign]
         seen = len(script.batches)
         await outbox.start()
-        await until(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]
+        await eventually_async(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]
         await outbox.close()
     about = outbox.about()
     assert (about['found'], about['uploaded'], about['waiting']) == (2, 0, 2)
@@ -232,10 +219,10 @@ async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
 
     script.answer = answer  # type: ignore[method-assign]
     await outbox.start()
-    await until(lambda: outbox.queue.count == 1)
+    await eventually_async(lambda: outbox.queue.count == 1)
     assert [entry.name for entry in outbox.queue.waiting()] == [poison]
     late = await fill(outbox, 3, priority=True)
-    await until(lambda: set(names(late)) <= set(script.taken))
+    await eventually_async(lambda: set(names(late)) <= set(script.taken))
     broken = False
     await until_empty(outbox)
     assert sorted(script.taken) == sorted(names([*entries, *late]))
@@ -253,7 +240,7 @@ async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, stat
 
     script.answer = answer  # type: ignore[method-assign]
     await outbox.start()
-    await until(lambda: len(script.taken) >= 6, 40)
+    await eventually_async(lambda: len(script.taken) >= 6, seconds=40)
     assert set(names(urgent)) <= set(script.taken[:6])
     await until_empty(outbox)
 
@@ -270,7 +257,7 @@ async def test_files_that_cannot_be_opened_are_kept(
 
     monkeypatch.setattr(Path, 'read_bytes', exhausted)
     await outbox.start()
-    await until(lambda: 'Too many open files' in str(outbox.about()['error']))
+    await eventually_async(lambda: 'Too many open files' in str(outbox.about()['error']))
     monkeypatch.setattr(Path, 'read_bytes', read)
     await until_empty(outbox)
     assert sorted(script.taken) == sorted(names(entries))
@@ -290,12 +277,12 @@ async def test_stopping_while_files_are_removed_sends_nothing_twice(
     monkeypatch.setattr(outbox.queue._files, 'remove', slowly)
     await fill(outbox, 15)
     await outbox.start()
-    await until(lambda: len(script.taken) == 15)
+    await eventually_async(lambda: len(script.taken) == 15)
     for _ in range(3):
         await outbox.set_mode('stopped')
         await outbox.set_mode('continuous_upload')
         await asyncio.sleep(0.1)
-    await until(lambda: not any(path.is_file() for path in outbox.queue._files.folder.rglob('*')))
+    await eventually_async(lambda: not any(path.is_file() for path in outbox.queue._files.folder.rglob('*')))
     assert len(script.taken) == 15
 
 
@@ -323,7 +310,7 @@ async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Pat
     outbox = make_outbox(tmp_path, script.url, interval=0.1)
     await fill(outbox, 1)
     await outbox.start()
-    await until(lambda: len(script.times) == 5)
+    await eventually_async(lambda: len(script.times) == 5)
     await outbox.close()
     pauses = [after - before for before, after in zip(script.times, script.times[1:], strict=False)]
     for number, pause in enumerate(pauses):
@@ -382,7 +369,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
 
     script.answer = answer  # type: ignore[method-assign]
     await outbox.start()
-    await until(lambda: outbox.queue.count == 0, 40)
+    await eventually_async(lambda: outbox.queue.count == 0, seconds=40)
     assert outbox.about()['uploaded'] == 12
     assert len(script.batches[0]) == 12
     assert [slow] in script.batches
@@ -444,7 +431,7 @@ async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path
     outbox = make_outbox(tmp_path, f'http://127.0.0.1:{free_port()}/images')
     entries = await fill(outbox, 30)
     await outbox.start()
-    await until(lambda: outbox.about()['error'] is not None)
+    await eventually_async(lambda: outbox.about()['error'] is not None)
     await asyncio.sleep(0.3)
     outbox._poster.url = script.url
     await until_empty(outbox)

@@ -15,7 +15,8 @@ from detector.outbox import relevance
 from detector.outbox.relevance import Relevance
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_INDEX, OKS_SIGMAS, PART_BY_NAME, PARTS
-from mock.test_card.cards import PANEL_HEIGHT, PANEL_WIDTH, Figure, layout
+from mock.test_card.cards import Figure
+from tests.support.poses import person
 
 SIZE = (1000, 800)
 
@@ -32,29 +33,6 @@ class Clock:
 
 def make_relevance(**options: Any) -> Relevance:
     return Relevance(**{'min_uncertain': 0.3, 'max_uncertain': 0.6} | options)
-
-
-def person(
-    x: float = 300,
-    y: float = 200,
-    *,
-    width: float = 150,
-    height: float = 300,
-    box_confidence: float = 0.9,
-    confidence: float = 0.9,
-    **parts: float,
-) -> Pose:
-    """A schematic person in a box, sure of everything but the parts that are named with a confidence of their own."""
-    confidences = np.full(133, confidence, dtype=np.float32)
-    for name, value in parts.items():
-        confidences[PART_BY_NAME[name].slice] = value
-    points = layout() / (PANEL_WIDTH, PANEL_HEIGHT) * (width, height) + np.array([x, y])
-    return Pose(
-        box=np.array([x, y, x + width, y + height], dtype=np.float32),
-        box_confidence=box_confidence,
-        keypoints=points.astype(np.float32),
-        confidences=confidences,
-    )
 
 
 def with_keypoints(pose: Pose, indices: Sequence[int] | slice, points: Any) -> Pose:

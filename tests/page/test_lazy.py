@@ -10,16 +10,10 @@ import httpx
 import pytest
 import socketio
 
-from benchmarks.support.cards import FIGURES, assert_read
+from benchmarks.support.cards import CARD, FIGURES, assert_read
 from benchmarks.support.processes import NodeProcess, clean_environment, running_node
 from detector.pose.pose import Pose
-from tests.node.test_wholebody_node import CARD
-
-
-def without_nicegui(folder: Path) -> Path:
-    """A folder for PYTHONPATH in which Python finds no NiceGUI."""
-    (folder / 'sitecustomize.py').write_text("import sys; sys.modules['nicegui'] = None")
-    return folder
+from tests.support.extras import without_nicegui
 
 
 def test_without_the_extra_the_node_says_what_to_install(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 import contextlib
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +9,9 @@ from PIL import Image as PillowImage
 
 from detector.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageFormat
 from detector.pose import images
+from tests.support.pictures import encoded, png_of_size
 
 RGB = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-
-
-def encoded(picture: PillowImage.Image, kind: str = 'PNG', **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def png_of_size(width: int, height: int) -> bytes:
-    """A valid black 1-bit PNG of any size in few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
-    header = struct.pack('>IIBBBBB', width, height, 1, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(height * (1 + (width + 7) // 8)), 9)
-    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', rows) + chunk(b'IEND', b'')
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'WEBP'])

@@ -3,8 +3,7 @@ import numpy as np
 from detector.pose import overlay
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_INDEX, PART_BY_NAME
-
-from .test_pose import make_pose
+from tests.support.poses import make_pose
 
 
 def pose_with(visible: list[str]) -> Pose:

@@ -3,16 +3,7 @@ import pytest
 
 from detector.pose.pose import Pose, box_ious, oks, poses_to_json
 from detector.pose.skeleton import KEYPOINT_NAMES
-
-
-def make_pose(seed: int = 0) -> Pose:
-    rng = np.random.default_rng(seed)
-    return Pose(
-        box=np.array([10, 20, 110, 220], dtype=np.float32),
-        box_confidence=0.75,
-        keypoints=rng.uniform(0, 200, (133, 2)).astype(np.float32),
-        confidences=rng.uniform(0, 1, 133).astype(np.float32),
-    )
+from tests.support.poses import make_pose
 
 
 def test_json_and_back_keeps_the_pose() -> None:

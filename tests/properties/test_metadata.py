@@ -12,21 +12,7 @@ from detector.errors import InvalidRequest
 from detector.loop import metadata
 from detector.models.package import ModelPackage
 from detector.pose.pose import poses_from_metadata
-from tests.support.strategies import JSON, TEXTS, mutated
-
-BOX = {'category_name': 'person', 'x': 1.5, 'y': 2, 'width': 3, 'height': 4, 'model_name': '1.0', 'confidence': 0.5}
-POINT = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1.0', 'confidence': 0.5}
-METADATA = {
-    'box_detections': [BOX],
-    'point_detections': [POINT],
-    'box_annotations': [{'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4}],
-    'point_annotations': [{'category_name': 'left_eye', 'x': 1, 'y': 2}],
-    'classification_detections': [{'category_name': 'cat', 'model_name': '1', 'confidence': 1, 'category_id': 'x'}],
-    'segmentation_detections': [],
-    'tags': ['a', 'b'],
-    'creation_date': '2026-01-31T12:00:00',
-    'source': 'robot',
-}
+from tests.support.strategies import JSON, METADATA, TEXTS, mutated
 
 
 @given(JSON | mutated(METADATA))

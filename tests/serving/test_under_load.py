@@ -13,10 +13,8 @@ import socketio
 from benchmarks.support.cards import assert_read, make_card, poses_of
 from benchmarks.support.processes import NodeProcess, running_node
 from detector.pose import images
-from mock.test_card.cards import Figure, arrange
-
-CROWD = images.encode_jpeg(make_card(arrange(12, (1600, 1200)), width=1600, height=1200))
-"""Keeps the node busy for a while."""
+from mock.test_card.cards import Figure
+from tests.support.crowds import CROWD
 
 
 def test_too_many_requests_hear_503_and_when_to_come_back(tmp_path: Path) -> None:

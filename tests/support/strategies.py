@@ -76,3 +76,22 @@ def as_file(read: Callable[[Path], object], content: bytes | Any, *, name: str =
         path = Path(folder) / name
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
         return read(path)
+
+
+BOX = {'category_name': 'person', 'x': 1.5, 'y': 2, 'width': 3, 'height': 4, 'model_name': '1.0', 'confidence': 0.5}
+
+
+POINT = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1.0', 'confidence': 0.5}
+
+
+METADATA = {
+    'box_detections': [BOX],
+    'point_detections': [POINT],
+    'box_annotations': [{'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4}],
+    'point_annotations': [{'category_name': 'left_eye', 'x': 1, 'y': 2}],
+    'classification_detections': [{'category_name': 'cat', 'model_name': '1', 'confidence': 1, 'category_id': 'x'}],
+    'segmentation_detections': [],
+    'tags': ['a', 'b'],
+    'creation_date': '2026-01-31T12:00:00',
+    'source': 'robot',
+}

@@ -14,10 +14,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess, running_node
 from detector.api.middleware.access import OPEN_PATHS
 from detector.cli.main import app
-from tests.node.test_wholebody_node import CARD
 from tests.support.commands import invoke, succeed
 
 TOKEN = 'correct-horse-battery-staple'

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess, running_node
-from tests.node.test_wholebody_node import CARD
-from tests.serving.test_under_load import CROWD
+from tests.support.crowds import CROWD
 from tests.support.scrapes import Scrape
 
 SECONDS = 1.5

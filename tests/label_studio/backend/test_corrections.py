@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.support.cards import FIGURES, make_card
+from benchmarks.support.cards import CARD, FIGURES
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.studio import Studio, running_studio
@@ -18,11 +18,9 @@ from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import hints_in, to_annotations
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import Region, to_results
-from detector.pose import images
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card.cards import Figure
 
-CARD = images.encode_jpeg(make_card(), quality=90)
 SIZE = (720, 480)
 
 

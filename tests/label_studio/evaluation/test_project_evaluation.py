@@ -18,9 +18,17 @@ from detector.label_studio.labels.config import any_style, generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.pose.skeleton import OKS_SIGMAS
 from tests.support.commands import invoke, succeed
+from tests.support.label_studio.evaluated import (
+    LEFT_HAND,
+    SIZE,
+    by_hand,
+    coco_figures,
+    make_person,
+    moved,
+    part_of,
+    without,
+)
 from tests.support.label_studio.tasks import Json, make_annotation, make_task
-
-from .test_evaluation import LEFT_HAND, SIZE, by_hand, coco_figures, make_person, moved, part_of, without
 
 SKELETON = parse(generate('skeleton'))
 KEYPOINTS = parse(generate('keypoints'))

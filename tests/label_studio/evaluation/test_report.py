@@ -17,8 +17,7 @@ from detector.label_studio.evaluation.evaluation import Evaluated, Evaluation, e
 from detector.label_studio.evaluation.matching import EVALUATED_PARTS
 from detector.label_studio.evaluation.report import MAX_CORRECTED, MAX_IMAGES, most_corrected, to_html, to_json
 from detector.pose.skeleton import KEYPOINT_NAMES
-
-from .test_evaluation import LEFT_HAND, make_image, make_person, moved, without
+from tests.support.label_studio.evaluated import LEFT_HAND, make_image, make_person, moved, without
 
 ATTACK = '<script>alert("1")</script>\'&.jpg'
 

@@ -19,9 +19,8 @@ from detector.label_studio.server import media, network
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
 from detector.settings import Settings, load_settings
+from tests.support.label_studio.addresses import DEVIOUS
 from tests.support.label_studio.recorder import PICTURE, Recorder, Reply, Request, recording, redirecting
-
-from .test_addresses import DEVIOUS
 
 TOKEN = '0123456789abcdef0123456789abcdef01234567'
 UPLOAD = '/data/upload/1/2c357725-t0.jpg'

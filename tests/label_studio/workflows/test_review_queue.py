@@ -18,20 +18,13 @@ from detector.label_studio.workflows import postures as postures_module
 from detector.label_studio.workflows.postures import farthest_first, postures
 from detector.label_studio.workflows.review_queue import AT_ONCE, Place, Waiting, certainty, queue, version_of, write
 from detector.pose.pose import Pose
-from detector.pose.skeleton import PART_BY_NAME
-from tests.label_studio.evaluation.test_evaluation import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved, without
+from tests.support.label_studio.evaluated import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved, unsure, without
 from tests.support.label_studio.tasks import Json, make_task
 
 SKELETON = parse(generate('skeleton'))
 KEYPOINTS = parse(generate('keypoints'))
 VERSION = 'm 1.0'
 STYLES = pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
-
-
-def unsure(person: Person, part: str, confidence: float) -> Person:
-    scores = person.scores.copy()
-    scores[PART_BY_NAME[part].slice] = confidence
-    return replace(person, scores=scores)
 
 
 def make_waiting(

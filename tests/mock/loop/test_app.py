@@ -22,7 +22,7 @@ from learning_loop_node.loop_communication import LoopCommunicationException, Lo
 from learning_loop_node.trainer.downloader import TrainingsDownloader
 from learning_loop_node.trainer.io_helpers import ActiveTrainingIO
 
-from benchmarks.support.cards import make_card
+from benchmarks.support.cards import CARD, make_card
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import make_package, write_zip
 from detector.engine.pose_engine import PoseEngine
@@ -32,7 +32,6 @@ from detector.pose import images
 from detector.wholebody_logic import WholebodyDetectorLogic
 
 CONTEXT = Context(organization='zauberzeug', project='wholebody')
-CARD = images.encode_jpeg(make_card(), quality=90)
 
 
 @pytest.fixture(scope='module')

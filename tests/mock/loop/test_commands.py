@@ -13,15 +13,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.support.cards import make_card
+from benchmarks.support.cards import CARD
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, clean_environment, free_port
-from detector.pose import images
 from mock.loop.commands import app
 from tests.support import commands
-
-CARD = images.encode_jpeg(make_card(), quality=90)
 
 
 @pytest.fixture(scope='module')

@@ -12,13 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.support.cards import make_card
+from benchmarks.support.cards import CARD
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import write_zip
 from detector.models.package import MODEL_FORMAT
-from detector.pose import images
 
-CARD = images.encode_jpeg(make_card(), quality=90)
 REPORT = {
     'uuid': 'u', 'name': 'n', 'state': 'online', 'uptime': 1, 'model_format': 'f', 'current_model': None,
     'target_model': '1.0', 'errors': {}, 'operation_mode': 'idle',

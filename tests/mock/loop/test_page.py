@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.support.loops import MockLoopProcess
-from tests.page.test_lazy import without_nicegui
+from tests.support.extras import without_nicegui
 
 
 def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:

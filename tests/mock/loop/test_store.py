@@ -7,16 +7,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.support.cards import make_card
+from benchmarks.support.cards import CARD
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import make_package
 from detector.models.package import MODEL_FORMAT
-from detector.pose import images
 from mock.loop.errors import Conflict, LoopError, Unknown
 from mock.loop.seed import seed_once
 from mock.loop.store import LoopStore
-
-CARD = images.encode_jpeg(make_card(), quality=90)
 
 
 def test_everything_survives_a_kill(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def test_a_card_is_read_on_any_background_and_through_jpeg(
     """Plain, noise and photographs; PNG, and JPEG with its usual chroma subsampling."""
     card = draw_card(BACKGROUNDS[background], FIGURES)
     if quality is not None:
-        from tests.pose.test_images import PillowImage, encoded
+        from PIL import Image as PillowImage
+
+        from tests.support.pictures import encoded
 
         card = images.decode(encoded(PillowImage.fromarray(card), 'JPEG', quality=quality))
     assert_read(engine.poses(card), FIGURES)
