@@ -25,7 +25,7 @@ from detector.pose.skeleton import (
 
 from .coco_person import BODY, read_person, write_person
 from .fields import as_integer, as_list, as_mapping, as_side, as_text, read_as
-from .labelled import LabelledImage, check_ids
+from .labelled_image import LabelledImage, check_ids
 from .person import Person
 
 _CATEGORY: Final = 1

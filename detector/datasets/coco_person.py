@@ -18,7 +18,7 @@ from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT, PART_BY_NAME, Part
 
 from .fields import as_mapping, as_numbers
-from .labelled import box_of
+from .labelled_image import box_of
 from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 
 BODY: Final = PART_BY_NAME['body']

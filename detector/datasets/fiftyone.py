@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from detector.pose.skeleton import DRAWN_EDGES, KEYPOINT_NAMES, PERSON
 
-from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
+from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
 from .person import NOT_LABELLED, Person, Size
 
 _VERSION: Final = '0.25.0'

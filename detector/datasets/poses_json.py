@@ -24,7 +24,7 @@ from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
 
 from .fields import as_integer, as_list, as_mapping, as_numbers, as_side, as_text, read_as
-from .labelled import LabelledImage, check_ids
+from .labelled_image import LabelledImage, check_ids
 from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 
 FORMAT: Final = 'wholebody-poses'

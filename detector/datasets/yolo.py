@@ -22,7 +22,7 @@ from detector.errors import InvalidRequest
 from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
 
 from .fields import as_integer, as_mapping, as_side, as_text, read_json, read_text
-from .labelled import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
+from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
 from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 
 _DATA: Final = 'data.yaml'

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detector.datasets.coco import from_coco, read_coco, to_coco
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import Person
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import Style, generate, parse

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import VISIBLE, Person
 from detector.datasets.yolo import read_yolo, write_yolo
 from detector.errors import InvalidRequest

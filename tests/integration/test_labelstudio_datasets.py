@@ -20,7 +20,7 @@ from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.processes import PROJECT, clean_environment, running_node
 from benchmarks.support.waiting import eventually
 from detector.datasets.coco import from_coco
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import Person
 from detector.datasets.poses_json import read_poses_json, to_poses_json
 from detector.label_studio.labels.config import Style, generate

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from detector.datasets.coco import read_coco, to_coco
 from detector.datasets.fiftyone import write_fiftyone
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.poses_json import read_poses_json, to_poses_json
 from detector.datasets.yolo import read_yolo, write_yolo
 from detector.errors import InvalidRequest

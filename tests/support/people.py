@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import NOT_LABELLED, Person
 
 SIZE = (640, 480)

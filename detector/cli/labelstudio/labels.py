@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from detector.label_studio.labels.config import LabelingConfig
+    from detector.label_studio.labels.task_labels import Choice
     from detector.label_studio.server.client import Connection
     from detector.label_studio.workflows.exports import Format, Labelled, Reader, Target
-    from detector.label_studio.workflows.labelled_tasks import Choice
 
 Sources = Sequence[tuple[AsyncIterator[Mapping[str, Any]], 'LabelingConfig', 'Choice']]
 
@@ -114,8 +114,8 @@ def export(
     if config is not None and file is None:
         raise typer.BadParameter('--config is for a file; projects have their own')
 
+    from detector.label_studio.labels.task_labels import Choice
     from detector.label_studio.workflows.exports import Target
-    from detector.label_studio.workflows.labelled_tasks import Choice
 
     target = None
     if output is not None and form is not ExportFormat.LOOP:
@@ -189,7 +189,7 @@ def _of_file(file: Path, config: Path | None, choice: 'Choice', progress: 'Progr
     from dataclasses import replace
 
     from detector.label_studio.labels.config import any_style, parse
-    from detector.label_studio.labels.task_contents import newest_version
+    from detector.label_studio.labels.tasks import newest_version
     from detector.label_studio.workflows.exports import tasks_in_file
 
     tasks = tasks_in_file(file)

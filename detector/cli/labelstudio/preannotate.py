@@ -14,7 +14,7 @@ from detector.settings import Settings, load_settings
 from .common import ProjectOption, progress_bar
 
 if TYPE_CHECKING:
-    from detector.label_studio.workflows.bulk import Progress
+    from detector.label_studio.workflows.bulk_preannotation import Progress
 
 
 def preannotate(
@@ -57,7 +57,7 @@ async def _preannotate(
     """:param ray: workers and address."""
     from detector.label_studio.server.client import connected
     from detector.label_studio.server.project import Project, project_id_of
-    from detector.label_studio.workflows.bulk import LocalPredictor, Predictor, preannotate
+    from detector.label_studio.workflows.bulk_preannotation import LocalPredictor, Predictor, preannotate
     from detector.models.store import ModelStore
 
     async with AsyncExitStack() as stack:
@@ -72,7 +72,7 @@ async def _preannotate(
             stack.push_async_callback(local.close)
             predictor = local
         else:
-            from detector.label_studio.workflows.bulk_ray import RayPredictor
+            from detector.label_studio.workflows.ray_preannotation import RayPredictor
 
             workers, address = ray
             predictor = stack.enter_context(RayPredictor(settings, package, workers=workers, address=address))

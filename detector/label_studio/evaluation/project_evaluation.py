@@ -7,7 +7,7 @@ from typing import Final
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig, any_style, parse
-from detector.label_studio.labels.task_contents import (
+from detector.label_studio.labels.tasks import (
     Json,
     file_of,
     id_of,

@@ -16,17 +16,16 @@ from PIL import Image as PillowImage
 from detector.datasets.coco import to_coco
 from detector.datasets.fields import as_list, as_mapping, read_json
 from detector.datasets.fiftyone import write_fiftyone
-from detector.datasets.labelled import LabelledImage, file_names, new_folder, split_of, write_image
+from detector.datasets.labelled_image import LabelledImage, file_names, new_folder, split_of, write_image
 from detector.datasets.person import Size
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidImage, InvalidRequest, MediaFault
 from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.labels.regions import from_results
+from detector.label_studio.labels.task_labels import Choice, TaskLabels, extra_of, read_task, usable
 from detector.label_studio.server.media import ImageSource
 from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode
-
-from .labelled_tasks import Choice, TaskLabels, extra_of, read_task, usable
 
 Format = Literal['coco-wholebody', 'yolo-pose', 'fiftyone', 'json']
 

@@ -16,16 +16,16 @@ from PIL import Image as PillowImage
 
 from detector.datasets.coco import read_coco
 from detector.datasets.fields import read_json
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import NOT_LABELLED
 from detector.datasets.poses_json import FORMAT, read_poses_json
 from detector.datasets.yolo import read_yolo
 from detector.errors import InvalidRequest, LabelStudioFault
 from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.labels.regions import Region, from_results, to_results
+from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.server.project import Project
 
-from .labelled_tasks import with_kept
 from .task_matching import match
 
 Kind = Literal['coco', 'yolo-pose', 'json']

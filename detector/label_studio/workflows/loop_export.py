@@ -17,6 +17,7 @@ from typing import Final
 from detector.errors import InvalidImage, InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import to_metadata
+from detector.label_studio.labels.task_labels import TaskLabels
 from detector.models.package import open_package
 from detector.models.store import ModelStore
 from detector.outbox.outbox import Outbox, open_outbox
@@ -24,7 +25,6 @@ from detector.pose import images
 from detector.settings import Settings
 
 from .exports import Labelled
-from .labelled_tasks import TaskLabels
 
 _MAX_WAITING: Final = 60
 """Images in the outbox, before more are made ready."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detector.datasets.person import Person, Size
 from detector.errors import InvalidRequest, NotInLabelStudio
 from detector.label_studio.labels.config import LabelingConfig
-from detector.label_studio.labels.task_contents import (
+from detector.label_studio.labels.tasks import (
     Json,
     annotations_of,
     file_of,

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from detector.datasets.labelled import LabelledImage
-from detector.label_studio.labels.task_contents import name_in
-
-from .labelled_tasks import kept_of, noted_name
+from detector.datasets.labelled_image import LabelledImage
+from detector.label_studio.labels.task_labels import kept_of, noted_name
+from detector.label_studio.labels.tasks import name_in
 
 Json = dict[str, Any]
 

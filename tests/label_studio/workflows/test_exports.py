@@ -17,9 +17,9 @@ from detector.datasets.yolo import read_yolo
 from detector.errors import InvalidImage, InvalidRequest
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import to_results
-from detector.label_studio.labels.task_contents import name_in
+from detector.label_studio.labels.task_labels import with_kept
+from detector.label_studio.labels.tasks import name_in
 from detector.label_studio.workflows.exports import upright, with_unique_ids
-from detector.label_studio.workflows.labelled_tasks import with_kept
 from tests.support.commands import invoke, succeed
 from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
 from tests.support.people import SIZE, assert_same_persons, make_image, make_person

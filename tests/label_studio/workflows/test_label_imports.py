@@ -10,14 +10,14 @@ from PIL import Image
 
 from detector.cli.main import app
 from detector.datasets.coco import to_coco
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidRequest, InvalidSettings
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.labels.task_labels import kept_of, with_kept
 from detector.label_studio.server.project import Json, Project
 from detector.label_studio.workflows.label_imports import Importer, batches, files_of, guess, read_labels
-from detector.label_studio.workflows.labelled_tasks import kept_of, with_kept
 from detector.label_studio.workflows.task_matching import Matches, match
 from tests.support.commands import invoke
 from tests.support.people import SIZE, make_image

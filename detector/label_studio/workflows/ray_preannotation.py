@@ -27,7 +27,7 @@ from detector.models import archive as package_zip
 from detector.models.package import MODEL_JSON, ModelPackage, unpack
 from detector.settings import Settings
 
-from .bulk import LocalPredictor
+from .bulk_preannotation import LocalPredictor
 
 _BATCH_TASKS: Final = 16
 """That a worker gets at a time."""

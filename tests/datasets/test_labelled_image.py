@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detector.datasets.labelled import box_of, check_ids, file_names, new_folder, split_of
+from detector.datasets.labelled_image import box_of, check_ids, file_names, new_folder, split_of
 from detector.datasets.person import VISIBLE, Person
 from detector.errors import InvalidRequest
 from tests.support.people import SIZE, make_image, make_person

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.datasets.labelled import LabelledImage
+from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
-from detector.label_studio.labels.config import LabelingConfig
-from detector.label_studio.labels.regions import Region, from_results
-from detector.label_studio.labels.task_contents import name_in, newest_annotation, newest_prediction, size_in, size_of
+
+from .config import LabelingConfig
+from .regions import Region, from_results
+from .tasks import name_in, newest_annotation, newest_prediction, size_in, size_of
 
 Json = dict[str, Any]
 

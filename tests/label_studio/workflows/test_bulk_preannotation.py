@@ -10,7 +10,7 @@ from detector.label_studio.backend.preannotation import Outcome
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
 from detector.label_studio.server.project import Json, Project
 from detector.label_studio.workflows import bulk
-from detector.label_studio.workflows.bulk import Progress, preannotate
+from detector.label_studio.workflows.bulk_preannotation import Progress, preannotate
 
 VERSION = 'm 1.0'
 
