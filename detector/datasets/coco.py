@@ -7,6 +7,7 @@ What an import said of a person travels whole in `extra['coco']`. Where nobody h
 as it was; what has changed, and what follows from it, is written anew.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from detector.pose.skeleton import (
 
 from .coco_person import BODY, read_person, write_person
 from .fields import as_integer, as_list, as_mapping, as_side, as_text, read_as
-from .labelled_image import LabelledImage, check_ids
+from .labelled_image import LabelledImage, check_ids, unique_ids
 from .person import Person
 
 _CATEGORY: Final = 1
@@ -56,9 +57,13 @@ def to_coco(images: Sequence[LabelledImage], *, flat: bool = False) -> dict[str,
         for person in image.persons
         if (annotation := write_person(person, image.size, flat=flat)) is not None
     ]
+    ids = unique_ids(
+        [annotation.get('id') for _, annotation in pairs],
+        [itertools.count(image.id * _IDS_PER_IMAGE + 1) for image, _ in pairs],
+    )
     annotations = [
         annotation | {'image_id': image.id, 'category_id': _CATEGORY, 'id': number}
-        for (image, annotation), number in zip(pairs, _ids(pairs), strict=True)
+        for (image, annotation), number in zip(pairs, ids, strict=True)
     ]
     return {
         'info': {'description': 'Whole-body poses', 'version': '1.0'},
@@ -105,24 +110,6 @@ def _image(image: LabelledImage, licenses: _Licenses) -> dict[str, Any]:
     if isinstance(entry, Mapping):
         extra['license'] = licenses.id_of(entry)
     return extra | {'id': image.id, 'file_name': image.file_name, 'width': image.width, 'height': image.height}
-
-
-def _ids(pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]]) -> list[int]:
-    """Kept ids first: a person that an annotator has copied has the same as the original, and gets a new one."""
-    taken: set[int] = set()
-    kept: list[int | None] = []
-    for _, annotation in pairs:
-        number = annotation.get('id')
-        kept.append(number if isinstance(number, int) and number not in taken else None)
-        taken |= {number} if isinstance(number, int) else set()
-    ids: list[int] = []
-    for (image, _), old in zip(pairs, kept, strict=True):
-        new = image.id * _IDS_PER_IMAGE + 1
-        while old is None and new in taken:
-            new += 1
-        ids.append(new if old is None else old)
-        taken.add(ids[-1])
-    return ids
 
 
 # ---------------------------------------------------------------- from COCO

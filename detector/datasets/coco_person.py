@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import InvalidRequest
-from detector.label_studio.labels.regions import MOVED_PERCENT
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT, PART_BY_NAME, Part
 
 from .fields import as_mapping, as_numbers
 from .labelled_image import box_of
-from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+from .person import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
 
 BODY: Final = PART_BY_NAME['body']
 _PARTS: Final = {

@@ -2,7 +2,7 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -12,7 +12,7 @@ import numpy as np
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
 
-from .person import NOT_LABELLED, Person, Size
+from .person import Person, Size
 
 Split = Literal['train', 'val']
 
@@ -61,12 +61,11 @@ def box_of(person: Person, size: Size) -> FloatArray | None:
     """
     if person.box is not None:
         return person.box
-    points = person.keypoints[person.visibility != NOT_LABELLED]
-    if not len(points):
+    extent = person.extent
+    if extent is None:
         return None
     limits = np.array(size, dtype=np.float32)
-    points = points.clip(0, limits)
-    low, high = points.min(axis=0), points.max(axis=0)
+    low, high = extent.reshape(2, 2).clip(0, limits)
     low = np.where(high - low < _MIN_SIDE, ((low + high - _MIN_SIDE) / 2).clip(0, limits - _MIN_SIDE), low)
     return np.concatenate([low, np.maximum(high, low + _MIN_SIDE)]).astype(np.float32)
 
@@ -104,6 +103,24 @@ def check_ids(images: Sequence[LabelledImage]) -> None:
         other = first.setdefault(image.id, image)
         if other is not image:
             raise InvalidRequest(f'{other.file_name} and {image.file_name} have the same id {image.id}')
+
+
+def unique_ids(previous: Sequence[object], candidates: Sequence[Iterable[int]]) -> list[int]:
+    """Choose an id for each item: its previous one, or the first free candidate.
+
+    :param previous: the id that each item had before, if any; the first of several items with the same one keeps it.
+    :param candidates: new ids for each item, best first.
+    """
+    taken: set[int] = set()
+    kept: list[int | None] = []
+    for number in previous:
+        kept.append(number if type(number) is int and number not in taken else None)
+        taken |= {number} if type(number) is int else set()
+    ids: list[int] = []
+    for old, new in zip(kept, candidates, strict=True):
+        ids.append(next(number for number in new if number not in taken) if old is None else old)
+        taken.add(ids[-1])
+    return ids
 
 
 def new_folder(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ Size = tuple[int, int]
 
 NOT_LABELLED, HIDDEN, VISIBLE = 0, 1, 2
 """Visibility of a keypoint, as in COCO."""
+
+MOVED_PERCENT: Final = 0.01
+"""Distance in percent of the image beyond which a point counts as moved; Label Studio's editor rounds coordinates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,6 +39,27 @@ class Person:
     visibility: NDArray[np.int8]
     scores: FloatArray
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Mask of the labelled keypoints, hidden ones included, shape (133,)."""
+        return np.not_equal(self.visibility, NOT_LABELLED)
+
+    @property
+    def is_empty(self) -> bool:
+        """True if the person has neither a box nor a labelled keypoint."""
+        return self.box is None and not self.visibility.any()
+
+    @property
+    def extent(self) -> FloatArray | None:
+        """The box, or the smallest box around the labelled keypoints; None if the person is empty.
+
+        :return: shape (4,), float32: x1, y1, x2, y2 in pixels.
+        """
+        if self.box is not None or self.is_empty:
+            return self.box
+        points = self.keypoints[self.labelled]
+        return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
     @classmethod
     def of(cls, pose: Pose, *, threshold: float) -> 'Person':

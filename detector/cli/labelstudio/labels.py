@@ -166,6 +166,7 @@ async def _of_projects(
 ) -> Sources:
     from dataclasses import replace
 
+    from detector.label_studio.labels.config import parse
     from detector.label_studio.server.project import Project, project_id_of
 
     sources = []
@@ -181,7 +182,7 @@ async def _of_projects(
             chosen = replace(choice, model_version=newest)
             progress.console.print(f'project {number}: predictions of {newest}', markup=False, highlight=False)
         bar = progress.add_task(f'project {number}', total=settings.get('task_number'))
-        sources.append((_tracked(project.tasks(full=True), progress, bar), await project.config(), chosen))
+        sources.append((_tracked(project.tasks(full=True), progress, bar), parse(settings.get('label_config')), chosen))
     return sources
 
 
@@ -189,8 +190,7 @@ def _of_file(file: Path, config: Path | None, choice: 'Choice', progress: 'Progr
     from dataclasses import replace
 
     from detector.label_studio.labels.config import any_style, parse
-    from detector.label_studio.labels.tasks import newest_version
-    from detector.label_studio.workflows.exports import tasks_in_file
+    from detector.label_studio.labels.tasks import newest_version, tasks_in_file
 
     tasks = tasks_in_file(file)
     if choice.predictions and choice.model_version is None:

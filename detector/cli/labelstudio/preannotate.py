@@ -55,6 +55,7 @@ async def _preannotate(
     ray: tuple[int | None, str | None] | None,
 ) -> 'Progress':
     """:param ray: workers and address."""
+    from detector.label_studio.labels.config import parse
     from detector.label_studio.server.client import connected
     from detector.label_studio.server.project import Project, project_id_of
     from detector.label_studio.workflows.bulk_preannotation import LocalPredictor, Predictor, preannotate
@@ -64,7 +65,7 @@ async def _preannotate(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-')))
         connection = await stack.enter_async_context(connected(settings))
         chosen = Project(connection, project_id_of(project))
-        await chosen.config()  # before a model is loaded for nothing
+        parse(await chosen.label_config())  # before a model is loaded for nothing
         package = ModelStore(settings.data_folder).open(model, scratch)
         predictor: Predictor
         if ray is None:

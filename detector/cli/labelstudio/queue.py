@@ -69,9 +69,10 @@ def queue(
     names = [name for chosen in part or () for name in _NAMES.get(chosen, (chosen.value,))]
 
     async def work(chosen: 'Project') -> str:
+        from detector.label_studio.labels.config import parse
         from detector.label_studio.workflows import review_queue
 
-        config = await chosen.config()
+        config = parse(await chosen.label_config())
         version = await review_queue.version_of(chosen, model_version)
         waiting = review_queue.Waiting(config=config, model_version=version, parts=tuple(dict.fromkeys(names)))
         total = int((await chosen.settings()).get('task_number') or 0)

@@ -17,7 +17,7 @@ import numpy as np
 from learning_loop_node.data_classes import ImageMetadata
 from learning_loop_node.data_classes.annotations import BoxAnnotation, PointAnnotation
 
-from detector.datasets.person import NOT_LABELLED, Person
+from detector.datasets.person import Person
 from detector.errors import (
     InvalidImage,
     InvalidRequest,
@@ -209,12 +209,8 @@ def to_annotations(persons: Sequence[Person], category_ids: Mapping[str, str]) -
     """
     metadata = ImageMetadata()
     for person in persons:
-        labelled = np.flatnonzero(person.visibility != NOT_LABELLED).tolist()
-        box = person.box
-        if box is None:
-            points = person.keypoints[labelled]
-            box = np.concatenate([points.min(axis=0), points.max(axis=0)])
-        x1, y1, x2, y2 = np.round(box).astype(int).tolist()
+        labelled = np.flatnonzero(person.labelled).tolist()
+        x1, y1, x2, y2 = np.round(np.array(person.extent)).astype(int).tolist()
         metadata.box_annotations.append(
             BoxAnnotation(
                 category_name=PERSON, category_id=category_ids[PERSON], x=x1, y=y1, width=x2 - x1, height=y2 - y1

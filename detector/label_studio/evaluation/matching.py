@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.datasets.person import NOT_LABELLED, Person
+from detector.datasets.person import Person
 from detector.pose.pose import BOX_TO_OKS_AREA, box_ious, oks
 from detector.pose.skeleton import KEYPOINT_COUNT, OKS_SIGMAS, PARTS, Part
 
@@ -46,11 +46,11 @@ class Crowd:
     @classmethod
     def of(cls, persons: Iterable[Person]) -> 'Crowd':
         """All who have a box or a labelled keypoint; without a box they get that of their labelled keypoints."""
-        present = [person for person in persons if person.box is not None or person.visibility.any()]
+        present = [person for person in persons if not person.is_empty]
         return cls(
             boxes=np.array([_box(person) for person in present], dtype=np.float64).reshape(-1, 4),
             keypoints=np.array([person.keypoints for person in present], np.float64).reshape(-1, KEYPOINT_COUNT, 2),
-            labelled=np.array([_labelled(person) for person in present], np.bool_).reshape(-1, KEYPOINT_COUNT),
+            labelled=np.array([person.labelled for person in present], np.bool_).reshape(-1, KEYPOINT_COUNT),
             scores=np.array([_score(person) for person in present], dtype=np.float64),
         )
 
@@ -91,23 +91,15 @@ class Crowd:
         )
 
 
-def _labelled(person: Person) -> Bools:
-    return np.not_equal(person.visibility, NOT_LABELLED)
-
-
 def _box(person: Person) -> Floats:
-    if person.box is not None:
-        box = person.box.astype(np.float64)
-    else:
-        points = person.keypoints[_labelled(person)].astype(np.float64)
-        box = np.concatenate([points.min(axis=0), points.max(axis=0)])
+    box = np.array(person.extent, dtype=np.float64)
     lacking = np.maximum(_NO_SMALLER - (box[2:] - box[:2]), 0) / 2
     return np.concatenate([box[:2] - lacking, box[2:] + lacking])
 
 
 def _score(person: Person) -> float:
     """Box score times mean keypoint score, where known: how mmpose ranks persons (`score_mode='bbox_keypoint'`)."""
-    scores = person.scores[_labelled(person)]
+    scores = person.scores[person.labelled]
     scores = scores[np.isfinite(scores)]
     box_score = 1.0 if person.box_score is None else float(person.box_score)
     return box_score * (float(scores.mean()) if scores.size else 1.0)

@@ -12,6 +12,8 @@ from detector.pose.skeleton import OKS_SIGMAS, Part
 
 from .matching import Crowd, Floats, similarities
 
+JsonObject = dict[str, Any]
+
 _MAX_PREDICTED: Final = 20
 """Per image, as COCO counts keypoints (`maxDets`), unless an image has more persons than that."""
 
@@ -42,24 +44,12 @@ def precision(images: Sequence[tuple[Crowd, Crowd]], part: Part) -> Precision | 
         raise ExtraMissing('faster-coco-eval', extra='evaluate') from error
     if not any(people.with_any_of(part).any() for people, _ in images):
         return None
-    truth: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
-    matrices: dict[int, Floats] = {}
-    most = max(_MAX_PREDICTED, *(len(predicted) for _, predicted in images))
-    for image_id, (people, everybody) in enumerate(images, start=1):
-        predicted = everybody.take(everybody.with_any_of(part))
-        predicted = predicted.take(np.argsort(-predicted.scores, kind='stable'))
-        for area, labelled in zip(people.areas.tolist(), people.labelled[:, part.slice], strict=True):
-            person = {'id': len(truth) + 1, 'image_id': image_id, 'category_id': 1, 'iscrowd': 0}
-            truth.append(person | {'area': area, 'num_keypoints': int(labelled.sum())})
-        for score in predicted.scores.tolist():
-            found.append({'id': len(found) + 1, 'image_id': image_id, 'category_id': 1, 'area': 1.0, 'score': score})
-        matrices[image_id] = _with_ignored(people, predicted, part).T
+    truth, found, matrices = _annotations(images, part)
     frame = {'images': [{'id': image_id} for image_id in matrices], 'categories': [{'id': 1, 'name': 'person'}]}
     evaluator = COCOeval_faster(COCO(frame | {'annotations': truth}), COCO(frame | {'annotations': found}), 'keypoints')
     evaluator.params.areaRng, evaluator.params.areaRngLbl = [[0, np.inf]], ['all']
-    evaluator.params.maxDets = [most]
-    # ours knows keypoints that were not predicted; it wants (D, G), the best score first
+    evaluator.params.maxDets = [max(_MAX_PREDICTED, *(len(predicted) for _, predicted in images))]
+    # this matrix gives keypoints that were not predicted a similarity of 0, which the library's own does not
     evaluator.computeOks = lambda image_id, category_id: matrices[image_id]
     evaluator.evaluate()
     evaluator.accumulate()
@@ -70,6 +60,25 @@ def precision(images: Sequence[tuple[Crowd, Crowd]], part: Part) -> Precision | 
         ap75=float(precisions[5].mean()),
         ar=float(recalls.mean()),
     )
+
+
+def _annotations(
+    images: Sequence[tuple[Crowd, Crowd]], part: Part
+) -> tuple[list[JsonObject], list[JsonObject], dict[int, Floats]]:
+    """COCO's annotations of people and of predicted persons, and their OKS by image id, shape (D, G)."""
+    truth: list[JsonObject] = []
+    found: list[JsonObject] = []
+    matrices: dict[int, Floats] = {}
+    for image_id, (people, everybody) in enumerate(images, start=1):
+        predicted = everybody.take(everybody.with_any_of(part))
+        predicted = predicted.take(np.argsort(-predicted.scores, kind='stable'))
+        for area, labelled in zip(people.areas.tolist(), people.labelled[:, part.slice], strict=True):
+            person = {'id': len(truth) + 1, 'image_id': image_id, 'category_id': 1, 'iscrowd': 0}
+            truth.append(person | {'area': area, 'num_keypoints': int(labelled.sum())})
+        for score in predicted.scores.tolist():
+            found.append({'id': len(found) + 1, 'image_id': image_id, 'category_id': 1, 'area': 1.0, 'score': score})
+        matrices[image_id] = _with_ignored(people, predicted, part).T
+    return truth, found, matrices
 
 
 def _with_ignored(people: Crowd, predicted: Crowd, part: Part) -> Floats:

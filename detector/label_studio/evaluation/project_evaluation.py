@@ -17,9 +17,9 @@ from detector.label_studio.labels.tasks import (
     predictions_of,
     results_of,
     size_of,
+    tasks_in_file,
 )
 from detector.label_studio.server.project import Project
-from detector.label_studio.workflows.exports import tasks_in_file
 
 from .evaluation import Evaluated, Evaluation, evaluate
 
@@ -118,7 +118,7 @@ async def read_project(project: Project, annotated: Annotated) -> None:
     :raises InvalidRequest: its labeling config offers no keypoints.
     :raises LabelStudioFault: see `Connection.request`.
     """
-    config = checked(await project.config())
+    config = checked(parse(await project.label_config()))
     async for task in project.tasks(full=True, filters=[ANNOTATED]):
         annotated.add(task, config, address=project.page(task=id_of(task)))
 

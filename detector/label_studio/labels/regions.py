@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+from detector.datasets.person import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS, canonical_name
 
@@ -20,8 +20,6 @@ from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
 
 Region = dict[str, Any]
 _DIGITS: Final = 6
-MOVED_PERCENT: Final = 0.01
-"""From which a point counts as moved; coordinates change in their last digits on the way through the editor."""
 _POINT_PERCENT: Final = 0.5
 """Diameter of a keypoint: a small dot."""
 _MARGIN: Final = 0.1
@@ -180,7 +178,7 @@ def from_results(
     loose = [read for region in regions for read in reader.read_points(region)]
     for placed in loose:
         reader.adopt(placed)
-    return [person for person in reader.persons.values() if person.box is not None or person.visibility.any()]
+    return [person for person in reader.persons.values() if not person.is_empty]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.datasets.fields import as_list, as_mapping, read_json
 from detector.datasets.person import NOT_LABELLED, Person, Size
+from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .config import LabelingConfig
@@ -21,6 +24,18 @@ WITHOUT_VERSION: Final = 'undefined'
 """How Label Studio calls the version of a prediction that has none."""
 _UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
 """That Label Studio puts before the name of a file that is uploaded."""
+
+
+def tasks_in_file(path: Path) -> list[Json]:
+    """Read the tasks of a JSON export of Label Studio.
+
+    :raises InvalidRequest: the file cannot be read or is not such an export.
+    """
+    tasks = [as_mapping(task, f'{path}: [{n}]') for n, task in enumerate(as_list(read_json(path), str(path)))]
+    for number, task in enumerate(tasks):
+        if 'data' not in task or 'annotations' not in task:
+            raise InvalidRequest(f'{path}: [{number}] has no data and annotations: export as JSON, not as JSON-MIN')
+    return tasks
 
 
 def id_of(item: Json) -> int:
@@ -124,7 +139,7 @@ def persons_in(results: Sequence[Json], config: LabelingConfig, size: Size) -> l
         replace(person, visibility=np.where(offered, person.visibility, NOT_LABELLED).astype(np.int8))
         for person in from_results(results, config, size)
     ]
-    return [person for person in persons if person.box is not None or person.visibility.any()]
+    return [person for person in persons if not person.is_empty]
 
 
 def _labels(value: object) -> list[Json]:

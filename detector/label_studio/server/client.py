@@ -68,26 +68,31 @@ class Connection:
             return None
         return cls(settings.label_studio_url, None if token is None else token.get_secret_value(), seconds=seconds)
 
+    @property
+    def prefix(self) -> str:
+        """Path below which Label Studio lies on its host, without a slash at the end; usually empty."""
+        return self.url.path.rstrip('/')
+
     async def annotation(self, annotation_id: int) -> dict[str, Any]:
         """An annotation with its result; it names its task.
 
         :raises LabelStudioFault: see `get_json`.
         """
-        return await self._object(f'/api/annotations/{annotation_id}/')
+        return await self.request_object('GET', f'/api/annotations/{annotation_id}/')
 
     async def task(self, task_id: int) -> dict[str, Any]:
         """A task with data and annotations; Label Studio may ask its backend, us, for a prediction before it answers.
 
         :raises LabelStudioFault: see `get_json`.
         """
-        return await self._object(f'/api/tasks/{task_id}/')
+        return await self.request_object('GET', f'/api/tasks/{task_id}/')
 
     async def project(self, project_id: int) -> dict[str, Any]:
         """A project with its labeling config.
 
         :raises LabelStudioFault: see `get_json`.
         """
-        return await self._object(f'/api/projects/{project_id}/')
+        return await self.request_object('GET', f'/api/projects/{project_id}/')
 
     async def get_json(self, path: str, **params: str | int) -> Any:
         """Ask a question.
@@ -187,8 +192,9 @@ class Connection:
         finally:
             await response.aclose()
 
-    async def _object(self, path: str) -> dict[str, Any]:
-        answer = await self.get_json(path)
+    async def request_object(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Send a request whose answer must be a JSON object; see `request`."""
+        answer = await self.request(method, path, **options)
         if not isinstance(answer, dict):
             raise LabelStudioFault(f'{self.url} answers {path} with something that is no JSON object')
         return answer

@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from detector.errors import InvalidRequest, LabelStudioFault
-from detector.label_studio.labels.config import LabelingConfig, parse
 
 from .client import Connection
 
@@ -23,8 +22,11 @@ _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
     """A filter for tasks by the model versions of their predictions, in which Label Studio looks for parts of names."""
-    name = 'filter:tasks:predictions_model_versions'
-    return {'filter': name, 'operator': operator, 'type': 'List', 'value': [model_version]}
+    return _filter('predictions_model_versions', operator, 'List', [model_version])
+
+
+def _filter(column: str, operator: str, kind: str, value: object) -> Json:
+    return {'filter': f'filter:tasks:{column}', 'operator': operator, 'type': kind, 'value': value}
 
 
 def _has_longer(model_version: str, known: Iterable[str]) -> bool:
@@ -61,9 +63,9 @@ class Project:
         """Title, labeling config, sampling, counts …"""
         return await self.connection.project(self.id)
 
-    async def config(self) -> LabelingConfig:
-        """:raises InvalidRequest: the project's labeling config offers nothing for a pose; names the tag."""
-        return parse((await self.settings()).get('label_config'))
+    async def label_config(self) -> str:
+        """The XML of its labeling config; empty if it has none."""
+        return str((await self.settings()).get('label_config') or '')
 
     async def change(self, **fields: Any) -> Json:
         """Change settings, such as `label_config`, `model_version`, `sampling`."""
@@ -86,7 +88,7 @@ class Project:
 
     # ------------------------------------------------------------ tasks
 
-    async def tasks(self, *, full: bool = False, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
+    async def tasks(self, *, full: bool = False, after: int = 0, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
         """The tasks in the order of their ids.
 
         :param full: with `annotations` and `predictions`, else without both.
@@ -96,7 +98,8 @@ class Project:
         params: dict[str, str | int] = {'page_size': _PAGE_TASKS}
         if full:
             params = {'page_size': _PAGE_FULL_TASKS, 'fields': 'all'}
-        async for task in self._listed(params, filters):
+        newer = [_filter('id', 'greater', 'Number', after)] if after else []
+        async for task in self._listed(params, [*newer, *filters]):
             yield task
 
     async def _listed(self, params: Mapping[str, str | int], filters: Sequence[Json]) -> AsyncIterator[Json]:
@@ -136,7 +139,9 @@ class Project:
         paths = {int(upload['id']): str(upload['file']) for upload in listed}
         if len(ids) != len(content) or not paths.keys() >= set(ids):
             raise LabelStudioFault(f'{self.connection.url} does not say what it made of the uploaded files')
-        return [(upload_id, paths[upload_id]) for upload_id in ids]
+        # quoted as Label Studio itself writes the addresses of uploads
+        start = f'{self.connection.prefix}/data/'
+        return [(upload_id, start + quote(paths[upload_id], safe="/~!*()'")) for upload_id in ids]
 
     async def delete_uploads(self, upload_ids: Sequence[int]) -> None:
         """Delete uploaded files, of which no task may be left."""
@@ -145,7 +150,7 @@ class Project:
 
     async def drafted(self) -> set[int]:
         """The ids of tasks that somebody works on without having submitted it."""
-        unfinished = {'filter': 'filter:tasks:drafts', 'operator': 'empty', 'type': 'Boolean', 'value': False}
+        unfinished = _filter('drafts', 'empty', 'Boolean', False)
         return {int(task['id']) async for task in self.tasks(filters=[unfinished])}
 
     async def delete_tasks(self, task_ids: Sequence[int]) -> None:
@@ -171,8 +176,7 @@ class Project:
 
     async def predictions(self, task_id: int) -> list[Json]:
         """All predictions of a task."""
-        found: list[Json] = await self.connection.get_json('/api/predictions/', project=self.id, task=task_id)
-        return found
+        return await self._list('/api/predictions/', task=task_id)
 
     async def tasks_without(self, model_version: str) -> AsyncIterator[Json]:
         """The tasks that have no prediction of exactly this model version, which has no commas."""
@@ -193,7 +197,7 @@ class Project:
         filters = [_versions('contains', model_version)]
         if within is not None:
             span = dict(zip(('min', 'max'), within, strict=True))
-            filters.append({'filter': 'filter:tasks:id', 'operator': 'in', 'type': 'Number', 'value': span})
+            filters.append(_filter('id', 'in', 'Number', span))
         params: dict[str, str | int] = {
             'page_size': _PAGE_TASKS,
             'fields': 'all',
@@ -247,8 +251,7 @@ class Project:
 
     async def views(self) -> list[Json]:
         """The tabs of the data manager."""
-        found: list[Json] = await self.connection.get_json('/api/dm/views/', project=self.id)
-        return found
+        return await self._list('/api/dm/views/')
 
     async def save_view(self, data: Json) -> Json:
         """Make a tab, or change the one of the same title.
@@ -262,8 +265,7 @@ class Project:
         return await self._object('POST', '/api/dm/views/', json=body)
 
     async def backends(self) -> list[Json]:
-        found: list[Json] = await self.connection.get_json('/api/ml/', project=self.id)
-        return found
+        return await self._list('/api/ml/')
 
     async def save_backend(self, *, url: str, title: str, user: str | None, password: str | None) -> Json:
         """Connect a machine learning backend, or change the connection to the one at the same address.
@@ -285,8 +287,7 @@ class Project:
         return await self._object('POST', '/api/ml/', json=body)
 
     async def webhooks(self) -> list[Json]:
-        found: list[Json] = await self.connection.get_json('/api/webhooks/', project=self.id)
-        return found
+        return await self._list('/api/webhooks/')
 
     async def save_webhook(self, *, url: str, headers: Mapping[str, str]) -> Json:
         """Make a webhook for all actions, or change the one of the same address."""
@@ -318,8 +319,7 @@ class Project:
 
     async def local_storages(self) -> list[Json]:
         """The folders that Label Studio serves for this project."""
-        found: list[Json] = await self.connection.get_json('/api/storages/localfiles/', project=self.id)
-        return found
+        return await self._list('/api/storages/localfiles/')
 
     async def serve_folder(self, path: str, *, title: str) -> Json:
         """Let Label Studio serve a folder for this project; a sync of this storage makes no tasks.
@@ -331,9 +331,10 @@ class Project:
         return await self._object('POST', '/api/storages/localfiles/', json=body)
 
     async def _object(self, method: str, path: str, **options: Any) -> Json:
-        answer = await self.connection.request(method, path, **options)
-        if not isinstance(answer, dict):
-            raise LabelStudioFault(f'{self.connection.url} answers {path} with something that is no JSON object')
+        return await self.connection.request_object(method, path, **options)
+
+    async def _list(self, path: str, **params: int) -> list[Json]:
+        answer: list[Json] = await self.connection.get_json(path, project=self.id, **params)
         return answer
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import InvalidRequest, WholebodyError
 from detector.label_studio.backend.preannotation import Outcome, Preannotator, Prediction
-from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.config import LabelingConfig, parse
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
 from detector.label_studio.server.project import Json, Project
@@ -96,7 +96,7 @@ async def preannotate(
     :raises InvalidRequest: the project's labeling config offers nothing for a pose.
     :raises LabelStudioFault: Label Studio is not there (any more); what is stored stays.
     """
-    config = await project.config()
+    config = parse(await project.label_config())
     tasks = [task async for task in project.tasks_without(model_version)][:limit]
     run = _Run(project, Progress(model_version=model_version, todo=len(tasks)), on_progress)
     on_progress(run.progress)

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import warnings
 from collections import Counter
@@ -14,9 +15,8 @@ from PIL import ExifTags
 from PIL import Image as PillowImage
 
 from detector.datasets.coco import to_coco
-from detector.datasets.fields import as_list, as_mapping, read_json
 from detector.datasets.fiftyone import write_fiftyone
-from detector.datasets.labelled_image import LabelledImage, file_names, new_folder, split_of, write_image
+from detector.datasets.labelled_image import LabelledImage, file_names, new_folder, split_of, unique_ids, write_image
 from detector.datasets.person import Size
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
@@ -33,6 +33,8 @@ _AT_A_TIME: Final = 8
 """Tasks whose images are fetched together."""
 _YOLO_VAL_SHARE: Final = 0.1
 """Training needs images for validation."""
+_ID_STEP: Final = 1_000_000_000
+"""Distance between the ids that are tried for an image whose task id is already taken."""
 _TURNED: Final = range(2, 9)
 """Values of EXIF's Orientation that ask for a turn or a mirroring."""
 
@@ -154,37 +156,13 @@ def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
     return as_jpeg(content, pixels), (pixels.shape[1], pixels.shape[0])
 
 
-def tasks_in_file(path: Path) -> list[Mapping[str, Any]]:
-    """The tasks of a JSON export of Label Studio.
-
-    :raises InvalidRequest: the file cannot be read, or is no such export.
-    """
-    tasks = [as_mapping(task, f'{path}: [{n}]') for n, task in enumerate(as_list(read_json(path), str(path)))]
-    for number, task in enumerate(tasks):
-        if 'data' not in task or 'annotations' not in task:
-            raise InvalidRequest(f'{path}: [{number}] has no data and annotations: export as JSON, not as JSON-MIN')
-    return tasks
-
-
 def with_unique_ids(images: Sequence[LabelledImage], kept: Sequence[object]) -> list[LabelledImage]:
     """Give back the ids that images had in the dataset they came from; the others have their tasks'.
 
     :param kept: what each had, if it had any; of two images with the same, the first gets it.
     """
-    taken: set[int] = set()
-    chosen: list[int | None] = []
-    for number in kept:
-        is_free = type(number) is int and number not in taken
-        chosen.append(number if type(number) is int and is_free else None)
-        taken |= {number} if type(number) is int else set()
-    found = []
-    for image, number in zip(images, chosen, strict=True):
-        new = image.id
-        while number is None and new in taken:
-            new += 1_000_000_000
-        found.append(replace(image, id=new if number is None else number))
-        taken.add(found[-1].id)
-    return found
+    ids = unique_ids(kept, [itertools.count(image.id, _ID_STEP) for image in images])
+    return [replace(image, id=number) for image, number in zip(images, ids, strict=True)]
 
 
 # ---------------------------------------------------------------- writing

@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import parse_qs, quote, urlsplit
 
 from detector.errors import ImageTooLarge, InvalidImage, InvalidRequest, LabelStudioFault, UnsupportedImageFormat
+from detector.label_studio.labels.config import parse
 from detector.label_studio.server.project import Json, Project
 from detector.pose import images
 
@@ -123,7 +124,7 @@ async def import_images(
 
 async def _image_key(project: Project) -> str:
     try:
-        return (await project.config()).image_key
+        return parse(await project.label_config()).image_key
     except InvalidRequest as error:
         raise InvalidRequest(
             f'project {project.id}: {error}; `wholebody labelstudio init` makes a project for poses'
@@ -175,8 +176,7 @@ class _Import:
 
     async def _look(self) -> None:
         """Note the tasks that there are, those that have come since the last look."""
-        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': self._last}
-        async for task in self._project.tasks(filters=[newer]):
+        async for task in self._project.tasks(after=self._last):
             self._last = int(task['id'])
             self._addresses.update(map(str, (task.get('data') or {}).values()))
             digest = (task.get('meta') or {}).get('sha256')
@@ -250,7 +250,6 @@ class _Store:
     def __init__(self, project: Project, key: str) -> None:
         self._project = project
         self._key = key
-        self._prefix = project.connection.url.path.rstrip('/')
 
     async def prepare(self, paths: Sequence[Path]) -> None:
         """Before the first task."""
@@ -273,16 +272,15 @@ class _Store:
 
     def _task(self, file: _File, address: str) -> Json:
         meta = {'sha256': file.digest, 'file': _readable(file.path.name)}
-        return {'data': {self._key: f'{self._prefix}{address}'}, 'meta': meta}
+        return {'data': {self._key: address}, 'meta': meta}
 
 
 class _Uploads(_Store):
     async def send(self, batch: Sequence[_File]) -> None:
         uploads = await self._project.upload_files([(_readable(file.path.name), file.content) for file in batch])
         tasks = [
-            # as Label Studio itself writes these addresses
-            self._task(file, '/data/' + quote(path, safe="/~!*()'")) | {'file_upload_id': upload_id}
-            for file, (upload_id, path) in zip(batch, uploads, strict=True)
+            self._task(file, address) | {'file_upload_id': upload_id}
+            for file, (upload_id, address) in zip(batch, uploads, strict=True)
         ]
         try:
             await self._project.import_tasks(tasks)
@@ -339,7 +337,8 @@ class _Served(_Store):
         return len(batch) > _BATCH_TASKS
 
     async def send(self, batch: Sequence[_File]) -> None:
-        tasks = [self._task(file, _address(self._local.below(file.path))) for file in batch]
+        prefix = self._project.connection.prefix
+        tasks = [self._task(file, prefix + _address(self._local.below(file.path))) for file in batch]
         await self._project.import_tasks(tasks)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -17,11 +16,11 @@ from PIL import Image as PillowImage
 from detector.datasets.coco import read_coco
 from detector.datasets.fields import read_json
 from detector.datasets.labelled_image import LabelledImage
-from detector.datasets.person import NOT_LABELLED
+from detector.datasets.person import Person
 from detector.datasets.poses_json import FORMAT, read_poses_json
 from detector.datasets.yolo import read_yolo
 from detector.errors import InvalidRequest, LabelStudioFault
-from detector.label_studio.labels.config import LabelingConfig
+from detector.label_studio.labels.config import LabelingConfig, parse
 from detector.label_studio.labels.regions import Region, from_results, to_results
 from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.server.project import Project
@@ -66,7 +65,7 @@ class Importer:
         """
         if self.model_version is not None and (',' in self.model_version or not self.model_version.strip()):
             raise InvalidRequest('the model version must be a name without commas')
-        config = await self.project.config()
+        config = parse(await self.project.label_config())
         pairs = await self._tasks_of(images, config)
         has_labels = await self._labelled_tasks(pairs)
         todo = []
@@ -117,16 +116,13 @@ class Importer:
         """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
         uploads = await self.project.upload_files(contents)
-        prefix = self.project.connection.url.path.rstrip('/')
         tasks: list[Json] = [
             {
-                'data': {
-                    image_key: f'{prefix}/data/' + quote(path, safe="/~!*()'")
-                },  # as Label Studio itself writes it
+                'data': {image_key: address},
                 'meta': with_kept({'sha256': digests[image.id]}, image),
                 'file_upload_id': upload_id,
             }
-            for (image, _), (upload_id, path) in zip(batch, uploads, strict=True)
+            for (image, _), (upload_id, address) in zip(batch, uploads, strict=True)
         ]
         await self.project.import_tasks(tasks)
         task_ids = await self._made(after, image_key)
@@ -141,10 +137,9 @@ class Importer:
 
     async def _made(self, after: int, image_key: str) -> dict[str, int]:
         """The tasks with higher ids, by address; of those that a busy Label Studio has made twice one is left."""
-        newer = {'filter': 'filter:tasks:id', 'operator': 'greater', 'type': 'Number', 'value': after}
         found: dict[str, int] = {}
         surplus: list[int] = []
-        async for task in self.project.tasks(filters=[newer]):
+        async for task in self.project.tasks(after=after):
             address = str((task.get('data') or {}).get(image_key))
             if '/data/upload/' in address and found.setdefault(address, task['id']) != task['id']:
                 surplus.append(task['id'])
@@ -200,7 +195,7 @@ class Importer:
 
     def _prediction(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> Json:
         results = self._regions(image, config)
-        scores = [person.scores[person.visibility != NOT_LABELLED] for person in image.persons]
+        scores = [person.scores[person.labelled] for person in image.persons]
         known = np.concatenate([[], *scores])
         known = known[np.isfinite(known)]
         score = round(float(known.mean().clip(0, 1)), 4) if len(known) else None
@@ -229,8 +224,8 @@ class Importer:
         self.advance(0 if reason.startswith('refused') else 1)
 
 
-def _labelled(persons: Iterable[Any]) -> int:
-    return sum(int((person.visibility != NOT_LABELLED).sum()) for person in persons)
+def _labelled(persons: Iterable[Person]) -> int:
+    return sum(int(person.labelled.sum()) for person in persons)
 
 
 # ---------------------------------------------------------------- files

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.datasets.person import NOT_LABELLED, Person
+from detector.datasets.person import Person
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT, PARTS
 
@@ -36,8 +36,8 @@ def postures(persons: Sequence[Person]) -> FloatArray:
     """
     if not persons:
         return np.zeros((0, _COORDINATES), dtype=np.float32)
-    boxes = np.array([box_of(person) for person in persons])
-    labelled = np.array([person.visibility != NOT_LABELLED for person in persons])
+    boxes = np.array([person.extent for person in persons])
+    labelled = np.array([person.labelled for person in persons])
     keypoints = np.array([person.keypoints for person in persons])
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     sides = np.maximum((boxes[:, 2:] - boxes[:, :2]).max(axis=1), 1)
@@ -105,11 +105,3 @@ def _squared(points: Floats, squares: Floats, others: Floats, their_squares: Flo
     found: Floats = (their_squares - 2 * (points @ others.T)).min(axis=1) + squares
     found[found < _SAME] = 0
     return found
-
-
-def box_of(person: Person) -> FloatArray:
-    """The person's box, or the one around its labelled keypoints, of which there must be one; shape (4,), pixels."""
-    if person.box is not None:
-        return person.box
-    points = person.keypoints[person.visibility != NOT_LABELLED]
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])

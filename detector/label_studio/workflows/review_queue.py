@@ -34,7 +34,7 @@ from detector.outbox.relevance import confidences
 from detector.pose.pose import Pose
 from detector.pose.skeleton import PART_BY_NAME, PERSON
 
-from .postures import box_of, farthest_first, postures
+from .postures import farthest_first, postures
 
 By = Literal['uncertainty', 'diversity', 'both']
 
@@ -158,8 +158,10 @@ def certainty(persons: Sequence[Person], size: Size, parts: Sequence[str] = ()) 
 
 def _pose(person: Person) -> Pose:
     """The pose that a person was made of, as far as its regions tell: nan if no score of the box is known."""
+    extent = person.extent
+    assert extent is not None
     return Pose(
-        box=box_of(person),
+        box=extent,
         box_confidence=np.nan if person.box_score is None else person.box_score,
         keypoints=person.keypoints,
         confidences=np.nan_to_num(person.scores),
@@ -183,20 +185,7 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
     found = sorted(waiting.candidates, key=lambda candidate: candidate.task)
     count = len(found)
     wanted = count if limit is None else min(limit, count)
-    order = list(np.argsort([candidate.certainty for candidate in found], kind='stable'))
-    diversity: dict[int, float] = {}
-    if by != 'uncertainty':
-        chosen, distances = farthest_first(
-            [candidate.postures for candidate in found],
-            waiting.labelled,
-            wanted if by == 'diversity' else None,
-        )
-        diversity = dict(zip(chosen, distances, strict=True))
-        if by == 'diversity':
-            order = chosen + [index for index in order if index not in diversity]
-        else:
-            certain, diverse = np.argsort(order), np.argsort(chosen)
-            order = list(np.lexsort((certain, certain + diverse)))
+    order, diversity = _order(found, waiting.labelled, by, wanted)
     scores = [
         found[index].certainty if by == 'uncertainty' else round(rank / count, _PLACE_DIGITS)
         for rank, index in enumerate(order[:wanted])
@@ -210,6 +199,22 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
         )
         for rank, index in enumerate(order)
     ]
+
+
+def _order(
+    candidates: Sequence[Candidate], labelled: Sequence[NDArray[np.float32]], by: By, wanted: int
+) -> tuple[list[int], dict[int, float]]:
+    """The indices of candidates in the order of the queue, and the diversity of those for which it was computed."""
+    by_certainty = list(np.argsort([candidate.certainty for candidate in candidates], kind='stable'))
+    if by == 'uncertainty':
+        return by_certainty, {}
+    rows = [candidate.postures for candidate in candidates]
+    chosen, distances = farthest_first(rows, labelled, wanted if by == 'diversity' else None)
+    diversity = dict(zip(chosen, distances, strict=True))
+    if by == 'diversity':
+        return chosen + [index for index in by_certainty if index not in diversity], diversity
+    certain, diverse = np.argsort(by_certainty), np.argsort(chosen)
+    return list(np.lexsort((certain, certain + diverse))), diversity
 
 
 def _changes(candidate: Candidate, score: float) -> dict[int, float]:
@@ -269,8 +274,18 @@ async def write(
     :return: how many scores have changed, and the tab.
     :raises LabelStudioFault: see `Connection.request`; what is written stays, and another run completes it.
     """
-    todo = [change for place in places for change in place.changes.items()]
-    left = iter(todo)
+    done = await _write_scores(project, [change for place in places for change in place.changes.items()], on_progress)
+    wanted = {'model_version': model_version} | ({'sampling': UNCERTAINTY_SAMPLING} if stream else {})
+    settings = await project.settings()
+    if any(settings.get(name) != value for name, value in wanted.items()):
+        await project.change(**wanted)
+    return done, await project.save_view(_tab())
+
+
+async def _write_scores(
+    project: Project, changes: Sequence[tuple[int, float]], on_progress: Callable[[int, int], None]
+) -> int:
+    left = iter(changes)
     done = 0
 
     async def work() -> None:
@@ -281,7 +296,7 @@ async def write(
             except NotInLabelStudio:
                 continue  # deleted in the meantime
             done += 1
-            on_progress(done, len(todo))
+            on_progress(done, len(changes))
 
     workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
     try:
@@ -290,11 +305,7 @@ async def write(
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
-    wanted = {'model_version': model_version} | ({'sampling': UNCERTAINTY_SAMPLING} if stream else {})
-    settings = await project.settings()
-    if any(settings.get(name) != value for name, value in wanted.items()):
-        await project.change(**wanted)
-    return done, await project.save_view(_tab())
+    return done
 
 
 def _tab() -> dict[str, Any]:

@@ -6,13 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from detector.datasets.labelled_image import LabelledImage
 from detector.label_studio.labels.task_labels import kept_of, noted_name
-from detector.label_studio.labels.tasks import name_in
-
-Json = dict[str, Any]
+from detector.label_studio.labels.tasks import Json, name_in
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,14 +21,14 @@ class Matches:
     :param ambiguous: images of which several tasks may be meant, or that share their task with others, and why.
     """
 
-    found: list[tuple[LabelledImage, Mapping[str, Any]]] = field(default_factory=list)
+    found: list[tuple[LabelledImage, Json]] = field(default_factory=list)
     missing: list[LabelledImage] = field(default_factory=list)
     ambiguous: list[tuple[LabelledImage, str]] = field(default_factory=list)
 
 
 def match(
     images: Sequence[LabelledImage],
-    tasks: Iterable[Mapping[str, Any]],
+    tasks: Iterable[Json],
     image_key: str,
     sha256: Mapping[int, str] | None = None,
 ) -> Matches:
@@ -61,18 +58,23 @@ def match(
         else:
             claims[next(iter(found))].append((level, image))
     for task_id, claimants in claims.items():
-        best = min(level for level, _ in claimants)
-        winners = [image for level, image in claimants if level == best]
-        if len(winners) == 1:
-            matches.found.append((winners[0], by_id[task_id]))
-        for level, image in claimants:
-            if len(winners) > 1 or level > best:
-                others = [other.file_name for _, other in claimants if other is not image]
-                matches.ambiguous.append((image, f'task {task_id} fits {others[0]} as well'))
+        _assign(by_id[task_id], claimants, matches)
     return matches
 
 
-def _index(tasks: Mapping[int, Mapping[str, Any]], image_key: str) -> list[dict[str, set[int]]]:
+def _assign(task: Json, claimants: Sequence[tuple[int, LabelledImage]], matches: Matches) -> None:
+    """Give a task to the image that matches it on the best level; several such images are ambiguous."""
+    best = min(level for level, _ in claimants)
+    winners = [image for level, image in claimants if level == best]
+    if len(winners) == 1:
+        matches.found.append((winners[0], task))
+    for level, image in claimants:
+        if len(winners) > 1 or level > best:
+            others = [other.file_name for _, other in claimants if other is not image]
+            matches.ambiguous.append((image, f'task {task["id"]} fits {others[0]} as well'))
+
+
+def _index(tasks: Mapping[int, Json], image_key: str) -> list[dict[str, set[int]]]:
     """The ids of tasks by hash, and by the keys of their names."""
     levels: list[dict[str, set[int]]] = [defaultdict(set) for _ in range(4)]
     for task_id, task in tasks.items():

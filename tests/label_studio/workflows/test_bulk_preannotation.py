@@ -7,9 +7,9 @@ import pytest
 
 from detector.errors import InvalidRequest, LabelStudioFault, MediaFault
 from detector.label_studio.backend.preannotation import Outcome
-from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.labels.config import LabelingConfig, generate
 from detector.label_studio.server.project import Json, Project
-from detector.label_studio.workflows import bulk
+from detector.label_studio.workflows import bulk_preannotation as bulk
 from detector.label_studio.workflows.bulk_preannotation import Progress, preannotate
 
 VERSION = 'm 1.0'
@@ -35,8 +35,8 @@ class ProjectInMemory:
             raise LabelStudioFault('it does not answer')
         return {}
 
-    async def config(self) -> LabelingConfig:
-        return parse(generate('keypoints'))
+    async def label_config(self) -> str:
+        return generate('keypoints')
 
     async def tasks_without(self, version: str) -> AsyncIterator[Json]:
         assert version == VERSION

@@ -14,7 +14,7 @@ from detector.datasets.labelled_image import LabelledImage
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidRequest, InvalidSettings
-from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.labels.config import generate
 from detector.label_studio.labels.task_labels import kept_of, with_kept
 from detector.label_studio.server.project import Json, Project
 from detector.label_studio.workflows.label_imports import Importer, batches, files_of, guess, read_labels
@@ -146,8 +146,8 @@ class ForgetfulProject:
     def __init__(self) -> None:
         self.stored: dict[int, list[Json]] = {1: [], 2: [], 3: []}
 
-    async def config(self) -> LabelingConfig:
-        return parse(generate('keypoints', ['body']))
+    async def label_config(self) -> str:
+        return generate('keypoints', ['body'])
 
     async def tasks(self) -> AsyncIterator[Json]:
         for number in self.stored:
