@@ -25,8 +25,6 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from detector.pose.images import DEFAULT_MAX_PIXELS
-
 from .errors import InvalidSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -167,7 +165,7 @@ class Settings(BaseSettings):
         1, ge=1, le=100, description='Frames of one `camera_id` per run of the person detector; between, it is tracked'
     )
     max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
-    max_image_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=64, description='Larger images are refused before decoding')
+    max_image_pixels: int = Field(64_000_000, ge=64, description='Larger images are refused before decoding')
 
     # limits and access
     max_requests: int = Field(

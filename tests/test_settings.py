@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from detector.errors import InvalidSettings
+from detector.pose.images import DEFAULT_MAX_PIXELS
 from detector.settings import Settings, environment_name, load_settings
 
 
@@ -21,6 +22,7 @@ def test_defaults_need_no_environment() -> None:
     assert settings.loop_host is None
     assert settings.backend_port == 8004
     assert (settings.backend_type, settings.device) == ('auto', 'cpu')
+    assert settings.max_image_pixels == DEFAULT_MAX_PIXELS
 
 
 def test_every_faulty_value_gets_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

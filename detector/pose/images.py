@@ -25,6 +25,7 @@ _TURNED: Final = range(2, 9)
 """Values of EXIF's Orientation that ask for a turn or a mirroring."""
 _ON_ITS_SIDE: Final = range(5, 9)
 DEFAULT_MAX_PIXELS: Final = 64_000_000
+"""Largest number of pixels that is decoded by default; the default of the setting MAX_IMAGE_PIXELS is the same."""
 MAX_BYTES: Final = 64 * 1024**2
 """Of one image as it is received; what rosys sends at most."""
 MIN_SIDE: Final = 8

@@ -1,0 +1,28 @@
+"""What an import loads: a module never pulls in libraries that it does not need."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.processes import PROJECT
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the names of the modules that a fresh interpreter has loaded after a statement."""
+    code = f'{statement}\nimport sys\nprint("\\n".join(sys.modules))'
+    process = subprocess.run([sys.executable, '-c', code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return set(process.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ('statement', 'unwanted'),
+    [
+        ('import detector.settings', {'cv2', 'numpy', 'fastapi', 'learning_loop_node'}),
+    ],
+)
+def test_an_import_loads_no_library_that_it_does_not_need(statement: str, unwanted: set[str]) -> None:
+    """Commands start fast because a module loads only what it uses."""
+    loaded = loaded_by(statement)
+    assert statement.split()[1] in loaded
+    assert not loaded & unwanted
