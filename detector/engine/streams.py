@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.pose.images import Image
-from detector.pose.pose import BODY, MIN_BODY_KEYPOINTS, PRESENT, FloatArray, Pose, shared_bodies
+from detector.pose.pose import FloatArray, Pose
+from detector.pose.similarity import BODY, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
 
 MAX_STREAMS: Final = 64
 """Cameras that are remembered; the one that was heard of longest ago makes room."""

@@ -18,7 +18,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.pose.pose import BODY, BOX_TO_OKS_AREA, MIN_BODY_KEYPOINTS, PRESENT, Pose, box_ious, oks, shared_bodies
+from detector.pose.pose import Pose
+from detector.pose.similarity import BODY, BOX_TO_OKS_AREA, MIN_BODY_KEYPOINTS, PRESENT, box_ious, oks, shared_bodies
 from detector.pose.skeleton import OKS_SIGMAS, PARTS
 
 Floats = NDArray[np.floating[Any]]

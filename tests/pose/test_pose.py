@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detector.pose.pose import Pose, box_ious, oks, poses_to_json
+from detector.pose.pose import Pose, poses_to_json
 from detector.pose.skeleton import KEYPOINT_NAMES
 from tests.support.poses import make_pose
 
@@ -43,25 +43,3 @@ def test_an_unknown_keypoint_name_is_refused() -> None:
     data['keypoints'][0]['name'] = 'tail'
     with pytest.raises(KeyError, match='tail'):
         Pose.from_json(data)
-
-
-def test_oks_follows_cocos_formula() -> None:
-    """Worked out by hand: distance 0 is 1; a distance of 2σ·√area is exp(-1/2); invisible keypoints do not count."""
-    sigmas = np.array([0.025, 0.1], dtype=np.float32)
-    points = np.array([[0, 0], [10, 10]], dtype=np.float32)
-    moved = points + np.array([[0, 0.05 * 100], [0, 0]], dtype=np.float32)
-    both = np.array([True, True])
-    assert oks(points, points, both, area=100**2, sigmas=sigmas) == pytest.approx(1)
-    assert oks(points, moved, both, area=100**2, sigmas=sigmas) == pytest.approx((np.exp(-0.5) + 1) / 2)
-    assert oks(points, moved, np.array([False, True]), area=100**2, sigmas=sigmas) == pytest.approx(1)
-    assert oks(points, moved, ~both, area=100**2, sigmas=sigmas) == 0
-    many = oks(np.stack([points, moved]), points, both, area=np.array([100.0**2, 100.0**2]), sigmas=sigmas)
-    assert many == pytest.approx([1, (np.exp(-0.5) + 1) / 2])
-
-
-def test_box_ious() -> None:
-    """Same, half, a quarter's overlap, apart, without area."""
-    box = np.array([0, 0, 10, 10], dtype=np.float32)
-    others = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [5, 5, 15, 15], [20, 20, 30, 30], [3, 3, 3, 3]])
-    assert box_ious(box, others) == pytest.approx([1, 0.5, 25 / 175, 0, 0])
-    assert box_ious(np.zeros(4), np.zeros(4)) == 0

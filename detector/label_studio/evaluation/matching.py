@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.datasets.person import Person
-from detector.pose.pose import BOX_TO_OKS_AREA, box_ious, oks
+from detector.pose.similarity import BOX_TO_OKS_AREA, box_ious, oks
 from detector.pose.skeleton import KEYPOINT_COUNT, OKS_SIGMAS, PARTS, Part
 
 Floats = NDArray[np.float64]

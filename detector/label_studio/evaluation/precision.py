@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from detector.errors import ExtraMissing
-from detector.pose.pose import oks
+from detector.pose.similarity import oks
 from detector.pose.skeleton import OKS_SIGMAS, Part
 
 from .matching import Crowd, Floats, similarities

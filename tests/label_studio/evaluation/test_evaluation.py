@@ -18,7 +18,7 @@ from detector.label_studio.evaluation.evaluation import (
     evaluate,
 )
 from detector.label_studio.evaluation.matching import EVALUATED_PARTS, PCK_THRESHOLDS
-from detector.pose.pose import BOX_TO_OKS_AREA
+from detector.pose.similarity import BOX_TO_OKS_AREA
 from detector.pose.skeleton import KEYPOINT_NAMES, OKS_SIGMAS, PART_BY_NAME
 from tests.support.label_studio.evaluated import (
     LEFT_HAND,
