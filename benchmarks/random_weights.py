@@ -128,6 +128,7 @@ def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, se
     :param persons: how many the detector reports in every picture; see `build_detector`.
     :return: the package, verified.
     """
+    from detector.engine.verification import verify
     from detector.models.packing import pack_onnx
 
     detector, estimator = MODES[mode]
@@ -139,6 +140,7 @@ def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, se
         estimator=write_estimator(folder, estimator, seed=seed).path,
         name=f'random-{mode}',
         version='1.0',
+        verify=verify,
         origin='random weights: finds nothing, takes as long as the published networks',
     )
     return archive

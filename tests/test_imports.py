@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import PROJECT
+from benchmarks.support.processes import PROJECT
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -43,6 +43,7 @@ def pack(
     The defaults are those of the published rtmlib models: BGR, 0..255 for YOLOX; RGB, ImageNet mean and standard
     deviation for RTMW. Input sizes and the detector's output form are read from the files.
     """
+    from detector.engine.verification import verify as verify_package
     from detector.models.packing import pack_onnx
 
     package = pack_onnx(
@@ -51,6 +52,7 @@ def pack(
         estimator=pose,
         name=name,
         version=version,
+        verify=verify_package,
         detector_color=det_color,
         estimator_color=pose_color,
         score_threshold=score_threshold,
@@ -65,7 +67,7 @@ def pack(
 def verify(archive: Archive) -> None:
     """Check a package wholly: files, description, hashes, and a trial inference."""
     from detector.engine.pose_engine import EngineOptions
-    from detector.models.store import verify as verify_package
+    from detector.engine.verification import verify as verify_package
 
     settings = load_settings()
     package = verify_package(archive, EngineOptions.of(settings))
@@ -81,12 +83,16 @@ def install(
 
     A running node serves it after a restart.
     """
+    from functools import partial
+
     from detector.engine.pose_engine import EngineOptions
+    from detector.engine.verification import verify as verify_package
     from detector.models.store import ModelStore
 
     settings = load_settings()
     store = ModelStore(settings.data_folder)
-    package = store.install(archive, replace=replace, options=EngineOptions.of(settings))
+    verified = partial(verify_package, options=EngineOptions.of(settings))
+    package = store.install(archive, verify=verified, replace=replace)
     print(f'{package.model_version} is installed in {package.folder} and current')
 
 
@@ -126,8 +132,10 @@ def pull(
     Interrupted downloads are resumed, mirrors are tried, hashes are recorded and checked.
     """
     import asyncio
+    from functools import partial
 
     from detector.engine.pose_engine import EngineOptions
+    from detector.engine.verification import verify as verify_package
     from detector.models.catalogue import pull as pull_model
     from detector.models.store import ModelStore
 
@@ -139,6 +147,7 @@ def pull(
             pull_model(
                 mode,
                 archive,
+                verify=verify_package,
                 cache=store.download_path(mode).parent,
                 catalogue=settings.model_catalogue,
                 offline=offline,
@@ -146,7 +155,8 @@ def pull(
             )
         )
     if output is None:
-        package = store.install(archive, replace=True, options=EngineOptions.of(settings))
+        verified = partial(verify_package, options=EngineOptions.of(settings))
+        package = store.install(archive, verify=verified, replace=True)
         archive.unlink()
         print(f'{package.model_version} is installed in {package.folder} and current')
     else:

@@ -17,7 +17,7 @@ from detector.system.folder_lock import FolderLock
 
 from .downloads import Progress, discard, download
 from .embedded import CATALOGUE
-from .package import ColorOrder, ModelPackage, file_sha256
+from .package import ColorOrder, ModelPackage, Verify, file_sha256
 from .packing import pack_onnx
 
 log = logging.getLogger('wholebody.catalogue')
@@ -73,6 +73,7 @@ async def pull(
     mode: str,
     archive: Path,
     *,
+    verify: Verify,
     cache: Path,
     catalogue: Path | None = None,
     offline: bool = False,
@@ -96,7 +97,7 @@ async def pull(
     lock.acquire()
     try:
         files = [await _fetched(network, cache, offline, watch) for network in (model.detector, model.estimator)]
-        return await asyncio.to_thread(_pack, mode, model, files, archive)
+        return await asyncio.to_thread(_pack, mode, model, files, archive, verify)
     finally:
         lock.release()
 
@@ -156,7 +157,7 @@ class _Hashes:
         self._path.write_text(json.dumps(self._known, indent=1))
 
 
-def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path) -> ModelPackage:
+def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path, verify: Verify) -> ModelPackage:
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         networks = [_extracted(file, Path(folder) / f'{file.stem}.onnx') for file in files]
         return pack_onnx(
@@ -165,6 +166,7 @@ def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path) ->
             estimator=networks[1],
             name=mode,
             version=VERSION,
+            verify=verify,
             detector_color=model.detector.color_order,
             estimator_color=model.estimator.color_order,
             origin=' '.join(f'{file.name} sha256:{file_sha256(file)}' for file in files),

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
@@ -180,6 +181,10 @@ class ModelPackage:
     @property
     def estimator_path(self) -> Path:
         return self.folder / self.wholebody.estimator.file
+
+
+Verify = Callable[[Path], ModelPackage]
+"""Checks the archive of a package completely; `detector.engine.verification.verify` is the implementation."""
 
 
 def open_package(folder: Path) -> ModelPackage:

@@ -15,10 +15,10 @@ from .package import (
     Estimator,
     Identity,
     ModelPackage,
+    Verify,
     Wholebody,
     pack,
 )
-from .store import verify
 
 _UNHASHED = 64 * '0'
 """Stands until `pack` fills in the real hash."""
@@ -31,6 +31,7 @@ def pack_onnx(
     estimator: Path,
     name: str,
     version: str,
+    verify: Verify,
     detector_color: ColorOrder = 'BGR',
     estimator_color: ColorOrder = 'RGB',
     score_threshold: float = 0.5,

@@ -12,13 +12,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import FolderInUse, InvalidPackage
 from detector.system.folder_lock import locked
 
 from . import package as model_package
 from .embedded import EMBEDDED_PACKAGE
-from .package import VERSION, ModelPackage, file_sha256, open_package
+from .package import VERSION, ModelPackage, Verify, file_sha256, open_package
 
 _LINK: Final = 'current_model'
 _TEMPORARY: Final = '.install-'
@@ -27,19 +26,6 @@ _LOCK_SECONDS: Final = 10.0
 """So long another process may take to unpack a package."""
 
 log = logging.getLogger('wholebody.models')
-
-
-def verify(archive: Path, options: EngineOptions | None = None) -> ModelPackage:
-    """Verify a package wholly, a trial inference included.
-
-    :return: its description; the folder that it names is gone again.
-    :raises InvalidPackage: names the file or field and the reason.
-    :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
-    """
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        package = model_package.unpack(archive, Path(folder))
-        PoseEngine(package, options).check()
-    return package
 
 
 class ModelStore:
@@ -105,14 +91,14 @@ class ModelStore:
         """Where a version lies, or would."""
         return self.models / version
 
-    def install(self, archive: Path, *, replace: bool = False, options: EngineOptions | None = None) -> ModelPackage:
+    def install(self, archive: Path, *, verify: Verify, replace: bool = False) -> ModelPackage:
         """Verify a package wholly, install it and make it current.
 
         :param replace: replace an installed model of the same version.
         :raises InvalidPackage: the package is not valid, or its version is installed already.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
-        version = verify(archive, options).version
+        version = verify(archive).version
         if self.folder(version).exists() and not replace:
             raise InvalidPackage(f'version {version} is installed already; --replace installs over it')
         package = self.add(archive)

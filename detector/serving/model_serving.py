@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from learning_loop_node.data_classes import ModelInformation
 from learning_loop_node.enums import OperationMode
 
+from detector.engine.verification import verify
 from detector.errors import InferenceFailed, InvalidPackage, ModelUnavailable, RuntimeUnavailable, WholebodyError
 from detector.loop import upstream
 from detector.models import catalogue
@@ -222,7 +223,13 @@ class ModelServing:
         while not self._node.store.has_current:
             self.unavailable = f'the {mode} model (MODE) is being downloaded'
             try:
-                await catalogue.pull(mode, archive, cache=archive.parent, catalogue=self._node.settings.model_catalogue)
+                await catalogue.pull(
+                    mode,
+                    archive,
+                    verify=verify,
+                    cache=archive.parent,
+                    catalogue=self._node.settings.model_catalogue,
+                )
                 if self._node.store.has_current:
                     return
                 package = await asyncio.to_thread(self._node.store.add, archive)

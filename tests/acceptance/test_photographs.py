@@ -18,6 +18,7 @@ from benchmarks.support.cards import iou
 from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.runtimes import FloatArray, Runtime
+from detector.engine.verification import verify
 from detector.models.package import unpack
 from detector.models.packing import pack_onnx
 from detector.pose import images
@@ -55,6 +56,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
         estimator=folder / 'rtmw.onnx',
         name='nano',
         version='1.0',
+        verify=verify,
     )
     (folder / 'unpacked').mkdir()
     return PoseEngine(unpack(folder / 'nano.zip', folder / 'unpacked'))

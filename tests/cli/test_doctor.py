@@ -10,6 +10,7 @@ import pytest
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import free_port
 from detector.cli.doctor import Check, examine
+from detector.engine.verification import verify
 from detector.models.store import ModelStore
 from detector.settings import Settings
 
@@ -111,7 +112,7 @@ def test_label_studio_and_its_token_are_tried(
 
 def test_a_damaged_model_and_a_missing_device_are_found(tmp_path: Path) -> None:
     """The check of the model says what is wrong with it."""
-    package = ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip'))
+    package = ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip'), verify=verify)
     missing = examined(tmp_path, device='cuda')['model']
     assert missing.state == 'failed'
     assert 'DEVICE=cuda' in missing.detail

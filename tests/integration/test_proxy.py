@@ -23,6 +23,7 @@ from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, free_port, running_node
 from benchmarks.support.waiting import eventually
 from detector.api.middleware.limits import MIB
+from detector.engine.verification import verify
 from detector.models.store import ModelStore
 from tests.support.integration.debian import program
 
@@ -76,7 +77,7 @@ def _answers(url: str) -> bool:
 def replica(folder: Path, version: str) -> Iterator[NodeProcess]:
     """A node with a model of its own version."""
     package = make_package(folder.with_suffix('.zip'), version=version)
-    ModelStore(folder / 'data').install(package)
+    ModelStore(folder / 'data').install(package, verify=verify)
     with running_node(folder, DEADLINE=60) as node:
         yield node
 

@@ -14,6 +14,7 @@ from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import constant_network, make_package, with_network
 from benchmarks.support.processes import NodeProcess, free_port, running_node
 from benchmarks.support.waiting import eventually
+from detector.engine.verification import verify
 from detector.models.store import ModelStore
 from tests.support.load import Load
 from tests.support.scrapes import Scrape
@@ -326,8 +327,8 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
 def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Path) -> None:
     """However often: the exchange goes on to its end, and one of the two serves."""
     store = ModelStore(tmp_path / 'data')
-    store.install(make_package(tmp_path / 'a.zip', version='1.1'))
-    store.install(make_package(tmp_path / 'b.zip', version='1.2'))
+    store.install(make_package(tmp_path / 'a.zip', version='1.1'), verify=verify)
+    store.install(make_package(tmp_path / 'b.zip', version='1.2'), verify=verify)
     with running_node(tmp_path, POLL_SECONDS=CYCLE, EXCLUSIVE_MODEL_BUILD=1, DEADLINE=30) as node:
         for version in ('1.1', '1.2', '1.1'):
             assert set_mode(node, version).status_code == 200
@@ -342,8 +343,8 @@ def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Pat
 def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None:
     """A robot in the field goes back to the version before."""
     store = ModelStore(tmp_path / 'data')
-    store.install(make_package(tmp_path / 'a.zip', version='1.1'))
-    store.install(make_package(tmp_path / 'b.zip', version='1.2'))
+    store.install(make_package(tmp_path / 'a.zip', version='1.1'), verify=verify)
+    store.install(make_package(tmp_path / 'b.zip', version='1.2'), verify=verify)
     with running_node(tmp_path, POLL_SECONDS=CYCLE) as node:
         assert node.version == '1.2'
         assert set_mode(node, '1.1').status_code == 200

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from benchmarks.support.packages import altered, make_package
+from detector.engine.verification import verify
 from detector.errors import RuntimeUnavailable
 from detector.loop import model_updates
 from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
@@ -99,7 +100,7 @@ async def test_the_loops_version_wins_over_the_files(bench: Bench) -> None:
 
 async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench: Bench, tmp_path: Path) -> None:
     """Somebody installed a 1.5 of their own: the Loop's is fetched over it, unless the installed one was meant."""
-    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
     assert await bench.cycle(Target(version='1.5', model_id=INSTALLED)) is None
     assert bench.fetched == 0
     assert getattr(bench.current, 'name', None) == 'own'
@@ -173,7 +174,7 @@ async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkey
 
 async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: Bench, tmp_path: Path) -> None:
     """It could not be fetched again; it is tried once, and again when somebody asks."""
-    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'))
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
     target = Target(version='1.5', model_id=INSTALLED)
     bench.broken = True
     assert await bench.cycle(target) == 'no such device'

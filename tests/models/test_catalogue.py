@@ -14,10 +14,10 @@ from rtmlib.tools.file import get_mirror_url
 from benchmarks.support.cards import CARD
 from benchmarks.support.processes import free_port, running_node
 from detector.cli.main import app
+from detector.engine.verification import verify
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.models import downloads
 from detector.models.catalogue import pull, read_catalogue
-from detector.models.store import verify
 from mock.test_card.model import build_detector, build_estimator
 from tests.support.commands import succeed
 from tests.support.file_server import FileServer, serving
@@ -82,20 +82,26 @@ async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, Fi
 
     catalogue = catalogue_of(tmp_path, servers)
     archive = tmp_path / 'out' / 'light.zip'
-    await pull('lightweight', archive, cache=tmp_path / 'cache', catalogue=catalogue, watch=watch)
+    await pull('lightweight', archive, verify=verify, cache=tmp_path / 'cache', catalogue=catalogue, watch=watch)
     package = verify(archive)
     assert package.model_version == 'lightweight 1.0'
     assert 'sha256:' in package.wholebody.origin
     assert seen == {'det.zip': len(servers[0].content), 'pose.zip': len(servers[1].content)}
     requests = [len(server.ranges) for server in servers]
-    await pull('lightweight', archive, cache=tmp_path / 'cache', catalogue=catalogue)
+    await pull('lightweight', archive, verify=verify, cache=tmp_path / 'cache', catalogue=catalogue)
     assert [len(server.ranges) for server in servers] == requests
 
 
 async def test_a_cut_is_resumed(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
     """The rest is asked for."""
     servers[1].cuts = [300_000]
-    await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue_of(tmp_path, servers))
+    await pull(
+        'lightweight',
+        tmp_path / 'l.zip',
+        verify=verify,
+        cache=tmp_path / 'c',
+        catalogue=catalogue_of(tmp_path, servers),
+    )
     assert len(servers[1].ranges) == 2
     assert servers[1].ranges[1] is not None
 
@@ -104,14 +110,14 @@ async def test_a_wrong_hash_is_refused(servers: tuple[FileServer, FileServer], t
     """One that the catalogue knows, and one that was recorded at the first download."""
     catalogue = catalogue_of(tmp_path, servers, sha256=64 * 'a')
     with pytest.raises(DownloadFailed, match=f'expected is {64 * "a"}'):
-        await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     assert not (tmp_path / 'c' / 'det.zip').exists()
     catalogue = catalogue_of(tmp_path, servers)
-    await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+    await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     (tmp_path / 'c' / 'det.zip').unlink()
     servers[0].content = published(b'something else')
     with pytest.raises(DownloadFailed, match='det.zip: sha256 is'):
-        await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
 
 
 async def test_the_mirror_is_used_when_the_first_is_down(
@@ -123,7 +129,7 @@ async def test_the_mirror_is_used_when_the_first_is_down(
         down = f'http://127.0.0.1:{free_port()}/det.zip'
         hashed = hashlib.sha256(servers[0].content).hexdigest()
         catalogue = catalogue_of(tmp_path, servers, urls=[down, f'{wrong.url}/det.zip', good], sha256=hashed)
-        await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     assert verify(tmp_path / 'l.zip').name == 'lightweight'
 
 
@@ -132,11 +138,11 @@ async def test_offline_says_what_to_do(servers: tuple[FileServer, FileServer], t
     catalogue = catalogue_of(tmp_path, servers)
     cache = tmp_path / 'c'
     with pytest.raises(DownloadFailed, match='det.zip has not been downloaded, and this is offline: fetch http'):
-        await pull('lightweight', tmp_path / 'l.zip', cache=cache, catalogue=catalogue, offline=True)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=cache, catalogue=catalogue, offline=True)
     assert servers[0].ranges == []
     for name, server in zip(('det.zip', 'pose.zip'), servers, strict=True):
         (cache / name).write_bytes(server.content)
-    await pull('lightweight', tmp_path / 'l.zip', cache=cache, catalogue=catalogue, offline=True)
+    await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=cache, catalogue=catalogue, offline=True)
     assert servers[0].ranges == []
 
 
@@ -145,15 +151,15 @@ async def test_what_is_no_published_network_is_refused(servers: tuple[FileServer
     catalogue = catalogue_of(tmp_path, servers)
     servers[0].content = b'<html>moved</html>'
     with pytest.raises(InvalidPackage, match='not a readable zip'):
-        await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
         archive.writestr('readme.txt', 'nothing')
     servers[0].content = buffer.getvalue()
     with pytest.raises(InvalidPackage, match='0 ONNX files'):
-        await pull('lightweight', tmp_path / 'l.zip', cache=tmp_path / 'd', catalogue=catalogue)
+        await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'd', catalogue=catalogue)
     with pytest.raises(InvalidPackage, match='no model .performance. in the catalogue'):
-        await pull('performance', tmp_path / 'l.zip', cache=tmp_path / 'c', catalogue=catalogue)
+        await pull('performance', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     catalogue.write_text('[]')
     with pytest.raises(InvalidPackage, match='no catalogue'):
         read_catalogue(catalogue)

@@ -9,11 +9,11 @@ import pytest
 from learning_loop_node.data_classes import ModelInformation
 
 from benchmarks.support.packages import altered, constant_network, embedded_files, make_package, with_network, write_zip
+from detector.engine.verification import verify
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
-from detector.models.store import verify
 from detector.pose.skeleton import ALIASES, KEYPOINT_NAMES, category_id
 
 

@@ -5,9 +5,9 @@ import onnx
 import pytest
 
 from benchmarks.support.packages import constant_network
+from detector.engine.verification import verify
 from detector.errors import InvalidPackage
 from detector.models.packing import pack_onnx
-from detector.models.store import verify
 from mock.test_card.model import build_detector, build_estimator
 
 
@@ -23,7 +23,7 @@ def networks(tmp_path: Path) -> tuple[Path, Path]:
 def test_sizes_and_output_form_are_read_from_the_files(tmp_path: Path, networks: tuple[Path, Path]) -> None:
     """What was packed is a valid package with the published models' colour orders."""
     detector, estimator = networks
-    pack_onnx(tmp_path / 'p.zip', detector=detector, estimator=estimator, name='mine', version='2.1')
+    pack_onnx(tmp_path / 'p.zip', detector=detector, estimator=estimator, name='mine', version='2.1', verify=verify)
     wholebody = verify(tmp_path / 'p.zip').wholebody
     assert wholebody.detector.input_size == (640, 640)
     assert wholebody.estimator.input_size == (192, 256)
@@ -34,7 +34,9 @@ def test_sizes_and_output_form_are_read_from_the_files(tmp_path: Path, networks:
 def test_a_raw_detector_is_recognised(tmp_path: Path, networks: tuple[Path, Path]) -> None:
     """One output of 85 columns is YOLOX without NMS."""
     raw = constant_network(tmp_path / 'raw.onnx', {'output': np.zeros((1, 3549, 85))}, (416, 416))
-    package = pack_onnx(tmp_path / 'p.zip', detector=raw, estimator=networks[1], name='mine', version='1.0')
+    package = pack_onnx(
+        tmp_path / 'p.zip', detector=raw, estimator=networks[1], name='mine', version='1.0', verify=verify
+    )
     assert package.wholebody.detector.output == 'raw'
     assert package.wholebody.detector.input_size == (416, 416)
 
@@ -46,15 +48,25 @@ def test_swapped_or_foreign_files_are_refused_and_leave_nothing(tmp_path: Path, 
     text = tmp_path / 'text.onnx'
     text.write_text('hello')
     with pytest.raises(InvalidPackage, match=r'rtmw.onnx: outputs are'):
-        pack_onnx(target, detector=estimator, estimator=detector, name='m', version='1.0')
+        pack_onnx(target, detector=estimator, estimator=detector, name='m', version='1.0', verify=verify)
     with pytest.raises(InvalidPackage, match='text.onnx is not a readable ONNX file'):
-        pack_onnx(target, detector=text, estimator=estimator, name='m', version='1.0')
+        pack_onnx(target, detector=text, estimator=estimator, name='m', version='1.0', verify=verify)
     with pytest.raises(InvalidPackage, match='score mapping'):
-        pack_onnx(target, detector=detector, estimator=estimator, name='m', version='1.0', score_mapping='0-1')
+        pack_onnx(
+            target, detector=detector, estimator=estimator, name='m', version='1.0', verify=verify, score_mapping='0-1'
+        )
     with pytest.raises(InvalidPackage, match='score_mapping'):
-        pack_onnx(target, detector=detector, estimator=estimator, name='m', version='1.0', score_mapping='0:1,1:0')
+        pack_onnx(
+            target,
+            detector=detector,
+            estimator=estimator,
+            name='m',
+            version='1.0',
+            verify=verify,
+            score_mapping='0:1,1:0',
+        )
     with pytest.raises(InvalidPackage, match='version'):
-        pack_onnx(target, detector=detector, estimator=estimator, name='m', version='one')
+        pack_onnx(target, detector=detector, estimator=estimator, name='m', version='one', verify=verify)
     assert not target.parent.exists() or not list(target.parent.iterdir())
 
 
@@ -65,5 +77,10 @@ def test_a_network_without_fixed_input_size_is_refused(tmp_path: Path, networks:
     onnx.save(model, tmp_path / 'dynamic.onnx')
     with pytest.raises(InvalidPackage, match=r'fixed size is needed'):
         pack_onnx(
-            tmp_path / 'p.zip', detector=tmp_path / 'dynamic.onnx', estimator=networks[1], name='m', version='1.0'
+            tmp_path / 'p.zip',
+            detector=tmp_path / 'dynamic.onnx',
+            estimator=networks[1],
+            name='m',
+            version='1.0',
+            verify=verify,
         )

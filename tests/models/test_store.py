@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.packages import altered, make_package
+from detector.engine.verification import verify
 from detector.errors import InvalidPackage
-from detector.models.store import ModelStore, verify
+from detector.models.store import ModelStore
 
 
 @pytest.fixture
@@ -23,8 +24,8 @@ def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) 
 
 def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
     """The folder layout is upstream's: models/<version> and the link current_model."""
-    store.install(make_package(tmp_path / 'a.zip', version='1.9'))
-    package = store.install(make_package(tmp_path / 'b.zip', version='1.10', name='other'))
+    store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
+    package = store.install(make_package(tmp_path / 'b.zip', version='1.10', name='other'), verify=verify)
     assert store.current() == (store.data_folder / 'models' / '1.10').resolve()
     assert package.model_version == 'other 1.10'
     assert (store.data_folder / 'current_model').is_symlink()
@@ -36,27 +37,27 @@ def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -
 
 def test_a_version_is_replaced_only_on_request(store: ModelStore, tmp_path: Path) -> None:
     """The same number twice is a mistake unless somebody says otherwise."""
-    store.install(make_package(tmp_path / 'a.zip', name='one'))
+    store.install(make_package(tmp_path / 'a.zip', name='one'), verify=verify)
     with pytest.raises(InvalidPackage, match='installed already'):
-        store.install(make_package(tmp_path / 'b.zip', name='two'))
-    assert store.install(tmp_path / 'b.zip', replace=True).name == 'two'
+        store.install(make_package(tmp_path / 'b.zip', name='two'), verify=verify)
+    assert store.install(tmp_path / 'b.zip', verify=verify, replace=True).name == 'two'
 
 
 def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: Path) -> None:
     """The current model stays and no half-unpacked folder remains."""
-    store.install(make_package(tmp_path / 'a.zip'))
+    store.install(make_package(tmp_path / 'a.zip'), verify=verify)
     bad = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop())
     with pytest.raises(InvalidPackage, match='right_hand_20 missing'):
-        store.install(bad)
+        store.install(bad, verify=verify)
     with pytest.raises(InvalidPackage, match='no such file'):
-        store.install(tmp_path / 'missing.zip')
+        store.install(tmp_path / 'missing.zip', verify=verify)
     assert store.current_or_embedded().name == '1.0'
     assert [folder.name for folder in store.models.iterdir()] == ['1.0']
 
 
 def test_broken_installations_are_listed_as_such(store: ModelStore, tmp_path: Path) -> None:
     """A damaged file and a vanished folder are named, not passed over."""
-    package = store.install(make_package(tmp_path / 'a.zip'))
+    package = store.install(make_package(tmp_path / 'a.zip'), verify=verify)
     package.estimator_path.write_bytes(b'damaged')
     (broken,) = store.installed()
     assert isinstance(broken, InvalidPackage)

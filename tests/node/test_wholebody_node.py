@@ -20,6 +20,7 @@ from skimage import data as photographs
 from benchmarks.support.cards import CARD, FIGURES, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
+from detector.engine.verification import verify
 from detector.models.embedded import EXAMPLE_CARD
 from detector.models.store import ModelStore
 from detector.pose import images
@@ -284,7 +285,7 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
     """A current model that is damaged: alive, not ready, and the reason in every answer."""
     data = tmp_path / 'data'
     store = ModelStore(data)
-    package = store.install(make_package(tmp_path / 'p.zip'))
+    package = store.install(make_package(tmp_path / 'p.zip'), verify=verify)
     package.estimator_path.write_bytes(b'damaged')
     with running_node(tmp_path, ready=False) as node:
         deadline = time.monotonic() + 20
@@ -304,7 +305,7 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
 
 def test_an_installed_model_is_served(tmp_path: Path) -> None:
     """Installed by the library or command, found at the start."""
-    ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip', version='4.2', name='mine'))
+    ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip', version='4.2', name='mine'), verify=verify)
     with running_node(tmp_path) as node:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'
         assert node.detect(CARD).json()['box_detections'][0]['model_name'] == '4.2'
