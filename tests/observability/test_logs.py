@@ -67,7 +67,7 @@ def test_what_nobody_catches_is_a_line_too() -> None:
     """Warnings, and errors that end a thread or the process."""
     code = """
 import threading, warnings
-from detector.server import configure_logging
+from detector.node.server import configure_logging
 from detector.settings import Settings
 configure_logging(Settings(log_format='json'))
 warnings.warn('mind this')
