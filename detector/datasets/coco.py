@@ -1,10 +1,11 @@
-"""COCO-WholeBody ⇄ labelled images.
+"""Read and write COCO-WholeBody files.
 
-The form of the dataset itself is written: `keypoints` (17 body), `foot_kpts`, `face_kpts`, `lefthand_kpts` and
-`righthand_kpts`, x, y, flag each, boxes and valid flags of the parts. The flat form has all 133 in `keypoints`.
+Files are written in the form of COCO-WholeBody: `keypoints` (17 of the body), `foot_kpts`, `face_kpts`, `lefthand_kpts`
+and `righthand_kpts` hold x, y and a flag per keypoint, beside the boxes and valid flags of the parts. The flat form has
+all 133 in `keypoints`.
 
-What an import said of a person travels whole in `extra['coco']`. Where nobody has changed anything it is written again
-as it was; what has changed, and what follows from it, is written anew.
+An imported annotation is kept whole in the person's `extra['coco']`. Unchanged fields are exported as they were;
+changed fields and all that depends on them are computed again.
 """
 
 import itertools
@@ -32,21 +33,21 @@ from .person import Person
 _CATEGORY: Final = 1
 _IMAGE_FIELDS: Final = ('id', 'file_name', 'width', 'height')
 _LICENSE: Final = 'license_entry'
-"""In an image's `extra`: what the file's `licenses` say of the image's `license`."""
+"""Key in an image's `extra`: the entry of the file's `licenses` that the image's `license` refers to."""
 _IDS_PER_IMAGE: Final = 1000
-"""New ids of persons begin at the image's id times this, so that other images do not change them."""
+"""Factor between an image's id and the new ids of its persons, which therefore do not depend on other images."""
 
 
 # ---------------------------------------------------------------- to COCO
 
 
 def to_coco(images: Sequence[LabelledImage], *, flat: bool = False) -> dict[str, Any]:
-    """The content of a COCO-WholeBody file, ready for JSON.
+    """Return the content of a COCO-WholeBody file, ready for JSON.
 
-    Coordinates are in pixels, rounded to 0.01 as COCO has them. Persons without a box get one from their labelled
-    keypoints; those without either are left out. Ids that came with an import are kept; equal input gives equal ids.
+    Coordinates are in pixels, rounded to 0.01 as in COCO. A person without a box gets the box around the labelled
+    keypoints; empty persons are left out. Imported ids are kept; equal input gives equal ids.
 
-    :param flat: all 133 keypoints in `keypoints`, 399 numbers, instead of one field per part.
+    :param flat: put all 133 keypoints into `keypoints` (399 numbers) instead of one field per part.
     :raises InvalidRequest: two images have the same id.
     """
     check_ids(images)
@@ -86,7 +87,7 @@ def _category(flat: bool) -> dict[str, Any]:
 
 
 class _Licenses:
-    """The licenses that images name; those of several files may have the same id."""
+    """The licenses of a dataset; entries from different files may have had the same id."""
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
@@ -118,18 +119,20 @@ def _image(image: LabelledImage, licenses: _Licenses) -> dict[str, Any]:
 def read_coco(path: Path) -> list[LabelledImage]:
     """Read a COCO file.
 
-    :raises InvalidRequest: it cannot be read, is no JSON, or no COCO file with persons; names the field.
+    :raises InvalidRequest: the file cannot be read, is not JSON, or is not a COCO file with persons; the message names
+        the field.
     """
     return read_as(path, from_coco)
 
 
 def from_coco(content: object) -> list[LabelledImage]:
-    """The images and persons of a COCO file: the form of COCO-WholeBody, all 133 in `keypoints`, or the 17 of COCO.
+    """Return the images and persons of a COCO file.
 
-    Annotations of categories other than persons are left out.
+    It may have the form of COCO-WholeBody, all 133 keypoints in `keypoints`, or the 17 of COCO. Annotations of
+    categories other than persons are left out.
 
-    :param content: as parsed from JSON.
-    :raises InvalidRequest: it is no COCO file with persons; names the field.
+    :param content: the parsed JSON.
+    :raises InvalidRequest: the content is not a COCO file with persons; the message names the field.
     """
     file = as_mapping(content, 'the file')
     entries = [as_mapping(entry, f'images[{n}]') for n, entry in enumerate(as_list(file.get('images'), 'images'))]
@@ -174,7 +177,10 @@ def _license_entries(file: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
 
 
 def _orders(file: Mapping[str, Any]) -> dict[int, Sequence[int] | None] | None:
-    """The keypoint indices of each category of persons, None for the usual order; None without categories."""
+    """Return the keypoint indices of each person category, or None for the standard order.
+
+    :return: None if the file has no categories.
+    """
     if 'categories' not in file:
         return None
     orders: dict[int, Sequence[int] | None] = {}
@@ -185,7 +191,7 @@ def _orders(file: Mapping[str, Any]) -> dict[int, Sequence[int] | None] | None:
         if canonical_name(names[-1]) == PERSON:
             orders[as_integer(category.get('id'), f'categories[{number}].id')] = _order(category.get('keypoints'))
     if names and not orders:
-        raise InvalidRequest(f'categories has none of the name {PERSON}, but {", ".join(names)[:100]}')
+        raise InvalidRequest(f'categories has no entry named {PERSON}, only {", ".join(names)[:100]}')
     return orders or None
 
 

@@ -1,9 +1,9 @@
-"""One annotation of COCO-WholeBody ⇄ a person.
+"""Convert between an annotation of COCO-WholeBody and a person.
 
-The third number of a keypoint is a visibility (0 not labelled, 1 hidden, 2 visible) for body and feet. For face and
-hands the dataset has a flag of reliability there, 0..1, and never says whether they are hidden. In files of this
-project it is a visibility for these, too: a 2 among the flags of a part tells, and where a part has none the field
-`kpts_flags`.
+The third number of a keypoint is a visibility for body and feet: 0 not labelled, 1 hidden, 2 visible. For face and
+hands the dataset puts a reliability there, 0..1, and does not say which keypoints are hidden. Files of this project
+hold a visibility for these parts, too. A part with visibilities is recognised by a 2 among its flags, or else by the
+field `kpts_flags`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,27 +27,27 @@ _PARTS: Final = {
     'lefthand': PART_BY_NAME['left_hand'],
     'righthand': PART_BY_NAME['right_hand'],
 }
-"""Parts beyond the body by the beginning of their fields' names."""
+"""Parts other than the body by the prefix of their fields."""
 _FLAGGED: Final = tuple(part for name, part in _PARTS.items() if name != 'foot')
 _MARK: Final = 'kpts_flags'
 _IS_VISIBILITY: Final = 'visibility'
 _EXTRA: Final = 'coco'
 _DIGITS: Final = 2
-"""Of pixels, as COCO has them: integers and hundredths come back from Label Studio as they were."""
+"""Decimals of pixel coordinates, as in COCO; integers and hundredths survive the way through Label Studio."""
 
 Triples = dict[int, list[float]]
-"""x, y, flag by keypoint index, exactly as a file has them."""
+"""x, y and flag by keypoint index, exactly as in the file."""
 
 
 # ---------------------------------------------------------------- from COCO
 
 
 def read_person(annotation: Mapping[str, Any], where: str, order: Sequence[int] | None = None) -> Person:
-    """The person of an annotation.
+    """Return the person of an annotation.
 
     :param where: name of the annotation in error messages.
-    :param order: keypoint index of each point of `keypoints`; None: the usual order of 17 or 133.
-    :raises InvalidRequest: a field has the wrong type or length; names it.
+    :param order: keypoint index of each point of `keypoints`; None: the standard order of 17 or 133.
+    :raises InvalidRequest: a field has the wrong type or length; the message names it.
     """
     triples = _triples(annotation, where, order)
     table = _table(triples)
@@ -85,7 +85,7 @@ def _triples(annotation: Mapping[str, Any], where: str, order: Sequence[int] | N
 
 
 def _table(triples: Triples) -> NDArray[np.float64]:
-    """Shape (133, 3): x, y, flag; zero where there is nothing."""
+    """Return x, y and flag of all keypoints, shape (133, 3); zeros for those that are missing."""
     table = np.zeros((KEYPOINT_COUNT, 3))
     for index, triple in triples.items():
         table[index] = triple
@@ -117,9 +117,9 @@ def _corners(annotation: Mapping[str, Any], where: str) -> FloatArray | None:
 
 
 def write_person(person: Person, size: Size, *, flat: bool) -> dict[str, Any] | None:
-    """The annotation of a person, without the ids of image and category; None without box and labelled keypoints.
+    """Return the annotation of a person without the ids of image and category; None if the person is empty.
 
-    It has an `id` only if one came with an import.
+    It has an `id` only if the import had one.
     """
     corners = box_of(person, size)
     if corners is None:
@@ -152,7 +152,8 @@ def _place(person: Person, index: int) -> list[float]:
 
 
 def _original(person: Person) -> tuple[dict[str, Any], Triples]:
-    """What an import said; nothing if it is broken, since it has been in other hands."""
+    """Return the imported annotation and its keypoints; empty if damaged, since anybody who edits regions can change
+    it."""
     try:
         original = dict(as_mapping(person.extra.get(_EXTRA), _EXTRA))
         _corners(original, _EXTRA)
@@ -162,7 +163,7 @@ def _original(person: Person) -> tuple[dict[str, Any], Triples]:
 
 
 def _unchanged(person: Person, original: Mapping[str, Any], triples: Triples, size: Size) -> NDArray[np.bool_]:
-    """Shape (133,): keypoints that are as the import said, within what the editor changes by itself."""
+    """Return the mask of keypoints that have not moved since the import beyond the editor's rounding, shape (133,)."""
     table = _table(triples)
     before = _visibility(table[:, 2], is_marked=original.get(_MARK) == _IS_VISIBILITY)
     is_near = _near(person.keypoints, table[:, :2], size).all(axis=1)
@@ -171,7 +172,7 @@ def _unchanged(person: Person, original: Mapping[str, Any], triples: Triples, si
 
 
 def _near(points: FloatArray, others: NDArray[np.float64], size: Size) -> NDArray[np.bool_]:
-    """Shape (N, 2); Label Studio has what lies outside the image on its edge."""
+    """Compare points of shape (N, 2), both clipped to the image as Label Studio does."""
     moved: NDArray[np.float64] = np.abs(points.clip(0, size).astype(np.float64) - others.clip(0, size))
     is_near: NDArray[np.bool_] = moved <= np.array(size) * MOVED_PERCENT / 100
     return is_near
@@ -180,9 +181,9 @@ def _near(points: FloatArray, others: NDArray[np.float64], size: Size) -> NDArra
 def _flags(
     person: Person, original: Mapping[str, Any], triples: Triples, is_same: NDArray[np.bool_]
 ) -> tuple[list[float], bool]:
-    """Flag of each keypoint, and whether they have to be marked as visibilities.
+    """Return the flag of each keypoint, and True if the annotation must be marked as holding visibilities.
 
-    They are those of the import, continued in its way, as long as they can say what is seen.
+    Imported flags are kept, and new ones follow their kind as long as that kind can express the visibility.
     """
     is_marked = original.get(_MARK) == _IS_VISIBILITY
     before = _table(triples)[:, 2]

@@ -1,4 +1,4 @@
-"""Fields of files that somebody else has written: each has the type that it should have, or an error names it."""
+"""Checks of values in files from elsewhere: each has the expected type, or an error names the field."""
 
 import json
 import math
@@ -11,31 +11,34 @@ from detector.errors import InvalidRequest
 T = TypeVar('T')
 
 MAX_NUMBER: Final = 1e9
-"""Of coordinates and areas; larger ones overflow somewhere."""
+"""Largest absolute coordinate or area that is accepted; larger numbers overflow in later computations."""
 MAX_SIDE: Final = 1_000_000
-"""Pixels of an image."""
+"""Largest width or height of an image in pixels."""
 MAX_ID: Final = 2**63 - 1
 
 
 def read_text(path: Path) -> str:
-    """:raises InvalidRequest: the file is missing, unreadable or no UTF-8."""
+    """Read a UTF-8 file.
+
+    :raises InvalidRequest: the file is missing, unreadable or not UTF-8.
+    """
     try:
         return path.read_text(encoding='utf-8')
     except OSError as error:
         raise InvalidRequest(f'{path} cannot be read: {error.strerror}') from None
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f'{path} is no UTF-8: {error.reason} at byte {error.start}') from None
+        raise InvalidRequest(f'{path} is not UTF-8: {error.reason} at byte {error.start}') from None
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file; NaN and infinite numbers, which JSON cannot hold, are None.
+    """Read a JSON file; NaN and infinite numbers, which JSON cannot express, become None.
 
-    :raises InvalidRequest: the file cannot be read, or is no JSON.
+    :raises InvalidRequest: the file cannot be read or is not JSON.
     """
     try:
         return json.loads(read_text(path), parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f'{path} is no JSON: {error}') from None
+        raise InvalidRequest(f'{path} is not JSON: {error}') from None
 
 
 def _finite(text: str) -> float | None:
@@ -44,9 +47,9 @@ def _finite(text: str) -> float | None:
 
 
 def read_as(path: Path, parse: Callable[[object], T]) -> T:
-    """What a JSON file says, by a function that makes something of its content.
+    """Parse the content of a JSON file with a function, and name the file in its errors.
 
-    :raises InvalidRequest: the file cannot be read, or the function refuses its content; names the file.
+    :raises InvalidRequest: the file cannot be read, or the function refuses its content.
     """
     try:
         return parse(read_json(path))
@@ -57,49 +60,49 @@ def read_as(path: Path, parse: Callable[[object], T]) -> T:
 
 
 def as_mapping(value: object, where: str) -> Mapping[str, Any]:
-    """:raises InvalidRequest: the value is no mapping."""
+    """:raises InvalidRequest: the value is not a mapping."""
     if not isinstance(value, Mapping):
         raise InvalidRequest(f'{where} must be a mapping, not {_shown(value)}')
     return value
 
 
 def as_list(value: object, where: str) -> list[Any]:
-    """:raises InvalidRequest: the value is no list."""
+    """:raises InvalidRequest: the value is not a list."""
     if not isinstance(value, list):
         raise InvalidRequest(f'{where} must be a list, not {_shown(value)}')
     return value
 
 
 def as_text(value: object, where: str) -> str:
-    """:raises InvalidRequest: the value is no text, or empty."""
+    """:raises InvalidRequest: the value is not a text or is empty."""
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f'{where} must be a text, not {_shown(value)}')
     return value
 
 
 def as_integer(value: object, where: str, *, least: int = -MAX_ID, most: int = MAX_ID) -> int:
-    """:raises InvalidRequest: the value is no integer, or too small or too large."""
+    """:raises InvalidRequest: the value is not an integer or is out of range."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         limit = '' if least == -MAX_ID else f' of at least {least}'
-        limit += '' if most == MAX_ID else f', and {most} at most'
+        limit += '' if most == MAX_ID else f' and at most {most}'
         raise InvalidRequest(f'{where} must be an integer{limit}, not {_shown(value)}')
     return value
 
 
 def as_side(value: object, where: str) -> int:
-    """Width or height of an image in pixels.
+    """Return the width or height of an image in pixels.
 
-    :raises InvalidRequest: the value is none.
+    :raises InvalidRequest: the value is not a positive integer up to `MAX_SIDE`.
     """
     return as_integer(value, where, least=1, most=MAX_SIDE)
 
 
 def as_numbers(value: object, where: str, *, count: int | None = None) -> list[float]:
-    """The values as they are: integers stay integers.
+    """Return a list of finite numbers unchanged; integers stay integers.
 
-    :raises InvalidRequest: the value is no list of finite numbers, or of another length.
+    :raises InvalidRequest: the value is not such a list, or has another length.
     """
     numbers = as_list(value, where)
     if count is not None and len(numbers) != count:

@@ -1,8 +1,9 @@
-"""Labelled images for FiftyOne: `fo.Dataset.from_dir(folder, dataset_type=fo.types.FiftyOneDataset)` loads them.
+"""Write datasets for FiftyOne.
 
-Samples have `detections` and `keypoints`; a `Detection` and the `Keypoint` of the same person have the same `index`,
-from 1 in each image. A `Keypoint` has 133 points, nan where one is not labelled, and as attributes `visibility`
-(0, 1, 2) and, where a model has set points, `confidence`.
+`fo.Dataset.from_dir(folder, dataset_type=fo.types.FiftyOneDataset)` loads them. Samples have the fields `detections`
+and `keypoints`; the `Detection` and the `Keypoint` of a person have the same `index`, counted from 1 in each image. A
+`Keypoint` has 133 points, nan where a point is not labelled, and the attribute `visibility` (0, 1, 2); if a model
+predicted points, it also has `confidence`.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_fo
 from .person import NOT_LABELLED, Person, Size
 
 _VERSION: Final = '0.25.0'
-"""Of FiftyOne, whose format this is; later ones migrate it."""
+"""Version of FiftyOne whose format is written; later versions migrate it."""
 _NAN: Final = {'$numberDouble': 'NaN'}
 _DIGITS: Final = 8
 
@@ -34,12 +35,13 @@ def write_fiftyone(
 ) -> None:
     """Write a dataset that FiftyOne loads; equal input gives equal files.
 
-    Persons without box and labelled keypoints are left out.
+    Empty persons are left out.
 
-    :param folder: is made; may be there if it is empty.
-    :param val_share: of the images that get the tag `val`, the others `train`; None: no tags.
-    :param image_bytes: of an image file, for `data/`; None: FiftyOne finds the images by `rel_dir=`, under `data/`.
-    :raises InvalidRequest: the folder is not empty or cannot be made, or two images have the same id.
+    :param folder: created if missing; must be empty.
+    :param val_share: share of the images that get the tag `val`, 0..1; the others get `train`; None: no tags.
+    :param image_bytes: returns the image file to write below `data/`; None: FiftyOne finds the images below `data/` of
+        its argument `rel_dir`.
+    :raises InvalidRequest: the folder is not empty or cannot be created, or two images have the same id.
     """
     check_ids(images)
     new_folder(folder)
@@ -90,7 +92,7 @@ def _label(kind: str, path: str, index: int) -> JsonObject:
 
 
 def _object_id(*parts: str) -> JsonObject:
-    # the first four bytes are a time, which FiftyOne shows as that of creation: 1970, rather than any
+    # FiftyOne shows the first four bytes as the time of creation; zeros keep equal input equal
     return {'$oid': '00000000' + hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]}
 
 

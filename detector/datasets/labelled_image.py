@@ -1,4 +1,4 @@
-"""Labelled images, and what all formats need of them."""
+"""Labelled images, and what all dataset formats need: splits, ids, file names and folders."""
 
 import hashlib
 import unicodedata
@@ -17,7 +17,7 @@ from .person import Person, Size
 Split = Literal['train', 'val']
 
 _MIN_SIDE: Final = 1.0
-"""Pixels; training leaves boxes without an area out, and a single keypoint has none."""
+"""Smallest side of a box around keypoints in pixels; training discards boxes without an area."""
 _MAX_STEM_BYTES: Final = 200
 
 
@@ -26,10 +26,10 @@ class LabelledImage:
     """An image and its persons.
 
     :param id: unique in a dataset.
-    :param file_name: as the dataset or the labelling task has it; may lie in folders.
-    :param width: of the upright image in pixels.
-    :param height: of the upright image in pixels.
-    :param extra: what a dataset says of the image beyond that, as JSON.
+    :param file_name: as in the dataset or the labelling task; may contain folders.
+    :param width: width of the upright image in pixels.
+    :param height: height of the upright image in pixels.
+    :param extra: further fields of the dataset about the image, as JSON.
     """
 
     id: int
@@ -45,18 +45,18 @@ class LabelledImage:
 
 
 def split_of(name: str, val_share: float) -> Split:
-    """The part of a dataset that an image belongs to; depends on nothing but its name, however Unicode composes it.
+    """Assign an image to a split by its name alone, in whichever Unicode normal form the name is.
 
-    :param val_share: of the images that are for validation, 0..1.
+    :param val_share: share of the images that are for validation, 0..1.
     """
     digest = hashlib.sha256(unicodedata.normalize('NFC', name).encode(errors='surrogatepass')).digest()
     return 'val' if int.from_bytes(digest[:8], 'big') < val_share * 2**64 else 'train'
 
 
 def box_of(person: Person, size: Size) -> FloatArray | None:
-    """The person's box, or the one around its labelled keypoints; None without either.
+    """Return the person's box, or the box around the labelled keypoints; None if the person is empty.
 
-    :param size: of the image; the box around keypoints lies inside and is at least a pixel wide and high.
+    :param size: size of the image; a box around keypoints is clipped to it and is at least a pixel wide and high.
     :return: shape (4,), float32: x1, y1, x2, y2 in pixels.
     """
     if person.box is not None:
@@ -71,13 +71,16 @@ def box_of(person: Person, size: Size) -> FloatArray | None:
 
 
 def file_names(images: Sequence[LabelledImage]) -> list[str]:
-    """A file name for each image in one folder: no directories, and unlike the others without its ending as well."""
+    """Return a file name for each image so that all fit into one folder.
+
+    Names have no folders and are still distinct without their endings.
+    """
     taken: set[str] = set()
     names = []
     for image in images:
         path = PurePosixPath(image.file_name.replace('\\', '/').translate(_REPLACED).rstrip('/'))
         suffix = path.suffix if len(path.suffix) <= 10 else ''
-        # a dot that is left would take what follows for an ending
+        # a remaining dot would make the rest look like an ending
         stem = path.name.removesuffix(suffix) if suffix else path.name.replace('.', '_')
         stem = stem.encode(errors='ignore')[:_MAX_STEM_BYTES].decode(errors='ignore').strip('. ') or 'image'
         candidates = (stem, f'{stem}-{image.id}', *(f'{stem}-{image.id}-{number}' for number in range(2, len(images))))
@@ -88,11 +91,11 @@ def file_names(images: Sequence[LabelledImage]) -> list[str]:
 
 
 _REPLACED: Final = {code: '_' for code in (*range(32), 127, *map(ord, ':*?"<>|'))}
-"""Characters that some file system refuses."""
+"""Characters that some file systems refuse, with their replacement."""
 
 
 def _key(name: str) -> str:
-    """Equal for names that are one file on some file system."""
+    """Normalise a name; equal keys are the same file on some file systems."""
     return unicodedata.normalize('NFC', name).casefold()
 
 
@@ -124,20 +127,20 @@ def unique_ids(previous: Sequence[object], candidates: Sequence[Iterable[int]]) 
 
 
 def new_folder(folder: Path) -> Path:
-    """Make a folder for a dataset.
+    """Create the folder of a dataset.
 
-    :raises InvalidRequest: it is there and not empty, or cannot be made.
+    :raises InvalidRequest: the folder is not empty or cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise InvalidRequest(f'{folder} is not empty; a dataset needs a folder of its own')
     except OSError as error:
-        raise InvalidRequest(f'{folder} cannot be made: {error.strerror}') from None
+        raise InvalidRequest(f'{folder} cannot be created: {error.strerror}') from None
     return folder
 
 
 def write_image(path: Path, content: bytes) -> None:
-    """Write an image file and the folder that it lies in."""
+    """Write an image file and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -1,4 +1,4 @@
-"""A person as annotators see them: between poses, regions and datasets."""
+"""A labelled person: the form between poses, regions and datasets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,15 +22,14 @@ MOVED_PERCENT: Final = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Person:
-    """A person as annotators see them, in pixels of the upright image.
+    """A person as annotators label it, in pixels of the upright image.
 
-    :param box: shape (4,), float32: x1, y1, x2, y2; None if nobody drew one.
-    :param box_score: of the model, 0..1; None if a person drew the box.
+    :param box: shape (4,), float32: x1, y1, x2, y2; None if the person has no box.
+    :param box_score: the model's box confidence, 0..1; None if an annotator drew the box.
     :param keypoints: shape (133, 2), float32.
     :param visibility: shape (133,), int8: 0 not labelled, 1 labelled but hidden, 2 visible.
-    :param scores: shape (133,), float32: of the model, 0..1; nan where a person set the point.
-    :param extra: what a dataset says of the person beyond that, as JSON; travels through Label Studio in a region's
-        `meta`.
+    :param scores: the model's keypoint confidences, shape (133,), float32, 0..1; nan for points that an annotator set.
+    :param extra: further fields of the dataset about the person, as JSON; Label Studio keeps it in a region's `meta`.
     """
 
     box: FloatArray | None
@@ -63,7 +62,7 @@ class Person:
 
     @classmethod
     def of(cls, pose: Pose, *, threshold: float) -> 'Person':
-        """A pose whose keypoints below a confidence are not labelled."""
+        """Convert a pose; keypoints below the confidence threshold count as not labelled."""
         visible = pose.confidences >= threshold
         return cls(
             box=pose.box,

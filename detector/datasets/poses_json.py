@@ -1,4 +1,4 @@
-"""Labelled images ⇄ a JSON file of our own, in which nothing is lost.
+"""Read and write this project's own JSON format, which loses nothing.
 
     {"format": "wholebody-poses", "version": 1,
      "images": [{"id": 1, "file_name": "a.jpg", "width": 640, "height": 480, "extra": {…},
@@ -6,10 +6,10 @@
                  "persons": [{"box": [x1, y1, x2, y2], "box_score": null, "extra": {…},
                               "keypoints": {"nose": [x, y, visibility, score], …}}]}]}
 
-Coordinates are pixels of the upright image; `box` is null if nobody drew one. Visibility is 0 not labelled, 1 hidden,
-2 visible; the score is the model's, null where a person set the point. Keypoints of which nothing is known are left
-out. `origin` is null for an image that nobody has labelled; that of a prediction has `prediction` and `model_version`
-instead of `annotation`, `annotator` and `updated_at`.
+Coordinates are pixels of the upright image. `box` is null for a person without a box. The visibility is 0 not labelled,
+1 hidden or 2 visible. The score is the model's, null for points that an annotator set. Keypoints without any
+information are left out. `origin` is null for an unlabelled image; for a prediction it has `prediction` and
+`model_version` instead of `annotation`, `annotator` and `updated_at`.
 """
 
 import math
@@ -37,9 +37,9 @@ _VERSION: Final = 1
 def to_poses_json(
     images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any] | None] | None = None
 ) -> dict[str, Any]:
-    """The content of a file, ready for JSON.
+    """Return the content of a file, ready for JSON.
 
-    :param origins: where the labels of an image come from, by the image's id.
+    :param origins: where the labels of each image come from, by image id.
     :raises InvalidRequest: two images have the same id.
     """
     check_ids(images)
@@ -77,7 +77,7 @@ def _person(person: Person) -> dict[str, Any]:
 
 
 def _shortest(number: float) -> float:
-    """With no more digits than the float32 needs to be the same again."""
+    """Drop the digits that a float32 does not need to be restored exactly."""
     return float(str(np.float32(number)))
 
 
@@ -87,16 +87,16 @@ def _shortest(number: float) -> float:
 def read_poses_json(path: Path) -> list[LabelledImage]:
     """Read a file.
 
-    :raises InvalidRequest: it cannot be read, or is not of this form; names the field.
+    :raises InvalidRequest: the file cannot be read or does not have this format; the message names the field.
     """
     return read_as(path, from_poses_json)
 
 
 def from_poses_json(content: object) -> list[LabelledImage]:
-    """The images and persons of a file.
+    """Return the images and persons of a file.
 
-    :param content: as parsed from JSON.
-    :raises InvalidRequest: it is not of this form; names the field.
+    :param content: the parsed JSON.
+    :raises InvalidRequest: the content does not have this format; the message names the field.
     """
     file = as_mapping(content, 'the file')
     if file.get('format') != FORMAT or file.get('version') != _VERSION:
@@ -126,7 +126,7 @@ def _read_person(value: object, where: str) -> Person:
         place = f'{where}.keypoints.{name}'
         index = KEYPOINT_INDEX.get(canonical_name(name) or '')
         if index is None:
-            raise InvalidRequest(f'{place}: there is no such keypoint')
+            raise InvalidRequest(f'{place}: there is no keypoint of this name')
         numbers = as_list(row, place)
         score = numbers[3] if len(numbers) == 4 else None
         x, y, visibility = as_numbers(numbers[:3], place, count=3)
@@ -151,5 +151,5 @@ def _read_box(value: object, where: str) -> FloatArray | None:
         return None
     x1, y1, x2, y2 = as_numbers(value, where, count=4)
     if x2 < x1 or y2 < y1:
-        raise InvalidRequest(f'{where} must be x1, y1, x2, y2')
+        raise InvalidRequest(f'{where} must be x1, y1, x2, y2 with x1 ≤ x2 and y1 ≤ y2')
     return np.array([x1, y1, x2, y2], dtype=np.float32)

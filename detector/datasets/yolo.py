@@ -1,8 +1,9 @@
-"""Labelled images ⇄ a folder in ultralytics' yolo-pose format.
+"""Read and write datasets in ultralytics' yolo-pose format.
 
-`data.yaml`, `images/{train,val}/NAME.jpg` and `labels/{train,val}/NAME.txt` with a line per person: class, centre and
-size of the box, then x, y, visibility of each keypoint, all but class and visibility as shares of the image's sides.
-Labels do not tell an image's size; `images.json`, which ultralytics passes over, does, beside id and original name.
+A dataset has `data.yaml`, `images/{train,val}/NAME.jpg` and `labels/{train,val}/NAME.txt`. A label file has a line per
+person: class, centre and size of the box, then x, y and visibility of each keypoint; coordinates are shares of the
+image's sides. Label files do not contain the size of the image. `images.json`, which ultralytics ignores, holds it with
+the image's id and original name.
 """
 
 import itertools
@@ -29,9 +30,9 @@ _DATA: Final = 'data.yaml'
 _INDEX: Final = 'images.json'
 _DIGITS: Final = 7
 _OUTSIDE: Final = 0.5
-"""Pixels; the format has no place for a keypoint farther outside the image."""
+"""Distance outside the image in pixels beyond which a keypoint is dropped, since the format cannot express it."""
 _TURNED: Final = (5, 6, 7, 8)
-"""Values of EXIF's orientation that swap width and height."""
+"""Values of the EXIF orientation that swap width and height."""
 _EXIF_ORIENTATION: Final = 0x0112
 _SUFFIXES: Final = frozenset(
     f'.{kind}'
@@ -50,13 +51,13 @@ def write_yolo(
 ) -> None:
     """Write a dataset.
 
-    Persons without a box get one from their labelled keypoints; those without either are left out. An image without
+    A person without a box gets the box around the labelled keypoints; empty persons are left out. An image without
     persons has an empty label file.
 
-    :param folder: is made; may be there if it is empty.
-    :param val_share: of the images that are for validation, 0..1, chosen by their names.
-    :param image_bytes: of an image file; None: only labels are written.
-    :raises InvalidRequest: the folder is not empty or cannot be made, or two images have the same id.
+    :param folder: created if missing; must be empty.
+    :param val_share: share of the images that are for validation, 0..1; the image's name decides.
+    :param image_bytes: returns the image file to write; None: write labels only.
+    :raises InvalidRequest: the folder is not empty or cannot be created, or two images have the same id.
     """
     check_ids(images)
     new_folder(folder)
@@ -91,7 +92,7 @@ def _data(folder: Path) -> str:
         'names': {0: PERSON},
     }
     text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    return f'# path is where the dataset was written: change it with the folder\n{text}'
+    return f'# path is the folder that the dataset was written to: change it if you move the dataset\n{text}'
 
 
 def _line(person: Person, size: Size) -> str | None:
@@ -120,11 +121,11 @@ def _written(number: float) -> str:
 
 
 def read_yolo(folder: Path) -> list[LabelledImage]:
-    """The images and persons of a dataset with the 17 keypoints of COCO or all 133, of all its splits.
+    """Read the images and persons of all splits of a dataset with 17 (COCO) or 133 keypoints.
 
-    Sizes are those of `images.json` or of the image files. Objects of other classes are left out.
+    Image sizes come from `images.json` or from the image files. Objects of other classes are left out.
 
-    :raises InvalidRequest: a file is missing or broken; names the file and what is wrong.
+    :raises InvalidRequest: a file is missing or damaged; the message names the file and the fault.
     """
     path = folder / _DATA
     if not path.exists():
@@ -135,7 +136,7 @@ def read_yolo(folder: Path) -> list[LabelledImage]:
         classes = _person_classes(data.get('names'))
         places = [place for split in ('train', 'val', 'test') for place in _image_folders(folder, data, split)]
     except yaml.YAMLError as error:
-        raise InvalidRequest(f'{path} is no YAML: {" ".join(str(error).split())}') from None
+        raise InvalidRequest(f'{path} is not YAML: {" ".join(str(error).split())}') from None
     except InvalidRequest as error:
         raise error if str(path) in str(error) else InvalidRequest(f'{path}: {error}') from None
     index = _index(folder)
@@ -159,7 +160,7 @@ def _shape(data: Mapping[str, Any]) -> tuple[int, int]:
     shape = data.get('kpt_shape')
     shape = shape if isinstance(shape, list) else []
     if len(shape) != 2 or shape[0] not in (PART_BY_NAME['body'].stop, KEYPOINT_COUNT) or shape[1] not in (2, 3):
-        raise InvalidRequest(f'kpt_shape must be [133, 3], or 17 or 2 instead, not {data.get("kpt_shape")!r}')
+        raise InvalidRequest(f'kpt_shape must be [133, 3], with 17 or 2 as alternatives, not {data.get("kpt_shape")!r}')
     return int(shape[0]), int(shape[1])
 
 
@@ -171,16 +172,16 @@ def _person_classes(names: object) -> set[int]:
         if canonical_name(str(name)) == PERSON
     }
     if not persons:
-        raise InvalidRequest(f'names has no class {PERSON}, but {", ".join(map(str, by_class.values()))[:100]}')
+        raise InvalidRequest(f'names has no class {PERSON}, only {", ".join(map(str, by_class.values()))[:100]}')
     return persons
 
 
 def _image_folders(folder: Path, data: Mapping[str, Any], split: str) -> Iterator[str]:
-    """The folders of a split, relative to the dataset's."""
+    """Yield the image folders of a split, relative to the dataset."""
     value = data.get(split)
     for entry in value if isinstance(value, list) else [value] if value else []:
         path = PurePosixPath(as_text(entry, split).replace('\\', '/'))
-        # some exporters write ../train/images for a folder beside data.yaml, and ultralytics reads it so
+        # some exporters write ../train/images for a folder beside data.yaml, and ultralytics accepts it
         parts = [part for number, part in enumerate(path.parts) if part != '..' or number > 0]
         if path.is_absolute() or '..' in parts:
             raise InvalidRequest(f'{split} must be a folder of the dataset, not {entry}')
@@ -190,12 +191,12 @@ def _image_folders(folder: Path, data: Mapping[str, Any], split: str) -> Iterato
         if split == 'train' and not any(
             (folder / path).is_dir() for path in (place, _label_path(PurePosixPath(place)))
         ):
-            raise InvalidRequest(f'{split} is {entry}, and there is no such folder')
+            raise InvalidRequest(f'{split} is {entry}, but there is no such folder')
         yield place
 
 
 def _index(folder: Path) -> dict[str, dict[str, Any]]:
-    """What `images.json` says of each image, checked."""
+    """Return the checked entries of `images.json` by image path."""
     path = folder / _INDEX
     if not path.exists():
         return {}
@@ -213,7 +214,7 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _names(folder: Path, place: str, index: Mapping[str, Any]) -> Iterator[str]:
-    """Paths of the images in a folder of images, relative to the dataset's."""
+    """Yield the paths of the images in an image folder, relative to the dataset."""
     found = [path for path in (folder / place).rglob('*') if path.suffix.lower() in _SUFFIXES]
     yield from (path.relative_to(folder).as_posix() for path in found)
     yield from (name for name in index if name.startswith(f'{place}/') and '..' not in name.split('/'))
@@ -223,11 +224,11 @@ def _names(folder: Path, place: str, index: Mapping[str, Any]) -> Iterator[str]:
     for label in labels.rglob('*.txt') if labels != folder / place else ():
         stem = f'{place}/{label.relative_to(labels).with_suffix("").as_posix()}'
         if stem not in stems:
-            raise InvalidRequest(f'{label} has no image {stem}.*: the size of the image is not known')
+            raise InvalidRequest(f'{label} has no image {stem}.*, so the size of the image is unknown')
 
 
 def _label_path(image: PurePosixPath) -> PurePosixPath:
-    """Of an image or a folder of images: the last `images` becomes `labels`."""
+    """Replace the last `images` in the path of an image or image folder by `labels`."""
     parts = list(image.parts)
     if 'images' in parts:
         last = len(parts) - 1 - parts[::-1].index('images')
@@ -242,7 +243,7 @@ def _size_of(path: Path) -> Size:
             is_turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
             return (image.height, image.width) if is_turned else image.size
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise InvalidRequest(f'{path} is no image: {error}') from None
+        raise InvalidRequest(f'{path} is not an image: {error}') from None
 
 
 def _read_label(path: Path, size: Size, count: int, dimensions: int, classes: set[int]) -> Iterator[Person]:
@@ -254,13 +255,13 @@ def _read_label(path: Path, size: Size, count: int, dimensions: int, classes: se
         try:
             values = [float(word) for word in line.split()]
         except ValueError:
-            raise InvalidRequest(f'{where}: not all are numbers: {line[:60]}') from None
+            raise InvalidRequest(f'{where}: not all values are numbers: {line[:60]}') from None
         if not all(map(math.isfinite, values)):
             raise InvalidRequest(f'{where}: not all numbers are finite')
         expected = 5 + count * dimensions
         if len(values) != expected:
             raise InvalidRequest(
-                f'{where} has {len(values)} numbers; with kpt_shape [{count}, {dimensions}]: {expected}'
+                f'{where} has {len(values)} numbers; kpt_shape [{count}, {dimensions}] requires {expected}'
             )
         if values[0] not in classes:
             continue

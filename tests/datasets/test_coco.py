@@ -1,4 +1,4 @@
-"""COCO-WholeBody and back."""
+"""Reading and writing COCO-WholeBody files."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ STYLES: tuple[Style, ...] = ('keypoints', 'skeleton')
 
 
 def through_label_studio(images: list[LabelledImage], style: Style) -> list[LabelledImage]:
-    """As regions through JSON and back."""
+    """Convert persons to regions, to JSON, and back."""
     config = parse(generate(style))
     return [
         replace(
@@ -37,7 +37,7 @@ def through_label_studio(images: list[LabelledImage], style: Style) -> list[Labe
 @pytest.mark.parametrize('style', STYLES)
 @pytest.mark.parametrize('count', range(9))
 def test_nothing_is_lost_on_the_way(count: int, style: Style, flat: bool) -> None:
-    """From Label Studio to COCO and back: places within 0.01 px, all visibilities, boxes."""
+    """Coordinates within 0.01 px, visibilities and boxes survive the way from Label Studio to COCO and back."""
     images = [make_image(count), make_image(0, 2, file_name='Straße 東京.png')]
     content = json.loads(json.dumps(to_coco(through_label_studio(images, style), flat=flat), allow_nan=False))
     first, second = from_coco(content)
@@ -49,8 +49,9 @@ def test_nothing_is_lost_on_the_way(count: int, style: Style, flat: bool) -> Non
 
 
 @pytest.mark.parametrize('style', [None, *STYLES])
-def test_what_nobody_has_changed_comes_out_as_it_came_in(style: Style | None) -> None:
-    """Field by field, integers as integers, digits beyond ours, flags of reliability, segmentation, licence."""
+def test_an_unchanged_annotation_is_exported_as_imported(style: Style | None) -> None:
+    """An unchanged annotation is exported field by field as it was imported, including digits, reliabilities and
+    license."""
     file = dataset_file()
     images = from_coco(copy.deepcopy(file))
     content = to_coco(images if style is None else through_label_studio(images, style))
@@ -59,7 +60,7 @@ def test_what_nobody_has_changed_comes_out_as_it_came_in(style: Style | None) ->
 
 
 def test_the_dataset_s_oddities_are_understood() -> None:
-    """A face's flag of 1.0 and a hand's confidence say nothing of being hidden; a body's 1 does."""
+    """A 1.0 for the face and a confidence for a hand do not mean hidden, but a 1 for the body does."""
     (person, crowd), none = (image.persons for image in from_coco(dataset_file()))
     assert person.visibility[:3].tolist() == [0, 1, 2]
     assert set(person.visibility[17:91]) == {2}
@@ -71,7 +72,7 @@ def test_the_dataset_s_oddities_are_understood() -> None:
 
 
 def test_the_flat_form_has_133_keypoints() -> None:
-    """In one field, with names, and limbs counted from 1; of the parts' fields there is none."""
+    """The flat form has all keypoints in one field with names, limbs counted from 1, and no fields for parts."""
     content = to_coco(from_coco(dataset_file()), flat=True)
     (category,) = content['categories']
     assert category['keypoints'] == list(KEYPOINT_NAMES)
@@ -85,7 +86,8 @@ def test_the_flat_form_has_133_keypoints() -> None:
 
 
 def test_the_17_keypoints_of_coco_are_read() -> None:
-    """The other parts are not labelled; they come out in the dataset's form."""
+    """A file with the 17 keypoints of COCO leaves the other parts unlabelled and is written in COCO-WholeBody's
+    form."""
     file = dataset_file()
     plain = {key: value for key, value in file['annotations'][0].items() if not key.endswith(('kpts', 'box', 'valid'))}
     plain['bbox'] = file['annotations'][0]['bbox']
@@ -98,7 +100,7 @@ def test_the_17_keypoints_of_coco_are_read() -> None:
 
 
 def test_keypoints_in_another_order_are_found_by_their_names() -> None:
-    """Names of mmpose as well; what comes out is in the usual order."""
+    """Keypoints in another order, also under mmpose's names, are found by name and written in the standard order."""
     file = to_coco([make_image(3)], flat=True)
     order = np.random.default_rng(3).permutation(133)
     renamed = {'left_hand_0': 'left_hand_root', 'face_7': 'face-7'}
@@ -113,7 +115,7 @@ def test_keypoints_in_another_order_are_found_by_their_names() -> None:
 
 
 def test_ids_are_stable() -> None:
-    """Equal input, equal ids; another image changes none; kept ones stay, and a copied person gets a new one."""
+    """Ids are equal for equal input, do not depend on other images, and are new only for copied persons."""
     images = [make_image(3, 7), make_image(2, 8)]
     ids = [annotation['id'] for annotation in to_coco(images)['annotations']]
     assert ids == [7001, 7002, 7003, 8001, 8002]
@@ -125,8 +127,8 @@ def test_ids_are_stable() -> None:
     assert [annotation['image_id'] for annotation in content['annotations']] == [7, 7, 7, 9]
 
 
-def test_persons_of_whom_nothing_is_known_are_left_out() -> None:
-    """Without a box and labelled keypoints there is nothing to say."""
+def test_empty_persons_are_left_out() -> None:
+    """A person with neither box nor labelled keypoints is left out."""
     content = to_coco([make_image(0, persons=[Person.empty(), make_person()])])
     assert len(content['annotations']) == 1
     assert to_coco([])['images'] == []
@@ -134,7 +136,7 @@ def test_persons_of_whom_nothing_is_known_are_left_out() -> None:
 
 
 def test_licences_of_several_files_are_told_apart() -> None:
-    """Their ids may be the same."""
+    """Licenses of several files are kept apart even if they have the same id."""
     files = [dataset_file(), dataset_file()]
     files[1]['licenses'] = [{'id': 4, 'name': 'Other'}]
     for image in files[1]['images']:
@@ -146,7 +148,7 @@ def test_licences_of_several_files_are_told_apart() -> None:
 
 
 def test_other_categories_are_passed_over() -> None:
-    """COCO's own instances have 79 of them."""
+    """Annotations of categories other than persons are ignored."""
     file = dataset_file()
     file['categories'].append({'id': 3, 'name': 'car'})
     file['annotations'].append({'id': 1, 'image_id': 785, 'category_id': 3, 'bbox': 'none of our business'})
@@ -170,7 +172,7 @@ def put(*path: str | int) -> Callable[[Any, Any], None]:
         (put('images'), None, 'images must be a list'),
         (put('annotations'), {}, 'annotations must be a list'),
         (put('categories'), 5, 'categories must be a list'),
-        (put('categories', 0, 'name'), 'dog', 'categories has none of the name person, but dog'),
+        (put('categories', 0, 'name'), 'dog', 'categories has none of the name person, only dog'),
         (put('images', 1), 'x', r'images\[1\] must be a mapping'),
         (put('images', 1, 'id'), '785', r'images\[1\].id must be an integer'),
         (put('images', 1, 'id'), 785, 'have the same id 785'),
@@ -187,7 +189,7 @@ def put(*path: str | int) -> Callable[[Any, Any], None]:
     ],
 )
 def test_broken_files_are_refused(change: Callable[[Any, Any], None], value: Any, named: str, tmp_path: Path) -> None:
-    """With the name of the field, and of the file where one was read."""
+    """A damaged file is refused with the name of the field, and of the file if one was read."""
     file = dataset_file()
     change(file, value)
     with pytest.raises(InvalidRequest, match=named):
@@ -200,6 +202,6 @@ def test_broken_files_are_refused(change: Callable[[Any, Any], None], value: Any
 
 @pytest.mark.parametrize('content', [None, [], 'x', 5])
 def test_other_json_is_refused(content: object) -> None:
-    """A COCO file is a mapping."""
+    """JSON that is not a mapping is refused."""
     with pytest.raises(InvalidRequest, match='the file must be a mapping'):
         from_coco(content)

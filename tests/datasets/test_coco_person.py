@@ -1,4 +1,4 @@
-"""A person of COCO-WholeBody: what changes, and what follows from it."""
+"""What changes in a COCO-WholeBody annotation when a person is edited."""
 
 from dataclasses import replace
 from typing import Any
@@ -23,13 +23,13 @@ def written(person: Person, *, flat: bool = False) -> dict[str, Any]:
 
 
 def changes(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """Names of the fields that differ; ids of image and category are not a person's."""
+    """Return the names of the fields that differ, without the ids of image and category."""
     keys = (before.keys() | after.keys()) - {'image_id', 'category_id'}
     return {key for key in keys if before.get(key) != after.get(key)}
 
 
 def test_a_moved_point_changes_its_part_alone() -> None:
-    """The others of its part keep their digits; box and validity of the part follow, nothing else."""
+    """Moving a keypoint changes its coordinates and the box and valid flag of its part, and nothing else."""
     before, person = imported()
     person.keypoints[30] = 500, 17.25
     after = written(person)
@@ -45,7 +45,7 @@ def test_a_moved_point_changes_its_part_alone() -> None:
 
 
 def test_a_point_that_is_marked_hidden_says_so() -> None:
-    """The dataset's flags cannot; then all are visibilities, and read as such."""
+    """Hiding a face keypoint turns the flags of its part into visibilities, which are read as such."""
     _, person = imported()
     person.visibility[30] = HIDDEN
     after = written(person)
@@ -54,7 +54,7 @@ def test_a_point_that_is_marked_hidden_says_so() -> None:
 
 
 def test_parts_that_are_wholly_hidden_are_marked() -> None:
-    """Flags of 1 alone would be taken for the dataset's."""
+    """A part with all keypoints hidden is marked, since flags of 1 alone mean reliability."""
     person = make_person('hidden')
     for flat in (False, True):
         after = written(person, flat=flat)
@@ -68,7 +68,7 @@ def test_parts_that_are_wholly_hidden_are_marked() -> None:
 
 
 def test_a_body_s_point_changes_the_count() -> None:
-    """`num_keypoints` is that of the body, in the flat form that of all."""
+    """`num_keypoints` counts the body, or all keypoints in the flat form."""
     before, person = imported()
     person.keypoints[0] = 100, 100
     person.visibility[0] = VISIBLE
@@ -79,7 +79,7 @@ def test_a_body_s_point_changes_the_count() -> None:
 
 
 def test_another_box_has_another_area() -> None:
-    """And the segmentation was that of the other."""
+    """A changed box gets a new area and loses the segmentation of the old one."""
     before, person = imported()
     after = written(replace(person, box=np.array([10, 20, 110, 220], dtype=np.float32)))
     assert changes(before, after) == {'bbox', 'area', 'segmentation'}
@@ -88,7 +88,7 @@ def test_another_box_has_another_area() -> None:
 
 
 def test_a_part_that_is_taken_away_is_not_valid() -> None:
-    """Its box and points are zero."""
+    """The box and the points of a removed part are zero."""
     before, person = imported()
     person.visibility[112:] = 0
     after = written(person)
@@ -97,7 +97,7 @@ def test_a_part_that_is_taken_away_is_not_valid() -> None:
 
 
 def test_integers_and_hundredths_come_back_exactly() -> None:
-    """Through single precision and percent with six digits, in images up to 8000 px, without what an import said."""
+    """Integers and hundredths survive single precision and Label Studio's percent in images of up to 8000 px."""
     rng = np.random.default_rng(0)
     for size in ((640, 480), (1921, 1079), (8000, 6000)):
         places = rng.uniform((0, 0), size, (133, 2)).round(2)
@@ -110,7 +110,7 @@ def test_integers_and_hundredths_come_back_exactly() -> None:
 
 
 def test_what_lies_outside_the_image_is_unchanged_on_its_edge() -> None:
-    """Label Studio cannot show it anywhere else."""
+    """A point outside the image counts as unchanged when Label Studio shows it on the edge."""
     before, _ = imported()
     before['keypoints'][3:6] = [-7, 300, 2]
     before['bbox'] = [-10.5, 20, 700.25, 100]
@@ -123,13 +123,13 @@ def test_what_lies_outside_the_image_is_unchanged_on_its_edge() -> None:
 
 @pytest.mark.parametrize('extra', [{}, {'coco': None}, {'coco': {'keypoints': 'x'}}, {'coco': {'bbox': [1]}}, {'a': 1}])
 def test_broken_extras_are_no_reason_to_fail(extra: dict[str, Any]) -> None:
-    """They have been in Label Studio, where anybody can write them."""
+    """Damaged extras, which users of Label Studio can edit, do not make the export fail."""
     person = make_person()
     assert written(replace(person, extra=extra)) == written(person)
 
 
 def test_a_person_without_box_keeps_what_the_import_said() -> None:
-    """Boxes without an area are none; a segmentation may be there all the same."""
+    """A person whose imported box has no area keeps the other imported fields, such as the segmentation."""
     before, _ = imported()
     before['bbox'] = [0, 0, 0, 0]
     person = read_person(before, 'x')

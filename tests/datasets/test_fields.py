@@ -1,4 +1,4 @@
-"""Fields of foreign files."""
+"""Checks of values in files from elsewhere."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from detector.errors import InvalidRequest
 
 
 def test_good_values_come_back_as_they_are() -> None:
-    """Integers stay integers; a whole float is one, as some tools write ids."""
+    """Valid values are returned unchanged, and a whole float becomes an integer."""
     assert as_numbers([1, 2.5], 'x', count=2) == [1, 2.5]
     assert type(as_numbers([1], 'x')[0]) is int
     assert as_integer(7.0, 'x') == 7
@@ -20,7 +20,7 @@ def test_good_values_come_back_as_they_are() -> None:
 
 @pytest.mark.parametrize('value', [None, True, 'seven', 7.5, float('nan'), [], {}])
 def test_an_error_names_the_field(value: object) -> None:
-    """And what stands there."""
+    """An error names the field and shows its value."""
     with pytest.raises(InvalidRequest, match='images.3..id must be an integer of at least 1'):
         as_integer(value, 'images[3].id', least=1)
     if not isinstance(value, str):
@@ -32,7 +32,7 @@ def test_an_error_names_the_field(value: object) -> None:
 
 @pytest.mark.parametrize('content', [b'', b'{', b'\xff\xfe', b'[' * 100_000])
 def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None:
-    """Cut, in another encoding, nested without end, or missing."""
+    """A file that is truncated, in another encoding, nested too deeply or missing is named in the error."""
     path = tmp_path / 'annotations.json'
     path.write_bytes(content)
     with pytest.raises(InvalidRequest, match='annotations.json'):

@@ -1,4 +1,4 @@
-"""What FiftyOne loads."""
+"""Datasets for FiftyOne."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from tests.support.people import SIZE, make_image, make_person
 
 
 def decoded(value: Any) -> Any:
-    """MongoDB's extended JSON, as far as FiftyOne's files need it."""
+    """Decode the part of MongoDB's extended JSON that FiftyOne's files use."""
     if isinstance(value, dict):
         if value == {'$numberDouble': 'NaN'}:
             return math.nan
@@ -31,7 +31,7 @@ def written(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 @pytest.mark.parametrize('count', range(9))
 def test_every_person_has_its_keypoints(tmp_path: Path, count: int) -> None:
-    """With the index of its box; nan where nothing is labelled; shares of the image's sides."""
+    """Each `Keypoint` has the index of its box, nan for unlabelled points, and coordinates relative to the image."""
     image = make_image(count)
     write_fiftyone(tmp_path, [image])
     _, (sample,) = written(tmp_path)
@@ -53,7 +53,7 @@ def test_every_person_has_its_keypoints(tmp_path: Path, count: int) -> None:
 
 
 def test_scores_of_a_model_are_confidences(tmp_path: Path) -> None:
-    """nan where a person set the point."""
+    """A model's scores become confidences, with nan for points that an annotator set."""
     person = make_person()
     person.scores[3] = 0.25
     scored = Person(
@@ -68,7 +68,7 @@ def test_scores_of_a_model_are_confidences(tmp_path: Path) -> None:
 
 
 def test_the_dataset_has_the_skeleton(tmp_path: Path) -> None:
-    """By name for the field and as the default; every field of the samples is declared."""
+    """The skeleton is declared for the field and as the default, and so is every field of the samples."""
     write_fiftyone(tmp_path, [make_image(2)], val_share=1)
     metadata, (sample,) = written(tmp_path)
     skeleton = metadata['skeletons']['keypoints']
@@ -85,7 +85,7 @@ def test_the_dataset_has_the_skeleton(tmp_path: Path) -> None:
 
 
 def test_equal_input_gives_equal_files(tmp_path: Path) -> None:
-    """Ids come from names; they differ from each other."""
+    """Equal input gives equal files, whose ids are distinct."""
     images = [make_image(3), make_image(2, 2, file_name='Straße 東京.png')]
     for folder in ('a', 'b'):
         write_fiftyone(tmp_path / folder / 'poses', images, image_bytes=lambda image: image.file_name.encode())
@@ -99,7 +99,7 @@ def test_equal_input_gives_equal_files(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
-    """Nothing is written over."""
+    """A folder that holds files is refused and stays unchanged."""
     write_fiftyone(tmp_path, [])
     with pytest.raises(InvalidRequest, match='is not empty'):
         write_fiftyone(tmp_path, [])

@@ -1,4 +1,4 @@
-"""Labelled images: splits, boxes, names of files, folders."""
+"""Labelled images: splits, boxes, file names and folders."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tests.support.people import SIZE, make_image, make_person
 
 
 def test_an_image_stays_in_its_split() -> None:
-    """The split depends on the name alone, the share is met, and a larger one keeps what a smaller one has."""
+    """The split depends on the name alone, meets the share, and only grows with a larger share."""
     names = [f'image-{number}.jpg' for number in range(2000)]
     small, large = ({name for name in names if split_of(name, share) == 'val'} for share in (0.1, 0.3))
     assert small < large
@@ -24,13 +24,13 @@ def test_an_image_stays_in_its_split() -> None:
 
 
 def test_a_name_has_one_split_in_either_composition() -> None:
-    """File systems of macOS decompose letters with accents."""
+    """A name has the same split in both Unicode normal forms, since macOS decomposes accented letters."""
     for number in range(50):
         assert split_of(f'Stra\u00dfe-\u00e9{number}.jpg', 0.5) == split_of(f'Stra\u00dfe-e\u0301{number}.jpg', 0.5)
 
 
 def test_a_box_is_made_of_labelled_keypoints() -> None:
-    """Only where nobody drew one."""
+    """A box is computed from the labelled keypoints only if the person has none."""
     person = make_person('no box')
     box = box_of(person, SIZE)
     assert box is not None
@@ -43,7 +43,7 @@ def test_a_box_is_made_of_labelled_keypoints() -> None:
 
 @pytest.mark.parametrize('place', [(0, 0), (640, 480), (320.5, 479.8), (-50, 700)])
 def test_the_box_of_a_single_keypoint_has_an_area(place: tuple[float, float]) -> None:
-    """A pixel, inside the image: training leaves out what has none."""
+    """The box of a single keypoint is a pixel wide and high and lies inside the image."""
     person = Person.empty()
     person.keypoints[0] = place
     person.visibility[0] = VISIBLE
@@ -55,7 +55,7 @@ def test_the_box_of_a_single_keypoint_has_an_area(place: tuple[float, float]) ->
 
 
 def test_file_names_are_safe_and_differ() -> None:
-    """No folders, no characters that a file system refuses, unlike each other in any case and without ending."""
+    """File names have no folders or refused characters and are distinct without case and ending."""
     originals = [
         'a.jpg', 'b/a.jpg', 'A.png', 'a.JPG', '../../etc/passwd', 'C:\\photos\\c.jpg', '..', '', 'x:y?.png', 'Zoë.jpg',
         'Zoe\u0308.jpg', 's3://bucket/photo.v2.jpeg', 'x' * 500 + '.jpg', 'lone\ud800.jpg', 'a.notanendingatall',
@@ -75,17 +75,17 @@ def test_file_names_are_safe_and_differ() -> None:
 
 
 def test_equal_ids_are_refused() -> None:
-    """Annotations would be of two images."""
+    """Two images with the same id are refused."""
     with pytest.raises(InvalidRequest, match=r'0001\.jpg and other\.jpg have the same id 1'):
         check_ids([make_image(1, 1), make_image(1, 1, file_name='other.jpg')])
 
 
 def test_a_dataset_gets_a_folder_of_its_own(tmp_path: Path) -> None:
-    """Made with its parents; an empty one is welcome, one with files or a file is not."""
+    """A dataset's folder is created with its parents; an existing one must be empty."""
     assert new_folder(tmp_path / 'a' / 'b').is_dir()
     new_folder(tmp_path / 'a' / 'b')
     with pytest.raises(InvalidRequest, match=r'a is not empty'):
         new_folder(tmp_path / 'a')
     (tmp_path / 'file').touch()
-    with pytest.raises(InvalidRequest, match=r'file cannot be made'):
+    with pytest.raises(InvalidRequest, match=r'file cannot be created'):
         new_folder(tmp_path / 'file')

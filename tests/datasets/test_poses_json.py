@@ -1,4 +1,4 @@
-"""Our own JSON, in which nothing is lost."""
+"""The project's own JSON format."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tests.support.people import make_image, make_person
 
 @pytest.mark.parametrize('count', range(9))
 def test_nothing_is_lost(count: int) -> None:
-    """Places to the last bit also where nothing is labelled, scores, boxes, extras, ids."""
+    """Coordinates, scores, boxes, extras and ids survive exactly, also for unlabelled keypoints."""
     image = make_image(count, 3, extra={'license': 4})
     scored = replace(make_person(seed=9), box_score=0.1, scores=np.linspace(0, 1, 133, dtype=np.float32))
     persons = [*image.persons, scored, replace(scored, extra={'coco': {'id': 5}})]
@@ -54,7 +54,7 @@ def assert_equal(one: Person, other: Person) -> None:
     ],
 )
 def test_a_broken_file_is_explained(tmp_path: Path, path: list[Any], value: object, named: str) -> None:
-    """With the field and the file."""
+    """The error for a damaged file names the field and the file."""
     content = to_poses_json([make_image(1)])
     place: Any = content
     for key in path[:-1]:

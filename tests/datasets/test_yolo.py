@@ -1,4 +1,4 @@
-"""The yolo-pose format of ultralytics and back."""
+"""Reading and writing ultralytics' yolo-pose format."""
 
 import io
 import json
@@ -26,10 +26,12 @@ def jpeg(image: LabelledImage) -> bytes:
 
 
 def read_as_documented(folder: Path) -> dict[str, NDArray[Any]]:
-    """Persons by image file, (N, 134, 3) in pixels, the box's centre first; by what ultralytics documents and checks.
+    """Read persons as ultralytics documents it, independently of the code under test.
 
-    Not with the code under test: a label lies where its image's path has `/labels/` for the last `/images/`; each line
-    has 5 + 133 · 3 columns; the class is known; all coordinates are from 0 to 1.
+    A label lies at the image's path with the last `/images/` replaced by `/labels/`; each line has 5 + 133 · 3 columns;
+    the class is known; all coordinates are in 0..1.
+
+    :return: by image file, shape (N, 134, 3) in pixels, the centre of the box first.
     """
     data = yaml.safe_load((folder / 'data.yaml').read_text(encoding='utf-8'))
     count, dimensions = data['kpt_shape']
@@ -55,7 +57,7 @@ def read_as_documented(folder: Path) -> dict[str, NDArray[Any]]:
 
 @pytest.mark.parametrize('count', range(9))
 def test_nothing_is_lost_on_the_way(tmp_path: Path, count: int) -> None:
-    """Places, visibilities, boxes, names, sizes and ids, with and without images."""
+    """Coordinates, visibilities, boxes, names, sizes and ids survive, with and without image files."""
     images = [make_image(count), make_image(1, 2, file_name='Straße/東京.png'), make_image(0, 3)]
     for folder, image_bytes in (('with', jpeg), ('without', None)):
         write_yolo(tmp_path / folder, images, val_share=0.5, image_bytes=image_bytes)
@@ -66,7 +68,7 @@ def test_nothing_is_lost_on_the_way(tmp_path: Path, count: int) -> None:
 
 
 def test_ultralytics_finds_what_was_written(tmp_path: Path) -> None:
-    """An independent reader sees the same persons, with names that ultralytics can find."""
+    """An independent reader finds the same persons."""
     images = [make_image(count, count + 1) for count in range(6)]
     write_yolo(tmp_path / 'data', images, val_share=0.4, image_bytes=jpeg)
     found = read_as_documented(tmp_path / 'data')
@@ -84,7 +86,7 @@ def test_ultralytics_finds_what_was_written(tmp_path: Path) -> None:
 
 
 def test_both_splits_are_there(tmp_path: Path) -> None:
-    """Even without an image of their own; an image without persons has an empty label file."""
+    """Both splits have their folders even without images, and an image without persons has an empty label file."""
     write_yolo(tmp_path, [make_image(0)], val_share=0)
     assert (tmp_path / 'labels' / 'train' / '0001.txt').read_text() == ''
     assert (tmp_path / 'images' / 'val').is_dir()
@@ -96,7 +98,7 @@ def test_both_splits_are_there(tmp_path: Path) -> None:
 
 
 def test_what_the_format_cannot_hold_is_left_out(tmp_path: Path) -> None:
-    """Persons of whom nothing is known or whose box is no box, and keypoints outside the image."""
+    """Empty persons, persons whose box has no area, and keypoints outside the image are left out."""
     outside = make_person()
     outside.visibility[:] = VISIBLE
     outside.keypoints[0] = -5, 10
@@ -109,7 +111,7 @@ def test_what_the_format_cannot_hold_is_left_out(tmp_path: Path) -> None:
 
 
 def test_equal_names_get_files_of_their_own(tmp_path: Path) -> None:
-    """In other folders, or with another ending, since labels have the same."""
+    """Images with the same name in other folders, or with another ending, get distinct label files."""
     images = [make_image(1, number, file_name=name) for number, name in enumerate(['a/x.jpg', 'b/x.jpg', 'x.png'])]
     write_yolo(tmp_path, images, val_share=0)
     assert len(list((tmp_path / 'labels' / 'train').iterdir())) == 3
@@ -119,7 +121,7 @@ def test_equal_names_get_files_of_their_own(tmp_path: Path) -> None:
 def foreign(
     folder: Path, *, shape: tuple[int, int] = (17, 3), names: Any = None, train: Any = '../train/images'
 ) -> Path:
-    """A dataset as exporters write it: folders per split, sizes only in images."""
+    """Make a dataset as exporters write it: a folder per split, and sizes only in the images."""
     (folder / 'train' / 'images').mkdir(parents=True)
     (folder / 'train' / 'labels').mkdir()
     data = {'train': train, 'val': None, 'kpt_shape': list(shape), 'names': names or ['dog', 'person']}
@@ -133,8 +135,8 @@ def foreign(
 
 
 @pytest.mark.parametrize('shape', [(17, 2), (17, 3), (133, 2), (133, 3)])
-def test_datasets_of_others_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """17 or 133 keypoints, with or without visibility, beside other classes."""
+def test_foreign_datasets_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Datasets with 17 or 133 keypoints, with or without visibility, and with other classes are read."""
     (image,) = read_yolo(foreign(tmp_path, shape=shape))
     assert (image.file_name, image.size, image.id) == ('a.jpg', SIZE, 1)
     (person,) = image.persons
@@ -144,7 +146,7 @@ def test_datasets_of_others_are_read(tmp_path: Path, shape: tuple[int, int]) -> 
 
 
 def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
-    """Labels are of the upright image."""
+    """Labels of an image with an EXIF orientation refer to the upright image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', SIZE).save(foreign(tmp_path) / 'train' / 'images' / 'a.jpg', exif=exif)
@@ -154,13 +156,13 @@ def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('file', 'content', 'named'),
     [
-        ('data.yaml', b'{', 'data.yaml is no YAML'),
-        ('data.yaml', b'\xff', 'data.yaml is no UTF-8'),
+        ('data.yaml', b'{', 'data.yaml is not YAML'),
+        ('data.yaml', b'\xff', 'data.yaml is not UTF-8'),
         ('data.yaml', b'- 1', 'data.yaml: the file must be a mapping'),
         ('data.yaml', b'train: a\nnames: [person]', r'data.yaml: kpt_shape must be \[133, 3\]'),
         ('data.yaml', b'kpt_shape: [21, 3]', r'kpt_shape must be .* not \[21, 3\]'),
         ('data.yaml', b'kpt_shape: [17, 3]', 'names must be a mapping'),
-        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [dog]', 'names has no class person, but dog'),
+        ('data.yaml', b'kpt_shape: [17, 3]\nnames: [dog]', 'names has no class person, only dog'),
         ('data.yaml', b'kpt_shape: [17, 3]\nnames: {x: person}', 'the class of person in names must be an integer'),
         ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: 5', 'train must be a text'),
         ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: /etc', 'train must be a folder of the dataset'),
@@ -172,24 +174,25 @@ def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
         ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: a.txt', 'lists of images are not supported'),
         ('data.yaml', b'kpt_shape: [17, 3]\nnames: [person]\ntrain: elsewhere', 'there is no such folder'),
         ('train/labels/a.txt', b'1 0.5 0.5', 'a.txt, line 1 has 3 numbers; .* 56'),
-        ('train/labels/a.txt', b'person 0.5', 'a.txt, line 1: not all are numbers'),
+        ('train/labels/a.txt', b'person 0.5', 'a.txt, line 1: not all values are numbers'),
         ('train/labels/a.txt', b'nan ' * 56, 'a.txt, line 1: not all numbers are finite'),
-        ('train/labels/a.txt', b'\xff', 'a.txt is no UTF-8'),
+        ('train/labels/a.txt', b'\xff', 'a.txt is not UTF-8'),
         ('train/labels/b.txt', b'', r'b.txt has no image train/images/b\.\*'),
-        ('train/images/a.jpg', b'x', 'a.jpg is no image'),
+        ('train/images/a.jpg', b'x', 'a.jpg is not an image'),
         ('images.json', b'[]', 'images.json must be a mapping'),
         ('images.json', b'{"train/images/a.jpg": {"id": 1}}', 'images.json: train/images/a.jpg: file_name must be'),
     ],
 )
 def test_broken_files_are_refused(tmp_path: Path, file: str, content: bytes, named: str) -> None:
-    """With the name of the file and what is wrong."""
+    """A damaged dataset is refused with the name of the file and the fault."""
     (foreign(tmp_path) / file).write_bytes(content)
     with pytest.raises(InvalidRequest, match=named):
         read_yolo(tmp_path)
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
-    """By the name of the file that is missing; and one with files is not written to."""
+    """A folder without a dataset is refused with the name of the missing file, and a folder with files is not written
+    to."""
     with pytest.raises(InvalidRequest, match='data.yaml cannot be read'):
         read_yolo(tmp_path)
     foreign(tmp_path)
@@ -197,8 +200,8 @@ def test_a_folder_without_a_dataset_is_refused(tmp_path: Path) -> None:
         write_yolo(tmp_path, [], val_share=0)
 
 
-def test_images_that_somebody_adds_get_ids_of_their_own(tmp_path: Path) -> None:
-    """Beside those that are known."""
+def test_added_images_get_new_ids(tmp_path: Path) -> None:
+    """Images that were added to a written dataset get new ids."""
     write_yolo(tmp_path, [make_image(1, 5)], val_share=0, image_bytes=jpeg)
     (tmp_path / 'images' / 'train' / '0000.jpg').write_bytes(jpeg(make_image(0)))
     assert [(image.id, len(image.persons)) for image in read_yolo(tmp_path)] == [(6, 0), (5, 1)]

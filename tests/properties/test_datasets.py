@@ -1,4 +1,4 @@
-"""Datasets that strangers have written: read, or an InvalidRequest that names what is wrong."""
+"""Datasets from elsewhere are read, or refused with an InvalidRequest that names the fault."""
 
 import json
 from collections.abc import Callable
@@ -33,7 +33,7 @@ READERS: dict[str, tuple[Callable[[Path], list[LabelledImage]], Any]] = {
 
 
 def writable(images: list[LabelledImage]) -> None:
-    """What was read can be written in every format, as strict JSON, or is refused."""
+    """Check that the images can be written in every format, as strict JSON, or are refused."""
     for image in images:
         for person in image.persons:
             assert np.isfinite(person.keypoints).all()
@@ -47,7 +47,7 @@ def writable(images: list[LabelledImage]) -> None:
 
 @pytest.mark.parametrize('name', READERS)
 def test_any_json_is_a_dataset_or_refused(name: str) -> None:
-    """A file with wrong values anywhere is read, and can be written again, or raises InvalidRequest."""
+    """A file with wrong values is read and can be written again, or raises InvalidRequest."""
     read, document = READERS[name]
 
     @given(JSON | mutated(document))
@@ -90,7 +90,7 @@ LINES = st.lists(WORDS | st.just('0 0.5 0.5 0.2 0.2 ' + '0.5 0.5 2 ' * 133), max
     label=LINES.map(lambda text: text.encode(errors='surrogatepass')) | st.binary(max_size=30),
 )
 def test_any_yolo_folder_is_a_dataset_or_refused(data: bytes, index: Any, label: bytes) -> None:
-    """Wrong values in data.yaml, images.json and labels are read or raise InvalidRequest."""
+    """Wrong values in data.yaml, images.json and label files are read or raise InvalidRequest."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / 'images' / 'train').mkdir(parents=True)
@@ -108,7 +108,7 @@ def test_any_yolo_folder_is_a_dataset_or_refused(data: bytes, index: Any, label:
 
 @given(st.lists(st.integers(0, 4), max_size=3))
 def test_our_own_file_loses_nothing(counts: list[int]) -> None:
-    """Any people in any images are the same after our JSON; COCO keeps them to a hundredth of a pixel."""
+    """Any persons survive the project's own JSON exactly, and COCO to a hundredth of a pixel."""
     images = [make_image(count, number) for number, count in enumerate(counts, 1)]
     again = as_file(read_poses_json, to_poses_json(images))
     assert isinstance(again, list)

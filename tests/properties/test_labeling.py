@@ -1,4 +1,4 @@
-"""Labeling configs, regions, addresses and webhooks of whatever form; poses come back as they went."""
+"""Labeling configs, regions, addresses and webhooks of any form, and the round trip of poses."""
 
 import unicodedata
 from typing import Any
@@ -78,7 +78,7 @@ XML = st.recursive(
 @example('<?xml version="1.0" encoding="utf-16"?><View/>')
 @example('<!DOCTYPE a [<!ENTITY b "c">]><View>&b;</View>')
 def test_any_config_is_read_or_refused(xml: str) -> None:
-    """A config of any tags and attributes offers something that can be drawn, or raises InvalidRequest."""
+    """A config of any tags and attributes offers controls that can be drawn, or raises InvalidRequest."""
     try:
         found = config.parse(xml)
     except InvalidRequest as error:
@@ -91,7 +91,7 @@ def test_any_config_is_read_or_refused(xml: str) -> None:
 
 @given(st.sampled_from(['skeleton', 'keypoints']).flatmap(lambda style: damaged(CONFIGS[style].encode())))
 def test_a_damaged_config_is_read_or_refused(content: bytes) -> None:
-    """A config with wrong characters offers something, or raises InvalidRequest."""
+    """A config with wrong characters is read or raises InvalidRequest."""
     try:
         config.parse(content.decode(errors='surrogateescape'))
     except InvalidRequest as error:
@@ -102,10 +102,10 @@ def test_a_damaged_config_is_read_or_refused(content: bytes) -> None:
 
 
 def a_person(rng: np.random.Generator, size: tuple[int, int], *, box: bool = True) -> Person:
-    """Anywhere in the image, with keypoints of all visibilities."""
+    """Draw a person anywhere in the image, with keypoints of all visibilities."""
     low, high = np.sort(rng.uniform((0, 0), size, (2, 2)), axis=0)
     visibility = rng.integers(0, 3, KEYPOINT_COUNT).astype(np.int8)
-    visibility[:17] = 2  # a person without box is there by its keypoints alone
+    visibility[:17] = 2  # without a box, only labelled keypoints make a person
     return Person(
         box=np.concatenate([low, high]).astype(np.float32) if box else None,
         box_score=round(float(rng.uniform()), 4) if box else None,
@@ -123,7 +123,7 @@ def a_person(rng: np.random.Generator, size: tuple[int, int], *, box: bool = Tru
     xml=st.sampled_from([*CONFIGS.values(), GENERIC, WITHOUT_BOXES]),
 )
 def test_people_come_back_as_they_went(seed: int, size: tuple[int, int], boxed: int, without: int, xml: str) -> None:
-    """Boxes, places, visibilities and scores survive Label Studio's percent, in every style."""
+    """Boxes, coordinates, visibilities and scores survive Label Studio's percent in every style."""
     rng = np.random.default_rng(seed)
     found = config.parse(xml)
     people = [a_person(rng, size) for _ in range(boxed)] + [a_person(rng, size, box=False) for _ in range(without)]
@@ -146,7 +146,7 @@ def test_people_come_back_as_they_went(seed: int, size: tuple[int, int], boxed: 
 
 @given(seed=st.integers(0, 2**32 - 1), threshold=st.floats(0, 1), style=st.sampled_from(['skeleton', 'keypoints']))
 def test_poses_come_back_as_they_went(seed: int, threshold: float, style: config.Style) -> None:
-    """What a prediction shows of a pose is what an annotator gives back who accepts it."""
+    """An annotator who accepts a prediction returns the pose that it shows."""
     rng, size = np.random.default_rng(seed), (640, 480)
     pose = Pose(
         box=np.array([10, 20, 300, 400], dtype=np.float32),
@@ -171,7 +171,7 @@ NUMBERS = st.integers() | st.floats() | st.sampled_from(HUGE) | st.none()
 
 @st.composite
 def rectangles(draw: st.DrawFn) -> dict[str, Any]:
-    """With numbers of any size."""
+    """Draw rectangles with numbers of any size."""
     value = {name: draw(NUMBERS) for name in ('x', 'y', 'width', 'height', 'rotation')}
     sides = {f'original_{side}': draw(NUMBERS) for side in ('width', 'height')}
     return {
@@ -191,7 +191,7 @@ def rectangles(draw: st.DrawFn) -> dict[str, Any]:
     st.sampled_from([None, (64, 48)]),
 )
 def test_any_regions_are_people_or_nothing(drawn: tuple[str, list[Any], Any], size: tuple[int, int] | None) -> None:
-    """Regions of any form raise nothing; what is found has finite places and can go to the Loop."""
+    """Regions of any form raise nothing, and the persons found have finite coordinates and can go to the Loop."""
     xml, boxes, results = drawn
     assume(isinstance(results, list))
     for person in from_results([*boxes, *results], config.parse(xml), size):
@@ -205,7 +205,7 @@ def test_any_regions_are_people_or_nothing(drawn: tuple[str, list[Any], Any], si
 @example({'value': {'x': 10**400, 'y': 1, 'width': 1, 'height': 1, 'rectanglelabels': ['person']}})
 @example({'value': {'x': 2**70, 'y': 1, 'keypointlabels': ['point']}})
 def test_any_prompt_is_a_place_or_nothing(region: Any) -> None:
-    """What was drawn last gives finite numbers, or nothing."""
+    """The region that was drawn last gives finite numbers or no prompt."""
     prompt = _prompt({'result': [region]}, config.parse(GENERIC))
     assert prompt is None or all(np.isfinite(value) for side, value in prompt.items() if side != 'type')
 
@@ -230,7 +230,7 @@ ADDRESSES = (
 @example('user:secret@host/a.jpg', None, [])
 @given(ADDRESSES, st.none() | st.integers() | TEXTS, st.lists(ADDRESSES, max_size=3))
 def test_any_address_has_a_place_or_is_refused(address: Any, task_id: Any, learnt: list[Any]) -> None:
-    """An address lies inside, below the paths of media and nowhere else, or outside, or raises MediaFault."""
+    """An address lies inside Label Studio below the media paths, or outside, or raises MediaFault."""
     addresses = Addresses(httpx.URL('http://label-studio/base'), ['localhost:8080'])
     for name in learnt:
         addresses.learn(name)
@@ -249,7 +249,7 @@ def test_any_address_has_a_place_or_is_refused(address: Any, task_id: Any, learn
 
 @given(PATHS | TEXTS | st.builds('{}://{}{}'.format, st.sampled_from(['http', 'https']), HOSTS, PATHS))
 def test_any_redirect_has_a_place_or_is_refused(location: str) -> None:
-    """A redirect leads somewhere, or raises MediaFault; what has left Label Studio does not come back inside."""
+    """A redirect leads to an address or raises MediaFault, and never back into Label Studio."""
     addresses = Addresses(httpx.URL('http://label-studio'))
     for place in (Inside('/data/upload/1/a.jpg'), Outside(httpx.URL('https://elsewhere/a.jpg'))):
         try:
@@ -262,7 +262,7 @@ def test_any_redirect_has_a_place_or_is_refused(location: str) -> None:
 
 @given(TEXTS)
 def test_any_address_can_be_shown(address: str) -> None:
-    """What messages show of an address is short."""
+    """The text that messages show for an address is short."""
     assert len(shown(address)) <= 120
 
 
@@ -278,7 +278,7 @@ WEBHOOK = {
 
 @given(st.dictionaries(TEXTS, JSON, max_size=4) | mutated(WEBHOOK))
 def test_any_webhook_gives_hints_that_fit_the_database(body: Any) -> None:
-    """Whatever a webhook says, the ids that are taken from it are those of a database."""
+    """All ids that are taken from a webhook fit the database."""
     assume(isinstance(body, dict))
     for hint in hints_in(body):
         assert 0 < hint.annotation < 2**63

@@ -254,7 +254,7 @@ def test_a_labeling_config_without_keypoints_is_refused() -> None:
 @pytest.mark.parametrize(
     ('content', 'text'),
     [
-        ('{', 'is no JSON'),
+        ('{', 'is not JSON'),
         ('{}', 'must be a list'),
         ('[1]', 'must be a mapping'),
         ('[{"data": {}, "id": 1}]', 'not as JSON-MIN'),
