@@ -17,7 +17,7 @@ from detector.errors import InvalidSettings, WholebodyError
 from detector.settings import load_settings
 from detector.wording import counted
 
-from .labelstudio import app as labelstudio_app
+from .labelstudio.app import app as labelstudio_app
 from .model import app as model_app
 from .outbox import app as outbox_app
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.cli.labelstudio import app
+from detector.cli.labelstudio.app import app
 from detector.errors import ExtraMissing, InvalidRequest
 from detector.label_studio.evaluation.evaluation import Evaluated
 from detector.label_studio.evaluation.matching import EVALUATED_PARTS
