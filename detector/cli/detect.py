@@ -1,4 +1,4 @@
-"""`wholebody detect`: images from files, poses from the local engine or a running node."""
+"""`wholebody detect`: find the poses in image files, with the local engine or a running node."""
 
 import json
 import sys
@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-import httpx
 from rich.console import Console
 from rich.progress import track
 
@@ -20,18 +19,19 @@ from detector.models.store import ModelStore
 from detector.pose import images, overlay
 from detector.pose.images import Image
 from detector.pose.pose import Pose, poses_to_json
-from detector.settings import Settings, without_logins
+from detector.settings import Settings
 from detector.wording import counted
 
+from .common import NodeClient
+
 _ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
-_TIMEOUT_SECONDS: Final = 60
 
 
 class _Source(Protocol):
-    """Where poses come from."""
+    """A source of poses."""
 
     def detect(self, path: Path, image: Image) -> dict[str, Any]:
-        """The grouped form of an image's poses."""
+        """Return the grouped form of an image's poses."""
 
 
 class _LocalEngine:
@@ -49,28 +49,19 @@ class _LocalEngine:
 
 
 class _Node:
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
 
     def detect(self, path: Path, image: Image) -> dict[str, Any]:
+        response = self._node.send('POST', '/poses', files={'file': (path.name, path.read_bytes())})
         try:
-            response = self._client.post('/poses', files={'file': (path.name, path.read_bytes())})
             answer = response.json()
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-            raise WholebodyError(f'no answer from {without_logins(str(self._client.base_url))}: {error}') from error
-        detail = answer.get('detail') if isinstance(answer, dict) else None
-        if response.status_code != httpx.codes.OK or not isinstance(answer, dict) or 'poses' not in answer:
-            raise WholebodyError(
-                f'{without_logins(str(self._client.base_url))} answers {response.status_code}: {detail or "no poses"}'
-            )
+        except ValueError as error:
+            raise self._node.fault(response, f'not JSON: {error}') from error
+        if not response.is_success or not isinstance(answer, dict) or 'poses' not in answer:
+            detail = answer.get('detail') if isinstance(answer, dict) else None
+            raise self._node.fault(response, str(detail or 'no poses'))
         return answer
-
-
-def _client(url: str, settings: Settings) -> httpx.Client:
-    try:
-        return httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS, headers=settings.request_headers)
-    except httpx.InvalidURL as error:
-        raise InvalidRequest(f'{without_logins(url)!r} is no address: {error}') from None
 
 
 def run(
@@ -82,10 +73,10 @@ def run(
     url: str | None,
     model: Path | None,
 ) -> int:
-    """Detect on files and folders; print and draw the results.
+    """Detect the poses in files and folders, then print and draw them.
 
-    :return: how many images failed.
-    :raises WholebodyError: there is nothing to work on or with.
+    :return: number of images that failed.
+    :raises WholebodyError: there are no images, or the model or node cannot be used.
     """
     files = list(_expand(paths))
     if not files:
@@ -97,7 +88,7 @@ def run(
     with ExitStack() as stack:
         source: _Source
         if url is not None:
-            source = _Node(stack.enter_context(_client(url, settings)))
+            source = _Node(stack.enter_context(NodeClient(url, settings)))
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
             source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, Path(scratch)))
@@ -111,7 +102,7 @@ def run(
 
 
 def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
-    """Pairs of a base folder and an image file below it."""
+    """Yield each image file with the folder that it was found in."""
     for path in paths:
         if path.is_dir():
             yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in _ENDINGS)
@@ -124,14 +115,14 @@ def _target(output: Path | None, base: Path, path: Path) -> Path | None:
 
 
 def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
-    """Refuse to write over an input, or two pictures into one file."""
+    """Raise an error if an output would overwrite an input or another output."""
     inputs = {path.resolve() for path, _ in jobs}
     targets = [target.resolve() for _, target in jobs if target is not None]
     for target in targets:
         if target in inputs:
-            raise InvalidRequest(f'{target} is an input; give another output')
+            raise InvalidRequest(f'{target} is an input; choose another output')
         if targets.count(target) > 1:
-            raise InvalidRequest(f'{target} would be written more than once; detect these folders one by one')
+            raise InvalidRequest(f'{target} would be written more than once; run the command once per folder')
 
 
 def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:

@@ -1,6 +1,6 @@
 """The command `wholebody`.
 
-Commands import what they need themselves, so that `wholebody --help` is quick.
+Modules that load slowly are imported when a command runs, so that `--help` and `--version` answer at once.
 """
 
 import io
@@ -14,9 +14,9 @@ from typing import Annotated
 import typer
 
 from detector.errors import InvalidSettings, WholebodyError
-from detector.settings import load_settings
 from detector.wording import counted
 
+from .common import load_settings
 from .labelstudio.app import app as labelstudio_app
 from .model import app as model_app
 from .outbox import app as outbox_app
@@ -32,24 +32,11 @@ app.add_typer(outbox_app, name='outbox')
 app.add_typer(labelstudio_app, name='labelstudio')
 
 
-@app.command(
-    'mock-loop',
-    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []},
-)
-def mock_loop(context: typer.Context) -> None:
-    """Serve a mock Learning Loop, or talk to a running one; `wholebody mock-loop --help` says more."""
-    try:
-        from mock.loop.commands import app as mock_app
-    except ImportError:
-        raise typer.BadParameter('the mock Learning Loop is part of the source checkout (folder mock)') from None
-    mock_app(context.args, prog_name='wholebody mock-loop')
-
-
 def main() -> None:
-    """Run the command line; errors of this project become one message on standard error."""
+    """Run the command line. Report an error of this project as one message on standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')  # a terminal that knows no ✓ is no reason to fail
+            stream.reconfigure(errors='backslashreplace')  # for terminals that cannot show ✓
     try:
         app()
     except InvalidSettings as error:
@@ -64,6 +51,17 @@ def _fail(error: Exception, code: int) -> None:
     sys.exit(code)
 
 
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option('--version', help='Print the version and exit.')] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(version_of('wholebody-pose-node'))
+        raise typer.Exit
+
+
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help='Address to bind to.  [default: NODE_HOST, else 0.0.0.0]')] = None,
@@ -71,15 +69,15 @@ def serve(
 ) -> None:
     """Serve the node: REST and Socket.IO on one port.
 
-    Settings come from the environment and from .env; the README lists them. Without LOOP_HOST the node contacts
-    nobody and stores no image. Without an installed model it serves the embedded test card model.
+    The command reads its settings from the environment and from .env. Without LOOP_HOST, the node sends nothing to
+    other machines and stores no images. Without an installed model, it serves the embedded test card model.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # while the imports below take their time
+    for number in (signal.SIGTERM, signal.SIGINT):  # during the slow imports below
         signal.signal(number, lambda *_: os._exit(0))
     changes = {'node_host': host, 'backend_port': port}
     settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
 
-    logging.disable(logging.INFO)  # learning_loop_node greets when it is imported, in a form of its own
+    logging.disable(logging.INFO)  # learning_loop_node logs a greeting during import, in its own format
     from detector.node.server import serve as serve_node
 
     logging.disable(logging.NOTSET)
@@ -88,25 +86,26 @@ def serve(
 
 @app.command()
 def detect(
-    images: Annotated[list[Path], typer.Argument(help='Image files, or folders of them.', exists=True)],
+    images: Annotated[list[Path], typer.Argument(help='Image files, or folders with images.', exists=True)],
     output: Annotated[
         Path | None,
-        typer.Option('--output', '-o', help='Write pictures with the skeletons: a file for one image, else a folder.'),
+        typer.Option('--output', '-o', help='Draw the skeletons: write a file for one image, a folder for several.'),
     ] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON, one line per image.')] = False,
     url: Annotated[
-        str | None, typer.Option(help='Ask a running node, e.g. http://robot:8004, instead of running the model here.')
+        str | None, typer.Option(help='Use a running node, e.g. http://robot:8004, instead of a model on this machine.')
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help='A package to use instead of the installed model.', exists=True)
+        Path | None, typer.Option(help='Use this package instead of the installed model.', exists=True)
     ] = None,
 ) -> None:
     """Find the persons in images and their 133 keypoints.
 
-    Prints a line per image, or JSON; images that fail are reported and make the exit status 1.
+    The command prints one line or one JSON object per image. It reports images that fail, and its exit status is then
+    1.
     """
     if url is not None and model is not None:
-        raise typer.BadParameter('a node runs its own model: give --url or --model, not both')
+        raise typer.BadParameter('a node uses its own model: give --url or --model, not both')
     from .detect import run
 
     failed = run(load_settings(), images, output=output, as_json=as_json, url=url, model=model)
@@ -145,7 +144,7 @@ def bench(
 @app.command()
 def doctor(
     security: Annotated[
-        bool, typer.Option('--security', help='Say instead what is open to whom, and the remedy.')
+        bool, typer.Option('--security', help='Instead, show which interfaces are open to whom, and how to close them.')
     ] = False,
 ) -> None:
     """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
@@ -168,37 +167,38 @@ def doctor(
 @app.command()
 def card(
     output: Annotated[Path, typer.Option('--output', '-o', help='Image file to write: .png or .jpg.')],
-    persons: Annotated[int, typer.Option(help='How many figures.', min=0, max=12)] = 1,
-    width: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 1280,
-    height: Annotated[int, typer.Option(help='Pixels.', min=64, max=8192)] = 960,
+    persons: Annotated[int, typer.Option(help='Number of figures.', min=0, max=12)] = 1,
+    width: Annotated[int, typer.Option(help='Width in pixels.', min=64, max=8192)] = 1280,
+    height: Annotated[int, typer.Option(help='Height in pixels.', min=64, max=8192)] = 960,
     background: Annotated[
-        Path | None, typer.Option(help='A picture to draw on; light grey without.', exists=True, dir_okay=False)
+        Path | None,
+        typer.Option(
+            help='Picture to draw the figures on.', exists=True, dir_okay=False, show_default='a light grey area'
+        ),
     ] = None,
 ) -> None:
-    """Draw a test card: a picture that the embedded model reads, to check a camera or the whole chain with."""
+    """Draw a test card, a picture that the embedded model reads. It checks a camera or the whole chain."""
     try:
         from mock.test_card.cards import write_card
     except ImportError:
+        from detector.models.embedded import EXAMPLE_CARD
+
         raise typer.BadParameter(
-            'the test card renderer is part of the source checkout (folder mock), not of the wheel; '
-            'an example card is installed: ' + str(_example_card())
+            'only the source checkout contains the test card renderer (folder mock); an example card is installed: '
+            f'{EXAMPLE_CARD}'
         ) from None
     write_card(output, persons=persons, size=(width, height), background=background)
     print(f'{output}: {counted(persons, "person")}')
 
 
-def _example_card() -> Path:
-    from detector.models.embedded import EXAMPLE_CARD
-
-    return EXAMPLE_CARD
-
-
-@app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option('--version', help='Print the version and exit.')] = False,
-) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        print(version_of('wholebody-pose-node'))
-        raise typer.Exit
+@app.command(
+    'mock-loop',
+    context_settings={'allow_extra_args': True, 'ignore_unknown_options': True, 'help_option_names': []},
+)
+def mock_loop(context: typer.Context) -> None:
+    """Serve a mock Learning Loop, or control a running one; see `wholebody mock-loop --help`."""
+    try:
+        from mock.loop.commands import app as mock_app
+    except ImportError:
+        raise typer.BadParameter('only the source checkout contains the mock Learning Loop (folder mock)') from None
+    mock_app(context.args, prog_name='wholebody mock-loop')

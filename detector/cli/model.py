@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from detector.settings import load_settings
+from .common import load_settings
 
 if TYPE_CHECKING:
     from detector.models.catalogue import Watch
     from detector.models.downloads import Progress as ByteProgress
+    from detector.models.store import ModelStore
 
 app = typer.Typer(help='Pull, pack, verify, install, list and upload model packages.', no_args_is_help=True)
 
 Mode = Literal['lightweight', 'balanced', 'performance']
 ColorOrderOption = Literal['RGB', 'BGR']
-Archive = Annotated[Path, typer.Argument(help='A package: a zip of model.json, det.onnx and pose.onnx.')]
+Archive = Annotated[Path, typer.Argument(help='A package: a zip with model.json, det.onnx and pose.onnx.')]
 
 
 @app.command()
@@ -28,20 +29,22 @@ def pack(
     ],
     output: Annotated[Path, typer.Option('--output', '-o', help='Package to write.')],
     name: Annotated[str, typer.Option(help='Name of the model.')] = 'wholebody',
-    version: Annotated[str, typer.Option(help='Version, numbers and dots.')] = '1.0',
-    det_color: Annotated[ColorOrderOption, typer.Option(help='Channel order that the detector expects.')] = 'BGR',
-    pose_color: Annotated[ColorOrderOption, typer.Option(help='Channel order that the estimator expects.')] = 'RGB',
-    score_threshold: Annotated[float, typer.Option(help='Boxes below are dropped.', min=0, max=1)] = 0.5,
+    version: Annotated[str, typer.Option(help='Version of the model, numbers separated by dots.')] = '1.0',
+    det_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the detector expects.')] = 'BGR',
+    pose_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the estimator expects.')] = 'RGB',
+    score_threshold: Annotated[
+        float, typer.Option(help='Drop boxes with a confidence below this value.', min=0, max=1)
+    ] = 0.5,
     score_mapping: Annotated[
-        str, typer.Option(help='Raw keypoint score to confidence, as rising points raw:confidence.')
+        str, typer.Option(help='Mapping from raw keypoint score to confidence: rising points raw:confidence.')
     ] = '0:0,1:1',
-    origin: Annotated[str, typer.Option(help='Where the networks come from.')] = '',
-    licence: Annotated[str, typer.Option(help='Their licence.')] = '',
+    origin: Annotated[str, typer.Option(help='Origin of the networks.')] = '',
+    licence: Annotated[str, typer.Option(help='Licence of the networks.')] = '',
 ) -> None:
-    """Pack two ONNX files into a package, and verify it.
+    """Pack two ONNX files into a package and verify it.
 
-    The defaults are those of the published rtmlib models: BGR, 0..255 for YOLOX; RGB, ImageNet mean and standard
-    deviation for RTMW. Input sizes and the detector's output form are read from the files.
+    The defaults are those of the published rtmlib models: BGR in 0..255 for YOLOX; RGB with ImageNet mean and standard
+    deviation for RTMW. The command reads input sizes and the detector's output form from the files.
     """
     from detector.engine.verification import verify as verify_package
     from detector.models.packing import pack_onnx
@@ -65,40 +68,31 @@ def pack(
 
 @app.command()
 def verify(archive: Archive) -> None:
-    """Check a package wholly: files, description, hashes, and a trial inference."""
+    """Check a package: files, description, hashes, and a trial inference."""
     from detector.engine.pose_engine import EngineOptions
     from detector.engine.verification import verify as verify_package
 
-    settings = load_settings()
-    package = verify_package(archive, EngineOptions.of(settings))
+    package = verify_package(archive, EngineOptions.of(load_settings()))
     print(f'{archive}: {package.model_version} is valid')
 
 
 @app.command()
 def install(
     archive: Archive,
-    replace: Annotated[bool, typer.Option('--replace', help='Install over the same version.')] = False,
+    replace: Annotated[bool, typer.Option('--replace', help='Replace an installed model of the same version.')] = False,
 ) -> None:
-    """Verify a package, install it into DATA_FOLDER and make it the current model.
+    """Verify a package, install it in DATA_FOLDER and make it the current model.
 
     A running node serves it after a restart.
     """
-    from functools import partial
-
-    from detector.engine.pose_engine import EngineOptions
-    from detector.engine.verification import verify as verify_package
     from detector.models.store import ModelStore
 
-    settings = load_settings()
-    store = ModelStore(settings.data_folder)
-    verified = partial(verify_package, options=EngineOptions.of(settings))
-    package = store.install(archive, verify=verified, replace=replace)
-    print(f'{package.model_version} is installed in {package.folder} and current')
+    _install(ModelStore(load_settings().data_folder), archive, replace=replace)
 
 
 @app.command('list')
 def list_models() -> None:
-    """List the installed models; the current one is marked."""
+    """List the installed models and mark the current one."""
     from detector.errors import InvalidPackage
     from detector.models.package import open_package
     from detector.models.store import ModelStore
@@ -108,7 +102,7 @@ def list_models() -> None:
         current = store.current()
     except InvalidPackage as error:
         print(f'! {error}')
-        current = store.data_folder  # marks none
+        current = store.data_folder  # marks no model
     for model in store.installed():
         if isinstance(model, InvalidPackage):
             print(f'! {model}')
@@ -121,20 +115,18 @@ def list_models() -> None:
 
 @app.command()
 def pull(
-    mode: Annotated[Mode, typer.Argument(help='Which published model.')],
+    mode: Annotated[Mode, typer.Argument(help='Published model to download.')],
     output: Annotated[
-        Path | None, typer.Option('--output', '-o', help='Write the package here instead of installing it.')
+        Path | None, typer.Option('--output', '-o', help='Write the package to this file instead of installing it.')
     ] = None,
-    offline: Annotated[bool, typer.Option('--offline', help='Fetch nothing; use what was downloaded before.')] = False,
+    offline: Annotated[bool, typer.Option('--offline', help='Use earlier downloads only.')] = False,
 ) -> None:
-    """Fetch a published rtmlib model, pack it, verify it, install it and make it current.
+    """Download a published rtmlib model, pack it, verify it, install it and make it current.
 
-    Interrupted downloads are resumed, mirrors are tried, hashes are recorded and checked.
+    The command resumes interrupted downloads, tries mirrors, and records and checks hashes.
     """
     import asyncio
-    from functools import partial
 
-    from detector.engine.pose_engine import EngineOptions
     from detector.engine.verification import verify as verify_package
     from detector.models.catalogue import pull as pull_model
     from detector.models.store import ModelStore
@@ -155,17 +147,15 @@ def pull(
             )
         )
     if output is None:
-        verified = partial(verify_package, options=EngineOptions.of(settings))
-        package = store.install(archive, verify=verified, replace=True)
+        _install(store, archive, replace=True)
         archive.unlink()
-        print(f'{package.model_version} is installed in {package.folder} and current')
     else:
         print(f'{output}: {package.model_version}')
 
 
 @contextmanager
 def _progress() -> Iterator['Watch']:
-    """A progress bar per file, on standard error."""
+    """Show a progress bar per file on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -184,9 +174,20 @@ def upload(
     archive: Archive,
     training: Annotated[int, typer.Option(help='Number of the training that the model belongs to.', min=0)],
 ) -> None:
-    """Upload a package to the Learning Loop (LOOP_HOST, LOOP_ORGANIZATION, LOOP_PROJECT) as a training's model."""
+    """Upload a package to the Learning Loop (LOOP_HOST, LOOP_ORGANIZATION, LOOP_PROJECT) as the model of a training."""
     import asyncio
 
     from detector.loop.client import upload_package
 
     print(asyncio.run(upload_package(load_settings(), archive, training=training)))
+
+
+def _install(store: 'ModelStore', archive: Path, *, replace: bool) -> None:
+    from functools import partial
+
+    from detector.engine.pose_engine import EngineOptions
+    from detector.engine.verification import verify as verify_package
+
+    verified = partial(verify_package, options=EngineOptions.of(load_settings()))
+    package = store.install(archive, verify=verified, replace=replace)
+    print(f'{package.model_version} is installed in {package.folder} and current')

@@ -1,4 +1,4 @@
-"""`wholebody outbox`: what waits for the Learning Loop, on this machine or at a running node."""
+"""`wholebody outbox`: the images that wait for the Learning Loop, on this machine or on a running node."""
 
 import json
 import re
@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol
 
 import typer
 
-from detector.errors import InvalidRequest, WholebodyError
+from detector.errors import WholebodyError
 from detector.outbox.files import Description, Entry, OutboxFiles
-from detector.settings import load_settings, without_logins
 from detector.wording import counted
+
+from .common import NodeClient, load_settings, print_table
 
 if TYPE_CHECKING:
     import httpx
 
-app = typer.Typer(help='List, export and clear what waits for the Learning Loop.', no_args_is_help=True)
+app = typer.Typer(help='List, export and delete the images that wait for the Learning Loop.', no_args_is_help=True)
 
 Url = Annotated[
     str | None,
-    typer.Option(help='Ask a running node, e.g. http://robot:8004, instead of looking into DATA_FOLDER here.'),
+    typer.Option(help='Address of a running node, e.g. http://robot:8004. Its outbox is used instead of DATA_FOLDER.'),
 ]
 _ALL: Final = 100_000
-_TIMEOUT_SECONDS: Final = 60
+"""Number of images requested from a node: more than any outbox holds."""
 
 
 @app.command('list')
@@ -40,32 +41,30 @@ def list_images(
     if as_json:
         for image in images:
             print(json.dumps(asdict(image)))
-        return
-    _print_table(images)
+    else:
+        _print(images)
 
 
-def _print_table(images: list[Description]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table('name', 'KiB', 'persons', 'tags', 'source', box=None, pad_edge=False)
-    for image in images:
-        tags = ', '.join([*(['PRIORITY'] if image.priority else []), *(image.tags or [])])
-        persons = '?' if image.persons is None else str(image.persons)
-        table.add_row(image.name, f'{image.bytes / 1024:.0f}', persons, tags, image.source or '')
+def _print(images: list[Description]) -> None:
     if images:
-        Console().print(table)
+        print_table(('name', 'KiB', 'persons', 'tags', 'source'), map(_row, images))
     oldest = min((image.saved_at for image in images if image.saved_at), default=None)
     size = f'{sum(image.bytes for image in images) / 1024**2:.1f} MiB'
-    print(f'{counted(len(images), "image")}, {size}' + (f', the oldest of {oldest}' if oldest else ''))
+    print(f'{counted(len(images), "image")}, {size}' + (f', the oldest from {oldest}' if oldest else ''))
+
+
+def _row(image: Description) -> tuple[str, ...]:
+    tags = ', '.join([*(['PRIORITY'] if image.priority else []), *(image.tags or [])])
+    persons = '?' if image.persons is None else str(image.persons)
+    return image.name, f'{image.bytes / 1024:.0f}', persons, tags, image.source or ''
 
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help='Where to copy the images and their metadata.', file_okay=False)],
+    folder: Annotated[Path, typer.Argument(help='Folder for the copies.', file_okay=False)],
     url: Url = None,
 ) -> None:
-    """Copy what waits into a folder, as NAME.jpg and NAME.json; nothing is removed from the outbox."""
+    """Copy the waiting images to a folder, as NAME.jpg and NAME.json. The outbox keeps them."""
     from rich.progress import track
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,13 +82,13 @@ def export(
 
 @app.command()
 def clear(
-    yes: Annotated[bool, typer.Option('--yes', help='Do not ask.')] = False,
+    yes: Annotated[bool, typer.Option('--yes', help='Delete without confirmation.')] = False,
 ) -> None:
-    """Delete what waits on this machine, for good. A node that runs counts these images as vanished."""
+    """Delete the images that wait on this machine. A running node counts them as vanished."""
     outbox = _Folder(load_settings().outbox_folder)
     entries = outbox.entries()
     if entries and not yes:
-        typer.confirm(f'Delete {counted(len(entries), "image")} that the Learning Loop has not got yet?', abort=True)
+        typer.confirm(f'Delete {counted(len(entries), "image")} not yet sent to the Learning Loop?', abort=True)
     deleted = sum(outbox.files.remove(entry) for entry in entries)
     print(f'{counted(deleted, "image")} deleted')
     if deleted < len(entries):
@@ -97,22 +96,22 @@ def clear(
 
 
 def _file_name(name: str) -> str:
-    """A name that every file system takes, and that stays in its folder whatever a node sends."""
+    """Return a name that is valid on every file system and cannot leave its folder, whatever a node sends."""
     return re.sub(r'[^\w-]', '-', name.replace('.', '_'))
 
 
 class _Outbox(Protocol):
-    """Where images wait."""
+    """An outbox, here or on a node."""
 
     def images(self) -> list[Description]:
-        """In the order in which they will be sent."""
+        """List the images in the order in which they will be sent."""
 
     def read(self, name: str) -> tuple[bytes, bytes] | None:
-        """JPEG and metadata of an image; None if it is gone."""
+        """Return an image's JPEG and metadata, None if it is gone."""
 
 
 class _Folder:
-    """The outbox of this machine; a node may be at work on it."""
+    """The outbox of this machine. A node may use it at the same time."""
 
     def __init__(self, folder: Path) -> None:
         self.files = OutboxFiles(folder)
@@ -138,48 +137,36 @@ class _Folder:
 class _Node:
     """The outbox of a running node."""
 
-    def __init__(self, client: 'httpx.Client') -> None:
-        self._client = client
-        self._address = without_logins(str(client.base_url))
+    def __init__(self, node: NodeClient) -> None:
+        self._node = node
 
     def images(self) -> list[Description]:
-        answer = self._get('/outbox', limit=_ALL)  # in one piece, since the list changes all the time
+        answer = self._get('/outbox', limit=_ALL)  # one request, since the list keeps changing
         try:
             assert answer is not None
             return [Description(**image) for image in answer.json()['images']]
         except (AssertionError, ValueError, KeyError, TypeError):
-            raise WholebodyError(f'{self._address} is no node with an outbox') from None
+            raise WholebodyError(f'{self._node.address} is not a node with an outbox') from None
 
     def read(self, name: str) -> tuple[bytes, bytes] | None:
         jpeg, metadata = (self._get(f'/outbox/{name}/{kind}') for kind in ('image', 'metadata'))
         return None if jpeg is None or metadata is None else (jpeg.content, metadata.content)
 
     def _get(self, path: str, **parameters: Any) -> 'httpx.Response | None':
-        """None: nothing is there."""
-        import httpx
-
-        try:
-            response = self._client.get(path, params=parameters)
-        except httpx.HTTPError as error:
-            raise WholebodyError(f'no answer from {self._address}: {error}') from error
-        if response.status_code == httpx.codes.NOT_FOUND:
+        """Return the node's answer, None if the status is 404."""
+        response = self._node.send('GET', path, params=parameters)
+        if response.status_code == 404:
             return None
         if not response.is_success:
-            raise WholebodyError(f'{self._address} answers {response.status_code}: {response.text[:200]}')
+            raise self._node.fault(response, response.text[:200])
         return response
 
 
 @contextmanager
 def _outbox(url: str | None) -> Iterator[_Outbox]:
+    settings = load_settings()
     if url is None:
-        yield _Folder(load_settings().outbox_folder)
+        yield _Folder(settings.outbox_folder)
         return
-    import httpx
-
-    headers = load_settings().request_headers
-    try:
-        client = httpx.Client(base_url=httpx.URL(url), timeout=_TIMEOUT_SECONDS, headers=headers)
-    except httpx.InvalidURL as error:
-        raise InvalidRequest(f'{without_logins(url)!r} is no address: {error}') from None
-    with client:
-        yield _Node(client)
+    with NodeClient(url, settings) as node:
+        yield _Node(node)

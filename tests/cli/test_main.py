@@ -91,7 +91,7 @@ def test_detect_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture
         (['model', 'verify', str(tmp_path / 'missing.zip')], 'error: .*missing.zip: no such file'),
         (['card', '-o', str(tmp_path)], 'error: .*ending'),
         (['card', '-o', '/proc/none/card.png'], 'error: .*No such file'),
-        (['detect', str(EXAMPLE_CARD), '--url', 'http://a b:x'], 'error: .*is no address'),
+        (['detect', str(EXAMPLE_CARD), '--url', 'http://a b:x'], 'error: .*is not an address'),
     ):
         monkeypatch.setattr('sys.argv', ['wholebody', *arguments])
         with pytest.raises(SystemExit) as ended:

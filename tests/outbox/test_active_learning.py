@@ -415,7 +415,10 @@ def test_the_commands_list_export_and_clear(
     assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'
     httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')
     eventually(lambda: outbox(learner)['vanished'] == vanished + 2)
-    for address, message in ((f'http://127.0.0.1:{free_port()}', 'no answer from'), ('http://x:y', 'is no address')):
+    for address, message in (
+        (f'http://127.0.0.1:{free_port()}', 'no answer from'),
+        ('http://x:y', 'is not an address'),
+    ):
         error = invoke(app, 'outbox', 'list', '--url', address).exception
         assert isinstance(error, WholebodyError)
         assert message in str(error)
