@@ -1,6 +1,6 @@
-"""Zip files of model packages: written reproducibly, read with distrust.
+"""Zip files of model packages: written reproducibly, and checked before they are unpacked.
 
-A package comes over the network or from a stranger: nothing in it may lead out of its folder or fill the disk.
+A package may come from an untrusted source. No entry may be written outside the target folder or fill the disk.
 """
 
 import errno
@@ -19,15 +19,15 @@ from detector.errors import DamagedPackage, InvalidPackage
 MAX_FILES: Final = 32
 MAX_UNPACKED_BYTES: Final = 2 * 1024**3
 MAX_COMPRESSION_RATIO: Final = 50
-"""Networks hardly compress; the embedded package, mostly zeros, stays under this."""
+"""Largest ratio of unpacked to packed size. Networks hardly compress; the embedded package, mostly zeros, is below."""
 RATIO_FREE_BYTES: Final = 8 * 1024**2
-"""Files up to this size may have any ratio."""
+"""Size up to which a file may have any compression ratio, in bytes."""
 _PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 _CHUNK: Final = 1024**2
 
 
 def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
-    """Write files into a flat zip whose bytes depend on nothing but names and contents."""
+    """Write files into a flat zip. Its bytes depend only on the names and contents of the files."""
     with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as target:
         for name, content in files.items():
             entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
@@ -45,7 +45,8 @@ def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
 def unpack(archive: Path, folder: Path) -> None:
     """Unpack a flat zip into an existing folder.
 
-    :raises InvalidPackage: no zip, broken, or with an entry that is a folder, a link, led elsewhere or too large.
+    :raises InvalidPackage: the file is not a sound zip, or an entry is a folder or link, leads out of the folder, or is
+        too large.
     """
     try:
         with zipfile.ZipFile(archive) as source:
@@ -64,7 +65,7 @@ def unpack(archive: Path, folder: Path) -> None:
     ) as error:
         raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
     except OSError as error:
-        if error.errno != errno.EINVAL:  # that is what seeking to an offset gives that only a damaged file names
+        if error.errno != errno.EINVAL:  # raised when a damaged file names an impossible offset
             raise
         raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
 
@@ -94,18 +95,18 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     if entry.is_dir() or '/' in name or '\\' in name:
         raise InvalidPackage(f'{name!r} is in a folder; a package is flat, with model.json at the top of the zip')
     if not _PLAIN_NAME.fullmatch(name):
-        raise InvalidPackage(f'{name[:100]!r} is no plain file name')
+        raise InvalidPackage(f'{name[:100]!r} is not a plain file name: use letters, digits, ".", "_" and "-"')
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InvalidPackage(f'{name!r} is compressed in another way than deflate')
+        raise InvalidPackage(f'{name!r} is not compressed with deflate')
     ratio = entry.file_size / max(entry.compress_size, 1)
     if entry.file_size > RATIO_FREE_BYTES and ratio > MAX_COMPRESSION_RATIO:
         raise InvalidPackage(f'{name!r} unpacks to {ratio:.0f} times its size; {MAX_COMPRESSION_RATIO} is the limit')
 
 
 def _extract(source: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    """Copy one entry; zipfile stops at the size that the directory declares and checks the CRC."""
+    """Copy one entry. zipfile stops at the declared size and checks the CRC."""
     with source.open(entry) as content, target.open('xb') as sink:
         while chunk := content.read(_CHUNK):
             sink.write(chunk)
         sink.flush()
-        os.fsync(sink.fileno())  # a robot may lose its power at any moment
+        os.fsync(sink.fileno())  # a robot may lose power at any moment

@@ -1,4 +1,4 @@
-"""The published rtmlib models: fetching and packing what rtmlib would fetch."""
+"""The published rtmlib models: download the files that rtmlib would download, and pack them."""
 
 import asyncio
 import json
@@ -29,14 +29,17 @@ _MAX_BYTES: Final = 1024**3
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
 
 Watch = Callable[[str], Progress]
-"""Given a file name, what to call with its bytes so far and its size."""
+"""Called with a file name; returns the function that is told the progress of that download."""
 
 
 class PublishedNetwork(BaseModel):
-    """A network as it is published: a zip with one ONNX file somewhere in it.
+    """A published network: a zip that holds one ONNX file.
 
-    :param urls: the address and its mirrors, tried in turn.
-    :param sha256: of the zip; None where it is not known: then the first download is recorded and the next checked.
+    :param urls: the address and its mirrors, tried in this order.
+    :param sha256: hash of the zip. If it is None, the first download is recorded and later ones are checked against it.
+    :param input_size: width, height in pixels.
+    :param color_order: channel order that the network expects.
+    :param output: output form of a detector, see `detector.models.package.Detector`; None for an estimator.
     """
 
     urls: list[str] = Field(min_length=1)
@@ -51,22 +54,25 @@ class PublishedNetwork(BaseModel):
 
 
 class PublishedModel(BaseModel):
+    """A published pair of person detector and pose estimator."""
+
     description: str
     detector: PublishedNetwork
     estimator: PublishedNetwork
 
 
 def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
-    """Read a catalogue; the shipped one without a path.
+    """Read a catalogue of models; without a path, the shipped one.
 
-    :raises InvalidPackage: it is no catalogue.
+    :return: models by mode.
+    :raises InvalidPackage: the file is not a catalogue.
     """
     path = path or CATALOGUE
     try:
         content = json.loads(path.read_bytes())
         return {mode: PublishedModel.model_validate(model) for mode, model in content.items()}
     except (OSError, ValueError, AttributeError, ValidationError) as error:
-        raise InvalidPackage(f'{path} is no catalogue of models: {error}') from error
+        raise InvalidPackage(f'{path} is not a catalogue of models: {error}') from error
 
 
 async def pull(
@@ -79,18 +85,22 @@ async def pull(
     offline: bool = False,
     watch: Watch | None = None,
 ) -> ModelPackage:
-    """Fetch a published model and pack it.
+    """Download a published model, pack it and verify the package.
 
-    :param archive: the package to write.
-    :param cache: folder where downloads are kept, so that nothing is fetched twice.
-    :param offline: use what is in the cache and fetch nothing.
-    :raises DownloadFailed: no address gives the file that it should.
-    :raises InvalidPackage: unknown mode, or what came is no such network.
+    :param mode: name of the model in the catalogue.
+    :param archive: package to write.
+    :param verify: `detector.engine.verification.verify`.
+    :param cache: folder that keeps the downloads; a file in it is not downloaded again.
+    :param catalogue: catalogue to use instead of the shipped one.
+    :param offline: if True, only files in the cache are used.
+    :param watch: shows the progress of each download.
+    :raises DownloadFailed: no address delivers the expected file.
+    :raises InvalidPackage: the mode is unknown, or a file is not such a network.
     :raises FolderInUse: another process downloads into the cache.
     """
     models = read_catalogue(catalogue)
     if mode not in models:
-        raise InvalidPackage(f'no model {mode!r} in the catalogue; there are {", ".join(models)}')
+        raise InvalidPackage(f'the catalogue has no model {mode!r}; it has {", ".join(models)}')
     model = models[mode]
     cache.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(cache / 'downloads.lock')
@@ -103,7 +113,7 @@ async def pull(
 
 
 async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch: Watch | None) -> Path:
-    """The zip of a network, from the cache or the first address that gives it."""
+    """Return the zip of a network, from the cache or from the first address that delivers it."""
     target = cache / network.file_name
     hashes = _Hashes(cache / 'sha256.json')
     expected = network.sha256 or hashes.get(network.file_name)
@@ -127,17 +137,17 @@ async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch:
 
 
 async def _check_offline(network: PublishedNetwork, target: Path, hashes: '_Hashes', expected: str | None) -> None:
-    """Accept a file that somebody put into the cache."""
+    """Accept a file that the user has put into the cache."""
     if not target.is_file():
         raise DownloadFailed(
-            f'{network.file_name} has not been downloaded, and this is offline: '
-            f'fetch {network.urls[0]} elsewhere and put it to {target}'
+            f'{network.file_name} has not been downloaded, and offline mode allows no download: '
+            f'fetch {network.urls[0]} on another machine and copy it to {target}'
         )
     hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
 
 
 class _Hashes:
-    """The hashes of what was downloaded before."""
+    """The recorded hashes of earlier downloads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -150,9 +160,12 @@ class _Hashes:
         return self._known.get(name)
 
     def check(self, name: str, actual: str, expected: str | None) -> None:
-        """Compare with what is expected, or record it as expected from now on."""
+        """Compare a hash with the expected one. The hash is recorded for later downloads.
+
+        :raises DownloadFailed: the hashes differ.
+        """
         if expected is not None and actual != expected:
-            raise DownloadFailed(f'{name}: sha256 is {actual}, expected is {expected}')
+            raise DownloadFailed(f'{name}: sha256 is {actual}, expected {expected}')
         self._known[name] = actual
         self._path.write_text(json.dumps(self._known, indent=1))
 
@@ -175,7 +188,7 @@ def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path, ve
 
 
 def _extracted(archive: Path, target: Path) -> Path:
-    """The one ONNX file of a published zip; mmdeploy's is called end2end.onnx and lies in folders."""
+    """Extract the ONNX file of a published zip. mmdeploy names it end2end.onnx and puts it into folders."""
     try:
         with zipfile.ZipFile(archive) as source:
             found = [entry for entry in source.infolist() if entry.filename.endswith('.onnx')]

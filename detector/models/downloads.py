@@ -1,4 +1,4 @@
-"""Downloading large files: streamed to disk, bounded, resumed after an interruption."""
+"""Downloads of large files: streamed to disk, bounded in size, and resumed after an interruption."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from detector.errors import DownloadFailed
 log = logging.getLogger('wholebody.downloads')
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes there are so far and, where the server says it, the bytes there will be."""
+"""Called with the number of bytes received and, if the server states it, the size of the file."""
 
 _CHUNK: Final = 256 * 1024
 _ATTEMPTS: Final = 4
@@ -28,7 +28,12 @@ _LENGTH: Final = re.compile(r'[0-9]{1,18}')
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What a server says about a file without sending it; another file of the same address has others."""
+    """Values by which a server identifies the version of a file at an address.
+
+    :param etag: header ETag.
+    :param last_modified: header Last-Modified.
+    :param length: size of the whole file in bytes.
+    """
 
     etag: str | None
     last_modified: str | None
@@ -46,7 +51,7 @@ class Validators:
 
     @property
     def range_condition(self) -> str | None:
-        """What If-Range may carry: a strong ETag, else the date; None if that cannot be sent back as it came."""
+        """Value for the header If-Range: a strong ETag, else the date; None if it cannot be sent in a header."""
         is_strong = self.etag is not None and not self.etag.startswith('W/')
         condition = self.etag if is_strong else self.last_modified
         return condition if condition is not None and condition.isascii() and condition.isprintable() else None
@@ -56,9 +61,10 @@ _NOTE: Final = TypeAdapter(Validators)
 
 
 async def probe(client: httpx.AsyncClient, url: str) -> Validators:
-    """Ask what a server would send, without reading it.
+    """Return the validators of a file without downloading it.
 
-    :raises DownloadFailed: it answers with an error or not at all.
+    :raises DownloadFailed: the server answers with an error.
+    :raises httpx.HTTPError: the server does not answer.
     """
     async with _request(client, url, {}) as response:
         return Validators.of(response)
@@ -72,13 +78,14 @@ async def download(
     max_bytes: int,
     progress: Progress | None = None,
 ) -> Validators:
-    """Download into `target`.
+    """Download a file to `target`.
 
-    What an earlier, interrupted call left behind is built upon; a file that is there already is not fetched again
-    while the server says that it is the same. `discard` removes all traces.
+    A download that an earlier call left incomplete is resumed. An existing file is kept if the server still has the
+    same version. `discard` removes the file and everything that belongs to it.
 
-    :param max_bytes: a larger file is refused.
-    :return: what the server said of the file.
+    :param max_bytes: largest accepted size of the file.
+    :param progress: called after each received chunk.
+    :return: the validators of the file.
     :raises DownloadFailed: the server answers with an error, or the transfer breaks off several times.
     :raises OSError: the disk is full or cannot be written.
     """
@@ -92,13 +99,13 @@ async def download(
         except httpx.HTTPError as error:
             if attempt == _ATTEMPTS:
                 raise DownloadFailed(f'{url}: the transfer broke off {attempt} times: {_text(error)}') from error
-            log.info('%s: the transfer broke off (%s), going on', url, _text(error))
+            log.info('%s: the transfer broke off (%s); resuming', url, _text(error))
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError('unreachable')
 
 
 def noted_validators(target: Path) -> Validators | None:
-    """What the server said of a file that was downloaded, or begun; None if nothing is known."""
+    """Return the recorded validators of a complete or partial download; None if there are no valid ones."""
     try:
         return _NOTE.validate_json(_note(target).read_bytes(), strict=True)
     except (OSError, ValueError):
@@ -106,7 +113,7 @@ def noted_validators(target: Path) -> Validators | None:
 
 
 def discard(target: Path) -> None:
-    """Remove a downloaded file and everything that belongs to it."""
+    """Remove a downloaded file, its partial download and its recorded validators."""
     for path in (target, _part(target), _note(target)):
         path.unlink(missing_ok=True)
 
@@ -120,7 +127,7 @@ def _note(target: Path) -> Path:
 
 
 class _Transfer:
-    """One attempt: what is there already, what comes now."""
+    """One attempt to download a file, or the rest of it."""
 
     def __init__(
         self, client: httpx.AsyncClient, url: str, target: Path, max_bytes: int, progress: Progress | None
@@ -145,12 +152,12 @@ class _Transfer:
             with self._part.open('ab' if start else 'wb') as sink:
                 size = await self._receive(response, sink, start, validators.length)
         if validators.length is not None and size != validators.length:
-            raise httpx.RemoteProtocolError(f'{size} of {validators.length} bytes came')
+            raise httpx.RemoteProtocolError(f'{size} of {validators.length} bytes were received')
         self._part.replace(self._target)
         return validators
 
     def _resumable(self) -> tuple[int, str | None]:
-        """How many bytes are there, and the condition under which the rest belongs to them."""
+        """Return the number of bytes that exist already, and the condition under which the rest belongs to them."""
         validators = noted_validators(self._target)
         size = self._part.stat().st_size if self._part.is_file() else 0
         if validators is None or not 0 < size < (validators.length or size + 1):
@@ -173,7 +180,7 @@ class _Transfer:
 
 @asynccontextmanager
 async def _request(client: httpx.AsyncClient, url: str, headers: dict[str, str]) -> AsyncIterator[httpx.Response]:
-    identity = {'Accept-Encoding': 'identity'}  # a range of a compressed transfer would be of no use
+    identity = {'Accept-Encoding': 'identity'}  # a range of a compressed transfer would be useless
     async with client.stream('GET', url, headers=identity | headers) as response:
         if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             raise DownloadFailed(f'{url}: the server answers {response.status_code}')

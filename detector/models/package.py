@@ -1,8 +1,8 @@
 """The model package: a Learning Loop model with a person detector and a pose estimator.
 
 Packed it is a flat zip of `model.json`, `det.onnx` and `pose.onnx`; installed it is a folder of these files.
-`model.json` is the Loop's ModelInformation plus one object `wholebody`, which the Loop client drops:
-it is read from the file here, and nobody may write the file back through the client.
+`model.json` holds the Loop's ModelInformation and one more object, `wholebody`. The Loop client drops unknown keys, so
+this module reads the file itself, and the file must never be written back through the client.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ MODEL_JSON: Final = 'model.json'
 _MAX_MODEL_JSON_BYTES: Final = 1024**2
 _MAX_RAW_SCORE: Final = 1e6
 VERSION: Final = re.compile(r'\d{1,9}(\.\d{1,9}){0,3}', re.ASCII)
-"""Numbers and dots, as learning_loop_node recognises installed versions by."""
+"""Form of a version: numbers and dots. learning_loop_node recognises installed versions by it."""
 
 IMAGENET_MEAN: Final = np.array([123.675, 116.28, 103.53])
 IMAGENET_STD: Final = np.array([58.395, 57.12, 57.375])
-"""RGB, 0..255: the normalisation of RTMPose and RTMW (the data preprocessor of their mmpose configs)."""
+"""Normalisation of RTMPose and RTMW, RGB, 0..255, from the data preprocessor in their mmpose configs."""
 
 ColorOrder = Literal['RGB', 'BGR']
 Triple = tuple[float, float, float]
@@ -46,8 +46,8 @@ class Network(_Strict):
 
     :param input_size: width, height in pixels.
     :param color_order: the channel order that the network was trained on.
-    :param mean: subtracted per channel in that order, 0..255; None: not normalised.
-    :param std: divided by.
+    :param mean: value subtracted from each channel, in that order, 0..255; None if the input is not normalised.
+    :param std: value that each channel is divided by, in that order.
     """
 
     file: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$')
@@ -77,8 +77,8 @@ class Detector(Network):
     """The YOLOX person detector.
 
     :param output: `nms`: dets (1, N, 5) and labels (1, N); `raw`: (1, anchors, 5 + classes).
-    :param score_threshold: boxes below are dropped.
-    :param nms_threshold: IoU from which the less certain of two boxes is dropped; used with `raw` only.
+    :param score_threshold: boxes with a lower score are dropped.
+    :param nms_threshold: IoU above which the less certain of two boxes is dropped; used with `raw` only.
     """
 
     output: Literal['nms', 'raw']
@@ -93,9 +93,9 @@ class Estimator(Network):
 class Wholebody(_Strict):
     """The object `wholebody` of model.json.
 
-    :param precision: `f32` where lower precision would break the network, else `any`.
-    :param score_mapping: points (raw score, confidence) of a monotone, piecewise linear mapping; SimCC peaks are no
-        probabilities.
+    :param precision: `f32` if a lower precision would break the networks, else `any`.
+    :param score_mapping: points (raw score, confidence) of a monotone, piecewise linear mapping. It is needed because
+        SimCC peaks are not probabilities.
     """
 
     name: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$')
@@ -121,7 +121,7 @@ class Wholebody(_Strict):
 
 
 class _Loadable(BaseModel):
-    """The types that learning_loop_node's own loader insists on; it accepts no near misses."""
+    """Base of the parts that learning_loop_node reads too: its loader accepts exact types only."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -152,11 +152,14 @@ class _ModelJson(_Loadable):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPackage:
-    """An opened package whose description and hashes have been checked.
+    """An opened package. Its description and the hashes of its networks have been checked.
 
-    :param folder: where its files lie.
-    :param id: that of the model in the Loop, where it comes from one.
-    :param category_ids: ids of `person` and the 133 keypoints by our names; those of the Loop where it gave some.
+    :param folder: folder that holds its files.
+    :param id: id of the model in the Loop, if it comes from a Loop.
+    :param version: numbers and dots, e.g. `1.0`.
+    :param wholebody: description of the two networks.
+    :param category_ids: category ids of `person` and the 133 keypoints by canonical name. Ids that the Loop assigned
+        take precedence over our own.
     """
 
     folder: Path
@@ -171,7 +174,7 @@ class ModelPackage:
 
     @property
     def model_version(self) -> str:
-        """Name and version, as answers and Label Studio show it."""
+        """Name and version, as shown in answers and in Label Studio."""
         return f'{self.name} {self.version}'
 
     @property
@@ -188,20 +191,14 @@ Verify = Callable[[Path], ModelPackage]
 
 
 def open_package(folder: Path) -> ModelPackage:
-    """Open an installed package: check its description and the hashes of its networks.
+    """Open an unpacked package, and check its description and the hashes of its networks.
 
     :raises InvalidPackage: names the file or field and the reason.
     """
-    description, wholebody = _read_description(folder / MODEL_JSON)
-    for network in (wholebody.detector, wholebody.estimator):
+    package = _described(folder)
+    for network in (package.wholebody.detector, package.wholebody.estimator):
         _check_hash(folder / network.file, network.sha256)
-    return ModelPackage(
-        folder=folder,
-        id=description.id,
-        version=description.version,
-        wholebody=wholebody,
-        category_ids=_category_ids(description.categories),
-    )
+    return package
 
 
 def unpack(archive: Path, folder: Path) -> ModelPackage:
@@ -215,24 +212,38 @@ def unpack(archive: Path, folder: Path) -> ModelPackage:
     return open_package(folder)
 
 
-def set_identity(folder: Path, *, version: str, model_id: str) -> None:
-    """Change version and id in an unpacked package's description and nothing else."""
-    path = folder / MODEL_JSON
+def set_identity(package: ModelPackage, *, version: str, model_id: str) -> ModelPackage:
+    """Change version and id in the description of an opened package; its networks are not read again.
+
+    :raises InvalidPackage: the version or id has the wrong form.
+    """
+    path = package.folder / MODEL_JSON
     content = json.loads(path.read_text(encoding='utf-8'))
     path.write_text(json.dumps(content | {'version': version, 'id': model_id}, indent=1), encoding='utf-8')
+    return _described(package.folder)
 
 
-def _read_description(path: Path) -> tuple[_ModelJson, Wholebody]:
+def _described(folder: Path) -> ModelPackage:
+    """Return the package that a folder describes. The files of its networks are not looked at."""
+    description = _validated(_ModelJson, _read_json(folder / MODEL_JSON), ())
+    return ModelPackage(
+        folder=folder,
+        id=description.id,
+        version=description.version,
+        wholebody=_validated(Wholebody, description.wholebody, ('wholebody',)),
+        category_ids=_category_ids(description.categories),
+    )
+
+
+def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
             raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
-        content = json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise InvalidPackage(f'{MODEL_JSON} is missing') from None
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidPackage(f'{MODEL_JSON} is not readable as JSON: {error}') from error
-    description = _validated(_ModelJson, content, ())
-    return description, _validated(Wholebody, description.wholebody, ('wholebody',))
 
 
 M = TypeVar('M', bound=BaseModel)
@@ -257,6 +268,7 @@ def _check_hash(path: Path, expected: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open('rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
@@ -281,7 +293,7 @@ def _category_ids(categories: list[_Category]) -> dict[str, str]:
 
 
 def categories() -> list[dict[str, Any]]:
-    """The categories of a package in the Loop's form: the person box, then the 133 keypoints in schema order."""
+    """Return the categories of a package in the Loop's form: the person box, then the 133 keypoints in schema order."""
     person = {'id': category_id(PERSON), 'name': PERSON, 'type': 'box', 'color': '#ffe119'}
     points = [
         {
@@ -299,7 +311,7 @@ def categories() -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What the Loop's ModelInformation says beside the networks."""
+    """The part of the Loop's ModelInformation that does not describe the networks."""
 
     version: str
     organization: str = 'local'
@@ -309,7 +321,7 @@ class Identity:
 
 
 def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity) -> None:
-    """Write a package; the hashes in `wholebody` are replaced by those of the files.
+    """Write a package. The hashes in `wholebody` are replaced by the hashes of the files.
 
     :param detector: ONNX file of the person detector; packed as `det.onnx`.
     :param estimator: ONNX file of the pose estimator; packed as `pose.onnx`.

@@ -1,4 +1,4 @@
-"""Making a package of two ONNX files: reading from them what the description needs."""
+"""Make a package from two ONNX files. Input sizes and output forms are read from the files."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .package import (
 )
 
 _UNHASHED = 64 * '0'
-"""Stands until `pack` fills in the real hash."""
+"""Placeholder until `pack` fills in the hash of the file."""
 
 
 def pack_onnx(
@@ -39,10 +39,17 @@ def pack_onnx(
     origin: str = '',
     licence: str = '',
 ) -> ModelPackage:
-    """Pack two ONNX files and verify the result; a package that fails is not left behind.
+    """Pack two ONNX files and verify the result. A package that fails is removed.
 
-    :param score_mapping: rising points `raw:confidence`, separated by commas.
-    :raises InvalidPackage: a file is no such network, or a value cannot be used.
+    :param archive: package to write.
+    :param detector: ONNX file of a YOLOX person detector.
+    :param estimator: ONNX file of an RTMW or RTMPose whole-body estimator.
+    :param verify: `detector.engine.verification.verify`.
+    :param detector_color: channel order that the detector expects.
+    :param estimator_color: channel order that the estimator expects.
+    :param score_threshold: boxes with a lower score are dropped.
+    :param score_mapping: points `raw:confidence`, rising, separated by commas.
+    :raises InvalidPackage: a file is not such a network, or a value cannot be used.
     """
     try:
         wholebody = Wholebody(
@@ -95,7 +102,7 @@ def _graph(path: Path) -> onnx.GraphProto:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int]:
-    """Sizes of a tensor; 0 where a size is not fixed."""
+    """Return the sizes of a tensor; 0 for a size that is not fixed."""
     return [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
 
 
@@ -105,7 +112,7 @@ def _input_size(path: Path) -> tuple[int, int]:
     inputs = [_shape(value) for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or len(inputs[0]) != 4 or inputs[0][1] != 3 or 0 in inputs[0][2:]:
         raise InvalidPackage(
-            f'{path.name}: inputs are {inputs}; one of (N, 3, height, width) with fixed size is needed'
+            f'{path.name}: inputs are {inputs}; one input (N, 3, height, width) of fixed size is needed'
         )
     return inputs[0][3], inputs[0][2]
 

@@ -3,6 +3,7 @@
 The layout is that of learning_loop_node: `models/<version>/` and the symbolic link `current_model`.
 """
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -23,17 +24,17 @@ _LINK: Final = 'current_model'
 _TEMPORARY: Final = '.install-'
 _LOCK_FILE: Final = 'models.lock'
 _LOCK_SECONDS: Final = 10.0
-"""So long another process may take to unpack a package."""
+"""Time to wait for another process that unpacks a package, in seconds."""
 
 log = logging.getLogger('wholebody.models')
 
 
 class ModelStore:
-    """The models of one data folder.
+    """The installed models of one data folder.
 
-    What changes the models holds a lock: a node and a command may be at work on them at the same time.
+    Methods that change the models hold a lock file, since a node and a command may work on the folder at the same time.
 
-    :param data_folder: created when something is first written.
+    :param data_folder: DATA_FOLDER; created with the first write.
     """
 
     def __init__(self, data_folder: Path) -> None:
@@ -42,26 +43,27 @@ class ModelStore:
 
     @property
     def has_current(self) -> bool:
-        """Whether a model was ever selected."""
+        """True if a model was ever selected."""
         return (self.data_folder / _LINK).is_symlink()
 
     def current(self) -> Path | None:
-        """The folder of the current model, or None if none was ever selected.
+        """Return the folder of the current model, or None if no model was ever selected.
 
-        :raises InvalidPackage: the link leads nowhere.
+        :raises InvalidPackage: the folder that the link names does not exist.
         """
         link = self.data_folder / _LINK
         if not self.has_current:
             return None
         folder = link.resolve()
         if not folder.is_dir():
-            raise InvalidPackage(f'the current model {folder.name} is gone from {self.models}')
+            raise InvalidPackage(f'the current model {folder.name} is missing from {self.models}')
         return folder
 
     def to_start_with(self) -> list[Path]:
-        """The folders to try when a node starts, best first: the current model, then the others, latest first.
+        """Return the folders to try when a node starts: the current model, then the others, latest first.
 
-        The embedded model is tried only where none was ever selected: it would hide that a real one is missing.
+        The embedded model is returned only if no model was ever selected. Otherwise it would hide that a real one is
+        missing.
         """
         if not self.has_current:
             return [self.embedded()]
@@ -71,7 +73,7 @@ class ModelStore:
         return [current, *(folder for folder in others if folder != current)]
 
     def installed(self) -> list[ModelPackage | InvalidPackage]:
-        """Every installed model, by version; broken ones as the error that says why."""
+        """Return every installed model, sorted by version; for a broken one the error that gives the reason."""
         found: list[ModelPackage | InvalidPackage] = []
         for version in self.versions():
             try:
@@ -81,35 +83,38 @@ class ModelStore:
         return found
 
     def versions(self) -> list[str]:
-        """The installed versions, sound or not, in their order."""
+        """Return the installed versions in ascending order, broken ones included."""
         if not self.models.is_dir():
             return []
         names = (folder.name for folder in self.models.iterdir() if folder.is_dir())
         return sorted((name for name in names if VERSION.fullmatch(name)), key=_version_key)
 
     def folder(self, version: str) -> Path:
-        """Where a version lies, or would."""
+        """Return the folder of a version, whether it is installed or not."""
         return self.models / version
 
     def install(self, archive: Path, *, verify: Verify, replace: bool = False) -> ModelPackage:
-        """Verify a package wholly, install it and make it current.
+        """Verify a package completely, install it and make it current.
 
-        :param replace: replace an installed model of the same version.
-        :raises InvalidPackage: the package is not valid, or its version is installed already.
+        :param verify: `detector.engine.verification.verify`, with the options of this machine.
+        :param replace: if True, an installed model of the same version is replaced.
+        :raises InvalidPackage: the package is not valid, or its version is already installed.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
         version = verify(archive).version
         if self.folder(version).exists() and not replace:
-            raise InvalidPackage(f'version {version} is installed already; --replace installs over it')
+            raise InvalidPackage(f'version {version} is already installed; use --replace to install over it')
         package = self.add(archive)
         self.select(version)
         return package
 
     def add(self, archive: Path, *, version: str | None = None, model_id: str | None = None) -> ModelPackage:
-        """Unpack a package into its folder, over what is there; its networks are not tried.
+        """Unpack a package into the folder of its version and replace what is there. No inference is run.
 
-        :param version: that under which the Learning Loop offers it; it wins over what `model.json` says.
-        :param model_id: that of the Learning Loop; it wins as well.
+        Each network is hashed once.
+
+        :param version: version under which the Loop offers the package; it takes precedence over `model.json`.
+        :param model_id: id of the model in the Loop; it takes precedence as well.
         :raises InvalidPackage: names the file or field and the reason.
         :raises FolderInUse: another process changes the models.
         """
@@ -123,24 +128,24 @@ class ModelStore:
             package = model_package.unpack(archive, fresh)
             if version is not None and model_id is not None:
                 if version != package.version:
-                    log.warning('model %s calls itself %s', version, package.version)
-                model_package.set_identity(fresh, version=version, model_id=model_id)
-            target = self.folder(version or package.version)
+                    log.warning('the package of model %s names the version %s', version, package.version)
+                package = model_package.set_identity(package, version=version, model_id=model_id)
+            target = self.folder(package.version)
             if target.exists():
                 target.rename(Path(temporary) / 'old')
             fresh.rename(target)
-        return open_package(target)
+        return dataclasses.replace(package, folder=target)
 
     def remove(self, version: str) -> None:
-        """Remove an installed version; nothing happens if there is none."""
+        """Remove a version if it is installed."""
         if self.folder(version).is_dir():
             with self._changing():
                 doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
-                self.folder(version).rename(doomed)  # at once, so that no kill leaves half a model
+                self.folder(version).rename(doomed)  # atomic: a killed process leaves no half-removed model
                 shutil.rmtree(doomed, ignore_errors=True)
 
     def prune(self, keep: int) -> None:
-        """Remove the versions that were installed first until `keep` are left; never the current one."""
+        """Remove the oldest installed versions until `keep` are left. The current one always stays."""
         current = (self.data_folder / _LINK).resolve().name
         versions = sorted(self.versions(), key=lambda version: self.folder(version).stat().st_mtime)
         removable = [version for version in versions if version != current]
@@ -149,7 +154,7 @@ class ModelStore:
             self.remove(version)
 
     def clean(self) -> None:
-        """Remove what a killed process left half done; what another process is doing now is left alone."""
+        """Remove the leftovers of killed processes, unless another process is changing the models now."""
         try:
             with self._changing(seconds=0):
                 for leftover in self.models.glob(f'{_TEMPORARY}*'):
@@ -157,13 +162,13 @@ class ModelStore:
                 for link in self.data_folder.glob(f'.{_LINK}.*'):
                     link.unlink(missing_ok=True)
         except FolderInUse as error:
-            log.warning('nothing is tidied up: %s', error)
+            log.warning('leftovers of earlier installations are not removed: %s', error)
 
     def _changing(self, *, seconds: float | None = None) -> AbstractContextManager[None]:
         return locked(self.data_folder / _LOCK_FILE, seconds=_LOCK_SECONDS if seconds is None else seconds)
 
     def download_path(self, name: str) -> Path:
-        """Where a package is downloaded to; interrupted downloads stay there to be resumed."""
+        """Return the file to download a package to. Interrupted downloads stay beside it and are resumed."""
         folder = self.data_folder / 'downloads'
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f'{name}.zip'
@@ -175,7 +180,7 @@ class ModelStore:
         os.replace(link, self.data_folder / _LINK)
 
     def embedded(self) -> Path:
-        """The folder of the embedded model, unpacked at the first call."""
+        """Return the folder of the embedded model; the first call unpacks it."""
         target = self.data_folder / 'embedded' / file_sha256(EMBEDDED_PACKAGE)[:12]
         if target.is_dir():
             return target
@@ -186,17 +191,17 @@ class ModelStore:
             temporary.chmod(0o755)
             temporary.rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was faster
+            if not target.is_dir():  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         return target
 
     def open(self, model: Path | None, scratch: Path) -> ModelPackage:
-        """The model that a command works with.
+        """Open the model that a command works with.
 
-        :param model: a package, as a zip or a folder; None: the current one, or else the embedded one.
-        :param scratch: an empty folder, to which a zip is unpacked.
+        :param model: a package, as a zip or a folder; None for the current model, or the embedded one without it.
+        :param scratch: an empty folder; a zip is unpacked into it.
         :raises InvalidPackage: names the file or field and the reason.
         """
         if model is None:
@@ -204,9 +209,9 @@ class ModelStore:
         return open_package(model) if model.is_dir() else model_package.unpack(model, scratch)
 
     def current_or_embedded(self) -> Path:
-        """The folder of the current model, or of the embedded one where none was ever selected.
+        """Return the folder of the current model, or of the embedded one if no model was ever selected.
 
-        :raises InvalidPackage: the current model is gone.
+        :raises InvalidPackage: the current model is missing.
         """
         return self.current() or self.embedded()
 

@@ -1,3 +1,5 @@
+"""Zip files of model packages."""
+
 import zipfile
 from pathlib import Path
 
@@ -23,7 +25,7 @@ def zip_of(path: Path, *names: str, content: bytes = b'x') -> Path:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    """Bytes and files go in and come out; writing twice gives the same bytes."""
+    """Bytes and files survive a round trip, and writing them twice gives the same bytes."""
     source = tmp_path / 'network'
     source.write_bytes(bytes(range(256)) * 5000)
     files: dict[str, Path | bytes] = {'model.json': b'{}', 'det.onnx': source}
@@ -43,14 +45,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('..\\evil', 'leads out'),
         ('folder/model.json', 'is in a folder'),
         ('folder/', 'is in a folder'),
-        ('.', 'no plain file name'),
-        ('.hidden', 'no plain file name'),
-        ('é.onnx', 'no plain file name'),
-        (300 * 'a', 'no plain file name'),
+        ('.', 'not a plain file name'),
+        ('.hidden', 'not a plain file name'),
+        ('é.onnx', 'not a plain file name'),
+        (300 * 'a', 'not a plain file name'),
     ],
 )
 def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str, message: str) -> None:
-    """Paths out of the package and folders are refused before anything is written."""
+    """Folders, and paths that lead out of the package, are refused before anything is written."""
     archive = zip_of(tmp_path / 'bad.zip', 'model.json', name)
     with pytest.raises(InvalidPackage, match=message):
         unpack(archive, tmp_path)
@@ -59,7 +61,7 @@ def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str, message: str
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
-    """A symbolic link in the zip could point anywhere."""
+    """A symbolic link in the zip is refused, since it could point anywhere."""
     archive = tmp_path / 'link.zip'
     with zipfile.ZipFile(archive, 'w') as target:
         entry = zipfile.ZipInfo('det.onnx')
@@ -70,7 +72,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
-    """1 GiB of zeros in 1 MB: seen in the directory, nothing is unpacked."""
+    """A zip of 1 MB that would unpack to 1 GiB is refused by its directory; nothing is unpacked."""
     archive = tmp_path / 'bomb.zip'
     with (
         zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as target,
@@ -84,7 +86,7 @@ def test_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
-    """The declared size is a bound: more bytes than that are never written, and the checksum tells."""
+    """No more bytes than the declared size are written, and the checksum reveals the false size."""
     archive = zip_of(tmp_path / 'lie.zip', 'det.onnx', content=bytes(5_000_000))
     data = archive.read_bytes()
     size = (5_000_000).to_bytes(4, 'little')
@@ -95,8 +97,8 @@ def test_a_directory_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
     assert sum(file.stat().st_size for file in (tmp_path / 'out').iterdir()) <= 1000
 
 
-def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
-    """Flipped bytes anywhere in a package: it is unpacked, or refused with InvalidPackage."""
+def test_damaged_bytes_raise_no_other_error(tmp_path: Path) -> None:
+    """A package with flipped bytes is either unpacked or refused with InvalidPackage."""
     whole = zip_of(tmp_path / 'whole.zip', 'model.json', 'det.onnx', content=bytes(range(256)) * 8).read_bytes()
     rng = np.random.default_rng(2)
     refused = 0
@@ -115,16 +117,16 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
 
 
 def test_other_compressions_are_refused(tmp_path: Path) -> None:
-    """Only deflate: the others' decoders bring failures of their own."""
+    """Only deflate is accepted: other decoders raise errors of their own."""
     archive = tmp_path / 'lzma.zip'
     with zipfile.ZipFile(archive, 'w', zipfile.ZIP_LZMA) as target:
         target.writestr('det.onnx', bytes(1000))
-    with pytest.raises(InvalidPackage, match='another way than deflate'):
+    with pytest.raises(InvalidPackage, match='not compressed with deflate'):
         unpack(archive, tmp_path)
 
 
 def test_too_many_or_doubled_files_are_refused(tmp_path: Path) -> None:
-    """A package has a handful of files, each once."""
+    """A package with too many files, or with one file twice, is refused."""
     with pytest.raises(InvalidPackage, match='33 files'):
         unpack(zip_of(tmp_path / 'many.zip', *(f'f{i}' for i in range(33))), tmp_path)
     with pytest.warns(UserWarning, match='Duplicate'):
@@ -135,8 +137,8 @@ def test_too_many_or_doubled_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('content', [b'', b'<html>not found</html>', b'PK\x03\x04 truncated'])
-def test_what_is_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
-    """An error page saved as a zip, an empty or cut file."""
+def test_a_file_that_is_not_a_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    """An empty file, a truncated zip and an error page saved as a zip are refused."""
     archive = tmp_path / 'page.zip'
     archive.write_bytes(content)
     with pytest.raises(InvalidPackage, match='not a readable zip'):

@@ -1,3 +1,5 @@
+"""The catalogue of published models: download, cache, mirrors and hashes."""
+
 import hashlib
 import io
 import json
@@ -24,7 +26,7 @@ from tests.support.file_server import FileServer, serving
 
 
 def published(content: bytes) -> bytes:
-    """A zip as mmdeploy publishes it: the network in a folder, with other files."""
+    """Return a zip as mmdeploy publishes it: the network lies in a folder beside other files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
         archive.writestr('model_sdk/pipeline.json', '{}')
@@ -39,7 +41,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[FileServer, FileServer]]:
-    """A detector and an estimator, each on a server of its own."""
+    """A detector and an estimator, each on its own server."""
     with (
         serving(published(build_detector().SerializeToString())) as detector,
         serving(published(build_estimator().SerializeToString())) as estimator,
@@ -48,7 +50,7 @@ def servers() -> Iterator[tuple[FileServer, FileServer]]:
 
 
 def catalogue_of(folder: Path, servers: tuple[FileServer, FileServer], **changes: Any) -> Path:
-    """A catalogue whose `lightweight` model is what the two servers have."""
+    """Write a catalogue whose `lightweight` model consists of the files of the two servers."""
     detector, estimator = (server.url for server in servers)
     model = {
         'description': 'test',
@@ -62,7 +64,7 @@ def catalogue_of(folder: Path, servers: tuple[FileServer, FileServer], **changes
 
 
 def test_the_shipped_catalogue_names_what_rtmlib_would_fetch() -> None:
-    """All three modes: rtmlib's addresses and mirrors, its sizes; BGR for detectors, RGB for estimators."""
+    """The catalogue has rtmlib's three modes with its addresses, mirrors, input sizes and colour orders."""
     models = read_catalogue()
     assert set(models) == set(Wholebody.MODE)
     for mode, model in models.items():
@@ -74,7 +76,7 @@ def test_the_shipped_catalogue_names_what_rtmlib_would_fetch() -> None:
 
 
 async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """Progress is told per file; the second time nothing is fetched."""
+    """Progress is reported per file, and a second call downloads nothing."""
     seen: dict[str, int] = {}
 
     def watch(name: str) -> downloads.Progress:
@@ -93,7 +95,7 @@ async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, Fi
 
 
 async def test_a_cut_is_resumed(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """The rest is asked for."""
+    """After an interruption only the rest of the file is requested."""
     servers[1].cuts = [300_000]
     await pull(
         'lightweight',
@@ -107,9 +109,9 @@ async def test_a_cut_is_resumed(servers: tuple[FileServer, FileServer], tmp_path
 
 
 async def test_a_wrong_hash_is_refused(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """One that the catalogue knows, and one that was recorded at the first download."""
+    """A file must match the hash in the catalogue, or the hash recorded at the first download."""
     catalogue = catalogue_of(tmp_path, servers, sha256=64 * 'a')
-    with pytest.raises(DownloadFailed, match=f'expected is {64 * "a"}'):
+    with pytest.raises(DownloadFailed, match=f'expected {64 * "a"}'):
         await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     assert not (tmp_path / 'c' / 'det.zip').exists()
     catalogue = catalogue_of(tmp_path, servers)
@@ -123,7 +125,7 @@ async def test_a_wrong_hash_is_refused(servers: tuple[FileServer, FileServer], t
 async def test_the_mirror_is_used_when_the_first_is_down(
     servers: tuple[FileServer, FileServer], tmp_path: Path
 ) -> None:
-    """Nobody listens, an error is answered, or the wrong file comes: the next address is tried."""
+    """The next address is tried if a server is down, answers with an error or delivers a wrong file."""
     good = servers[0].url
     with serving(b'not a zip at all') as wrong:
         down = f'http://127.0.0.1:{free_port()}/det.zip'
@@ -134,10 +136,10 @@ async def test_the_mirror_is_used_when_the_first_is_down(
 
 
 async def test_offline_says_what_to_do(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """Nothing is fetched; a file that was put into the cache by hand is taken."""
+    """Offline, nothing is downloaded; files that the user has put into the cache are used."""
     catalogue = catalogue_of(tmp_path, servers)
     cache = tmp_path / 'c'
-    with pytest.raises(DownloadFailed, match='det.zip has not been downloaded, and this is offline: fetch http'):
+    with pytest.raises(DownloadFailed, match='det.zip has not been downloaded.*offline mode.*: fetch http'):
         await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=cache, catalogue=catalogue, offline=True)
     assert servers[0].ranges == []
     for name, server in zip(('det.zip', 'pose.zip'), servers, strict=True):
@@ -146,8 +148,8 @@ async def test_offline_says_what_to_do(servers: tuple[FileServer, FileServer], t
     assert servers[0].ranges == []
 
 
-async def test_what_is_no_published_network_is_refused(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """A page with status 200, a zip without a network, an unknown mode, a catalogue that is none."""
+async def test_files_that_are_not_networks_are_refused(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
+    """An HTML page, a zip without a network, an unknown mode and a broken catalogue are refused."""
     catalogue = catalogue_of(tmp_path, servers)
     servers[0].content = b'<html>moved</html>'
     with pytest.raises(InvalidPackage, match='not a readable zip'):
@@ -158,17 +160,17 @@ async def test_what_is_no_published_network_is_refused(servers: tuple[FileServer
     servers[0].content = buffer.getvalue()
     with pytest.raises(InvalidPackage, match='0 ONNX files'):
         await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'd', catalogue=catalogue)
-    with pytest.raises(InvalidPackage, match='no model .performance. in the catalogue'):
+    with pytest.raises(InvalidPackage, match='the catalogue has no model .performance.'):
         await pull('performance', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
     catalogue.write_text('[]')
-    with pytest.raises(InvalidPackage, match='no catalogue'):
+    with pytest.raises(InvalidPackage, match='is not a catalogue'):
         read_catalogue(catalogue)
 
 
 def test_the_command_pulls_installs_and_shows_it(
     servers: tuple[FileServer, FileServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`wholebody model pull lightweight`, and `-o` for the package alone."""
+    """`wholebody model pull` installs the model; with `-o` it only writes the package."""
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
     monkeypatch.setenv('MODEL_CATALOGUE', str(catalogue_of(tmp_path, servers)))
     assert 'lightweight 1.0 is installed' in succeed(app, 'model', 'pull', 'lightweight')
@@ -179,7 +181,7 @@ def test_the_command_pulls_installs_and_shows_it(
 
 @pytest.mark.integration
 def test_mode_pulls_the_model_at_the_first_start(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """A node with MODE and without a model: 503 with the reason while it downloads, then it serves that one."""
+    """With MODE and no model, the node answers 503 with the reason until it serves the downloaded model."""
     servers[0].statuses = []
     catalogue = catalogue_of(tmp_path, servers)
     with running_node(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:

@@ -1,3 +1,5 @@
+"""Downloads of large files."""
+
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_file_arrives_with_progress(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
-    """Byte for byte; progress rises to the size."""
+    """The file is identical, and the reported progress rises to its size."""
     seen: list[tuple[int, int | None]] = []
     target = tmp_path / 'model.zip'
     await download(client, server.url, target, max_bytes=LIMIT, progress=lambda *now: seen.append(now))
@@ -41,10 +43,10 @@ async def test_a_file_arrives_with_progress(client: httpx.AsyncClient, server: F
     assert seen[-1] == (len(CONTENT), len(CONTENT))
 
 
-async def test_a_cut_transfer_goes_on_where_it_stopped(
+async def test_an_interrupted_transfer_is_resumed(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:
-    """Two cuts within one call: the rest is asked for, nothing is fetched twice."""
+    """After each of two interruptions within one call, only the rest is requested."""
     server.cuts = [2_000_000, 1_000_000]
     target = tmp_path / 'model.zip'
     await download(client, server.url, target, max_bytes=LIMIT)
@@ -55,10 +57,10 @@ async def test_a_cut_transfer_goes_on_where_it_stopped(
     assert starts[0] < starts[1] <= 3_000_000
 
 
-async def test_a_later_call_builds_on_an_earlier_one(
+async def test_a_later_call_resumes_an_earlier_one(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:
-    """As after a restart of the process; a file that is there and unchanged is only asked about."""
+    """A later call resumes the download, as after a restart; an unchanged file is not downloaded again."""
     server.cuts = [2_000_000, 0, 0, 0]
     target = tmp_path / 'model.zip'
     with pytest.raises(DownloadFailed, match='broke off 4 times'):
@@ -74,10 +76,10 @@ async def test_a_later_call_builds_on_an_earlier_one(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_another_file_is_not_glued_to_an_old_beginning(
+async def test_a_changed_file_is_downloaded_from_its_start(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:
-    """The server's file changed between the cut and the next attempt: it is fetched from its start."""
+    """If the server's file changes after an interruption, it is downloaded from its start."""
     server.cuts = [2_000_000, 0, 0, 0]
     target = tmp_path / 'model.zip'
     with pytest.raises(DownloadFailed):
@@ -87,8 +89,8 @@ async def test_another_file_is_not_glued_to_an_old_beginning(
     assert target.read_bytes() == CONTENT[::-1]
 
 
-async def test_without_an_etag_it_starts_anew(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
-    """Nothing tells whether the rest would belong to the beginning."""
+async def test_without_an_etag_it_restarts(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """Without an ETag the download restarts, since the rest may belong to another file."""
     server.etag = False
     server.cuts = [2_000_000]
     target = tmp_path / 'model.zip'
@@ -98,14 +100,14 @@ async def test_without_an_etag_it_starts_anew(client: httpx.AsyncClient, server:
 
 
 async def test_too_large_a_file_is_refused(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
-    """By its announced size, before the disk fills."""
+    """A file whose announced size exceeds the limit is refused before it is written."""
     with pytest.raises(DownloadFailed, match='larger than the limit of 1000000'):
         await download(client, server.url, tmp_path / 'model.zip', max_bytes=1_000_000)
     assert not (tmp_path / 'model.zip').exists()
 
 
-async def test_errors_of_the_server_are_told(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
-    """A status is final; an address without a server is tried and given up."""
+async def test_errors_of_the_server_are_reported(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
+    """An error status is final; an address without a server is retried and then given up."""
     server.statuses = [404, 500]
     for status in (404, 500):
         with pytest.raises(DownloadFailed, match=f'answers {status}'):
@@ -117,7 +119,7 @@ async def test_errors_of_the_server_are_told(client: httpx.AsyncClient, server: 
 async def test_a_full_disk_is_an_os_error_and_the_beginning_stays(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:
-    """/dev/full stands in for a disk without space."""
+    """A full disk (/dev/full) raises OSError, and no target file appears."""
     target = tmp_path / 'model.zip'
     (tmp_path / 'model.zip.part').symlink_to('/dev/full')
     with pytest.raises(OSError, match='No space left'):
@@ -126,7 +128,7 @@ async def test_a_full_disk_is_an_os_error_and_the_beginning_stays(
 
 
 async def test_probing_reads_no_body(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:
-    """ETag and length tell one file from another."""
+    """ETag and length distinguish two versions of a file."""
     first = await probe(client, server.url)
     assert first.length == len(CONTENT)
     assert first == await probe(client, server.url)

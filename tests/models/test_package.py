@@ -1,3 +1,5 @@
+"""Model packages: description, hashes, categories and reproducible packing."""
+
 import json
 import zipfile
 from collections.abc import Callable
@@ -24,7 +26,7 @@ def open_altered(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> 
 
 
 def test_model_json_is_what_the_loop_client_expects(tmp_path: Path) -> None:
-    """learning_loop_node itself loads it: 134 categories, the person box first, points in schema order."""
+    """learning_loop_node loads model.json: 134 categories, the person box first, points in schema order."""
     model_package.unpack(make_package(tmp_path / 'p.zip', version='1.2'), tmp_path)
     information = ModelInformation.load_from_disk(str(tmp_path))
     assert information is not None
@@ -34,8 +36,8 @@ def test_model_json_is_what_the_loop_client_expects(tmp_path: Path) -> None:
     assert information.resolution == 640
 
 
-def test_ids_of_the_loop_win_and_aliases_are_brought_to_our_names(tmp_path: Path) -> None:
-    """A Loop that named its categories as upstream does, with ids of its own, gets those ids back."""
+def test_ids_of_the_loop_are_kept_and_aliases_mapped(tmp_path: Path) -> None:
+    """Category ids of the Loop are kept, and upstream names are mapped to canonical names."""
     ours = {name: alias for alias, name in ALIASES.items()}
 
     def rename(description: dict[str, Any]) -> None:
@@ -47,8 +49,8 @@ def test_ids_of_the_loop_win_and_aliases_are_brought_to_our_names(tmp_path: Path
     assert package.category_ids == {name: f'loop-{name}' for name in ('person', *KEYPOINT_NAMES)}
 
 
-def test_more_categories_than_ours_do_no_harm(tmp_path: Path) -> None:
-    """A project may have other categories too; theirs are left alone."""
+def test_unknown_categories_are_ignored(tmp_path: Path) -> None:
+    """Further categories of a project are ignored."""
     package = open_altered(tmp_path, lambda d: d['categories'].append({'id': 'x', 'name': 'tractor', 'type': 'box'}))
     assert package.category_ids['nose'] == category_id('nose')
     assert 'tractor' not in package.category_ids
@@ -122,7 +124,7 @@ def test_a_faulty_description_is_refused_by_field(
     ],
 )
 def test_missing_and_broken_files_are_refused(tmp_path: Path, files: dict[str, bytes | None], message: str) -> None:
-    """Each file is named."""
+    """The message names the file."""
     content = {name: data for name, data in (embedded_files() | files).items() if data is not None}
     folder = tmp_path / 'package'
     folder.mkdir()
@@ -131,7 +133,7 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path, files: dict[str, b
 
 
 def test_a_pose_network_of_17_keypoints_is_refused(tmp_path: Path) -> None:
-    """The trial inference sees that the network is a body model."""
+    """The trial inference detects a network of 17 keypoints."""
     outputs = {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}
     network = constant_network(tmp_path / 'body.onnx', outputs, (192, 256))
     with pytest.raises(InvalidPackage, match=r'pose.onnx: outputs are \[\(1, 17, 384\)'):
@@ -139,14 +141,14 @@ def test_a_pose_network_of_17_keypoints_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_detector_of_another_form_is_refused(tmp_path: Path) -> None:
-    """Raw rows where NMS output was promised."""
+    """The trial inference detects raw rows where the description promises NMS output."""
     network = constant_network(tmp_path / 'raw.onnx', {'output': np.zeros((1, 8400, 85))}, (640, 640))
     with pytest.raises(InvalidPackage, match=r'det.onnx: outputs are \[\(1, 8400, 85\)\]; dets'):
         verify(with_network(tmp_path / 'p.zip', 'detector', network))
 
 
 def test_the_committed_package_is_the_one_that_the_code_builds(tmp_path: Path) -> None:
-    """model_files/test-card.zip holds what mock/ builds today: same description, same networks."""
+    """model_files/test-card.zip has the description and networks that mock/ builds today."""
     built = make_package(tmp_path / 'built.zip', version='0.0')
     with zipfile.ZipFile(built) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -156,7 +158,7 @@ def test_the_committed_package_is_the_one_that_the_code_builds(tmp_path: Path) -
 
 
 def test_packing_is_reproducible_and_small(tmp_path: Path) -> None:
-    """The same networks give the same id; the embedded package stays far under 1 MB."""
+    """The same networks give the same id, and the embedded package stays under 200 kB."""
     first, second = (embedded_files(), make_package(tmp_path / 'b.zip', version='0.0'))
     with zipfile.ZipFile(second) as archive:
         assert json.loads(archive.read('model.json'))['id'] == json.loads(first['model.json'])['id']

@@ -1,3 +1,5 @@
+"""Packing of ONNX files."""
+
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from mock.test_card.model import build_detector, build_estimator
 
 @pytest.fixture
 def networks(tmp_path: Path) -> tuple[Path, Path]:
-    """Detector and estimator as ONNX files."""
+    """A detector and an estimator as ONNX files."""
     detector, estimator = tmp_path / 'yolox.onnx', tmp_path / 'rtmw.onnx'
     onnx.save(build_detector(), detector)
     onnx.save(build_estimator(), estimator)
@@ -21,7 +23,7 @@ def networks(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_sizes_and_output_form_are_read_from_the_files(tmp_path: Path, networks: tuple[Path, Path]) -> None:
-    """What was packed is a valid package with the published models' colour orders."""
+    """The package is valid and has the colour orders of the published models."""
     detector, estimator = networks
     pack_onnx(tmp_path / 'p.zip', detector=detector, estimator=estimator, name='mine', version='2.1', verify=verify)
     wholebody = verify(tmp_path / 'p.zip').wholebody
@@ -32,7 +34,7 @@ def test_sizes_and_output_form_are_read_from_the_files(tmp_path: Path, networks:
 
 
 def test_a_raw_detector_is_recognised(tmp_path: Path, networks: tuple[Path, Path]) -> None:
-    """One output of 85 columns is YOLOX without NMS."""
+    """One output of 85 columns is recognised as YOLOX without NMS."""
     raw = constant_network(tmp_path / 'raw.onnx', {'output': np.zeros((1, 3549, 85))}, (416, 416))
     package = pack_onnx(
         tmp_path / 'p.zip', detector=raw, estimator=networks[1], name='mine', version='1.0', verify=verify
@@ -42,7 +44,7 @@ def test_a_raw_detector_is_recognised(tmp_path: Path, networks: tuple[Path, Path
 
 
 def test_swapped_or_foreign_files_are_refused_and_leave_nothing(tmp_path: Path, networks: tuple[Path, Path]) -> None:
-    """Detector and estimator the wrong way round, text instead of ONNX, a bad mapping or version."""
+    """Swapped networks, a text file, a bad mapping and a bad version are refused; no file remains."""
     detector, estimator = networks
     target = tmp_path / 'out' / 'p.zip'
     text = tmp_path / 'text.onnx'
@@ -71,7 +73,7 @@ def test_swapped_or_foreign_files_are_refused_and_leave_nothing(tmp_path: Path, 
 
 
 def test_a_network_without_fixed_input_size_is_refused(tmp_path: Path, networks: tuple[Path, Path]) -> None:
-    """Its size would have to be guessed."""
+    """A network of variable input size is refused, since its size cannot be read."""
     model = build_detector()
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = 'height'
     onnx.save(model, tmp_path / 'dynamic.onnx')

@@ -1,10 +1,15 @@
+"""Installed models."""
+
 from pathlib import Path
 
 import pytest
 
 from benchmarks.support.packages import altered, make_package
+from detector.engine.pose_engine import PoseEngine
 from detector.engine.verification import verify
 from detector.errors import InvalidPackage
+from detector.models import package as model_package
+from detector.models.package import file_sha256, open_package
 from detector.models.store import ModelStore
 
 
@@ -14,7 +19,7 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) -> None:
-    """It is unpacked once, into the data folder."""
+    """The embedded model is unpacked once, into the data folder."""
     first = store.current_or_embedded()
     assert store.current() is None
     assert (first / 'model.json').is_file()
@@ -23,7 +28,7 @@ def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) 
 
 
 def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
-    """The folder layout is upstream's: models/<version> and the link current_model."""
+    """The folder layout is that of learning_loop_node: models/<version> and the link current_model."""
     store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
     package = store.install(make_package(tmp_path / 'b.zip', version='1.10', name='other'), verify=verify)
     assert store.current() == (store.data_folder / 'models' / '1.10').resolve()
@@ -36,15 +41,15 @@ def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -
 
 
 def test_a_version_is_replaced_only_on_request(store: ModelStore, tmp_path: Path) -> None:
-    """The same number twice is a mistake unless somebody says otherwise."""
+    """Installing a version a second time needs `replace`."""
     store.install(make_package(tmp_path / 'a.zip', name='one'), verify=verify)
-    with pytest.raises(InvalidPackage, match='installed already'):
+    with pytest.raises(InvalidPackage, match='already installed'):
         store.install(make_package(tmp_path / 'b.zip', name='two'), verify=verify)
     assert store.install(tmp_path / 'b.zip', verify=verify, replace=True).name == 'two'
 
 
 def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: Path) -> None:
-    """The current model stays and no half-unpacked folder remains."""
+    """The current model stays, and no partly unpacked folder remains."""
     store.install(make_package(tmp_path / 'a.zip'), verify=verify)
     bad = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop())
     with pytest.raises(InvalidPackage, match='right_hand_20 missing'):
@@ -56,17 +61,42 @@ def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: 
 
 
 def test_broken_installations_are_listed_as_such(store: ModelStore, tmp_path: Path) -> None:
-    """A damaged file and a vanished folder are named, not passed over."""
+    """A damaged file and a missing folder are named in the error."""
     package = store.install(make_package(tmp_path / 'a.zip'), verify=verify)
     package.estimator_path.write_bytes(b'damaged')
     (broken,) = store.installed()
     assert isinstance(broken, InvalidPackage)
     assert '1.0: pose.onnx: sha256' in str(broken)
     package.folder.rename(store.models / '.gone')
-    with pytest.raises(InvalidPackage, match='1.0 is gone'):
+    with pytest.raises(InvalidPackage, match='1.0 is missing'):
         store.current()
 
 
-def test_verify_installs_nothing(tmp_path: Path) -> None:
-    """It says what the package is."""
+def test_verification_describes_the_package(tmp_path: Path) -> None:
+    """Verification returns the description of the package."""
     assert verify(make_package(tmp_path / 'a.zip', version='3.1')).model_version == 'test-card 3.1'
+
+
+def test_networks_are_hashed_once_per_load(store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adding a package of the Loop hashes each of its networks once, and so does loading it."""
+    hashed: list[str] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return file_sha256(path)
+
+    archive = make_package(tmp_path / 'a.zip')
+    monkeypatch.setattr(model_package, 'file_sha256', counting)
+    package = store.add(archive, version='2.1', model_id='loop-model')
+    assert hashed == ['det.onnx', 'pose.onnx']
+    hashed.clear()
+    assert PoseEngine(open_package(package.folder)).package == package
+    assert hashed == ['det.onnx', 'pose.onnx']
+    assert (package.folder.name, package.version, package.id) == ('2.1', '2.1', 'loop-model')
+
+
+def test_a_version_of_wrong_form_replaces_nothing(store: ModelStore, tmp_path: Path) -> None:
+    """A version that the Loop offers is checked before the package is moved to its folder."""
+    with pytest.raises(InvalidPackage, match='version'):
+        store.add(make_package(tmp_path / 'a.zip'), version='latest', model_id='loop-model')
+    assert list(store.models.iterdir()) == []

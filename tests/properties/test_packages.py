@@ -1,4 +1,4 @@
-"""Model packages of whatever bytes and descriptions: opened, or an InvalidPackage that leaves nothing outside."""
+"""Model packages of arbitrary bytes and descriptions: they open or raise InvalidPackage, and nothing leaks outside."""
 
 import json
 import warnings
@@ -37,7 +37,7 @@ NAMES = st.text(min_size=1, max_size=20) | st.sampled_from(
 
 
 def unpacked(content: bytes) -> set[str]:
-    """The names of the files that a package leaves in its folder."""
+    """Return the names of the files that a package leaves in its folder."""
     with TemporaryDirectory() as outer:
         archive, folder = Path(outer) / 'package.zip', Path(outer) / 'inside' / 'deep'
         archive.write_bytes(content)
@@ -60,8 +60,8 @@ def test_a_damaged_zip_is_unpacked_or_refused(content: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_no_package(content: bytes) -> None:
-    """No bytes raise anything but InvalidPackage."""
+def test_arbitrary_bytes_are_refused(content: bytes) -> None:
+    """Arbitrary bytes raise nothing but InvalidPackage."""
     try:
         unpacked(content)
     except InvalidPackage as error:
@@ -72,7 +72,7 @@ def test_any_bytes_are_no_package(content: bytes) -> None:
 @example({'?': b'one', 'é': b'two'}, 0)
 @given(st.dictionaries(NAMES, st.binary(max_size=50), max_size=40), st.integers(0, 0xFFFF))
 def test_no_name_in_a_zip_leads_out(files: dict[str, bytes], mode: int) -> None:
-    """Entries of any name and any mode are unpacked flat, or refused."""
+    """Entries of any name and mode are unpacked flat or refused."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'a.zip'
         with zipfile.ZipFile(path, 'w') as archive, warnings.catch_warnings():
@@ -93,7 +93,7 @@ def test_no_name_in_a_zip_leads_out(files: dict[str, bytes], mode: int) -> None:
 
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the embedded package, whose description the tests replace."""
+    """A folder with the embedded package. The tests replace its description."""
     folder = tmp_path_factory.mktemp('package')
     model_package.unpack(EMBEDDED_PACKAGE, folder)
     return folder
@@ -108,8 +108,8 @@ def opened(folder: Path, description: bytes) -> ModelPackage | None:
         return None
 
 
-def test_any_description_is_refused_or_good(installed: Path) -> None:
-    """A model.json of any form opens, and then is complete, or raises InvalidPackage."""
+def test_any_description_is_refused_or_complete(installed: Path) -> None:
+    """A model.json of any form raises InvalidPackage or opens as a complete package."""
 
     @given(
         JSON | mutated(DESCRIPTION) | mutated(DESCRIPTION['wholebody']).map(lambda w: DESCRIPTION | {'wholebody': w})
