@@ -1,7 +1,5 @@
-"""Model packages: description, hashes, categories and reproducible packing."""
+"""Model packages: description, hashes, categories and verification."""
 
-import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from benchmarks.support.packages import altered, constant_network, embedded_file
 from detector.engine.verification import verify
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
-from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
 from detector.pose.skeleton import ALIASES, KEYPOINT_NAMES, category_id
 
@@ -145,21 +142,3 @@ def test_a_detector_of_another_form_is_refused(tmp_path: Path) -> None:
     network = constant_network(tmp_path / 'raw.onnx', {'output': np.zeros((1, 8400, 85))}, (640, 640))
     with pytest.raises(InvalidPackage, match=r'det.onnx: outputs are \[\(1, 8400, 85\)\]; dets'):
         verify(with_network(tmp_path / 'p.zip', 'detector', network))
-
-
-def test_the_committed_package_is_the_one_that_the_code_builds(tmp_path: Path) -> None:
-    """model_files/test-card.zip has the description and networks that mock/ builds today."""
-    built = make_package(tmp_path / 'built.zip', version='0.0')
-    with zipfile.ZipFile(built) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    committed = embedded_files()
-    assert json.loads(files['model.json']) == json.loads(committed['model.json'])
-    assert files == committed
-
-
-def test_packing_is_reproducible_and_small(tmp_path: Path) -> None:
-    """The same networks give the same id, and the embedded package stays under 200 kB."""
-    first, second = (embedded_files(), make_package(tmp_path / 'b.zip', version='0.0'))
-    with zipfile.ZipFile(second) as archive:
-        assert json.loads(archive.read('model.json'))['id'] == json.loads(first['model.json'])['id']
-    assert EMBEDDED_PACKAGE.stat().st_size < 200_000

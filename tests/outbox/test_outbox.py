@@ -1,114 +1,21 @@
 """Sending: against a server that answers as told, and against the mock Learning Loop."""
 
 import asyncio
-import email.utils
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
-from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.processes import free_port
 from benchmarks.support.waiting import eventually_async
 from detector.outbox import outbox as outbox_module
-from detector.outbox import posting as outbox_post
 from detector.outbox.files import Entry
 from detector.outbox.outbox import Outbox
 from detector.outbox.posting import Answer, Outcome
-from tests.support.outboxes import make_outbox
-
-
-@dataclass
-class Script:
-    """A Loop that answers as told.
-
-    :param batches: names of the images of each request, and when it came.
-    :param parts: file name and content type of each part so far.
-    """
-
-    url: str = ''
-    batches: list[list[str]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    parts: list[tuple[str, str]] = field(default_factory=list)
-    taken: list[str] = field(default_factory=list)
-
-    async def answer(self, names: list[str]) -> web.Response:
-        return web.json_response({})
-
-    async def handle(self, request: web.Request) -> web.Response:
-        form = await request.post()
-        files = [part for part in form.getall('files') if isinstance(part, web.FileField)]
-        self.parts += [(part.filename, part.content_type) for part in files]
-        for part in files:
-            part.file.close()
-        names = [unquote(part.filename)[6:-4] for part in files if part.filename.endswith('.jpg')]
-        self.batches.append(names)
-        self.times.append(time.monotonic())
-        response = await self.answer(names)
-        if response.status == 200 and response.content_type == 'application/json':
-            self.taken += names
-        return response
-
-
-@pytest.fixture
-async def script() -> AsyncIterator[Script]:
-    made = Script()
-    app = web.Application(client_max_size=1024**3)
-    app.router.add_post('/images', made.handle)
-    server = TestServer(app, shutdown_timeout=0.1)
-    await server.start_server()
-    made.url = str(server.make_url('/images'))
-    yield made
-    await server.close()
-
-
-@pytest.fixture
-async def outbox(tmp_path: Path, script: Script) -> AsyncIterator[Outbox]:
-    made = make_outbox(tmp_path / 'outbox', script.url)
-    yield made
-    await made.close()
-
-
-async def fill(outbox: Outbox, count: int, *, priority: bool = False) -> list[Entry]:
-    return [await outbox.save(b'jpeg', ImageMetadata(tags=['t']), priority=priority) for _ in range(count)]
-
-
-def names(entries: Sequence[Entry]) -> list[str]:
-    return [entry.name for entry in entries]
-
-
-async def until_empty(outbox: Outbox) -> None:
-    await eventually_async(lambda: outbox.queue.count == 0)
-
-
-async def test_requests_are_those_of_upstream(
-    tmp_path: Path, script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Same parts in the same order, with the same names and types, as learning_loop_node's outbox sends them."""
-    from learning_loop_node.detector.outbox import Outbox as UpstreamOutbox
-    from learning_loop_node.globals import GLOBALS
-
-    await fill(outbox, 3)
-    shutil.copytree(tmp_path / 'outbox', tmp_path / 'data' / 'outbox')
-    monkeypatch.setattr(GLOBALS, 'data_folder', str(tmp_path / 'data'))
-    for name in ('LOOP_HOST', 'LOOP_ORGANIZATION', 'LOOP_PROJECT'):
-        monkeypatch.setenv(name, 'x')
-    theirs = UpstreamOutbox()
-    theirs.target_uri = script.url
-    await theirs.upload()
-    parts, script.parts = script.parts, []
-    assert len(parts) == 6
-    await outbox.start()
-    await until_empty(outbox)
-    pairs, theirs_in_pairs = ([tuple(found[i : i + 2]) for i in range(0, 6, 2)] for found in (script.parts, parts))
-    assert sorted(pairs) == sorted(theirs_in_pairs), 'metadata first, then its image'
+from tests.support.outboxes import Script, fill, make_outbox, names, until_empty
 
 
 async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tmp_path: Path) -> None:
@@ -123,41 +30,6 @@ async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tm
     assert script.taken == [*names(urgent), *names(normal)[:6:-1]]
     await outbox.close()
     assert outbox.about() | {'uploaded': 40, 'waiting': 7} == outbox.about()
-
-
-@pytest.mark.parametrize('status', [200, 201, 204])
-async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -> None:
-    """Upstream would send for ever what a Loop answers 201 to."""
-
-    async def answer(_: list[str]) -> web.Response:
-        return web.Response(status=status)
-
-    script.answer = answer  # type: ignore[method-assign]
-    await fill(outbox, 2)
-    await outbox.start()
-    await until_empty(outbox)
-    assert outbox.about()['uploaded'] == 2
-
-
-async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: Outbox) -> None:
-    """Status 200 with a page of HTML is no Loop; neither is a redirect, which is not followed."""
-
-    async def page(_: list[str]) -> web.Response:
-        return web.Response(text='<html>Welcome to our hotel</html>', content_type='text/html')
-
-    async def elsewhere(_: list[str]) -> web.Response:
-        return web.Response(status=307, headers={'Location': script.url})
-
-    await fill(outbox, 2)
-    for answer in (page, elsewhere):
-        script.answer = answer  # type: ignore[method-assign]
-        seen = len(script.batches)
-        await outbox.start()
-        await eventually_async(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]
-        await outbox.close()
-    about = outbox.about()
-    assert (about['found'], about['uploaded'], about['waiting']) == (2, 0, 2)
-    assert 'answers 307' in about['error']
 
 
 @pytest.mark.parametrize('status', [413, 422])
@@ -326,18 +198,6 @@ async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
     assert len(set(pauses)) > 20
     patience = Answer(outcome=Outcome.UNAVAILABLE, retry_after=100_000)
     assert outbox._pause_after(patience, [entry]) == 300
-
-
-@pytest.mark.parametrize(('header', 'seconds'), [('7', 7), ('0', 0), ('soon', 0), ('-5', 0), ('', 0), ('٣', 0)])
-async def test_retry_after_is_read(header: str, seconds: float) -> None:
-    """Seconds; what is neither seconds nor a date is none."""
-    assert outbox_post._seconds(header) == seconds
-
-
-async def test_retry_after_may_be_a_date() -> None:
-    """In the future, or gone by."""
-    assert 50 < outbox_post._seconds(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
-    assert outbox_post._seconds(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0
 
 
 async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:

@@ -1,8 +1,17 @@
 """Outboxes for tests."""
 
 import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
+from aiohttp import web
+from learning_loop_node.data_classes import ImageMetadata
+
+from benchmarks.support.waiting import eventually_async
+from detector.outbox.files import Entry
 from detector.outbox.outbox import Outbox
 from detector.outbox.posting import LoopPoster
 from detector.outbox.queue import OutboxQueue
@@ -11,3 +20,47 @@ from detector.outbox.queue import OutboxQueue
 def make_outbox(folder: Path, url: str, *, interval: float = 0.02) -> Outbox:
     queue = OutboxQueue(folder, max_images=1000, max_bytes=10**9)
     return Outbox(queue, LoopPoster(url, ssl.create_default_context()), interval=interval)
+
+
+@dataclass
+class Script:
+    """A Loop that answers as told.
+
+    :param batches: names of the images of each request, and when it came.
+    :param parts: file name and content type of each part so far.
+    """
+
+    url: str = ''
+    batches: list[list[str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    parts: list[tuple[str, str]] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+
+    async def answer(self, names: list[str]) -> web.Response:
+        return web.json_response({})
+
+    async def handle(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        files = [part for part in form.getall('files') if isinstance(part, web.FileField)]
+        self.parts += [(part.filename, part.content_type) for part in files]
+        for part in files:
+            part.file.close()
+        names = [unquote(part.filename)[6:-4] for part in files if part.filename.endswith('.jpg')]
+        self.batches.append(names)
+        self.times.append(time.monotonic())
+        response = await self.answer(names)
+        if response.status == 200 and response.content_type == 'application/json':
+            self.taken += names
+        return response
+
+
+async def fill(outbox: Outbox, count: int, *, priority: bool = False) -> list[Entry]:
+    return [await outbox.save(b'jpeg', ImageMetadata(tags=['t']), priority=priority) for _ in range(count)]
+
+
+def names(entries: Sequence[Entry]) -> list[str]:
+    return [entry.name for entry in entries]
+
+
+async def until_empty(outbox: Outbox) -> None:
+    await eventually_async(lambda: outbox.queue.count == 0)

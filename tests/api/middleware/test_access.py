@@ -1,7 +1,6 @@
 """The token, the login page, Label Studio's credentials and foreign origins: real nodes, real headers."""
 
 import base64
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -10,38 +9,16 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
-from websockets.sync.client import connect
-from websockets.typing import Origin
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess, running_node
 from detector.api.middleware.access import OPEN_PATHS
 from detector.cli.main import app
+from tests.support.access import ALLOWED, TOKEN, handshake
 from tests.support.commands import invoke, succeed
 
-TOKEN = 'correct-horse-battery-staple'
 BEARER = {'Authorization': f'Bearer {TOKEN}'}
 FOREIGN = 'http://evil.example'
-ALLOWED = 'https://tools.example:8443'
-
-
-@pytest.fixture(scope='module')
-def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node that asks for a token."""
-    settings = {'API_TOKEN': TOKEN, 'USE_BACKDOOR_CONTROLS': 1, 'CORS_ORIGINS': ALLOWED}
-    with running_node(tmp_path_factory.mktemp('closed'), **settings) as running:
-        yield running
-
-
-def handshake(node: NodeProcess, path: str, *, origin: str | None = None, headers: dict[str, str] | None = None) -> int:
-    """The status that a WebSocket's handshake is answered with; 101 if it is accepted."""
-    url = node.url.replace('http', 'ws') + path
-    try:
-        with connect(url, origin=None if origin is None else Origin(origin), additional_headers=headers, proxy=None):
-            return 101
-    except InvalidStatus as error:
-        return error.response.status_code
 
 
 # ---------------------------------------------------------------- the token
@@ -120,74 +97,6 @@ def test_commands_send_the_token_of_their_settings(
     assert '2 persons' in succeed(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
     outbox = invoke(app, 'outbox', 'list', '--url', closed.url)
     assert 'answers 409' in str(outbox.exception), 'let in, to a node without a Learning Loop'
-
-
-# ---------------------------------------------------------------- the login page
-
-
-@pytest.fixture
-def browser(closed: NodeProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=closed.url, headers={'Accept': 'text/html,*/*', 'Origin': closed.url}) as client:
-        yield client
-
-
-def test_a_browser_is_led_to_the_login_page_and_back(closed: NodeProcess, browser: httpx.Client) -> None:
-    """The cookie is no token, no script can read it, it is not sent along from elsewhere, and logging out ends it."""
-    sent = browser.get('/outbox?limit=5')
-    assert (sent.status_code, sent.headers['location']) == (303, '/login?next=/outbox%3Flimit%3D5')
-    page = browser.get(sent.headers['location'])
-    assert page.status_code == 200
-    assert re.search(r'name="next" type="hidden" value="/outbox\?limit=5"', page.text)
-    wrong = browser.post('/login', data={'token': 'nonsense', 'next': '/outbox?limit=5'})
-    assert wrong.status_code == 401
-    assert 'This is not the token' in wrong.text
-    assert 'nonsense' not in wrong.text
-    right = browser.post('/login', data={'token': TOKEN, 'next': '/outbox?limit=5'})
-    assert (right.status_code, right.headers['location']) == (303, '/outbox?limit=5')
-    cookie = right.headers['set-cookie']
-    assert TOKEN not in cookie
-    assert 'httponly' in cookie.lower()
-    assert 'samesite=strict' in cookie.lower()
-    assert 'secure' not in cookie.lower(), 'over plain http the browser would drop it'
-    assert browser.get('/docs').status_code == 200
-    assert browser.put('/operation_mode', content='idle').status_code == 200
-    assert browser.get('/login?next=/docs').headers['location'] == '/docs'
-    session = dict(browser.cookies)
-    websocket = {'Cookie': '; '.join(f'{name}={value}' for name, value in session.items())}
-    assert handshake(closed, '/ui/x', origin=closed.url, headers=websocket) == 403, (
-        'let in, to a path that is not there'
-    )
-    assert browser.post('/logout').headers['location'] == '/login'
-    assert not browser.cookies
-    assert browser.get('/docs').status_code == 303
-    browser.cookies.update(session)
-    assert browser.get('/docs').status_code == 303, 'a copy of the cookie is worth nothing after the logout'
-    assert handshake(closed, '/ui/x', origin=closed.url, headers=websocket) == 401
-
-
-@pytest.mark.parametrize('target', ['//evil.example', 'https://evil.example', '/\\evil.example', 'evil', '/a\nb'])
-def test_the_login_page_leads_nobody_astray(browser: httpx.Client, target: str) -> None:
-    """A link to it may be a stranger's."""
-    assert browser.post('/login', data={'token': TOKEN, 'next': target}).headers['location'] == '/ui'
-
-
-def test_behind_tls_the_cookie_stays_there(browser: httpx.Client) -> None:
-    """A proxy says so."""
-    answer = browser.post('/login', data={'token': TOKEN}, headers={'X-Forwarded-Proto': 'https'})
-    assert 'secure' in answer.headers['set-cookie'].lower()
-
-
-def test_the_login_page_takes_no_large_forms(browser: httpx.Client) -> None:
-    """Whoever sends them is not known yet."""
-    assert browser.post('/login', data={'token': 10_000 * 'x'}).status_code == 413
-    page = browser.get('/login', params={'next': '/"><script>alert(1)</script>'})
-    assert '<script>' not in page.text
-
-
-def test_without_a_token_there_is_nothing_to_log_in_to(node: NodeProcess) -> None:
-    """The page passes on at once."""
-    assert httpx.get(f'{node.url}/login', params={'next': '/about'}).headers['location'] == '/about'
-    assert httpx.get(f'{node.url}/docs', headers={'Accept': 'text/html'}).status_code == 200
 
 
 # ---------------------------------------------------------------- Label Studio
@@ -352,11 +261,3 @@ def test_a_strange_host_is_no_fault_of_the_node(closed: NodeProcess, host: str) 
             head = f'GET /outbox?x HTTP/1.1\r\nHost: {host}\r\n{origin}Accept: text/html\r\nConnection: close\r\n\r\n'
             connection.sendall(head.encode())
             assert connection.recv(65536).split()[1] in (b'303', b'400', b'403')
-
-
-def test_a_session_is_of_no_use_to_another_port_of_the_same_host(closed: NodeProcess, browser: httpx.Client) -> None:
-    """Browsers count ports of a host as one site, and send the cookie along: only the origin tells."""
-    browser.post('/login', data={'token': TOKEN})
-    neighbour = {'Origin': f'http://127.0.0.1:{closed.port + 1}'}
-    assert browser.put('/operation_mode', content='idle', headers=neighbour).status_code == 403
-    assert browser.put('/operation_mode', content='idle').status_code == 200

@@ -9,35 +9,19 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from detector.datasets.person import NOT_LABELLED, Person
+from detector.datasets.person import Person
 from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
 from detector.label_studio.backend.preannotation import score
-from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.server.project import Project
-from detector.label_studio.workflows import postures as postures_module
-from detector.label_studio.workflows.postures import farthest_first, postures
-from detector.label_studio.workflows.review_queue import AT_ONCE, Place, Waiting, certainty, queue, version_of, write
+from detector.label_studio.workflows.postures import farthest_first
+from detector.label_studio.workflows.review_queue import AT_ONCE, Place, certainty, queue, version_of, write
 from detector.pose.pose import Pose
-from tests.support.label_studio.evaluated import LEFT_HAND, NOSE, SIZE, by_hand, make_person, moved, unsure, without
+from tests.support.label_studio.evaluated import LEFT_HAND, SIZE, by_hand, make_person, unsure, without
+from tests.support.label_studio.review import KEYPOINTS, SKELETON, VERSION, make_waiting, predicted
 from tests.support.label_studio.tasks import Json, make_task
 
-SKELETON = parse(generate('skeleton'))
-KEYPOINTS = parse(generate('keypoints'))
-VERSION = 'm 1.0'
 STYLES = pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
-
-
-def make_waiting(
-    tasks: Sequence[Json], *, config: LabelingConfig = SKELETON, parts: Sequence[str] = (), version: str = VERSION
-) -> Waiting:
-    waiting = Waiting(config=config, model_version=version, parts=parts)
-    for task in tasks:
-        waiting.add(task)
-    return waiting
-
-
-def predicted(number: int, *persons: Person, config: LabelingConfig = SKELETON) -> Json:
-    return make_task(number, config, predicted={VERSION: persons}, size=SIZE)
 
 
 def scores_of(places: Sequence[Place]) -> list[float | None]:
@@ -115,80 +99,6 @@ def test_nobody_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -
 
 
 # ---------------------------------------------------------------- diversity
-
-
-def distance(one: Person, other: Person) -> float:
-    first, second = postures([one, other])
-    return float(np.linalg.norm(first - second))
-
-
-def test_a_posture_does_not_depend_on_place_and_size() -> None:
-    """Nor on the model's scores."""
-    person = make_person(0, 0, width=200, height=400)
-    larger = replace(
-        make_person(300, 100, width=400, height=800), box_score=0.1, scores=np.full(133, 0.5, dtype=np.float32)
-    )
-    assert distance(person, larger) == pytest.approx(0, abs=1e-5)
-    assert postures([]).shape == (0, 399)
-
-
-def test_distances_can_be_computed_by_hand() -> None:
-    """Each part weighs a fifth: 80 pixels of 400 at the nose are √(0.2² / 17 / 5), at the whole hand √(0.2² / 5)."""
-    person = make_person(width=200, height=400)
-    assert distance(person, moved(person, [NOSE], 80)) == pytest.approx(np.sqrt(0.2**2 / 17 / 5), abs=1e-6)
-    assert distance(person, moved(person, LEFT_HAND.indices, 0, 80)) == pytest.approx(np.sqrt(0.2**2 / 5), abs=1e-6)
-    centred = person.keypoints.copy()
-    centred[NOSE] = person.box.reshape(2, 2).mean(axis=0) if person.box is not None else 0
-    middle = replace(person, keypoints=centred)
-    assert distance(middle, without(middle, [NOSE])) == pytest.approx(np.sqrt(0.25**2 / 17 / 5), abs=1e-6)
-    assert distance(without(person, [NOSE]), without(middle, [NOSE])) == 0
-
-
-def slow_farthest_first(
-    tasks: Sequence[np.ndarray[Any, Any]], labelled: Sequence[np.ndarray[Any, Any]]
-) -> tuple[list[int], list[float]]:
-    """By the words of the definition; something is labelled, every task has a person."""
-    known = [row.astype(np.float64) for rows in labelled for row in rows]
-    order: list[int] = []
-    distances: list[float] = []
-    while len(order) < len(tasks):
-        best = max(
-            (index for index in range(len(tasks)) if index not in order),
-            key=lambda index: max(min(np.linalg.norm(row - one) for one in known) for row in tasks[index]),
-        )
-        distances.append(float(max(min(np.linalg.norm(row - one) for one in known) for row in tasks[best])))
-        order.append(best)
-        known += [row.astype(np.float64) for row in tasks[best]]
-    return order, distances
-
-
-@pytest.mark.parametrize('seed', range(3))
-def test_the_farthest_comes_first(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by the definition, with several persons per task; the pieces that labelled ones come in do not matter."""
-    monkeypatch.setattr(postures_module, '_LABELLED_AT_ONCE', 3)
-    rng = np.random.default_rng(seed)
-    tasks = [rng.normal(size=(rng.integers(1, 4), 399)).astype(np.float32) for _ in range(25)]
-    labelled = [rng.normal(size=(rng.integers(0, 3), 399)).astype(np.float32) for _ in range(9)]
-    order, distances = farthest_first(tasks, labelled)
-    expected, their = slow_farthest_first(tasks, labelled)
-    assert order == expected
-    assert distances == pytest.approx(their, rel=1e-3)
-    assert farthest_first(tasks, labelled, 7)[0] == expected[:7]
-
-
-def test_without_labels_the_most_usual_posture_comes_first() -> None:
-    """Then the one farthest from it; tasks without a person come last."""
-    rows = np.zeros((5, 1, 399), dtype=np.float32)
-    rows[:, 0, 0] = [0, 1, 2.5, 4, 5]
-    order, distances = farthest_first([rows[0], rows[1], rows[2][:0], rows[2], rows[3], rows[4]], [])
-    assert order[0] == 3
-    assert set(order[1:3]) == {0, 5}
-    assert order[-1] == 2
-    assert distances[0] == np.inf
-    assert distances[1:3] == [2.5, 2.5]
-    assert distances[-1] == 0
-    assert farthest_first([], []) == ([], [])
-    assert farthest_first([rows[0][:0]], [rows[0]], 5) == ([0], [0.0])
 
 
 def test_what_is_labelled_or_seen_already_comes_late() -> None:
@@ -305,18 +215,6 @@ def test_an_empty_queue_is_one() -> None:
     """Of all kinds."""
     for by in ('uncertainty', 'diversity', 'both'):
         assert queue(make_waiting([]), by=cast(Any, by)) == []
-
-
-def test_points_that_are_not_labelled_make_no_posture() -> None:
-    """In skeletons they have places, which must not count: either style gives the same posture."""
-    shown = without(make_person(), LEFT_HAND.indices)
-    hidden = replace(shown, keypoints=make_person().keypoints)
-    (one,), (other,) = (
-        make_waiting([predicted(1, person, config=config)], config=config).candidates
-        for person, config in ((hidden, SKELETON), (shown, KEYPOINTS))
-    )
-    assert (hidden.visibility == NOT_LABELLED).any()
-    assert one.postures == pytest.approx(other.postures, abs=1e-5)
 
 
 # ---------------------------------------------------------------- Label Studio

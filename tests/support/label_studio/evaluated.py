@@ -7,7 +7,12 @@ from typing import Any
 import numpy as np
 
 from detector.datasets.person import NOT_LABELLED, VISIBLE, Person
-from detector.label_studio.evaluation.evaluation import Evaluated, Evaluation, PartFigures
+from detector.label_studio.evaluation.evaluation import (
+    Evaluated,
+    Evaluation,
+    PartFigures,
+    evaluate,
+)
 from detector.pose.skeleton import OKS_SIGMAS, PART_BY_NAME, Part
 
 SIZE = (1000, 800)
@@ -115,3 +120,8 @@ def unsure(person: Person, part: str, confidence: float) -> Person:
     scores = person.scores.copy()
     scores[PART_BY_NAME[part].slice] = confidence
     return replace(person, scores=scores)
+
+
+def measure(people: Sequence[Person], predicted: Sequence[Person]) -> Evaluation:
+    """Of one image."""
+    return evaluate([make_image(people, predicted)])

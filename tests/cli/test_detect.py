@@ -1,0 +1,88 @@
+"""The command `wholebody detect`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.support.cards import assert_read, make_card
+from benchmarks.support.processes import NodeProcess
+from detector.cli.main import app, main
+from detector.models.embedded import EXAMPLE_CARD
+from detector.pose import images
+from detector.pose.pose import Pose
+from mock.test_card.build import EXAMPLE_FIGURES
+from tests.support import commands
+
+
+def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:
+    """The example card: two persons, all keypoints, and a picture that differs from the input."""
+    output = commands.succeed(app, 'detect', EXAMPLE_CARD, '-o', tmp_path / 'drawn.png')
+    assert '2 persons' in output
+    assert '(133 keypoints)' in output
+    assert 'test-card 0.0' in output
+    drawn = images.read(tmp_path / 'drawn.png')
+    assert (drawn != images.read(EXAMPLE_CARD)).any(axis=-1).sum() > 5000
+
+
+@pytest.mark.parametrize('remote', [False, True], ids=['local engine', 'running node'])
+def test_detect_prints_json_from_here_or_from_a_node(node: NodeProcess, remote: bool) -> None:
+    """The same poses either way."""
+    arguments = ['--url', node.url] if remote else []
+    answer = json.loads(commands.succeed(app, 'detect', EXAMPLE_CARD, '--json', *arguments))
+    assert answer['file'] == str(EXAMPLE_CARD)
+    assert_read([Pose.from_json(pose) for pose in answer['poses']], EXAMPLE_FIGURES)
+
+
+def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
+    """Images in subfolders are found and drawn into the same tree; a broken one costs only itself."""
+    images.write(tmp_path / 'in' / 'a.png', make_card())
+    images.write(tmp_path / 'in' / 'sub' / 'b.jpg', make_card(()))
+    (tmp_path / 'in' / 'broken.jpg').write_bytes(b'hello')
+    (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    result = commands.invoke(app, 'detect', tmp_path / 'in', '--json', '-o', tmp_path / 'out')
+    assert result.exit_code == 1
+    answers = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{')]
+    assert [len(answer['poses']) for answer in answers] == [2, 0]
+    assert 'broken.jpg: these bytes are not an image' in result.stderr
+    assert (tmp_path / 'out' / 'a.png').is_file()
+    assert (tmp_path / 'out' / 'sub' / 'b.jpg').is_file()
+
+
+def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:
+    """`detect f -o f` and two files of one name would destroy pictures; both are refused before any work."""
+    images.write(tmp_path / 'a' / 'x.png', make_card())
+    images.write(tmp_path / 'b' / 'x.png', make_card())
+    before = (tmp_path / 'a' / 'x.png').read_bytes()
+    for arguments, message in (
+        (['detect', tmp_path / 'a', '-o', tmp_path / 'a'], 'is an input'),
+        (['detect', tmp_path / 'a' / 'x.png', '-o', tmp_path / 'a' / 'x.png'], 'is an input'),
+        (['detect', tmp_path / 'a' / 'x.png', tmp_path / 'b' / 'x.png', '-o', tmp_path / 'o'], 'more than once'),
+    ):
+        result = commands.invoke(app, *arguments)
+        assert result.exit_code == 1
+        assert message in str(result.exception)
+    assert (tmp_path / 'a' / 'x.png').read_bytes() == before
+    assert not (tmp_path / 'o').exists()
+
+
+def test_detect_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """An empty folder, a node that does not answer: one line, no traceback."""
+    (tmp_path / 'empty').mkdir()
+    for arguments, message in (
+        (['detect', str(tmp_path / 'empty')], 'error: no images'),
+        (['model', 'verify', str(tmp_path / 'missing.zip')], 'error: .*missing.zip: no such file'),
+        (['card', '-o', str(tmp_path)], 'error: .*ending'),
+        (['card', '-o', '/proc/none/card.png'], 'error: .*No such file'),
+        (['detect', str(EXAMPLE_CARD), '--url', 'http://a b:x'], 'error: .*is not an address'),
+    ):
+        monkeypatch.setattr('sys.argv', ['wholebody', *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 1
+        assert re.search(message, capsys.readouterr().err)
+    result = commands.invoke(app, 'detect', EXAMPLE_CARD, '--url', 'http://127.0.0.1:9')
+    assert result.exit_code == 1
+    assert 'no answer from http://127.0.0.1:9' in result.stderr

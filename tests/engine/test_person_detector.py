@@ -1,0 +1,69 @@
+"""The person detector's output."""
+
+import numpy as np
+import pytest
+from rtmlib import YOLOX
+
+from detector.engine.person_detector import PersonDetector, clip_boxes
+from detector.errors import InvalidPackage
+from tests.support.networks import Canned, detector_spec
+
+
+def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
+    """Grid decoding and NMS give rtmlib's boxes of class 0; the other 79 classes never appear."""
+    rng = np.random.default_rng(5)
+    raw = rng.normal(0, 0.4, (1, 3549, 85)).astype(np.float32)
+    raw[..., 4:] = 0
+    busy = rng.choice(3549, 60, replace=False)
+    raw[0, busy, 4] = rng.uniform(0.5, 1, 60)
+    raw[0, busy[:40], 5] = rng.uniform(0.5, 1, 40)
+    raw[0, busy[30:], 21] = rng.uniform(0.8, 1, 30)
+    image = np.zeros((300, 500, 3), dtype=np.uint8)
+
+    ours, scores = PersonDetector(Canned(raw), detector_spec('raw')).detect(image)
+
+    theirs = YOLOX.__new__(YOLOX)
+    theirs.model_input_size, theirs.nms_thr, theirs.score_thr, theirs.det_mode = (416, 416), 0.45, 0.3, 'multiclass'
+    boxes, classes = theirs.postprocess(raw.copy(), 416 / 500)
+    persons = boxes[classes == 0]
+    inside = clip_boxes(persons, image.shape)
+    persons = persons[((inside[:, 2:] - inside[:, :2]) >= 2).all(axis=1)]
+    assert len(persons) > 10
+    assert (classes != 0).any()
+    assert len(ours) == len(persons)
+    for box in persons:
+        assert np.abs(ours - box).max(axis=1).min() < 1e-2
+    assert (np.diff(scores) <= 0).all()
+
+
+def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
+    """Label, score, size and finiteness are looked at; boxes may reach beyond the image, if they lie in it too."""
+    rows = [
+        (10, 20, 110, 220, 0.6),
+        (-50, -50, 600, 600, 0.9),
+        (-50, 20, 1, 220, 0.9),
+        (10, 20, 110, 220, 0.29),
+        (30, 30, 90, 90, 0.8),
+        (50, 50, 50.5, 90, 0.8),
+        (np.nan, 50, 90, 90, 0.8),
+    ]
+    labels = np.array([[0, 0, 0, 0, 16, 0, 0]])
+    detector = PersonDetector(Canned(np.array([rows], dtype=np.float32), labels), detector_spec('nms'))
+    boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
+    np.testing.assert_allclose(boxes, [(-50, -50, 600, 600), (10, 20, 110, 220)])
+    np.testing.assert_allclose(scores, [0.9, 0.6])
+
+
+def test_an_empty_detector_output_is_nobody() -> None:
+    """Exports with NMS may return no row at all."""
+    detector = PersonDetector(Canned(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0))), detector_spec('nms'))
+    boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
+    assert boxes.shape == (0, 4)
+    assert scores.shape == (0,)
+
+
+def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> None:
+    """8400 rows belong to 640×640, not to 416×416."""
+    detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
+    with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
+        detector.check()

@@ -1,0 +1,84 @@
+"""Requests that carry images to the Loop, and what their answers mean."""
+
+import email.utils
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from benchmarks.support.waiting import eventually_async
+from detector.outbox import posting as outbox_post
+from detector.outbox.outbox import Outbox
+from tests.support.outboxes import Script, fill, until_empty
+
+
+async def test_requests_are_those_of_upstream(
+    tmp_path: Path, script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same parts in the same order, with the same names and types, as learning_loop_node's outbox sends them."""
+    from learning_loop_node.detector.outbox import Outbox as UpstreamOutbox
+    from learning_loop_node.globals import GLOBALS
+
+    await fill(outbox, 3)
+    shutil.copytree(tmp_path / 'outbox', tmp_path / 'data' / 'outbox')
+    monkeypatch.setattr(GLOBALS, 'data_folder', str(tmp_path / 'data'))
+    for name in ('LOOP_HOST', 'LOOP_ORGANIZATION', 'LOOP_PROJECT'):
+        monkeypatch.setenv(name, 'x')
+    theirs = UpstreamOutbox()
+    theirs.target_uri = script.url
+    await theirs.upload()
+    parts, script.parts = script.parts, []
+    assert len(parts) == 6
+    await outbox.start()
+    await until_empty(outbox)
+    pairs, theirs_in_pairs = ([tuple(found[i : i + 2]) for i in range(0, 6, 2)] for found in (script.parts, parts))
+    assert sorted(pairs) == sorted(theirs_in_pairs), 'metadata first, then its image'
+
+
+@pytest.mark.parametrize('status', [200, 201, 204])
+async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -> None:
+    """Upstream would send for ever what a Loop answers 201 to."""
+
+    async def answer(_: list[str]) -> web.Response:
+        return web.Response(status=status)
+
+    script.answer = answer  # type: ignore[method-assign]
+    await fill(outbox, 2)
+    await outbox.start()
+    await until_empty(outbox)
+    assert outbox.about()['uploaded'] == 2
+
+
+async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: Outbox) -> None:
+    """Status 200 with a page of HTML is no Loop; neither is a redirect, which is not followed."""
+
+    async def page(_: list[str]) -> web.Response:
+        return web.Response(text='<html>Welcome to our hotel</html>', content_type='text/html')
+
+    async def elsewhere(_: list[str]) -> web.Response:
+        return web.Response(status=307, headers={'Location': script.url})
+
+    await fill(outbox, 2)
+    for answer in (page, elsewhere):
+        script.answer = answer  # type: ignore[method-assign]
+        seen = len(script.batches)
+        await outbox.start()
+        await eventually_async(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]
+        await outbox.close()
+    about = outbox.about()
+    assert (about['found'], about['uploaded'], about['waiting']) == (2, 0, 2)
+    assert 'answers 307' in about['error']
+
+
+@pytest.mark.parametrize(('header', 'seconds'), [('7', 7), ('0', 0), ('soon', 0), ('-5', 0), ('', 0), ('٣', 0)])
+async def test_retry_after_is_read(header: str, seconds: float) -> None:
+    """Seconds; what is neither seconds nor a date is none."""
+    assert outbox_post._seconds(header) == seconds
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    """In the future, or gone by."""
+    assert 50 < outbox_post._seconds(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
+    assert outbox_post._seconds(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0

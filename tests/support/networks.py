@@ -1,0 +1,24 @@
+"""Networks for tests of their callers."""
+
+import numpy as np
+
+from detector.engine.runtimes import FloatArray, Runtime
+from detector.models.package import Detector
+
+
+class Canned(Runtime):
+    """A runtime that answers with given outputs."""
+
+    name = 'canned'
+
+    def __init__(self, *outputs: np.ndarray) -> None:  # type: ignore[type-arg]
+        self.outputs = list(outputs)
+
+    def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+        return [output.copy() for output in self.outputs]
+
+
+def detector_spec(output: str, size: int = 416) -> Detector:
+    return Detector(
+        file='det.onnx', sha256=64 * '0', input_size=(size, size), color_order='BGR', output=output, score_threshold=0.3
+    )  # type: ignore[arg-type]
