@@ -190,7 +190,15 @@ def _image(node: 'WholebodyNode', payload: Any) -> ImageData:
 
 
 async def _detect(node: 'WholebodyNode', sid: str, payload: Any) -> dict[str, Any]:
-    """Detect on a frame; one of the same connection and camera that still waits is given up for it."""
+    """Find the persons in an image: boxes, and 133 points per person in the order of the boxes.
+
+    A frame with a `camera_id` replaces an older one of the same connection and camera that still waits, unless its
+    `autoupload` is `all`.
+
+    :param payload: `image`; optionally `camera_id`, `tags` (a list), `source`, `autoupload` (`filtered`, `all` or
+        `disabled`), `creation_date` and `request_id`.
+    :return: `ImageMetadata` of the Learning Loop.
+    """
     payload = _object(payload)
     options = _options(payload)
     stream = None if options['camera_id'] is None else (sid, options['camera_id'])
@@ -200,6 +208,11 @@ async def _detect(node: 'WholebodyNode', sid: str, payload: Any) -> dict[str, An
 
 
 async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
+    """Find the persons in up to 64 images.
+
+    :param payload: as for `detect`, with `images` (a list) instead of `image`.
+    :return: `{'items': […]}`, one `ImageMetadata` per image in the same order.
+    """
     payload = _object(payload)
     options = _options(payload)
     received = payload.get('images')
@@ -212,11 +225,23 @@ async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str
 
 
 async def _poses(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
+    """Find the persons in an image: one object per person, with its 133 named keypoints.
+
+    :param payload: `image`; optionally `request_id`.
+    :return: the same object as `POST /poses`.
+    """
     return await grouped_poses(node, _image(node, _object(payload).get('image')))
 
 
 async def _upload(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Accept an image for the Loop; what rosys sends is understood, in `metadata` or beside it."""
+    """Queue an image for the Learning Loop.
+
+    rosys sends `source` and `creation_date` in `metadata` or beside it; both work.
+
+    :param payload: `image`; optionally `metadata` (`ImageMetadata` of the Learning Loop), `source`, `creation_date`,
+        `upload_priority` (true or false) and `request_id`.
+    :return: `{'status': 'OK'}` once the image is stored.
+    """
     payload = _object(payload)
     given = await asyncio.to_thread(_metadata, node, payload)
     await node.upload_images(
@@ -244,6 +269,10 @@ def _metadata(node: 'WholebodyNode', payload: Mapping[str, Any]) -> ImageMetadat
 
 
 async def _info(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
+    """Describe the model in service.
+
+    :return: `ModelInformation` of the Learning Loop, or `{'status': 'No model loaded'}`.
+    """
     try:
         model_info = upstream.active_detector(node)[1]
     except WholebodyError:
@@ -252,24 +281,46 @@ async def _info(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
 
 
 async def _about(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
+    """Describe the node: what it does, which model serves and since when.
+
+    :return: the same object as `GET /about`.
+    """
     return about_node(node)
 
 
 async def _get_model_version(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
+    """Name the model versions in service, wanted and installed.
+
+    :return: the same object as `GET /model_version`.
+    """
     return asdict(node.get_model_version_response())
 
 
 async def _set_model_version_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
+    """Follow the Loop's deployment target, pause, or serve one version.
+
+    :param payload: `'follow_loop'`, `'pause'` or a version.
+    :return: `{'status': 'OK'}`.
+    """
     mode = _string(payload, 'the mode or version')
     await node.set_model_version_mode(mode)
     return {'status': 'OK'}
 
 
 async def _get_outbox_mode(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
+    """Tell whether the outbox sends images.
+
+    :return: `{'outbox_mode': 'continuous_upload'}` or `{'outbox_mode': 'stopped'}`.
+    """
     return {'outbox_mode': node.outbox.get_mode().value}
 
 
 async def _set_outbox_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
+    """Start or stop sending images to the Loop.
+
+    :param payload: `'continuous_upload'` or `'stopped'`.
+    :return: `{'status': 'OK'}`.
+    """
     await set_outbox_mode(node, _string(payload, 'the outbox mode'))
     return {'status': 'OK'}
 
