@@ -1,0 +1,102 @@
+"""Make the pictures of the documents from the running product: `uv run python -m docs.make_pictures`.
+
+Needs Chromium or Google Chrome, or the environment variable CHROMIUM with its path.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+PROJECT: Final = Path(__file__).parent.parent
+PICTURES: Final = PROJECT / 'docs' / 'pictures'
+CARD: Final = PROJECT / 'model_files' / 'test-card.jpg'
+WIDTH: Final = 900
+"""Width of the picture with the skeletons, in pixels."""
+START_SECONDS: Final = 60
+"""Time limit for the start of the node, in seconds."""
+
+
+def main() -> None:
+    """Draw the skeletons of the test card and photograph the page at `/ui`."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = _environment(Path(folder))
+        drawn = Path(folder) / 'skeleton.jpg'
+        subprocess.run(_command('detect', str(CARD), '-o', str(drawn)), env=environment, cwd=folder, check=True)
+        with Image.open(drawn) as picture:
+            picture.resize((WIDTH, picture.height * WIDTH // picture.width)).save(PICTURES / drawn.name, quality=85)
+        with _running_node(environment) as url:
+            for _ in range(20):  # so that the card for the load has something to show
+                httpx.post(f'{url}/poses', files={'file': CARD.read_bytes()}).raise_for_status()
+            _photograph_page(f'{url}/ui', PICTURES / 'page.png')
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return an environment without the user's settings; the working directory has no `.env` either."""
+    kept = {name: value for name, value in os.environ.items() if name in ('PATH', 'HOME', 'LANG')}
+    return {**kept, 'DATA_FOLDER': str(folder), 'NODE_HOST': '127.0.0.1', 'LOG_LEVEL': 'WARNING'}
+
+
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, '-m', 'detector', *arguments]
+
+
+@contextmanager
+def _running_node(environment: dict[str, str]) -> Iterator[str]:
+    """Run a node and provide its address."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(_command('serve', '--port', str(port)), env=environment, cwd=environment['DATA_FOLDER'])
+    try:
+        url = f'http://127.0.0.1:{port}'
+        _wait_until_ready(url)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=15)
+
+
+def _wait_until_ready(url: str) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        try:
+            if httpx.get(f'{url}/ready').status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError(f'the node at {url} was not ready within {START_SECONDS} seconds')
+
+
+def _photograph_page(url: str, output: Path) -> None:
+    """Choose the test card on the page and take a picture when its skeletons are drawn."""
+    chromium = shutil.which(os.environ.get('CHROMIUM', 'chromium')) or shutil.which('google-chrome')
+    if chromium is None:
+        raise FileNotFoundError('Chromium is not installed; set CHROMIUM to its path')
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium)
+        page = browser.new_page(viewport={'width': 1280, 'height': 800})
+        page.goto(url)
+        page.locator('main input[type=file]').first.set_input_files(CARD)
+        page.locator('main circle.point').first.wait_for()
+        page.wait_for_timeout(2500)  # the cards renew themselves once a second
+        page.screenshot(path=output)
+        browser.close()
+    with Image.open(output) as picture:
+        picture.convert('RGB').quantize(256).save(output, optimize=True)
+
+
+if __name__ == '__main__':
+    main()
