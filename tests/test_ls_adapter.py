@@ -233,7 +233,7 @@ def test_a_prompt_that_is_none_finds_nobody(backend: NodeProcess, studio: Studio
         ('/predict', b'{}', "'tasks' must be a list"),
         ('/predict', b'{"tasks": {}}', "'tasks' must be a list"),
         ('/predict', b'{"tasks": [], "label_config": 5}', "'label_config' must be a text"),
-        ('/predict', b'{"tasks": [], "label_config": "<View"}', 'is no XML'),
+        ('/predict', b'{"tasks": [], "label_config": "<View"}', 'is not XML'),
         ('/predict', b'{"tasks": [], "label_config": "<View/>"}', 'no RectangleLabels'),
         ('/predict', b'{"tasks": [], "params": {"context": {"result": []}}}', 'a context belongs to one task'),
         ('/setup', b'x', 'no JSON object'),

@@ -1,1 +1,1 @@
-"""Label Studio: what its projects offer, what it sends, and what it wants back."""
+"""Label Studio: its API, its labeling configs and regions, the ML backend, and the workflows around a project."""

@@ -172,7 +172,7 @@ def put(*path: str | int) -> Callable[[Any, Any], None]:
         (put('images'), None, 'images must be a list'),
         (put('annotations'), {}, 'annotations must be a list'),
         (put('categories'), 5, 'categories must be a list'),
-        (put('categories', 0, 'name'), 'dog', 'categories has none of the name person, only dog'),
+        (put('categories', 0, 'name'), 'dog', 'categories has no entry named person, only dog'),
         (put('images', 1), 'x', r'images\[1\] must be a mapping'),
         (put('images', 1, 'id'), '785', r'images\[1\].id must be an integer'),
         (put('images', 1, 'id'), 785, 'have the same id 785'),

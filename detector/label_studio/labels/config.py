@@ -1,4 +1,4 @@
-"""Labeling configs: what a project's XML offers for a pose, and the configs that we recommend."""
+"""Labeling configs: the controls for poses that a project's XML offers, and the recommended configs."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, PART_BY_NAME,
 Style = Literal['skeleton', 'keypoints']
 
 WHOLE_SKELETON: Final = 'pose'
-"""Label of a skeleton of all keypoints in the recommended config."""
+"""Label of a skeleton with all keypoints in the recommended config."""
 _PERSON_COLOUR: Final = '#ffe119'
 _SKELETON_COLOUR: Final = '#3cb44b'
 _MAX_CHARACTERS: Final = 1_000_000
 _MAX_DEPTH: Final = 64
-"""Of tags within each other: each is looked through once for every control around it."""
+"""Maximum nesting of tags; the time to search the labels grows with it."""
 _VARIABLE: Final = re.compile(r'\$([\w.-]+)')
 
 
@@ -28,7 +28,8 @@ _VARIABLE: Final = re.compile(r'\$([\w.-]+)')
 class BoxControl:
     """A `RectangleLabels` with a label for persons.
 
-    :param name: regions' `from_name`.
+    :param name: `from_name` of its regions.
+    :param label: label of a person.
     """
 
     name: str
@@ -39,7 +40,8 @@ class BoxControl:
 class PointControl:
     """A `KeyPointLabels`.
 
-    :param labels: label by keypoint index (0..132); one generic label stands for all of them.
+    :param name: `from_name` of its regions.
+    :param labels: label by keypoint index (0..132); a generic label is the same for all of them.
     """
 
     name: str
@@ -47,7 +49,7 @@ class PointControl:
 
     @property
     def indices(self) -> Mapping[str, int]:
-        """Keypoint index by label; empty with a generic label."""
+        """Keypoint index by label; empty if the label is generic."""
         return {} if len(set(self.labels.values())) < len(self.labels) else {v: k for k, v in self.labels.items()}
 
 
@@ -55,6 +57,7 @@ class PointControl:
 class SkeletonControl:
     """A `VectorLabels skeleton="true"`.
 
+    :param name: `from_name` of its regions.
     :param labels: keypoint indices of a region by its label: all 133, or those of a part.
     """
 
@@ -64,10 +67,10 @@ class SkeletonControl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelingConfig:
-    """What a labeling config offers for a pose; of skeletons and points, skeletons are preferred.
+    """The controls for poses of a labeling config; with both skeletons and points, predictions use skeletons.
 
-    :param image: name of the image tag, regions' `to_name`.
-    :param image_key: of a task's data.
+    :param image: name of the image tag, `to_name` of the regions.
+    :param image_key: field of a task's data that holds the address of the image.
     """
 
     image: str
@@ -80,12 +83,12 @@ class LabelingConfig:
 def parse(xml: str | None) -> LabelingConfig:
     """Read a labeling config.
 
-    A keypoint is found by a label's name or alias, in any spelling, by `model_index` (of a label whose
-    `predicted_values` is `person` or a keypoint), or by `predicted_values`. A control with a single label of another
-    name offers it for whatever it can hold.
+    A label stands for a keypoint if its value or alias is the keypoint's name in any spelling, or if its
+    `predicted_values` name the keypoint, or if they name `person` and `model_index` is the keypoint's index. The only
+    label of a control may have any name and stands for all that the control can express.
 
-    :param xml: None or empty: the recommended config of keypoints.
-    :raises InvalidRequest: it is no XML, or offers nothing for a pose; names the tag.
+    :param xml: None or empty: use the recommended keypoint config.
+    :raises InvalidRequest: the config is not XML or offers no control for a pose; the message names the tag.
     """
     if xml is None or not xml.strip():
         xml = generate('keypoints')
@@ -113,16 +116,16 @@ def _read(xml: str) -> Element:
     try:
         root: Element = fromstring(xml, forbid_dtd=True)
     except ParseError as error:
-        raise InvalidRequest(f'the labeling config is no XML: {error}') from None
+        raise InvalidRequest(f'the labeling config is not XML: {error}') from None
     except (DefusedXmlException, ValueError, RecursionError) as error:
-        raise InvalidRequest(f'the labeling config is not acceptable: {error}') from None
+        raise InvalidRequest(f'the labeling config is refused: {error}') from None
     if _depth(root) > _MAX_DEPTH:
-        raise InvalidRequest(f'the labeling config has more than {_MAX_DEPTH} tags within each other')
+        raise InvalidRequest(f'the labeling config has more than {_MAX_DEPTH} nested tags')
     return root
 
 
 def _depth(root: Element) -> int:
-    """Of tags within each other; no more than `_MAX_DEPTH` + 1 are counted."""
+    """Return how deep tags are nested, at most `_MAX_DEPTH` + 1."""
     level, depth = [root], 0
     while level and depth <= _MAX_DEPTH:
         level, depth = [child for element in level for child in element], depth + 1
@@ -138,7 +141,8 @@ def _image(root: Element, targets: set[str]) -> Element:
         raise InvalidRequest('the labeling config has no Image tag')
     found = ', '.join(f'<Image name="{image.get("name", "")}">' for image in images[:5])
     raise InvalidRequest(
-        f'the labeling config has {found}; boxes, keypoints and skeletons must have one of them as toName, the same'
+        f'the labeling config has {found}; the toName of boxes, keypoints and skeletons must all name the same one '
+        'of them'
     )
 
 
@@ -190,9 +194,9 @@ def _keypoint_labels(control: Element) -> dict[int, str]:
 
 
 def _keypoint(label: Element) -> int | None:
-    """The index of the keypoint that a label stands for.
+    """Return the index of the keypoint that a label stands for.
 
-    A name of our own decides, since `model_index` counts within the labels of any model.
+    A known name takes precedence, since `model_index` may count the labels of another model.
     """
     for name in _names(label):
         canonical = canonical_name(name)
@@ -208,7 +212,7 @@ _INDICES: Final = {str(index): index for index in range(KEYPOINT_COUNT)}
 
 
 def _names(label: Element) -> Iterator[str]:
-    """What a label may be known by."""
+    """Yield all names of a label."""
     for name in (label.get('value'), label.get('alias')):
         if name:
             yield name
@@ -235,7 +239,7 @@ def _skeleton_control(control: Element) -> SkeletonControl:
 
 
 def _skeleton_labels(control: Element) -> dict[str, Sequence[int]]:
-    """Labels with the names of parts stand for those; else one stands for all keypoints: a person's, or the first."""
+    """Return the labels of body parts, or else one label for all keypoints: that of a person, or the first."""
     labels = [label for label in control.iter('Label') if label.get('value')]
     parts: dict[str, Sequence[int]] = {}
     for label in labels:
@@ -253,10 +257,10 @@ def _skeleton_labels(control: Element) -> dict[str, Sequence[int]]:
 
 
 def generate(style: Style, parts: Iterable[str] = tuple(PART_BY_NAME)) -> str:
-    """A recommended labeling config; its controls are `image`, `bbox`, and `skeleton` or `kp`.
+    """Return a recommended labeling config with the controls `image`, `bbox`, and `skeleton` or `kp`.
 
-    :param style: `skeleton`: one region per person with its limbs, or, of some parts only, one per part; `keypoints`:
-        one region per keypoint, which Label Studio's own exports know.
+    :param style: `skeleton`: one region per person with limbs, or one per part if only some parts are chosen;
+        `keypoints`: one region per keypoint, which Label Studio's own export formats support.
     :param parts: names of body parts.
     :raises InvalidRequest: a part is unknown.
     """
@@ -288,7 +292,7 @@ def generate(style: Style, parts: Iterable[str] = tuple(PART_BY_NAME)) -> str:
 
 
 def any_style() -> LabelingConfig:
-    """The recommended configs of both styles in one, for exports whose config is not known."""
+    """Return the recommended controls of both styles, for exports whose config is unknown."""
     keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
     return LabelingConfig(
         image=keypoints.image,

@@ -1,6 +1,6 @@
-"""Poses ⇄ regions: what Label Studio draws, and what its annotators give back.
+"""Convert persons to regions, as Label Studio draws them, and regions back to persons.
 
-Regions are in percent of the upright image, from its upper left corner: x_percent = 100 · x / width.
+Coordinates of regions are in percent of the upright image, from its upper left corner: x_percent = 100 · x / width.
 """
 
 import math
@@ -21,20 +21,21 @@ from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
 Region = dict[str, Any]
 _DIGITS: Final = 6
 _POINT_PERCENT: Final = 0.5
-"""Diameter of a keypoint: a small dot."""
+"""Diameter of a keypoint in percent of the image: a small dot."""
 _MARGIN: Final = 0.1
-"""Of a box's sides, that a point without a parent may lie outside the box of its person."""
+"""Distance outside a person's box at which a point without a parent still belongs to it, in shares of the box's
+sides."""
 MAX_NUMBER: Final = 1e6
-"""Percent, degrees, pixels of a side; nobody draws beyond, and larger numbers overflow somewhere."""
+"""Largest absolute number that is read (percent, degrees, pixels of a side); larger ones overflow in computations."""
 
 # ---------------------------------------------------------------- to Label Studio
 
 
 def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) -> list[Region]:
-    """The regions of persons in the style that a labeling config offers, rectangles last.
+    """Return the regions of persons in the style that a labeling config offers, rectangles last.
 
-    Earlier regions lie on top in the editor: with rectangles last, a click on a keypoint moves the keypoint. Ids are
-    new with every call, since a suggestion with a known id would replace that region.
+    The editor draws earlier regions on top, so with rectangles last, a click on a keypoint moves the keypoint. Every
+    call makes new ids, since a suggestion with a known id would replace that region.
     """
     points: list[Region] = []
     boxes: list[Region] = []
@@ -130,12 +131,12 @@ def _vertex(index: int, place: Sequence[float], person: Person, limb_from: int |
         'v': int(person.visibility[index]),
         **_score(person.scores[index]),
     }
-    # where it was put, since the editor keeps v when somebody moves the point to its place
+    # where the point was put: the editor keeps v = 0 when the annotator moves the point to its place
     return vertex | {'unseen': [x, y]} if person.visibility[index] == NOT_LABELLED else vertex
 
 
 def _tree(indices: Sequence[int]) -> list[int | None]:
-    """For each keypoint of a region the one before it; one of them is the root, where all others begin."""
+    """Return the preceding keypoint of each keypoint of a region; None for the root."""
     known = set(indices)
     parents: list[int | None] = []
     for index in indices:
@@ -147,7 +148,7 @@ def _tree(indices: Sequence[int]) -> list[int | None]:
 
 
 def _percent(points: FloatArray, size: Size) -> NDArray[np.float64]:
-    """Pixels (N, 2) as percent, clipped to the image."""
+    """Convert pixels, shape (N, 2), to percent, clipped to the image."""
     percent = np.clip(points.astype(np.float64) * 100 / np.array(size, dtype=np.float64), 0, 100)
     return np.round(percent, _DIGITS)
 
@@ -164,12 +165,13 @@ def _score(score: float | np.floating[Any] | None) -> Region:
 def from_results(
     results: Iterable[Mapping[str, Any]], config: LabelingConfig, size: Size | None = None
 ) -> list[Person]:
-    """The persons in the regions of an annotation or a prediction; what belongs to none is left out.
+    """Return the persons in the regions of an annotation or a prediction; other regions are ignored.
 
-    Points find their person by `parentID`, or by `person` in their `meta`; those that an annotator has added without,
-    by the smallest box around them that lacks such a keypoint, or else among themselves.
+    Points belong to the person that their `parentID` or the `person` in their `meta` names. A point without either,
+    which an annotator has added, goes to the smallest box around it whose person lacks this keypoint, or else to a
+    person without a box.
 
-    :param size: of the image; None: as the regions say.
+    :param size: size of the image in pixels; None: take it from the regions.
     """
     reader = _Reader(config, size)
     regions = [region for region in results if isinstance(region, Mapping) and isinstance(region.get('value'), Mapping)]
@@ -183,10 +185,10 @@ def from_results(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Placed:
-    """Keypoints that belong together.
+    """Keypoints of one region.
 
     :param points: x, y in pixels, visibility and score by keypoint index.
-    :param extra: of their person.
+    :param extra: further fields of their person.
     """
 
     points: Mapping[int, tuple[float, float, int, float]]
@@ -214,7 +216,7 @@ class _Reader:
         )
 
     def read_points(self, region: Mapping[str, Any]) -> Iterable[_Placed]:
-        """The points of a region, unless their person is known."""
+        """Give the points of a region to their person, or yield them if the region names none."""
         points = self._points_of(region)
         if not points:
             return
@@ -229,7 +231,7 @@ class _Reader:
             yield placed
 
     def adopt(self, placed: _Placed) -> None:
-        """Give loose points to the person who most likely has them."""
+        """Give points without a parent to the person that they most likely belong to."""
         centre = np.mean([(x, y) for x, y, _, _ in placed.points.values()], axis=0)
         lacking = {
             key: person
@@ -264,7 +266,7 @@ class _Reader:
 
 
 def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
-    """The upright box around a rectangle, which may be turned about its upper left corner (degrees, clockwise)."""
+    """Return the upright box around a rectangle that is turned clockwise about its upper left corner."""
     numbers = [drawable(value.get(key)) for key in ('x', 'y', 'width', 'height')]
     if any(side is None for side in numbers):
         return None
@@ -285,7 +287,7 @@ def _read_point(
     notes = [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
     labels = value.get('keypointlabels')
     index = control.indices.get(str(labels[0])) if isinstance(labels, list) and labels else None
-    if index is None:  # a generic label: the note says which keypoint
+    if index is None:  # with a generic label, the note names the keypoint
         index = next((KEYPOINT_INDEX[note] for note in notes if note in KEYPOINT_INDEX), None)
     place = _place(value, size)
     if index is None or place is None:
@@ -317,7 +319,7 @@ def _visibility(vertex: Mapping[str, Any]) -> int:
 
 
 def _place(value: Mapping[str, Any], size: Size) -> tuple[float, float] | None:
-    """Pixels of a point in percent."""
+    """Convert a point from percent to pixels."""
     x, y = drawable(value.get('x')), drawable(value.get('y'))
     return None if x is None or y is None else (x * size[0] / 100, y * size[1] / 100)
 
@@ -328,7 +330,7 @@ def _score_of(item: Mapping[str, Any]) -> float:
 
 
 def drawable(value: object) -> float | None:
-    """A number that can be drawn; None if it is none."""
+    """Return the value if it is a number within ±`MAX_NUMBER`, else None."""
     return float(value) if isinstance(value, int | float) and abs(value) <= MAX_NUMBER else None
 
 

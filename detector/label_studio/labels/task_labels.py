@@ -1,7 +1,7 @@
-"""Tasks of Label Studio and what is labelled in them: which annotation counts, names, sizes, and what is odd.
+"""The labels of a task: the annotation or prediction that counts, file name, image size, and odd regions.
 
-What a dataset says of an image travels in its task's `meta`, as `{"wholebody": {"image": {…}}}`: `id`, `file_name`,
-`width`, `height`, and the `extra` of a `LabelledImage` beside them.
+A task's `meta` keeps what a dataset says about an image as `{"wholebody": {"image": {…}}}`, with `id`, `file_name`,
+`width`, `height`, and the `extra` of a `LabelledImage`.
 """
 
 from collections import Counter
@@ -22,15 +22,15 @@ Json = dict[str, Any]
 _META: Final = 'wholebody'
 _OWN: Final = ('id', 'file_name', 'width', 'height')
 _OUTSIDE_PERCENT: Final = 1.0
-"""Beyond the image, from where a point is no mistake of rounding."""
+"""Distance outside the image in percent beyond which a point is not a rounding error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which labels of a task count.
+    """The labels of a task to use.
 
-    :param predictions: the model's instead of people's.
-    :param model_version: of the predictions.
+    :param predictions: use the model's predictions instead of annotations.
+    :param model_version: model version of the predictions.
     """
 
     predictions: bool = False
@@ -39,13 +39,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLabels:
-    """A task, and the regions that count.
+    """A task and the regions that count.
 
-    :param address: of the image, as the task has it; None if it has none.
-    :param uploaded: the name of the file before Label Studio got it, if somebody has noted it.
-    :param results: None if nobody has labelled the image; empty if somebody has found nobody on it.
-    :param origin: for our JSON format and for the Learning Loop: task, project, data, annotation …
-    :param kept: what a dataset said of the image when it was imported.
+    :param address: address of the image in the task's data; None if it has none.
+    :param uploaded: name of the file before its upload, if `wholebody labelstudio import` noted it.
+    :param results: None if the image is not labelled; empty if the annotator found no person in it.
+    :param origin: task, project, data, annotation and so on, for the JSON format and for the Learning Loop.
+    :param kept: fields of the dataset about the image, noted at its import.
     """
 
     task_id: int
@@ -57,23 +57,24 @@ class TaskLabels:
 
     @property
     def known_size(self) -> Size | None:
-        """As the imported dataset or the regions say."""
+        """Size of the image according to the imported dataset or the regions."""
         return size_in(self.kept, 'width', 'height') or size_of(self.results or ())
 
     @property
     def file_name(self) -> str | None:
-        """As the imported dataset has it, or as it was before the upload, or by the address."""
+        """File name from the imported dataset, from before the upload, or from the address, in this order."""
         name, found = self.kept.get('file_name'), name_in(self.address)
         if isinstance(name, str) and name.strip():
             return name
-        # an upload's name is what Label Studio has made of it; others have folders, which the note has not
+        # Label Studio changes names of uploads; other addresses have folders, which the noted name lacks
         return self.uploaded if self.uploaded and found and '/' not in found else found
 
 
 def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
-    """:param task: in full, as the API or a JSON export gives it.
+    """Read the labels of a task.
 
-    :raises InvalidRequest: it has no id.
+    :param task: in full, as the API or a JSON export gives it.
+    :raises InvalidRequest: the task has no id.
     """
     task_id = task.get('id')
     if type(task_id) is not int:
@@ -87,7 +88,7 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     elif labels is not None:
         version = labels.get('updated_at') or labels.get('created_at')
         annotator = labels.get('completed_by')
-        # exports have the whole user where the project is so configured
+        # projects can be configured to export the whole user
         annotator = annotator.get('id') if isinstance(annotator, Mapping) else annotator
         origin |= {'annotation': labels.get('id'), 'annotator': annotator, 'updated_at': version}
     return TaskLabels(
@@ -104,20 +105,20 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
 
 
 def kept_of(meta: object) -> Mapping[str, Any]:
-    """What a task's `meta` keeps of an image."""
+    """Return the fields of a dataset about an image that a task's `meta` keeps."""
     own = meta.get(_META) if isinstance(meta, Mapping) else None
     image = own.get('image') if isinstance(own, Mapping) else None
     return image if isinstance(image, Mapping) else {}
 
 
 def noted_name(meta: object) -> str | None:
-    """The name of a file as `wholebody labelstudio import` has noted it in a task's `meta`."""
+    """Return the file name that `wholebody labelstudio import` noted in a task's `meta`."""
     name = meta.get('file') if isinstance(meta, Mapping) else None
     return name if isinstance(name, str) and name.strip() else None
 
 
 def with_kept(meta: object, image: LabelledImage) -> Json:
-    """A task's `meta` that keeps what a dataset says of an image, beside what it has."""
+    """Return a task's `meta` extended by the fields of a dataset about its image."""
     before = dict(meta) if isinstance(meta, Mapping) else {}
     own = before.get(_META)
     kept = dict(image.extra) | {name: getattr(image, name) for name in _OWN}
@@ -125,7 +126,7 @@ def with_kept(meta: object, image: LabelledImage) -> Json:
 
 
 def extra_of(kept: Mapping[str, Any]) -> Json:
-    """The `extra` of the image that is kept."""
+    """Return the `extra` of a kept image."""
     return {name: value for name, value in kept.items() if name not in _OWN}
 
 
@@ -133,9 +134,9 @@ def extra_of(kept: Mapping[str, Any]) -> Json:
 
 
 def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:
-    """The regions that say something of a person, and what is odd in the others.
+    """Separate the regions that describe persons from odd ones.
 
-    :return: the regions, without points outside the image; one line per oddity.
+    :return: the regions, without points outside the image, and one line per oddity.
     """
     is_usual = _usual(config)
     good: list[Region] = []
@@ -150,7 +151,7 @@ def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Regi
             odd.update(complaints)
             good.append(region | {'value': {**value, 'vertices': vertices}})
         elif not is_usual(region) and not from_results([region], config, (100, 100)):
-            odd[f'a region that is no person, box or keypoint ({_shown(region)})'] += 1
+            odd[f'a region that is not a person, box or keypoint ({_shown(region)})'] += 1
         elif _is_outside(value):
             odd[f'a region outside the image ({_shown(region)})'] += 1
         else:
@@ -159,7 +160,7 @@ def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Regi
 
 
 def _usual(config: LabelingConfig) -> Callable[[Region], bool]:
-    """Tells quickly whether a region is a box or a keypoint as most are; others need a closer look."""
+    """Return a quick test for plain boxes and keypoints; other regions need a closer look."""
     labels: dict[object, Iterable[str]] = {}
     if config.boxes is not None:
         labels[config.boxes.name, 'rectanglelabels'] = {config.boxes.label}
@@ -193,12 +194,12 @@ def _usable_vertices(value: Mapping[str, Any], labels: Mapping[str, Sequence[int
 
 
 def _is_outside(value: Mapping[str, Any]) -> bool:
-    """Whether nothing of a point or a box lies inside the image."""
+    """Return True if a point or box lies wholly outside the image."""
     for start, side in (('x', 'width'), ('y', 'height')):
         low = value.get(start)
         length = value.get(side) if 'rectanglelabels' in value else 0
         if not isinstance(low, int | float) or not isinstance(length, int | float):
-            return False  # for whoever reads it
+            return False  # the reader of the region decides about it
         if low > 100 + _OUTSIDE_PERCENT or low + length < -_OUTSIDE_PERCENT:
             return True
     return False

@@ -1,4 +1,4 @@
-"""What tasks hold, as Label Studio's API and its JSON exports give them: annotations, predictions, names, sizes."""
+"""Tasks as Label Studio's API and JSON exports give them: annotations, predictions, file names, image sizes."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +21,9 @@ from .regions import MAX_NUMBER, from_results
 Json = Mapping[str, Any]
 
 WITHOUT_VERSION: Final = 'undefined'
-"""How Label Studio calls the version of a prediction that has none."""
+"""Label Studio's name for the version of a prediction without one."""
 _UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
-"""That Label Studio puts before the name of a file that is uploaded."""
+"""Prefix that Label Studio adds to the name of an uploaded file."""
 
 
 def tasks_in_file(path: Path) -> list[Json]:
@@ -39,15 +39,15 @@ def tasks_in_file(path: Path) -> list[Json]:
 
 
 def id_of(item: Json) -> int:
-    """Of a task, a prediction, an annotation; 0: it has none."""
+    """Return the id of a task, prediction or annotation; 0 if it has none."""
     number = item.get('id')
     return number if isinstance(number, int) else 0
 
 
 def name_in(address: object) -> str | None:
-    """The name of the file at an address, without what Label Studio puts before it; None if there is none.
+    """Return the file name in an address, without Label Studio's prefix; None if it has none.
 
-    Local files keep their folders, as do those in buckets.
+    Names of local files and of files in buckets keep their folders.
     """
     if not isinstance(address, str) or address.startswith('data:'):
         return None
@@ -65,25 +65,25 @@ def name_in(address: object) -> str | None:
 
 
 def file_of(task: Json, config: LabelingConfig) -> str:
-    """The name of the task's image file without folders; empty if its address has none."""
+    """Return the name of a task's image file without folders; empty if its address has none."""
     data = task.get('data')
     name = name_in(data.get(config.image_key)) if isinstance(data, Mapping) else None
     return (name or '').rpartition('/')[2]
 
 
 def annotations_of(task: Json) -> list[Json]:
-    """All annotations, also where somebody skipped the task."""
+    """Return all annotations, skipped ones included."""
     return _labels(task.get('annotations'))
 
 
 def newest_annotation(task: Json) -> Json | None:
-    """The annotation of a task that was changed last; skipped ones do not count."""
+    """Return the annotation that was changed last; skipped ones do not count."""
     found = [annotation for annotation in annotations_of(task) if not annotation.get('was_cancelled')]
     return max(found, key=_changed, default=None)
 
 
 def predictions_of(task: Json) -> dict[str, list[Json]]:
-    """By model version, the newest first."""
+    """Return the predictions by model version, the newest of each first."""
     found: dict[str, list[Json]] = {}
     for prediction in sorted(_labels(task.get('predictions')), key=_made, reverse=True):
         found.setdefault(str(prediction.get('model_version') or WITHOUT_VERSION), []).append(prediction)
@@ -91,36 +91,36 @@ def predictions_of(task: Json) -> dict[str, list[Json]]:
 
 
 def newest_prediction(task: Json, model_version: str | None) -> Json | None:
-    """Of a version; None: of those without."""
+    """Return the newest prediction of a version, or of those without a version if it is None."""
     return next(iter(predictions_of(task).get(model_version or WITHOUT_VERSION, ())), None)
 
 
 def newest_version(tasks: Iterable[Json]) -> str | None:
-    """The model version of the newest prediction; None without predictions."""
+    """Return the model version of the newest prediction; None without predictions."""
     found = [predictions[0] for task in tasks for predictions in predictions_of(task).values()]
     newest = max(found, key=_made, default=None)
     return None if newest is None else newest.get('model_version')
 
 
 def results_of(item: Json) -> list[Json]:
-    """The regions of an annotation or a prediction."""
+    """Return the regions of an annotation or a prediction."""
     return _objects(item.get('result'))
 
 
 def size_of(results: Iterable[Json]) -> Size | None:
-    """Of the image, as the first region says that says it."""
+    """Return the image size from the first region that states one."""
     sizes = (size_in(region, 'original_width', 'original_height') for region in results)
     return next((size for size in sizes if size is not None), None)
 
 
 def size_in(item: Json, width: str, height: str) -> Size | None:
-    """Of an image, from two fields; None if they do not say it."""
+    """Return the image size from two fields; None if they do not hold it."""
     sides = item.get(width), item.get(height)
     return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
 
 
 def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:
-    """Which keypoints a labeling config offers, shape (133,)."""
+    """Return the mask of the keypoints that a labeling config offers, shape (133,)."""
     offered = np.zeros(KEYPOINT_COUNT, dtype=np.bool_)
     if config.points is not None:
         offered[list(config.points.labels)] = True
@@ -130,9 +130,9 @@ def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:
 
 
 def persons_in(results: Sequence[Json], config: LabelingConfig, size: Size) -> list[Person]:
-    """The persons of an annotation or a prediction, with no keypoints but those that the config offers.
+    """Return the persons of an annotation or a prediction, with only the keypoints that the config offers.
 
-    :param size: of the image in pixels.
+    :param size: size of the image in pixels.
     """
     offered = keypoints_of(config)
     persons = [
@@ -143,7 +143,7 @@ def persons_in(results: Sequence[Json], config: LabelingConfig, size: Size) -> l
 
 
 def _labels(value: object) -> list[Json]:
-    """Annotations or predictions that hold regions."""
+    """Return the annotations or predictions that have a list of regions."""
     return [item for item in _objects(value) if isinstance(item.get('result'), list)]
 
 
@@ -152,10 +152,10 @@ def _objects(value: object) -> list[Json]:
 
 
 def _changed(item: Json) -> tuple[str, int]:
-    """By the last change, which is what an annotator wants to be kept."""
+    """Sort key by last change: the annotation that was saved last counts."""
     return str(item.get('updated_at') or item.get('created_at') or ''), id_of(item)
 
 
 def _made(item: Json) -> tuple[str, int]:
-    """By when it was made: a queue changes the scores of old predictions, too."""
+    """Sort key by creation: the review queue changes old predictions, too."""
     return str(item.get('created_at') or ''), id_of(item)

@@ -1,4 +1,4 @@
-"""Addresses in tasks' data: what each names, and which paths of Label Studio may be asked with credentials."""
+"""Addresses in tasks' data: the file that each names, and the paths of Label Studio that may get credentials."""
 
 import base64
 import re
@@ -13,27 +13,27 @@ import httpx
 from detector.errors import MediaFault
 
 CLOUD_SCHEMES: Final = ('s3', 'gs', 'azure-blob', 'azure-spi', 'azure_spi')
-"""Of Label Studio's storages; it presigns or streams their files itself."""
+"""Schemes of Label Studio's cloud storages; Label Studio presigns or streams these files itself."""
 _MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/[0-9]+/(presign|resolve)/?')
-"""The paths that are asked with credentials, and no other."""
+"""Paths that may be requested with credentials; all others are refused."""
 _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
 _CONTROL: Final = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
 _CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
 _FILE_PATHS: Final = ('/data/local-files/', '/storage-data/uploaded/')
-"""Whose query names the file."""
+"""Paths whose query names the file."""
 _MAX_CHARACTERS: Final = 8192
 _MAX_SHOWN: Final = 120
 _MAX_LEARNT_NAMES: Final = 32
 _MAX_LAYERS: Final = 4
-"""Of percent-encoding, within each other."""
+"""Maximum number of nested percent-encodings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """A file at LABEL_STUDIO_URL, to be asked for with credentials.
+    """A file at LABEL_STUDIO_URL, requested with credentials.
 
-    :param path: below LABEL_STUDIO_URL, percent-encoded, with query.
+    :param path: path below LABEL_STUDIO_URL, percent-encoded, with query.
     """
 
     path: str
@@ -41,9 +41,9 @@ class Inside:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """A file elsewhere, to be asked for without credentials.
+    """A file elsewhere, requested without credentials.
 
-    :param by_label_studio: Label Studio redirected here, so that any public host is in order.
+    :param by_label_studio: True if Label Studio redirected here; then any public host is allowed.
     """
 
     url: httpx.URL
@@ -58,13 +58,13 @@ class Inline:
 
 
 class Addresses:
-    """Tells what an address names.
+    """Finds the file that an address names.
 
-    The names under which Label Studio is known decide only whether a path is asked for at LABEL_STUDIO_URL; nothing
-    is ever sent to a name, so that an invented one gains nothing.
+    The names of Label Studio only decide if a path is requested at LABEL_STUDIO_URL. Nothing is ever sent to a name, so
+    a forged one gains nothing.
 
     :param base: LABEL_STUDIO_URL, if it is set.
-    :param names: other `host`, `host:port` or URLs of the same Label Studio.
+    :param names: other names of the same Label Studio: `host`, `host:port` or URLs.
     """
 
     def __init__(self, base: httpx.URL | None, names: Iterable[str] = ()) -> None:
@@ -76,7 +76,7 @@ class Addresses:
         self._learnt: OrderedDict[_Name, str] = OrderedDict()
 
     def learn(self, hostname: object) -> None:
-        """Remember the URL that Label Studio gives as its own, unchecked as it is; the last few are kept."""
+        """Remember the URL that Label Studio states as its own, unverified; only the latest ones are kept."""
         if not isinstance(hostname, str) or len(hostname) > 300:
             return
         try:
@@ -89,20 +89,20 @@ class Addresses:
             self._learnt.popitem(last=False)
 
     def place(self, address: object, task_id: int | None) -> Inside | Outside | Inline:
-        """What an address in a task's data names.
+        """Return the file that an address in a task's data names.
 
-        :raises MediaFault: it is of no accepted kind, or leads out of where images lie.
+        :raises MediaFault: the kind of address is not accepted, or its path leaves the media folders.
         """
         if not isinstance(address, str) or not address.strip():
             raise MediaFault('the task has no address of an image')
         address = address.strip()
         if not _is_encodable(address):
-            raise MediaFault('the address of the image has half characters (lone surrogates)')
+            raise MediaFault('the address of the image has unpaired surrogates')
         scheme = address.partition(':')[0].lower()
         if scheme == 'data':
             return Inline(address)
         if len(address) > _MAX_CHARACTERS or _CONTROL.search(address):
-            raise MediaFault(f'{shown(address)}: too long, or with control characters')
+            raise MediaFault(f'{shown(address)}: too long, or contains control characters')
         if scheme in ('http', 'https'):
             return self._located(address, _parse(address))
         if scheme in CLOUD_SCHEMES and '://' in address:
@@ -114,9 +114,9 @@ class Addresses:
         )
 
     def redirected(self, place: Inside | Outside, location: str) -> Inside | Outside:
-        """Where a redirect leads; what left Label Studio once is not asked with credentials again.
+        """Return the target of a redirect; a request that has left Label Studio gets no credentials again.
 
-        :raises MediaFault: it leads nowhere, or to a page of Label Studio that is no image, such as its login.
+        :raises MediaFault: the target is not an address, or is a page of Label Studio such as its login.
         """
         if isinstance(place, Outside):
             origin = place.url
@@ -126,7 +126,7 @@ class Addresses:
         try:
             target = _parse(str(origin.join(location)))
         except (httpx.InvalidURL, ValueError):
-            raise MediaFault(f'{shown(str(origin))} redirects to an address that cannot be read') from None
+            raise MediaFault(f'{shown(str(origin))} redirects to an invalid address') from None
         if isinstance(place, Outside):
             return Outside(target, place.by_label_studio)
         found = self._located(str(target), target)
@@ -145,28 +145,31 @@ class Addresses:
         return Outside(url) if media is None else Inside(media)
 
     def _prefix(self, url: httpx.URL) -> str | None:
-        """The path that Label Studio has under the name in a URL; None if it is no name of Label Studio."""
+        """Return the path of Label Studio under the host of a URL; None if the host is not Label Studio."""
         name = _Name.of(url)
         return self._names.get(name, self._learnt.get(name)) if self._base is not None else None
 
     def _inside(self, address: str, path: str | None) -> Inside:
         if path is None:
-            raise MediaFault(f'{shown(address)}: in Label Studio images lie under /data/, /storage-data/ or …/presign/')
+            raise MediaFault(
+                f'{shown(address)}: in Label Studio, images lie below /data/ or /storage-data/, or at …/presign/'
+            )
         if self._base is None:
             raise MediaFault(f'{shown(address)} lies in Label Studio: set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN')
         return Inside(path)
 
     def _media(self, address: str, prefix: str) -> str | None:
-        """Path and query of a file in Label Studio, percent-encoded once; None if the path is none of such a file.
+        """Return path and query of a file in Label Studio, percent-encoded once; None if the path is not a media path.
 
-        :param prefix: path of Label Studio under the name in the address; that of LABEL_STUDIO_URL may stand there too.
-        :raises MediaFault: another path may be meant than it seems.
+        :param prefix: path of Label Studio under the host of the address; the path of LABEL_STUDIO_URL is accepted as
+            well.
+        :raises MediaFault: a server could read the path differently.
         """
         parts = _PARTS.match(address)
         assert parts is not None
         path, query = parts['path'], parts['query'] or ''
-        if _is_devious(path, query):
-            raise MediaFault(f'{shown(address)}: the path leads out of where images lie')
+        if _is_ambiguous(path, query):
+            raise MediaFault(f'{shown(address)}: the path leaves the media folders')
         for start in (prefix, '' if self._base is None else self._base.path.rstrip('/')):
             if start and path.startswith(f'{start}/'):
                 path = path.removeprefix(start)
@@ -179,7 +182,7 @@ class Addresses:
 
 
 def shown(address: str) -> str:
-    """An address as messages may show it: shortened, without user name, password, and query but the name of a file."""
+    """Return an address for messages: shortened, without user name, password and query, except the name of a file."""
     path, _, query = address.partition('#')[0].partition('?')
     path = re.sub(r'^([^/]*//)?[^/]*@', r'\1', path)
     file = re.search(r'(^|&)((d|filepath)=[^&]*)', query) if path.endswith(_FILE_PATHS) else None
@@ -188,7 +191,7 @@ def shown(address: str) -> str:
 
 
 class _Name(NamedTuple):
-    """Host and port; the usual ports of http and https are one, since either scheme may stand for the other."""
+    """Host and port; the default ports of http and https are equal, since either scheme may be used."""
 
     host: bytes
     port: int | None
@@ -205,9 +208,9 @@ def _parse(text: str) -> httpx.URL:
         url = httpx.URL()
     usable = url.scheme in ('http', 'https') and _HOST.fullmatch(url.raw_host)
     if not usable or (url.port is not None and not 0 < url.port < 65536):
-        raise MediaFault(f'{text.partition("/")[0][:_MAX_SHOWN]}//…: this address cannot be read')
+        raise MediaFault(f'{text.partition("/")[0][:_MAX_SHOWN]}//…: this address is invalid')
     if url.userinfo:
-        raise MediaFault(f'{shown(text)}: addresses with user name or password are refused')
+        raise MediaFault(f'{shown(text)}: addresses with a user name or password are refused')
     return url
 
 
@@ -220,14 +223,14 @@ def _is_encodable(text: str) -> bool:
 
 
 def _presign(address: str, task_id: int | None) -> str:
-    """The path at which Label Studio hands out a file of its cloud storages."""
+    """Return the path at which Label Studio serves a file of its cloud storages."""
     if type(task_id) is not int:
-        raise MediaFault(f'{shown(address)}: files of cloud storages need the id of their task')
+        raise MediaFault(f'{shown(address)}: a file of a cloud storage needs the id of its task')
     return f'/tasks/{task_id}/presign/?fileuri={base64.urlsafe_b64encode(address.encode()).decode()}'
 
 
-def _is_devious(path: str, query: str) -> bool:
-    """Whether some server on the way may read another path: dot segments and slashes, however often encoded."""
+def _is_ambiguous(path: str, query: str) -> bool:
+    """Return True if a server could read another path: dot segments and slashes under any number of encodings."""
     slashes = path.count('/')
     for _ in range(_MAX_LAYERS):
         if (

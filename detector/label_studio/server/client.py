@@ -1,4 +1,4 @@
-"""Label Studio's HTTP API: with the token of the settings, at the address of the settings and nowhere else."""
+"""Label Studio's HTTP API, with the token and at the address of the settings only."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _PASSING: Final = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 _PASSING_STATUSES: Final = (502, 503, 504)
 _REPEATABLE: Final = ('GET', 'PATCH', 'DELETE')
-"""Requests that do no more when they arrive twice."""
+"""Methods whose requests may safely be repeated."""
 _MAX_WORDS: Final = 400
-"""Characters of what Label Studio says about a request that it refuses."""
+"""Maximum length of a complaint of Label Studio in error messages, in characters."""
 _MAX_REASON_BYTES: Final = 64 * 1024
 _COMMAND_SECONDS: Final = 300
-"""Large imports keep Label Studio busy."""
+"""Time limit for requests of commands, in seconds; large imports keep Label Studio busy."""
 _MAX_JSON_BYTES: Final = 256 * 1024**2
 _EXCHANGE: Final = '/api/token/refresh/'
 
@@ -34,14 +34,14 @@ _EXCHANGE: Final = '/api/token/refresh/'
 class Connection:
     """A client of one Label Studio.
 
-    Redirects are not followed, cookies not kept. The proxies of the environment are used, as it is the operator who
-    names both.
+    It does not follow redirects and keeps no cookies. It uses the proxies of the environment, since the operator
+    configures both them and the address.
 
-    :param url: where Label Studio is, with a path if it has one: `https://host/ls`.
+    :param url: address of Label Studio, with a path if it has one: `https://host/ls`.
     :param token: legacy token or personal access token.
-    :param seconds: that an answer with all its retries may take.
-    :param connect_seconds: that a connection may take.
-    :raises InvalidSettings: the address or the token cannot be used.
+    :param seconds: time limit for an answer, retries included.
+    :param connect_seconds: time limit for a connection.
+    :raises InvalidSettings: the address or the token is invalid.
     """
 
     def __init__(self, url: str, token: str | None, *, seconds: float = 30, connect_seconds: float = 5) -> None:
@@ -58,10 +58,10 @@ class Connection:
 
     @classmethod
     def of(cls, settings: Settings, *, seconds: float = 30) -> Self | None:
-        """The connection that the settings describe; None if LABEL_STUDIO_URL is unset.
+        """Return the connection that the settings describe; None if LABEL_STUDIO_URL is unset.
 
-        :param seconds: that an answer with all its retries may take.
-        :raises InvalidSettings: the address or the token cannot be used.
+        :param seconds: time limit for an answer, retries included.
+        :raises InvalidSettings: the address or the token is invalid.
         """
         token = settings.label_studio_api_token
         if settings.label_studio_url is None:
@@ -70,50 +70,48 @@ class Connection:
 
     @property
     def prefix(self) -> str:
-        """Path below which Label Studio lies on its host, without a slash at the end; usually empty."""
+        """Path of Label Studio on its host, without a slash at the end; usually empty."""
         return self.url.path.rstrip('/')
 
     async def annotation(self, annotation_id: int) -> dict[str, Any]:
-        """An annotation with its result; it names its task.
+        """Return an annotation with its result and the id of its task.
 
-        :raises LabelStudioFault: see `get_json`.
+        :raises LabelStudioFault: see `request`.
         """
         return await self.request_object('GET', f'/api/annotations/{annotation_id}/')
 
     async def task(self, task_id: int) -> dict[str, Any]:
-        """A task with data and annotations; Label Studio may ask its backend, us, for a prediction before it answers.
+        """Return a task with its data and annotations; Label Studio may request a prediction from its backend first.
 
-        :raises LabelStudioFault: see `get_json`.
+        :raises LabelStudioFault: see `request`.
         """
         return await self.request_object('GET', f'/api/tasks/{task_id}/')
 
     async def project(self, project_id: int) -> dict[str, Any]:
-        """A project with its labeling config.
+        """Return a project with its labeling config.
 
-        :raises LabelStudioFault: see `get_json`.
+        :raises LabelStudioFault: see `request`.
         """
         return await self.request_object('GET', f'/api/projects/{project_id}/')
 
     async def get_json(self, path: str, **params: str | int) -> Any:
-        """Ask a question.
+        """Send a GET request; see `request`.
 
-        :param path: below the address of Label Studio, `/api/…`.
-        :raises NotInLabelStudio: there is nothing.
-        :raises LabelStudioFault: no answer in time, no permission, or no JSON.
+        :param path: path below the address of Label Studio, `/api/…`.
         """
         return await self.request('GET', path, params=params)
 
     async def request(
         self, method: str, path: str, *, params: Mapping[str, str | int] | None = None, **content: Any
     ) -> Any:
-        """Ask for something, or change it; what may be done twice without harm is tried again if it fails.
+        """Send a request; requests that may be repeated are tried again if they fail.
 
-        :param path: below the address of Label Studio, `/api/…`.
+        :param path: path below the address of Label Studio, `/api/…`.
         :param content: httpx's `json` or `files`.
-        :return: the JSON of the answer, None if it is empty.
-        :raises NotInLabelStudio: there is nothing.
-        :raises InvalidRequest: Label Studio finds fault with what was sent (400).
-        :raises LabelStudioFault: no answer in time, no permission, or no JSON.
+        :return: the JSON of the answer; None if it is empty.
+        :raises NotInLabelStudio: the object does not exist (404).
+        :raises InvalidRequest: Label Studio rejects the content (400).
+        :raises LabelStudioFault: no answer in time, no permission, or the answer is not JSON.
         """
         query = f'?{httpx.QueryParams(dict(params))}' if params else ''
         try:
@@ -124,14 +122,13 @@ class Connection:
 
     @asynccontextmanager
     async def stream(self, path: str, method: str = 'GET', **content: Any) -> AsyncIterator[httpx.Response]:
-        """Ask for something, with credentials; connections that fail are tried again.
+        """Send a request with credentials; failed connections are tried again.
 
-        :param path: below the address of Label Studio, percent-encoded, with query. Whoever takes it from a stranger
-            has to make sure that it names nothing but an image (see `addresses`).
+        :param path: path below the address of Label Studio, percent-encoded, with query. The caller must make sure that
+            an untrusted path names an image (see `addresses`).
         :param content: httpx's `json` or `files`.
-        :return: the answer, whatever its status except 401 and 403, its body yet to be read; redirects are not
-            followed.
-        :raises LabelStudioFault: no answer, or the token is refused.
+        :return: the answer with any status except 401 and 403, its body unread; redirects are not followed.
+        :raises LabelStudioFault: no answer, or Label Studio refuses the token.
         """
         authorization = await self._credentials.authorization()
         response = await self._send(method, path, headers={'Authorization': authorization}, **content)
@@ -142,8 +139,8 @@ class Connection:
                 response = await self._send(method, path, headers={'Authorization': authorization}, **content)
             if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
                 raise LabelStudioFault(
-                    f'Label Studio answers {response.status_code}{await _reason(response)}: may the user of '
-                    'LABEL_STUDIO_API_TOKEN see this?'
+                    f'Label Studio answers {response.status_code}{await _reason(response)}: has the user of '
+                    'LABEL_STUDIO_API_TOKEN permission for this?'
                 )
             yield response
         except httpx.HTTPError as error:
@@ -155,9 +152,9 @@ class Connection:
         await self._client.aclose()
 
     async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request; if it may be repeated, until there is an answer that is not of a proxy alone.
+        """Send a request; if it may be repeated, retry until an answer is not just a proxy's error.
 
-        Others are repeated only where no connection came about.
+        Other requests are retried only if the connection failed.
         """
         may_repeat = method in _REPEATABLE or path == _EXCHANGE
         passing = _PASSING if may_repeat else _UNSENT
@@ -170,17 +167,17 @@ class Connection:
                 await response.aclose()
             except passing as error:
                 if attempt == _ATTEMPTS:
-                    raise self._silence(error) from None
+                    raise self._no_answer(error) from None
             except httpx.HTTPError as error:
-                raise self._silence(error) from None
+                raise self._no_answer(error) from None
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
         raise AssertionError('unreachable')
 
-    def _silence(self, error: httpx.HTTPError) -> LabelStudioFault:
+    def _no_answer(self, error: httpx.HTTPError) -> LabelStudioFault:
         return LabelStudioFault(f'LABEL_STUDIO_URL={self.url} does not answer: {text_of(error)}')
 
     async def _exchange(self, token: str) -> tuple[int, Any]:
-        """Trade a personal access token for an access token."""
+        """Exchange a personal access token for an access token."""
         response = await self._send('POST', _EXCHANGE, json={'refresh': token})
         try:
             body = await read_at_most(response, _MAX_JSON_BYTES)
@@ -188,7 +185,7 @@ class Connection:
         except ValueError:
             return response.status_code, None
         except httpx.HTTPError as error:
-            raise self._silence(error) from None
+            raise self._no_answer(error) from None
         finally:
             await response.aclose()
 
@@ -196,7 +193,7 @@ class Connection:
         """Send a request whose answer must be a JSON object; see `request`."""
         answer = await self.request(method, path, **options)
         if not isinstance(answer, dict):
-            raise LabelStudioFault(f'{self.url} answers {path} with something that is no JSON object')
+            raise LabelStudioFault(f'{self.url} answers {path} with something that is not a JSON object')
         return answer
 
     async def _json(self, response: httpx.Response, path: str) -> Any:
@@ -207,7 +204,7 @@ class Connection:
             target = response.headers['Location'].partition('?')[0]
             raise LabelStudioFault(f'{self.url} redirects {path} to {target}: is LABEL_STUDIO_URL its real address?')
         if status == httpx.codes.BAD_REQUEST and 'json' in response.headers.get('Content-Type', ''):
-            raise InvalidRequest(f'Label Studio refuses {path}: {_words(await response.aread())}')
+            raise InvalidRequest(f'Label Studio refuses {path}: {_complaint(await response.aread())}')
         if not response.is_success:
             raise LabelStudioFault(f'{self.url} answers {status} to {path}: is LABEL_STUDIO_URL its address?')
         body = await read_at_most(response, _MAX_JSON_BYTES)
@@ -219,15 +216,15 @@ class Connection:
             return json.loads(body)
         except ValueError:
             raise LabelStudioFault(
-                f'{self.url} answers {path} with no JSON: is LABEL_STUDIO_URL Label Studio?'
+                f'{self.url} does not answer {path} with JSON: is LABEL_STUDIO_URL the address of Label Studio?'
             ) from None
 
 
 @asynccontextmanager
 async def connected(settings: Settings) -> AsyncIterator[Connection]:
-    """A connection for a command, which may take longer than a webhook's.
+    """Open the connection of a command, with a longer time limit than that of webhooks.
 
-    :raises InvalidSettings: LABEL_STUDIO_URL is unset, or it or the token cannot be used.
+    :raises InvalidSettings: LABEL_STUDIO_URL is unset, or it or the token is invalid.
     """
     connection = Connection.of(settings, seconds=_COMMAND_SECONDS)
     if connection is None:
@@ -239,14 +236,14 @@ async def connected(settings: Settings) -> AsyncIterator[Connection]:
 
 
 async def _reason(response: httpx.Response) -> str:
-    """What Label Studio says beside the status, in brackets; nothing where it says nothing, or a page."""
+    """Return the reason in the body in brackets; empty if the body holds no plain text."""
     body = await read_at_most(response, _MAX_REASON_BYTES)
-    words = _words(body).strip() if body else ''
+    words = _complaint(body).strip() if body else ''
     return f' ({words})' if words and words[0] not in '<{[' else ''
 
 
-def _words(body: bytes) -> str:
-    """What Label Studio says is wrong with a request."""
+def _complaint(body: bytes) -> str:
+    """Return what Label Studio says is wrong with a request."""
     try:
         answer = json.loads(body)
         words = answer.get('validation_errors') or answer.get('detail') or answer

@@ -1,4 +1,4 @@
-"""What Label Studio is told about who asks: a legacy token as it is, or the access tokens of a personal one."""
+"""The `Authorization` header for Label Studio: a legacy token, or access tokens of a personal access token."""
 
 import asyncio
 import base64
@@ -11,41 +11,41 @@ from typing import Any, Final, Protocol
 from detector.errors import InvalidSettings, LabelStudioFault
 
 Exchange = Callable[[str], Awaitable[tuple[int, Any]]]
-"""Trades a personal access token in: HTTP status and JSON of the answer."""
+"""Sends a personal access token and returns HTTP status and JSON of the answer."""
 
 _LIFETIME_SECONDS: Final = 300
-"""Of an access token that does not say."""
+"""Assumed lifetime in seconds of an access token that does not state one."""
 _MARGIN: Final = 0.2
-"""Share of the lifetime by which an access token is renewed early: a minute of five."""
+"""Share of the lifetime by which an access token is renewed early: one minute of five."""
 _REFUSED_SECONDS: Final = 5
-"""After a refusal Label Studio is not asked for so long, however many requests come."""
+"""Pause in seconds after a refusal before Label Studio is asked again."""
 
 
 class Credentials(Protocol):
     async def authorization(self, *, refused: str | None = None) -> str:
-        """The header `Authorization`.
+        """Return the value of the `Authorization` header.
 
-        :param refused: what Label Studio has just answered with 401, so that something else is needed.
-        :raises LabelStudioFault: there is nothing (else).
+        :param refused: the value that Label Studio has just refused with 401, if any.
+        :raises LabelStudioFault: there is no valid token.
         """
 
 
 def credentials_of(token: str | None, exchange: Exchange) -> Credentials:
-    """Tell the kind of a token: a JWT, with two dots, is a personal access token.
+    """Choose the credentials for a token: a JWT, which has two dots, is a personal access token.
 
-    :raises InvalidSettings: LABEL_STUDIO_API_TOKEN cannot stand in a header.
+    :raises InvalidSettings: LABEL_STUDIO_API_TOKEN has characters that a header cannot hold.
     """
     token = (token or '').strip()
     if not token:
         return _NoToken()
     if not (token.isascii() and token.isprintable() and ' ' not in token):
-        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: has characters that no token of Label Studio has')
+        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: contains characters that tokens of Label Studio do not have')
     return _PersonalAccessToken(token, exchange) if token.count('.') == 2 else _LegacyToken(token)
 
 
 class _NoToken:
     async def authorization(self, *, refused: str | None = None) -> str:
-        raise LabelStudioFault('Label Studio wants a token: set LABEL_STUDIO_API_TOKEN')
+        raise LabelStudioFault('Label Studio requires a token: set LABEL_STUDIO_API_TOKEN')
 
 
 class _LegacyToken:
@@ -55,14 +55,15 @@ class _LegacyToken:
     async def authorization(self, *, refused: str | None = None) -> str:
         if refused is not None:
             raise LabelStudioFault(
-                'Label Studio refuses LABEL_STUDIO_API_TOKEN (401): legacy tokens are off there (Organization, '
-                'Access Token Settings), or the token is wrong; use a personal access token (Account & Settings)'
+                'Label Studio refuses LABEL_STUDIO_API_TOKEN (401): it has legacy tokens switched off '
+                '(Organization, Access Token Settings), or the token is wrong; use a personal access token '
+                '(Account & Settings)'
             )
         return f'Token {self._token}'
 
 
 class _PersonalAccessToken:
-    """Traded for access tokens that live a few minutes; one is fetched at a time, for all who wait."""
+    """Exchanges a personal access token for short-lived access tokens; concurrent callers share one exchange."""
 
     def __init__(self, token: str, exchange: Exchange) -> None:
         self._token = token
@@ -71,7 +72,7 @@ class _PersonalAccessToken:
         self._access: str | None = None
         self._good_until = 0.0
         self._refusal: tuple[float, str] = (0.0, '')
-        """Until when it counts, and why."""
+        """Time until which the last refusal holds, and its message."""
 
     async def authorization(self, *, refused: str | None = None) -> str:
         async with self._lock:
@@ -99,16 +100,19 @@ class _PersonalAccessToken:
 def _why_refused(status: int) -> str:
     if status in (400, 401, 403):
         return (
-            f'Label Studio refuses LABEL_STUDIO_API_TOKEN, a personal access token ({status}): it is revoked, expired '
-            'or of another Label Studio; create another (Account & Settings, Personal Access Token)'
+            f'Label Studio refuses LABEL_STUDIO_API_TOKEN, a personal access token ({status}): it was revoked, has '
+            'expired or belongs to another Label Studio; create another (Account & Settings, Personal Access Token)'
         )
     if status == 404:
-        return 'LABEL_STUDIO_URL knows no personal access tokens (404): is it the address of Label Studio, new enough?'
+        return (
+            'LABEL_STUDIO_URL does not support personal access tokens (404): is it the address of a recent '
+            'Label Studio?'
+        )
     return f'Label Studio gives no access token for LABEL_STUDIO_API_TOKEN ({status}): is LABEL_STUDIO_URL right?'
 
 
 def _lifetime(access: str) -> float:
-    """Seconds for which an access token is good, by what it says, unverified; clocks that differ do not matter."""
+    """Return the lifetime in seconds that an access token claims, unverified and independent of the local clock."""
     try:
         payload = access.split('.')[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + '=' * (-len(payload) % 4)))

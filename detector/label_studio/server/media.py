@@ -1,8 +1,8 @@
-"""Images of tasks: from the address in a task's data to the bytes of a file, whoever wrote that address.
+"""Fetch the images of tasks from the untrusted addresses in their data.
 
-Credentials go to LABEL_STUDIO_URL only, and only for the paths under which it keeps images. Other hosts are asked
-without, if IMAGE_HOSTS allows them and their address is public or listed; the proxies of the environment are not used
-there (see `network`). No file of this machine is read.
+Credentials go to LABEL_STUDIO_URL only, and only with the paths under which Label Studio keeps images. Other hosts are
+requested without credentials if IMAGE_HOSTS allows them and their IP address is public or listed; the proxies of the
+environment are not used for them (see `network`). Local files are never read.
 """
 
 import asyncio
@@ -32,29 +32,29 @@ _DATA_URI: Final = re.compile(
     r'data:image/[\w.+-]+(?P<parameters>(;[^;,]*)*),(?P<content>.*)', re.DOTALL | re.IGNORECASE
 )
 _PICTURES: Final = (b'\xff\xd8', b'\x89PNG', b'RIFF')
-"""How JPEG, PNG and WebP begin."""
+"""First bytes of JPEG, PNG and WebP files."""
 
 
 class ImageSource(Protocol):
-    """Where the images of tasks come from: `TaskImages`, or a `Batch` of it."""
+    """A source of tasks' images: `TaskImages`, or a `Batch` of it."""
 
     async def fetch(self, address: object, *, task_id: int | None) -> bytes:
-        """The bytes of an image file.
+        """Return the bytes of an image file.
 
-        :raises MediaFault: it cannot be had.
+        :raises MediaFault: the image cannot be fetched.
         """
 
 
 class TaskImages:
     """Fetches the images of tasks.
 
-    :param connection: to Label Studio; None: only other hosts and `data:` URIs.
-    :param allowed_hosts: other hosts, `host`, `host:port` or `*`, comma separated; see IMAGE_HOSTS.
+    :param connection: connection to Label Studio; None: accept only other hosts and `data:` URIs.
+    :param allowed_hosts: other hosts as `host`, `host:port` or `*`, comma separated; see IMAGE_HOSTS.
     :param hostnames: Label Studio's other names, comma separated; see LABEL_STUDIO_HOSTNAMES.
-    :param seconds: for one image, from its turn on.
-    :param connect_seconds: for name resolution and connection.
-    :param concurrency: images that are fetched at the same time.
-    :param max_bytes: of one image.
+    :param seconds: time limit for one image, without the wait for its turn.
+    :param connect_seconds: time limit for name resolution and connection.
+    :param concurrency: number of images that are fetched at the same time.
+    :param max_bytes: size limit for an image.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TaskImages:
         self._turns = asyncio.Semaphore(concurrency)
         self._max_bytes = max_bytes
         self.observe: Callable[[str, float], object] = lambda outcome, seconds: None
-        """Is told of each image: `ok`, `failed` or `refused`, and the seconds."""
+        """Called for each image with its outcome (`ok`, `failed` or `refused`) and the duration in seconds."""
 
     @classmethod
     def of(cls, settings: Settings, connection: Connection | None) -> Self:
@@ -89,18 +89,20 @@ class TaskImages:
         )
 
     def learn_hostname(self, hostname: object) -> None:
-        """Take what `/setup` gives as `hostname` for another name of Label Studio.
+        """Accept the `hostname` in a `/setup` request as another name of Label Studio.
 
-        Anybody may call `/setup`; a name makes no more than that addresses with it are asked for at LABEL_STUDIO_URL.
+        Any client may call `/setup`; a name only has the effect that addresses with it are requested at
+        LABEL_STUDIO_URL.
         """
         self._addresses.learn(hostname)
 
     async def fetch(self, address: object, *, task_id: int | None) -> bytes:
-        """The bytes of an image file, not decoded.
+        """Return the bytes of an image file, not decoded.
 
-        :param address: from a task's data: `/data/…`, `http(s)://`, `s3://` and the like, `data:image/…`.
-        :param task_id: needed for files of cloud storages.
-        :raises MediaFault: the address is refused, or there is no image; the text names the setting to change.
+        :param address: address in a task's data: `/data/…`, `http(s)://`, `s3://` and similar, or `data:image/…`.
+        :param task_id: id of the task, required for files of cloud storages.
+        :raises MediaFault: the address is refused or does not lead to an image; the message names the setting to
+            change.
         """
         try:
             place = self._addresses.place(address, task_id)
@@ -124,16 +126,16 @@ class TaskImages:
             async with asyncio.timeout(self._seconds):
                 return await self._download(place, text)
         except TimeoutError:
-            raise MediaFault(f'{text}: not here after {self._seconds:g} s (IMAGE_SECONDS)') from None
+            raise MediaFault(f'{text}: not received within {self._seconds:g} s (IMAGE_SECONDS)') from None
         except (LabelStudioFault, httpx.HTTPError) as error:
             raise MediaFault(f'{text}: {error}') from None
 
     def batch(self) -> 'Batch':
-        """A stretch of requests in which no address is asked for twice: `async with images.batch() as batch`."""
+        """Return a context in which no address is fetched twice: `async with images.batch() as batch`."""
         return Batch(self)
 
     async def close(self) -> None:
-        """Close the connections to other hosts; that to Label Studio belongs to whoever opened it."""
+        """Close the connections to other hosts; the caller closes the connection to Label Studio."""
         await self._others.close()
 
     async def _download(self, place: Inside | Outside, text: str) -> bytes:
@@ -155,20 +157,20 @@ class TaskImages:
             raise MediaFault(f'{text}: {_explanation(response.status_code, place)}')
         data = await read_at_most(response, self._max_bytes)
         if data is None:
-            raise MediaFault(f'{text}: more than the limit of {self._max_bytes} bytes')
+            raise MediaFault(f'{text}: larger than the limit of {self._max_bytes} bytes')
         if not data:
             raise MediaFault(f'{text}: the file is empty (0 bytes)')
         kind = _kind_of_text(response.headers.get('Content-Type', ''), data)
         if kind is not None:
             what = 'LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN' if isinstance(place, Inside) else 'the address'
-            raise MediaFault(f'{text}: {kind} instead of an image, maybe of a login; check {what}')
+            raise MediaFault(f'{text}: {kind} instead of an image, possibly a login page; check {what}')
         return data
 
 
 class Batch:
-    """Images of tasks that belong together, each address fetched once, also when it is asked for concurrently.
+    """Images of several tasks; each address is fetched once, even if it is requested concurrently.
 
-    What has been fetched is kept to the end, the latest 256 MiB of it. An address that failed is not tried again.
+    The latest 256 MiB of images are kept until the end. A failed address is not tried again.
     """
 
     def __init__(self, images: TaskImages) -> None:
@@ -176,7 +178,7 @@ class Batch:
         self._fetches: OrderedDict[str, asyncio.Task[bytes]] = OrderedDict()
 
     async def fetch(self, address: object, *, task_id: int | None) -> bytes:
-        """See `TaskImages.fetch`; whoever stops waiting leaves the others their image."""
+        """Fetch an image as `TaskImages.fetch` does; cancelling one caller does not affect the others."""
         if not isinstance(address, str):
             return await self._images.fetch(address, task_id=task_id)
         fetch = self._fetches.get(address)
@@ -192,7 +194,7 @@ class Batch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Give up what is still being fetched."""
+        """Cancel the fetches that are still running."""
         for fetch in self._fetches.values():
             fetch.cancel()
         await asyncio.gather(*self._fetches.values(), return_exceptions=True)
@@ -209,10 +211,10 @@ class Batch:
 
 def _explanation(status: int, place: Inside | Outside) -> str:
     if isinstance(place, Outside):
-        hint = ', which is asked without credentials' if status in (401, 403) else ''
+        hint = ', which is requested without credentials' if status in (401, 403) else ''
         return f'{place.url.raw_host.decode()} answers {status}{hint}'
     if status == httpx.codes.INTERNAL_SERVER_ERROR and place.path.startswith('/data/upload/'):
-        return 'Label Studio answers 500, as 1.23 does when it has no such upload'
+        return 'Label Studio answers 500, as version 1.23 does if the upload is missing'
     if status != httpx.codes.NOT_FOUND:
         return f'Label Studio answers {status}'
     if 'fileuri=' in place.path:
@@ -221,7 +223,7 @@ def _explanation(status: int, place: Inside | Outside) -> str:
 
 
 def _kind_of_text(content_type: str, data: bytes) -> str | None:
-    """What came instead of an image, if it is a page or JSON; the rest is for whoever decodes it."""
+    """Return what arrived instead of an image if it is a page or JSON, else None."""
     if data.startswith(_PICTURES):
         return None
     start = data[:512].lstrip(b'\xef\xbb\xbf \t\r\n').lower()
@@ -233,21 +235,21 @@ def _kind_of_text(content_type: str, data: bytes) -> str | None:
 
 
 def _decode(uri: str, max_bytes: int) -> bytes:
-    """The bytes of a `data:` URI.
+    """Return the bytes of a `data:` URI.
 
-    :raises MediaFault: it is broken, no image, or too large.
+    :raises MediaFault: the URI is damaged, not an image, or too large.
     """
     parts = _DATA_URI.fullmatch(uri)
     if parts is None:
-        raise MediaFault(f'{shown(uri[:40])}: of data: addresses only data:image/… is accepted')
-    too_large = MediaFault(f'{shown(uri[:40])}…: more than the limit of {max_bytes} bytes')
+        raise MediaFault(f'{shown(uri[:40])}: data: addresses must be data:image/…')
+    too_large = MediaFault(f'{shown(uri[:40])}…: larger than the limit of {max_bytes} bytes')
     if len(parts['content']) > 3 * max_bytes:
         raise too_large
     if parts['parameters'].lower().endswith(';base64'):
         try:
             data = base64.b64decode(re.sub(r'\s', '', unquote(parts['content'])), validate=True)
         except (binascii.Error, ValueError):
-            raise MediaFault(f'{shown(uri[:40])}…: no valid base64') from None
+            raise MediaFault(f'{shown(uri[:40])}…: invalid base64') from None
     else:
         data = unquote_to_bytes(parts['content'])
     if len(data) > max_bytes:

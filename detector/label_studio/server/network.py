@@ -1,7 +1,7 @@
-"""Fetching from hosts that a stranger may have named: connections to vetted addresses only.
+"""Requests to untrusted hosts: connections go to checked IP addresses only.
 
-Environment proxies (`HTTP_PROXY` …) are not used: a proxy would resolve the name itself, past the vetting. Own
-authorities (`SSL_CERT_FILE`, `SSL_CERT_DIR`) are honoured.
+Proxies of the environment (`HTTP_PROXY` …) are not used, since a proxy would resolve the name itself and bypass the
+check. `SSL_CERT_FILE` and `SSL_CERT_DIR` are respected.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import httpx
 
 from detector.errors import MediaFault
 
-# at DEBUG it writes the headers of answers, and with a redirect's Location the signature of a presigned address
+# at DEBUG it logs response headers, and so the signatures of presigned addresses in redirects
 logging.getLogger('httpcore').setLevel(logging.INFO)
 
 _HEADERS: Final = ((b'Accept', b'image/*'), (b'Accept-Encoding', b'identity'), (b'User-Agent', b'wholebody'))
@@ -26,15 +26,15 @@ _ERRORS: Final = (httpcore.NetworkError, httpcore.TimeoutException, httpcore.Pro
 _GLOBAL_UNICAST: Final = ipaddress.ip_network('2000::/3')
 _NAT64: Final = ipaddress.ip_network('64:ff9b::/96')
 _SPECIAL: Final = tuple(map(ipaddress.ip_network, ('192.0.0.0/24', '192.88.99.0/24', '2002::/16', '3fff::/20')))
-"""What Python 3.11 takes for public: protocol assignments, relays of 6to4 to any IPv4 address, documentation."""
+"""Networks that Python 3.11 takes for public: protocol assignments, 6to4 relays to any IPv4 address, documentation."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllowedHosts:
-    """IMAGE_HOSTS: the hosts that images may come from.
+    """The hosts that images may come from (IMAGE_HOSTS).
 
-    :param any_public: other hosts are in order as long as their address is public.
-    :param listed: host with port, or without for all ports; these may also be in private networks.
+    :param any_public: also allow all other hosts with a public address.
+    :param listed: host with port, or without for all ports; these may be in private networks.
     """
 
     any_public: bool
@@ -44,10 +44,10 @@ class AllowedHosts:
     def parse(cls, text: str) -> Self:
         """Read `host`, `host:port` and `*`, comma separated.
 
-        :raises httpx.InvalidURL: an entry is no host; the settings have been checked for that.
+        :raises httpx.InvalidURL: an entry is not a host; the settings are already checked for this.
         """
         entries = {entry.strip() for entry in text.split(',')} - {''}
-        urls = [httpx.URL(f'any://{entry}') for entry in entries - {'*'}]  # a scheme without a port of its own
+        urls = [httpx.URL(f'any://{entry}') for entry in entries - {'*'}]  # a scheme without a default port
         return cls('*' in entries, frozenset((_plain(url.raw_host.decode('ascii')), url.port) for url in urls))
 
     def contains(self, host: str, port: int) -> bool:
@@ -55,10 +55,10 @@ class AllowedHosts:
 
 
 class PublicClient:
-    """HTTP without credentials, cookies, proxies and redirects; each connection goes to an address that was vetted.
+    """An HTTP client without credentials, cookies, proxies and redirects that connects to checked addresses only.
 
-    :param connections: open ones, at most.
-    :param connect_seconds: for name resolution and connection.
+    :param connections: maximum number of open connections.
+    :param connect_seconds: time limit for name resolution and connection.
     """
 
     def __init__(self, hosts: AllowedHosts, *, connections: int = 8, connect_seconds: float = 5) -> None:
@@ -73,11 +73,11 @@ class PublicClient:
 
     @asynccontextmanager
     async def get(self, url: httpx.URL, *, any_public: bool = False) -> AsyncIterator[httpx.Response]:
-        """Ask for a file; the body is still to be read. The caller bounds the time that all of it may take.
+        """Request a file and leave its body unread; the caller limits the total time.
 
-        :param any_public: IMAGE_HOSTS need not allow the host, if its address is public.
-        :raises MediaFault: IMAGE_HOSTS does not allow the host, or its address.
-        :raises httpx.TransportError: no answer, or a broken one.
+        :param any_public: allow any public host, even if IMAGE_HOSTS does not.
+        :raises MediaFault: IMAGE_HOSTS does not allow the host or its address.
+        :raises httpx.TransportError: no answer, or an invalid one.
         """
         host = url.raw_host.decode('ascii')
         port = url.port or (443 if url.scheme == 'https' else 80)
@@ -97,15 +97,15 @@ class PublicClient:
 
 
 async def read_at_most(response: httpx.Response, limit: int) -> bytes | None:
-    """A body as it is sent; compressed ones are refused undecoded.
+    """Return the body of an answer; compressed bodies are refused without decoding.
 
-    :param limit: bytes.
-    :return: None if there are more bytes than the limit; they are not read.
+    :param limit: size limit in bytes.
+    :return: None if the body is larger than the limit; the rest stays unread.
     :raises httpx.HTTPError: the transfer breaks off, or the body is compressed.
     """
     encoding = response.headers.get('Content-Encoding', '')
     if encoding.lower() not in ('', 'identity'):
-        raise httpx.DecodingError(f'the answer is compressed ({encoding[:20]}), though asked not to be')
+        raise httpx.DecodingError(f'the answer is compressed ({encoding[:20]}), although the request excludes that')
     length = response.headers.get('Content-Length', '')
     if length.isdecimal() and int(length) > limit:
         return None
@@ -119,7 +119,7 @@ async def read_at_most(response: httpx.Response, limit: int) -> bytes | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet, as are IPv4 addresses inside of IPv6 ones whose host they are."""
+    """Return True if an IP address is public; IPv4 addresses that are embedded in IPv6 ones are judged themselves."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
@@ -138,7 +138,7 @@ def text_of(error: Exception) -> str:
 
 
 class _VettingBackend(httpcore.AsyncNetworkBackend):
-    """Resolves a name once and connects to what it has found public, so that no second answer slips in between."""
+    """Resolves a name once and connects to the addresses that passed the check, so a second lookup cannot differ."""
 
     def __init__(self, hosts: AllowedHosts) -> None:
         self._hosts = hosts
@@ -167,13 +167,13 @@ class _VettingBackend(httpcore.AsyncNetworkBackend):
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise httpcore.ConnectError('its name has no address') from None
+            raise httpcore.ConnectError('its name has no IP address') from None
         addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         if not self._hosts.contains(host, port):
             addresses = [address for address in addresses if is_public(address)]
         if not addresses:
             raise MediaFault(
-                f'{host} is not in the public internet: add {_entry(host, port)} to IMAGE_HOSTS, or to '
+                f'{host} has no public address: add {_entry(host, port)} to IMAGE_HOSTS, or to '
                 'LABEL_STUDIO_HOSTNAMES if it is Label Studio'
             )
         return addresses
@@ -184,7 +184,7 @@ def _entry(host: str, port: int) -> str:
 
 
 def _plain(host: str) -> str:
-    """A host as it is compared: without the dot of absolute names, IP addresses in their shortest form."""
+    """Normalise a host for comparison: no trailing dot, IP addresses in their shortest form."""
     host = host.rstrip('.').lower()
     try:
         return str(ipaddress.ip_address(host))

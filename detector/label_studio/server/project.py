@@ -1,4 +1,4 @@
-"""A project of Label Studio: its tasks, predictions, annotations, views, backends and webhooks."""
+"""A Label Studio project: its tasks, predictions, annotations, views, backends and webhooks."""
 
 import json
 import re
@@ -14,14 +14,14 @@ Json = dict[str, Any]
 
 _PAGE_TASKS: Final = 500
 _PAGE_FULL_TASKS: Final = 50
-"""With annotations and predictions, each of which may have a thousand regions."""
+"""Tasks per page with annotations and predictions, each of which may have a thousand regions."""
 _NOTHING: Final = '(?!)'
-"""A regular expression that matches no name."""
+"""Regular expression that matches no file name."""
 _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 
 def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
-    """A filter for tasks by the model versions of their predictions, in which Label Studio looks for parts of names."""
+    """Return a filter for tasks by the model versions of their predictions; Label Studio compares substrings."""
     return _filter('predictions_model_versions', operator, 'List', [model_version])
 
 
@@ -30,14 +30,14 @@ def _filter(column: str, operator: str, kind: str, value: object) -> Json:
 
 
 def _has_longer(model_version: str, known: Iterable[str]) -> bool:
-    """Whether there is a version that contains this one, which Label Studio's filter takes for the same."""
+    """Return True if another version contains this one, so that Label Studio's filter confuses them."""
     return any(model_version in other and model_version != other for other in known)
 
 
 class Project:
     """A project of the Label Studio behind a connection.
 
-    Everything here raises the errors of `Connection.request`.
+    All methods raise the errors of `Connection.request`.
     """
 
     def __init__(self, connection: Connection, project_id: int) -> None:
@@ -48,23 +48,26 @@ class Project:
 
     @classmethod
     async def create(cls, connection: Connection, *, title: str, label_config: str, **fields: Any) -> Self:
-        """:param fields: more of the project's, such as `sampling`."""
+        """Create a project.
+
+        :param fields: further settings of the project, such as `sampling`.
+        """
         body = {'title': title, 'label_config': label_config} | fields
         return cls(connection, int((await connection.request('POST', '/api/projects/', json=body))['id']))
 
     @classmethod
     async def titled(cls, connection: Connection, title: str) -> Self | None:
-        """The project of a title, the newest of several; None if there is none."""
+        """Return the newest project with this title; None if there is none."""
         found = [project async for project in _pages(connection, '/api/projects/', {'page_size': 100, 'title': title})]
         ids = [int(project['id']) for project in found if project.get('title') == title]
         return cls(connection, max(ids)) if ids else None
 
     async def settings(self) -> Json:
-        """Title, labeling config, sampling, counts …"""
+        """Return title, labeling config, sampling, counts and so on."""
         return await self.connection.project(self.id)
 
     async def label_config(self) -> str:
-        """The XML of its labeling config; empty if it has none."""
+        """Return the XML of the labeling config; empty if the project has none."""
         return str((await self.settings()).get('label_config') or '')
 
     async def change(self, **fields: Any) -> Json:
@@ -72,16 +75,16 @@ class Project:
         return await self._object('PATCH', f'/api/projects/{self.id}/', json=fields)
 
     async def model_versions(self) -> dict[str, int]:
-        """How many predictions there are by model version, the one with the newest prediction first."""
+        """Return the number of predictions by model version, the version of the newest prediction first."""
         path = f'/api/projects/{self.id}/model-versions/'
         answer = await self._object('GET', path, params={'extended': 'true'})
         found = sorted(answer.get('static') or (), key=lambda version: str(version.get('latest')), reverse=True)
         return {str(entry['model_version']): int(entry['count']) for entry in found if entry.get('model_version')}
 
     def page(self, **params: int) -> str:
-        """The address of its data manager for a browser.
+        """Return the address of the project's data manager for a browser.
 
-        :param params: e.g. `task`, `tab`.
+        :param params: parameters such as `task` or `tab`.
         """
         query = f'?{urlencode(params)}' if params else ''
         return f'{str(self.connection.url).rstrip("/")}/projects/{self.id}/data{query}'
@@ -89,11 +92,12 @@ class Project:
     # ------------------------------------------------------------ tasks
 
     async def tasks(self, *, full: bool = False, after: int = 0, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
-        """The tasks in the order of their ids.
+        """Yield the tasks in the order of their ids.
 
-        :param full: with `annotations` and `predictions`, else without both.
-        :param filters: that a task must pass, in the data manager's form. What is changed meanwhile must not change who
-            passes.
+        :param full: include `annotations` and `predictions`.
+        :param after: yield only tasks with a higher id.
+        :param filters: filters of the data manager that a task must pass. Changes that are made while iterating must
+            not affect them.
         """
         params: dict[str, str | int] = {'page_size': _PAGE_TASKS}
         if full:
@@ -117,9 +121,9 @@ class Project:
                 return
 
     async def import_tasks(self, tasks: Sequence[Json]) -> list[int]:
-        """Import tasks; their ids.
+        """Import tasks and return their ids.
 
-        :param tasks: `{'data': {…}}`, maybe with `meta`, `annotations` and `predictions`.
+        :param tasks: `{'data': {…}}`, optionally with `meta`, `annotations` and `predictions`.
         """
         wanted = {'return_task_ids': 'true'}
         path = f'/api/projects/{self.id}/import'
@@ -127,9 +131,9 @@ class Project:
         return [int(task_id) for task_id in answer.get('task_ids', ())]
 
     async def upload_files(self, files: Iterable[tuple[str, bytes]]) -> list[tuple[int, str]]:
-        """Upload files without making tasks of them; the ids and paths of the uploads, in the files' order.
+        """Upload files without creating tasks, and return the ids and addresses of the uploads in the files' order.
 
-        :param files: names and contents; Label Studio takes 100 of them, and 250 MiB.
+        :param files: names and contents; Label Studio accepts at most 100 files and 250 MiB.
         """
         content = [(f'file{index}', file) for index, file in enumerate(files)]
         path = f'/api/projects/{self.id}/import'
@@ -138,29 +142,29 @@ class Project:
         listed = await self.connection.get_json(f'/api/projects/{self.id}/file-uploads', ids=json.dumps(ids))
         paths = {int(upload['id']): str(upload['file']) for upload in listed}
         if len(ids) != len(content) or not paths.keys() >= set(ids):
-            raise LabelStudioFault(f'{self.connection.url} does not say what it made of the uploaded files')
+            raise LabelStudioFault(f'{self.connection.url} does not report all uploaded files')
         # quoted as Label Studio itself writes the addresses of uploads
         start = f'{self.connection.prefix}/data/'
         return [(upload_id, start + quote(paths[upload_id], safe="/~!*()'")) for upload_id in ids]
 
     async def delete_uploads(self, upload_ids: Sequence[int]) -> None:
-        """Delete uploaded files, of which no task may be left."""
+        """Delete uploaded files that no task uses."""
         body = {'file_upload_ids': list(upload_ids)}
         await self.connection.request('DELETE', f'/api/projects/{self.id}/file-uploads', json=body)
 
     async def drafted(self) -> set[int]:
-        """The ids of tasks that somebody works on without having submitted it."""
+        """Return the ids of tasks with a draft that is not submitted yet."""
         unfinished = _filter('drafts', 'empty', 'Boolean', False)
         return {int(task['id']) async for task in self.tasks(filters=[unfinished])}
 
     async def delete_tasks(self, task_ids: Sequence[int]) -> None:
-        """Delete tasks with all that they have; those that are gone already do not matter."""
+        """Delete tasks with their annotations and predictions; missing tasks are ignored."""
         wanted: dict[str, str | int] = {'id': 'delete_tasks', 'project': self.id}
         body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}}
         await self.connection.request('POST', '/api/dm/actions', params=wanted, json=body)
 
     async def change_task(self, task_id: int, **fields: Any) -> Json:
-        """Change `data` or `meta` of a task, as a whole."""
+        """Replace `data` or `meta` of a task."""
         return await self._object('PATCH', f'/api/tasks/{task_id}/', json=fields)
 
     # ------------------------------------------------------------ predictions and annotations
@@ -169,17 +173,21 @@ class Project:
         """Store predictions.
 
         :param predictions: `{'task': id, 'result': […], 'score': …, 'model_version': …}`.
-        :return: how many were stored; those that do not fit the labeling config are not, and Label Studio is silent.
+        :return: the number of stored predictions; Label Studio silently drops those that do not fit the labeling
+            config.
         """
         body = list(predictions)
         return int((await self._object('POST', f'/api/projects/{self.id}/import/predictions', json=body))['created'])
 
     async def predictions(self, task_id: int) -> list[Json]:
-        """All predictions of a task."""
+        """Return all predictions of a task."""
         return await self._list('/api/predictions/', task=task_id)
 
     async def tasks_without(self, model_version: str) -> AsyncIterator[Json]:
-        """The tasks that have no prediction of exactly this model version, which has no commas."""
+        """Yield the tasks that have no prediction of exactly this model version.
+
+        :param model_version: a name without commas.
+        """
         if _has_longer(model_version, await self.model_versions()):
             having = await self.tasks_with(model_version)
             async for task in self.tasks():
@@ -190,9 +198,10 @@ class Project:
                 yield task
 
     async def tasks_with(self, model_version: str, *, within: tuple[int, int] | None = None) -> set[int]:
-        """The tasks that have a prediction of exactly this model version, which has no commas.
+        """Return the ids of the tasks that have a prediction of exactly this model version.
 
-        :param within: first and last id of the tasks that matter; None: all.
+        :param model_version: a name without commas.
+        :param within: first and last task id to consider; None: all.
         """
         filters = [_versions('contains', model_version)]
         if within is not None:
@@ -210,7 +219,7 @@ class Project:
         }
 
     async def _count_with(self, model_version: str, known: Iterable[str]) -> int:
-        """:param known: all model versions."""
+        """:param known: all model versions of the project."""
         if _has_longer(model_version, known):
             return len(await self.tasks_with(model_version))
         query = {'filters': {'conjunction': 'and', 'items': [_versions('contains', model_version)]}}
@@ -218,11 +227,11 @@ class Project:
         return int((await self._object('GET', '/api/tasks/', params=asked))['total'])
 
     async def remove_surplus(self, model_version: str) -> int:
-        """Leave the oldest prediction of a version where a task has several.
+        """Delete all but the oldest prediction of a version from each task.
 
-        A busy Label Studio on SQLite repeats requests inside itself, and stores again what it has stored.
+        A busy Label Studio on SQLite repeats requests internally and then stores predictions twice.
 
-        :return: how many were deleted.
+        :return: the number of deleted predictions.
         """
         counts = await self.model_versions()
         surplus = counts.get(model_version, 0) - await self._count_with(model_version, counts)
@@ -237,7 +246,7 @@ class Project:
         return deleted
 
     async def change_prediction(self, prediction_id: int, **fields: Any) -> None:
-        """Change, e.g., the `score`."""
+        """Change fields of a prediction, such as `score`."""
         await self.connection.request('PATCH', f'/api/predictions/{prediction_id}/', json=fields)
 
     async def delete_prediction(self, prediction_id: int) -> None:
@@ -250,13 +259,13 @@ class Project:
     # ------------------------------------------------------------ views, backends, webhooks
 
     async def views(self) -> list[Json]:
-        """The tabs of the data manager."""
+        """Return the tabs of the data manager."""
         return await self._list('/api/dm/views/')
 
     async def save_view(self, data: Json) -> Json:
-        """Make a tab, or change the one of the same title.
+        """Create a tab, or change the tab with the same title.
 
-        :param data: `title`, `ordering`, `filters` … in the data manager's form.
+        :param data: `title`, `ordering`, `filters` and so on, in the data manager's form.
         """
         body = {'project': self.id, 'data': data}
         for view in await self.views():
@@ -268,13 +277,13 @@ class Project:
         return await self._list('/api/ml/')
 
     async def save_backend(self, *, url: str, title: str, user: str | None, password: str | None) -> Json:
-        """Connect a machine learning backend, or change the connection to the one at the same address.
+        """Connect a machine learning backend, or change the connection to the same address.
 
-        Label Studio asks the backend for its health before it answers.
+        Label Studio checks the health of the backend before it answers.
 
-        :param title: becomes the project's `model_version`.
-        :param user: of the backend's basic auth; None: it has none.
-        :raises InvalidRequest: Label Studio cannot reach the backend, may not contact it, or is refused there.
+        :param title: title, which becomes the project's `model_version`.
+        :param user: user name for the backend's basic auth; None: the backend has none.
+        :raises InvalidRequest: Label Studio cannot or may not contact the backend, or the backend refuses it.
         """
         body: Json = {'project': self.id, 'url': url, 'title': title, 'is_interactive': True}
         if user is not None:
@@ -290,7 +299,7 @@ class Project:
         return await self._list('/api/webhooks/')
 
     async def save_webhook(self, *, url: str, headers: Mapping[str, str]) -> Json:
-        """Make a webhook for all actions, or change the one of the same address."""
+        """Create a webhook for all actions, or change the one with the same address."""
         body: Json = {
             'project': self.id,
             'url': url,
@@ -307,7 +316,7 @@ class Project:
     async def change_webhook(self, webhook: Json, **fields: Any) -> None:
         """Change a webhook, such as its `headers`.
 
-        :param webhook: as `webhooks` lists it; Label Studio forgets its actions unless they are sent again.
+        :param webhook: the webhook as `webhooks` lists it; Label Studio drops its actions unless they are sent again.
         """
         body = {'actions': webhook.get('actions', [])} | fields
         await self.connection.request('PATCH', f'/api/webhooks/{webhook["id"]}/', json=body)
@@ -318,14 +327,14 @@ class Project:
     # ------------------------------------------------------------ local files
 
     async def local_storages(self) -> list[Json]:
-        """The folders that Label Studio serves for this project."""
+        """Return the folders that Label Studio serves for this project."""
         return await self._list('/api/storages/localfiles/')
 
     async def serve_folder(self, path: str, *, title: str) -> Json:
-        """Let Label Studio serve a folder for this project; a sync of this storage makes no tasks.
+        """Let Label Studio serve a folder for this project; syncing this storage creates no tasks.
 
-        :param path: as Label Studio sees it, below its LOCAL_FILES_DOCUMENT_ROOT.
-        :raises InvalidRequest: it is not there, not below, or local files are not served at all.
+        :param path: path as Label Studio sees it, below its LOCAL_FILES_DOCUMENT_ROOT.
+        :raises InvalidRequest: the folder is missing or not below the root, or Label Studio serves no local files.
         """
         body = {'project': self.id, 'path': path, 'title': title, 'use_blob_urls': True, 'regex_filter': _NOTHING}
         return await self._object('POST', '/api/storages/localfiles/', json=body)
@@ -339,12 +348,12 @@ class Project:
 
 
 async def _pages(connection: Connection, path: str, params: Mapping[str, str | int]) -> AsyncIterator[Json]:
-    """The `results` of a paged list."""
+    """Yield the `results` of a paged list."""
     page = 1
     while True:
         answer = await connection.request('GET', path, params={**params, 'page': page})
         if not isinstance(answer, dict) or not isinstance(answer.get('results'), list):
-            raise LabelStudioFault(f'{connection.url} answers {path} with something that is no list')
+            raise LabelStudioFault(f'{connection.url} answers {path} with something that is not a list')
         for entry in answer['results']:
             yield entry
         if not answer.get('next'):
@@ -353,9 +362,9 @@ async def _pages(connection: Connection, path: str, params: Mapping[str, str | i
 
 
 def project_id_of(text: str) -> int:
-    """The id in a project's number or address: `7`, `http://localhost:8080/projects/7/data?tab=1`.
+    """Return the project id in a number or address: `7`, `http://localhost:8080/projects/7/data?tab=1`.
 
-    :raises InvalidRequest: neither.
+    :raises InvalidRequest: the text is neither.
     """
     found = _ID.fullmatch(text.strip())
     if found is None:

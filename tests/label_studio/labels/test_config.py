@@ -1,4 +1,4 @@
-"""Labeling configs, as projects have them."""
+"""Reading labeling configs and generating the recommended ones."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def view(*tags: str) -> str:
 
 @pytest.mark.parametrize('xml', [generate('keypoints'), None, '  '])
 def test_the_recommended_keypoints_are_all_133(xml: str | None) -> None:
-    """Without a config this one is taken."""
+    """An empty config means the recommended keypoint config, which offers all 133."""
     config = parse(xml)
     assert config.boxes is not None
     assert (config.image, config.image_key, config.boxes.name, config.boxes.label) == (
@@ -41,7 +41,7 @@ def test_the_recommended_keypoints_are_all_133(xml: str | None) -> None:
 
 
 def test_the_recommended_skeleton_holds_all_keypoints_in_a_region() -> None:
-    """Or, of some parts only, those of a part."""
+    """The recommended skeleton config has one region for all keypoints, or one per part if only some are chosen."""
     skeletons = parse(generate('skeleton')).skeletons
     assert skeletons is not None
     assert {label: list(indices) for label, indices in skeletons.labels.items()} == {'pose': list(range(133))}
@@ -55,7 +55,7 @@ def test_the_recommended_skeleton_holds_all_keypoints_in_a_region() -> None:
 
 @pytest.mark.parametrize('parts', [['body'], ['left_hand', 'right_hand'], ['face']])
 def test_parts_are_chosen(parts: list[str]) -> None:
-    """Labels of the others are left out; each has the colour of its part."""
+    """The generated config has the labels of the chosen parts in their colours."""
     xml = generate('keypoints', parts)
     control = parse(xml).points
     assert control is not None
@@ -65,7 +65,7 @@ def test_parts_are_chosen(parts: list[str]) -> None:
 
 @pytest.mark.parametrize('parts', [['tail'], []])
 def test_unknown_parts_are_named(parts: list[str]) -> None:
-    """With those that there are."""
+    """An unknown part is refused with the list of valid ones."""
     with pytest.raises(InvalidRequest, match='choose from body, feet, face, left_hand, right_hand'):
         generate('skeleton', parts)
 
@@ -83,14 +83,15 @@ def test_unknown_parts_are_named(parts: list[str]) -> None:
     ],
 )
 def test_labels_are_matched_by_what_they_are_called(label: str, index: int) -> None:
-    """Name, alias, spelling, `predicted_values`, `model_index`; a name of ours decides."""
+    """A label is recognised by name, alias, spelling, `predicted_values` or `model_index`, and a known name takes
+    precedence."""
     control = parse(view(IMAGE, points(label, '<Label value="foo"/>', '<Label value="bar"/>'))).points
     assert control is not None
     assert list(control.labels) == [index]
 
 
 def test_upstream_names_are_known() -> None:
-    """A config with COCO-WholeBody's own names offers all of them."""
+    """A config with COCO-WholeBody's own names offers all keypoints."""
     labels = [f'<Label value="{alias}"/>' for alias in ALIASES]
     control = parse(view(IMAGE, BOXES, points(*labels))).points
     assert control is not None
@@ -98,14 +99,14 @@ def test_upstream_names_are_known() -> None:
 
 
 def test_the_first_label_of_a_keypoint_counts() -> None:
-    """Another one for it is left alone."""
+    """The first label of a keypoint is used, and further ones are ignored."""
     control = parse(view(IMAGE, points('<Label value="nose"/>', '<Label value="Nose"/>'))).points
     assert control is not None
     assert control.labels == {0: 'nose'}
 
 
 def test_one_label_of_another_name_stands_for_all() -> None:
-    """A generic keypoint, and any name for a person."""
+    """The only label of a control stands for all keypoints, or for a person, under any name."""
     human = '<RectangleLabels name="b" toName="image"><Label value="Mensch"/></RectangleLabels>'
     config = parse(view(IMAGE, human, points('<Label value="Punkt"/>')))
     assert config.boxes is not None
@@ -117,7 +118,7 @@ def test_one_label_of_another_name_stands_for_all() -> None:
 
 
 def test_a_config_without_boxes_offers_points_only() -> None:
-    """Also beside rectangles for other things."""
+    """A config without a rectangle for persons offers points only."""
     cars = '<RectangleLabels name="c" toName="image"><Label value="car"/><Label value="bus"/></RectangleLabels>'
     for others in ((), (cars,)):
         config = parse(view(IMAGE, *others, points('<Label value="nose"/>')))
@@ -126,7 +127,7 @@ def test_a_config_without_boxes_offers_points_only() -> None:
 
 
 def test_persons_are_found_among_other_labels() -> None:
-    """In whichever rectangle control they are."""
+    """A person label is found in any rectangle control and among other labels."""
     cars = '<RectangleLabels name="c" toName="image"><Label value="car"/><Label value="bus"/></RectangleLabels>'
     both = '<RectangleLabels name="d" toName="image"><Label value="dog"/><Label value="Person"/></RectangleLabels>'
     boxes = parse(view(IMAGE, cars, both)).boxes
@@ -135,7 +136,7 @@ def test_persons_are_found_among_other_labels() -> None:
 
 
 def test_polygons_are_no_skeletons() -> None:
-    """VectorLabels without `skeleton` hold outlines."""
+    """VectorLabels without `skeleton` are not used, since they hold outlines."""
     outline = '<VectorLabels name="v" toName="image"><Label value="pose"/></VectorLabels>'
     assert parse(view(IMAGE, BOXES, outline)).skeletons is None
 
@@ -143,45 +144,46 @@ def test_polygons_are_no_skeletons() -> None:
 @pytest.mark.parametrize(
     ('xml', 'message'),
     [
-        ('<View', 'is no XML'),
-        ('hello', 'is no XML'),
+        ('<View', 'is not XML'),
+        ('hello', 'is not XML'),
         (view(IMAGE), 'no RectangleLabels with a label for a person'),
         (view(BOXES), 'has no Image tag'),
         (view(IMAGE, points('<Label value="foo"/>', '<Label value="bar"/>')), 'no KeyPointLabels with names'),
         (view(IMAGE, BOXES.replace('toName="image"', 'toName="picture"')), '<Image name="image">'),
         (
             view(IMAGE, IMAGE.replace('name="image"', 'name="b"'), BOXES, points('<Label value="nose"/>', target='b')),
-            '<Image name="image">, <Image name="b">; boxes, keypoints and skeletons must have one of them as toName',
+            '<Image name="image">, <Image name="b">; the toName of boxes, keypoints and skeletons must all name',
         ),
         (view('<Image name="image" value="http://x/y.jpg"/>', BOXES), 'the value must name one field'),
         (view('<Image name="image" valueList="$images"/>', BOXES), '<Image name="image" value="">'),
         (view(IMAGE, BOXES) + ' ' * 1_000_000, 'the limit is 1000000'),
-        ('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>', 'is not acceptable'),
-        ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>', 'is not acceptable'),
-        ('<!DOCTYPE x SYSTEM "http://127.0.0.1/x.dtd"><View/>', 'is not acceptable'),
+        ('<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><View>&b;</View>', 'labeling config is refused'),
+        ('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>', 'labeling config is refused'),
+        ('<!DOCTYPE x SYSTEM "http://127.0.0.1/x.dtd"><View/>', 'labeling config is refused'),
     ],
 )
 def test_unusable_configs_are_explained(xml: str, message: str) -> None:
-    """The tag or the reason is named; bombs are not unfolded, and nothing is fetched."""
+    """An unusable config is refused with the tag or the reason; entities are neither expanded nor fetched."""
     with pytest.raises(InvalidRequest, match=message.replace('[', r'\[').replace('.', r'\.')):
         parse(xml)
 
 
 def test_a_second_image_without_controls_does_not_matter() -> None:
-    """A reference picture beside the one that is labelled."""
+    """A second image without controls is ignored."""
     config = parse(view('<Image name="example" value="$example"/>', IMAGE, BOXES))
     assert (config.image, config.image_key) == ('image', 'image')
 
 
 def test_the_shipped_config_is_the_generated_one() -> None:
-    """With all labels that projects have today; `wholebody labelstudio config` writes it."""
+    """The shipped config equals the output of `wholebody labelstudio config` and has all labels of existing
+    projects."""
     shipped = (MODEL_FILES / 'labeling-config.xml').read_text()
     assert shipped == generate('keypoints')
     assert all(f'value="{name}"' in shipped for name in ('person', *KEYPOINT_NAMES))
 
 
 def test_the_command_prints_and_writes_configs(tmp_path: Path) -> None:
-    """Skeletons of everything by default."""
+    """`wholebody labelstudio config` prints or writes configs, by default with skeletons of all parts."""
     assert succeed(app, 'labelstudio', 'config') == generate('skeleton')
     path = tmp_path / 'new' / 'hands.xml'
     succeed(app, 'labelstudio', 'config', '--style', 'keypoints', '--parts', 'left_hand, face', '-o', path)

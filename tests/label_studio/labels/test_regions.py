@@ -1,4 +1,4 @@
-"""Poses to regions and back."""
+"""Converting persons to regions and back."""
 
 import json
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def config_of(name: str) -> LabelingConfig:
 
 
 def make_persons(count: int, seed: int = 0) -> list[Person]:
-    """Persons anywhere in the image, all kinds of visibility."""
+    """Make persons anywhere in the image, with all visibilities."""
     rng = np.random.default_rng(seed)
     persons = []
     for _ in range(count):
@@ -55,7 +55,7 @@ def make_persons(count: int, seed: int = 0) -> list[Person]:
 def assert_equal(
     found: Sequence[Person], expected: Sequence[Person], *, indices: Sequence[int], boxes: bool = True
 ) -> None:
-    """In any order; keypoints that are not labelled have no place."""
+    """Compare persons in any order; coordinates of unlabelled keypoints do not count."""
     assert len(found) == len(expected)
     for person in expected:
         seen = np.array([index for index in indices if person.visibility[index] != NOT_LABELLED])
@@ -74,7 +74,7 @@ def assert_equal(
 @pytest.mark.parametrize('count', [0, 1, 2, 8])
 @pytest.mark.parametrize('style', CONFIGS)
 def test_nothing_is_lost_on_the_way(style: str, count: int) -> None:
-    """Through JSON and in another order, coordinates, visibility, scores, boxes and grouping stay."""
+    """Coordinates, visibility, scores, boxes and grouping survive JSON and another order of regions."""
     config, persons = config_of(style), make_persons(count)
     results = json.loads(json.dumps(to_results(persons, config, SIZE)))
     np.random.default_rng(1).shuffle(results)
@@ -86,7 +86,7 @@ def test_nothing_is_lost_on_the_way(style: str, count: int) -> None:
 
 @pytest.mark.parametrize('style', CONFIGS)
 def test_regions_are_what_label_studio_accepts(style: str) -> None:
-    """Unique ids, new with every call; values inside the image; rectangles last; parents that are there."""
+    """Regions have new unique ids, values inside the image and existing parents, and rectangles come last."""
     config = config_of(style)
     persons = make_persons(3)
     outside = Person(
@@ -115,7 +115,7 @@ def test_regions_are_what_label_studio_accepts(style: str) -> None:
 
 @pytest.mark.parametrize('style', CONFIGS)
 def test_what_a_dataset_says_of_a_person_stays_with_it(style: str) -> None:
-    """In one region's `meta`, beside what is there already; a person without has none."""
+    """A person's extra is kept in the `meta` of one region, beside other entries; without extra there is none."""
     extra = {'coco': {'id': 7, 'segmentation': [[1.5, 2.25]], 'face_valid': True}}
     config, (one, other) = config_of(style), make_persons(2)
     for person in (replace(one, extra=extra), replace(one, extra=extra, box=None)):
@@ -132,7 +132,7 @@ def test_what_a_dataset_says_of_a_person_stays_with_it(style: str) -> None:
 
 
 def test_keypoints_below_the_threshold_are_not_shown() -> None:
-    """In keypoint style they are left out, in skeleton style they are marked."""
+    """Keypoints below the threshold are left out as points and marked in skeletons."""
     confidences = np.linspace(0, 1, 133, dtype=np.float32)
     pose = Pose(
         box=np.array([0, 0, 100, 100], dtype=np.float32),
@@ -154,7 +154,7 @@ def test_keypoints_below_the_threshold_are_not_shown() -> None:
 
 
 def test_a_point_that_somebody_moves_becomes_visible() -> None:
-    """The editor keeps a vertex's `v`; its place tells."""
+    """A vertex that was moved becomes visible, although the editor keeps its `v`."""
     person = make_persons(1)[0]
     (skeleton, box) = to_results([person], config_of('skeleton'), SIZE)
     unseen = [vertex for vertex in skeleton['value']['vertices'] if vertex['v'] == NOT_LABELLED]
@@ -168,7 +168,7 @@ def test_a_point_that_somebody_moves_becomes_visible() -> None:
 
 
 def test_a_skeleton_is_one_tree() -> None:
-    """Whatever its parts: all but the root lead back to it."""
+    """The limbs of a skeleton form one tree for any choice of parts."""
     for style in ('skeleton', 'hands'):
         for region in to_results(make_persons(1), config_of(style), SIZE)[:-1]:
             before = {vertex['id']: vertex['prevPointId'] for vertex in region['value']['vertices']}
@@ -189,7 +189,8 @@ def keypoint(label: str, x: float, y: float, **more: Any) -> Region:
 
 
 def test_points_that_an_annotator_adds_find_their_person() -> None:
-    """The smallest box around them that lacks the keypoint; beyond all boxes they make a person of their own."""
+    """An added point goes to the smallest box around it that lacks the keypoint; outside all boxes it makes a
+    person."""
     wide = {'x': 0, 'y': 0, 'width': 60, 'height': 60, 'rectanglelabels': ['person']}
     small = {'x': 10, 'y': 10, 'width': 10, 'height': 10, 'rectanglelabels': ['person']}
     boxes = [
@@ -209,14 +210,14 @@ def test_points_that_an_annotator_adds_find_their_person() -> None:
 
 
 def test_notes_tell_hidden_points() -> None:
-    """As this project writes them, or as annotators do."""
+    """A note marks a point as hidden, in this project's spelling and in those of annotators."""
     for note in ('v=1', 'Occluded', 'hidden'):
         (person,) = from_results([keypoint('nose', 5, 5, meta={'text': [note]})], config_of('keypoints'))
         assert person.visibility[0] == HIDDEN
 
 
 def test_a_turned_rectangle_is_enclosed() -> None:
-    """Turned by a quarter about its upper left corner it lies to the left of it."""
+    """A turned rectangle is read as the upright box around it."""
     value = {'x': 50, 'y': 50, 'width': 20, 'height': 10, 'rotation': 90, 'rectanglelabels': ['person']}
     region = {'id': 'r', 'from_name': 'bbox', 'type': 'rectanglelabels', 'value': value}
     (person,) = from_results([region], config_of('keypoints'), (200, 100))
@@ -241,7 +242,7 @@ def test_a_turned_rectangle_is_enclosed() -> None:
     ],
 )
 def test_foreign_regions_are_passed_over(region: Any) -> None:
-    """Projects hold other things than poses."""
+    """Regions that do not belong to poses are ignored."""
     good = keypoint('nose', 5, 5)
     assert len(from_results([region, good], config_of('keypoints'))) == 1
     assert from_results([region], config_of('keypoints')) == []
@@ -249,6 +250,6 @@ def test_foreign_regions_are_passed_over(region: Any) -> None:
 
 @pytest.mark.parametrize('vertices', [None, 'x', [None, {'id': 'nose'}, {'id': 'tail', 'x': 1, 'y': 1}]])
 def test_broken_skeletons_are_passed_over(vertices: Any) -> None:
-    """A vertex without a place or of another name is none."""
+    """Vertices without coordinates or with unknown names are ignored."""
     region = {'from_name': 'skeleton', 'value': {'vertices': vertices, 'vectorlabels': ['pose']}}
     assert from_results([region], config_of('skeleton')) == []

@@ -1,4 +1,4 @@
-"""What addresses in tasks' data name, without any network."""
+"""What addresses in tasks' data refer to, without any network."""
 
 import base64
 
@@ -42,7 +42,7 @@ def addresses() -> Addresses:
     ],
 )
 def test_files_of_label_studio_under_all_its_names(addresses: Addresses, address: str, path: str) -> None:
-    """Whatever name and scheme an address has, what remains is a path at LABEL_STUDIO_URL."""
+    """An address with any name and scheme of Label Studio becomes a path at LABEL_STUDIO_URL."""
     assert addresses.place(address, 7) == Inside(path)
 
 
@@ -51,8 +51,8 @@ def test_files_of_label_studio_under_all_its_names(addresses: Addresses, address
 def test_paths_that_lead_elsewhere_are_never_asked_with_credentials(
     addresses: Addresses, start: str, path: str
 ) -> None:
-    """Relative ones and those with a name of Label Studio alike, however the dots and slashes are written."""
-    with pytest.raises(MediaFault, match='leads out'):
+    """A path that leaves the media folders is refused in every spelling, relative or with a name of Label Studio."""
+    with pytest.raises(MediaFault, match='leaves the media folders'):
         addresses.place(start + path, 7)
 
 
@@ -61,8 +61,8 @@ def test_paths_that_lead_elsewhere_are_never_asked_with_credentials(
     ['/api/users/', '/data', '/data/', '/database/x', '/tasks/1/presigned/', '/tasks/x/presign/', '/ls/api/', '/'],
 )
 def test_other_paths_are_no_images_of_label_studio(addresses: Addresses, path: str) -> None:
-    """Relative ones are refused, absolute ones are like those of any host: without credentials."""
-    with pytest.raises(MediaFault, match='in Label Studio images lie under /data/'):
+    """Other paths of Label Studio are refused if relative, and requested without credentials if absolute."""
+    with pytest.raises(MediaFault, match='in Label Studio, images lie below /data/'):
         addresses.place(path, 7)
     url = f'https://labels.example{path}'
     assert addresses.place(url, 7) == Outside(httpx.URL(url))
@@ -76,12 +76,12 @@ https://example/data/a.jpg https://xlabels.example/data/a.jpg http://localhost:8
 
 @pytest.mark.parametrize('address', ELSEWHERE.split())
 def test_another_port_or_host_is_not_label_studio(addresses: Addresses, address: str) -> None:
-    """Even where only a part of the name differs."""
+    """A host or port that differs from Label Studio's in any part is another host."""
     assert addresses.place(address, 7) == Outside(httpx.URL(address))
 
 
 def test_a_hostname_from_setup_is_another_name(addresses: Addresses) -> None:
-    """With a path too, as LABEL_STUDIO_HOST may have one; what is no URL is left aside."""
+    """A `hostname` from setup, with or without a path, is a further name; anything but a URL is ignored."""
     for hostname in (
         None,
         7,
@@ -101,7 +101,7 @@ def test_a_hostname_from_setup_is_another_name(addresses: Addresses) -> None:
 
 
 def test_names_from_setup_are_bounded(addresses: Addresses) -> None:
-    """The latest stay, and those of the settings always: anybody may call setup."""
+    """Only the latest names from setup are kept, but names from the settings always are."""
     for number in range(1000):
         addresses.learn('http://ours:8080')
         addresses.learn(f'http://host-{number}')
@@ -114,20 +114,20 @@ def test_names_from_setup_are_bounded(addresses: Addresses) -> None:
 
 @pytest.mark.parametrize('scheme', ['s3', 'gs', 'azure-blob', 'S3'])
 def test_files_of_cloud_storages_go_through_their_task(addresses: Addresses, scheme: str) -> None:
-    """The address is carried as Label Studio decodes it, urlsafe base64."""
+    """A file of a cloud storage is requested through its task, with its address in urlsafe base64."""
     address = S3.replace('s3', scheme)
     place = addresses.place(address, 7)
     assert isinstance(place, Inside)
     start, _, encoded = place.path.partition('?fileuri=')
     assert start == '/tasks/7/presign/'
     assert base64.urlsafe_b64decode(encoded).decode() == address
-    with pytest.raises(MediaFault, match='need the id of their task'):
+    with pytest.raises(MediaFault, match='needs the id of its task'):
         addresses.place(address, None)
 
 
 @pytest.mark.parametrize('address', ['/data/upload/1/a.jpg', S3])
 def test_without_label_studio_its_files_name_the_settings(address: str) -> None:
-    """Instead of a request to nowhere."""
+    """Without LABEL_STUDIO_URL, an address in Label Studio is refused with the settings to set."""
     with pytest.raises(MediaFault, match='set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'):
         Addresses(None, ['labels']).place(address, 7)
 
@@ -150,7 +150,7 @@ http://a%20b/a.jpg http://a,b/ http://[fe80::1%25eth0]/a.jpg
     ],
 )
 def test_everything_else_is_refused(addresses: Addresses, address: object) -> None:
-    """With a text of bearable length."""
+    """All other addresses are refused with a short text."""
     with pytest.raises(MediaFault) as caught:
         addresses.place(address, 7)
     assert 20 < len(str(caught.value)) < 300
@@ -161,20 +161,20 @@ def test_everything_else_is_refused(addresses: Addresses, address: object) -> No
     ['http://ann:pw@labels/data/a.jpg', 'https://:pw@host/a.jpg', 'http://host:pw/x@host/a.jpg', 'http://pw@host'],
 )
 def test_user_names_and_passwords_are_refused_and_not_repeated(addresses: Addresses, address: str) -> None:
-    """Whose they are cannot be known."""
+    """An address with a user name or password is refused without repeating it."""
     with pytest.raises(MediaFault) as caught:
         addresses.place(address, 7)
     assert 'pw' not in str(caught.value)
 
 
 def test_data_uris_are_left_as_they_are(addresses: Addresses) -> None:
-    """Of any length; they are decoded where the limits are."""
+    """`data:` URIs of any length are passed on unchanged."""
     uri = 'data:image/png;base64,' + 'A' * 100_000
     assert addresses.place(uri, None) == Inline(uri)
 
 
 def test_redirects_of_label_studio_keep_credentials_only_to_its_own_files(addresses: Addresses) -> None:
-    """Its other names included; elsewhere any public host is in order, since Label Studio says so."""
+    """A redirect by Label Studio keeps credentials for its own files only, and may lead to any public host."""
     presign = Inside('/tasks/7/presign/?fileuri=czM6')
     for location in ('/ls/data/upload/1/a.jpg', '../../../data/upload/1/a.jpg', 'http://labels/data/upload/1/a.jpg'):
         assert addresses.redirected(presign, location) == Inside('/data/upload/1/a.jpg')
@@ -191,7 +191,7 @@ def test_redirects_of_label_studio_keep_credentials_only_to_its_own_files(addres
 
 @pytest.mark.parametrize('location', ['file:///etc/passwd', 'http://ann:pw@host/', 'http://h:0/', 'http://h:x/?sig=pw'])
 def test_redirects_to_nowhere_are_refused(addresses: Addresses, location: str) -> None:
-    """From Label Studio and from other hosts."""
+    """A redirect to an invalid address is refused, from Label Studio and from other hosts."""
     for place in (Inside('/tasks/7/presign/'), Outside(httpx.URL('http://host/a.jpg'))):
         with pytest.raises(MediaFault) as caught:
             addresses.redirected(place, location)
@@ -199,7 +199,7 @@ def test_redirects_to_nowhere_are_refused(addresses: Addresses, location: str) -
 
 
 def test_no_secret_and_no_long_text_is_shown() -> None:
-    """Queries are left out, but the path of a local file, which is what its owner looks for."""
+    """The shown text has no query except the path of a local file, and is short."""
     assert shown('https://b.s3.example/a.jpg?X-Amz-Signature=secret#secret') == 'https://b.s3.example/a.jpg'
     assert shown('http://ann:pa@ss@host/a.jpg') == 'http://host/a.jpg'
     assert shown('/data/local-files/?d=ds/a.jpg&token=secret') == '/data/local-files/?d=ds/a.jpg'

@@ -1,4 +1,4 @@
-"""Label Studio's API, asked over real connections."""
+"""Requests to Label Studio's API over real connections."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ async def connection(studio: Recorder) -> AsyncIterator[Connection]:
 async def test_annotations_tasks_and_projects_are_asked_for_with_the_token(
     studio: Recorder, connection: Connection
 ) -> None:
-    """A legacy token goes as it is; the address ends in a slash, since redirects are not followed."""
+    """A legacy token is sent unchanged, and addresses end in a slash, which avoids redirects."""
     assert await connection.annotation(3) == {'path': '/api/annotations/3/'}
     assert await connection.task(4) == {'path': '/api/tasks/4/'}
     assert await connection.project(5) == {'path': '/api/projects/5/'}
@@ -51,7 +51,7 @@ async def test_annotations_tasks_and_projects_are_asked_for_with_the_token(
 
 
 async def test_an_address_with_a_path_keeps_it(studio: Recorder) -> None:
-    """LABEL_STUDIO_URL=https://host/ls, with or without a slash at its end."""
+    """The path of LABEL_STUDIO_URL is kept, with or without a trailing slash."""
     for url in (f'{studio.url}/ls', f'{studio.url}/ls/'):
         connection = Connection(url, LEGACY)
         assert await connection.task(4) == {'path': '/ls/api/tasks/4/'}
@@ -59,7 +59,7 @@ async def test_an_address_with_a_path_keeps_it(studio: Recorder) -> None:
 
 
 async def test_settings_make_a_connection_or_none(studio: Recorder) -> None:
-    """Without LABEL_STUDIO_URL there is none; a token in blanks is still that token."""
+    """Without LABEL_STUDIO_URL there is no connection, and blanks around a token are ignored."""
     assert Connection.of(Settings(label_studio_api_token=LEGACY)) is None
     connection = Connection.of(Settings(label_studio_url=studio.url, label_studio_api_token=f' {LEGACY}\n'))
     assert connection is not None
@@ -70,7 +70,7 @@ async def test_settings_make_a_connection_or_none(studio: Recorder) -> None:
 
 @pytest.mark.parametrize('url', ['localhost:8080', 'ftp://ls', 'http://', 'http://ann:pw@ls', 'http://ls/?a=b'])
 def test_an_address_that_cannot_be_used_is_named(url: str) -> None:
-    """No scheme, no host, user name or query: the setting is named, the text is not repeated."""
+    """An invalid address is refused with the name of the setting and without its value."""
     with pytest.raises(InvalidSettings, match='^LABEL_STUDIO_URL: ') as caught:
         Connection(url, LEGACY)
     assert 'pw' not in str(caught.value)
@@ -78,14 +78,14 @@ def test_an_address_that_cannot_be_used_is_named(url: str) -> None:
 
 @pytest.mark.parametrize('token', ['two words', 'two\nlines', 'naïve'])
 def test_a_token_that_cannot_stand_in_a_header_is_refused_unseen(token: str) -> None:
-    """Else the HTTP library would show it in its error."""
+    """A token that a header cannot hold is refused without being shown."""
     with pytest.raises(InvalidSettings, match='LABEL_STUDIO_API_TOKEN') as caught:
         Connection('http://ls', token)
     assert token not in str(caught.value)
 
 
 async def test_without_a_token_nothing_is_sent(studio: Recorder) -> None:
-    """The setting is named instead."""
+    """Without a token nothing is sent, and the error names the setting."""
     connection = Connection(studio.url, None)
     with pytest.raises(LabelStudioFault, match='set LABEL_STUDIO_API_TOKEN'):
         await connection.task(4)
@@ -94,7 +94,7 @@ async def test_without_a_token_nothing_is_sent(studio: Recorder) -> None:
 
 
 async def test_what_is_not_there_can_be_told_from_a_fault(studio: Recorder, connection: Connection) -> None:
-    """404 has a class of its own, so that a deleted annotation needs no second try; a page that says 404 has not."""
+    """A 404 in JSON raises NotInLabelStudio, and a 404 page raises LabelStudioFault."""
     studio.answer = lambda _: Reply(404, b'{}', {'Content-Type': 'application/json'})
     with pytest.raises(NotInLabelStudio, match='/api/annotations/9/'):
         await connection.annotation(9)
@@ -108,20 +108,23 @@ async def test_what_is_not_there_can_be_told_from_a_fault(studio: Recorder, conn
 @pytest.mark.parametrize(
     ('reply', 'text'),
     [
-        (Reply(403, b'{}'), 'answers 403: may the user of LABEL_STUDIO_API_TOKEN'),
-        (Reply(403, b'{"detail": "Not yours"}'), r'answers 403 \(Not yours\): may the user of LABEL_STUDIO_API_TOKEN'),
+        (Reply(403, b'{}'), 'answers 403: has the user of LABEL_STUDIO_API_TOKEN permission'),
+        (
+            Reply(403, b'{"detail": "Not yours"}'),
+            r'answers 403 \(Not yours\): has the user of LABEL_STUDIO_API_TOKEN permission',
+        ),
         (Reply(403, b'Serving is off'), r'answers 403 \(Serving is off\): '),
         (Reply(403, b'<html>Log in</html>'), 'answers 403: '),
         (Reply(500, b'{}'), 'answers 500'),
-        (Reply(200, b'<html>Log in</html>'), 'is LABEL_STUDIO_URL Label Studio'),
-        (Reply(200, b'[1]'), 'no JSON object'),
+        (Reply(200, b'<html>Log in</html>'), 'is LABEL_STUDIO_URL the address of Label Studio'),
+        (Reply(200, b'[1]'), 'not a JSON object'),
         (Reply(200, b'\x1f\x8b', {'Content-Encoding': 'gzip'}), 'compressed'),
     ],
 )
 async def test_other_answers_are_faults_that_say_what_to_check(
     studio: Recorder, connection: Connection, reply: Reply, text: str
 ) -> None:
-    """Each once: they would not change."""
+    """Other answers raise a fault that says what to check, after one request."""
     studio.answer = lambda _: reply
     with pytest.raises(LabelStudioFault, match=text):
         await connection.task(4)
@@ -130,7 +133,7 @@ async def test_other_answers_are_faults_that_say_what_to_check(
 
 @pytest.mark.parametrize('status', [301, 302, 307, 308])
 async def test_no_redirect_is_followed(studio: Recorder, connection: Connection, status: int) -> None:
-    """The token would go along; the address in the text helps to correct the setting, without its query."""
+    """Redirects are not followed, since the token would be sent along; the error shows the target without its query."""
     with recording() as other:
         studio.answer = redirecting(f'{other.url}/api/tasks/4/?sig=secret', status)
         with pytest.raises(LabelStudioFault, match=f'redirects .* to {other.url}/api/tasks/4/: ') as caught:
@@ -140,7 +143,7 @@ async def test_no_redirect_is_followed(studio: Recorder, connection: Connection,
 
 
 async def test_cookies_are_not_kept(studio: Recorder, connection: Connection) -> None:
-    """A session would outlive the token."""
+    """Cookies are not kept, since a session would outlive the token."""
     studio.answer = lambda _: Reply(body=b'{}', headers={'Set-Cookie': 'sessionid=secret; Path=/'})
     await connection.task(4)
     await connection.task(4)
@@ -151,7 +154,7 @@ async def test_cookies_are_not_kept(studio: Recorder, connection: Connection) ->
 async def test_answers_of_a_proxy_that_waits_for_label_studio_are_tried_again(
     studio: Recorder, connection: Connection, status: int
 ) -> None:
-    """Twice, then the status is reported."""
+    """A proxy's errors are retried twice before the status is reported."""
     studio.answer = lambda _: Reply(200 if len(studio.requests) == 3 else status, b'{}')
     assert await connection.task(4) == {}
     assert len(studio.requests) == 3
@@ -162,7 +165,7 @@ async def test_answers_of_a_proxy_that_waits_for_label_studio_are_tried_again(
 
 
 async def test_a_broken_connection_is_tried_again(studio: Recorder, connection: Connection) -> None:
-    """As a restart of Label Studio breaks them."""
+    """A broken connection is tried again."""
 
     def answer(_: Request) -> Reply:
         if len(studio.requests) < 3:
@@ -174,7 +177,7 @@ async def test_a_broken_connection_is_tried_again(studio: Recorder, connection: 
 
 
 async def test_no_answer_at_all_names_the_address() -> None:
-    """After a few tries, soon."""
+    """An unreachable Label Studio is reported with its address after a few quick tries."""
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         url = f'http://127.0.0.1:{taken.getsockname()[1]}'
@@ -188,7 +191,7 @@ async def test_no_answer_at_all_names_the_address() -> None:
 
 
 async def test_an_answer_that_drips_ends(studio: Recorder) -> None:
-    """The time is that of the whole answer, not of each byte."""
+    """The time limit holds for the whole answer, not for each byte."""
 
     def drip() -> Iterator[bytes]:
         while True:
@@ -205,7 +208,7 @@ async def test_an_answer_that_drips_ends(studio: Recorder) -> None:
 
 
 async def test_the_token_shows_nowhere(studio: Recorder, connection: Connection, caplog: Any) -> None:
-    """Not in representations, not in the log at its most talkative, not in what is raised."""
+    """The token appears in no representation, log message or error."""
     caplog.set_level('DEBUG')
     studio.answer = lambda _: Reply(401, b'{}')
     with pytest.raises(LabelStudioFault) as caught:

@@ -26,11 +26,11 @@ PERSONAL = jwt(token_type='refresh', user_id=1)
 
 @dataclass
 class Studio:
-    """A Label Studio that hands out access tokens and accepts the latest.
+    """A Label Studio that issues access tokens and accepts the latest one.
 
-    :param lifetime: seconds, as the access tokens say.
-    :param clock: what its clock is ahead, in seconds.
-    :param refusal: status with which the personal access token is refused, if at all.
+    :param lifetime: lifetime in seconds that access tokens state.
+    :param clock: seconds by which its clock is ahead.
+    :param refusal: status with which it refuses the personal access token, if at all.
     """
 
     recorder: Recorder
@@ -77,7 +77,7 @@ async def connection(studio: Studio) -> AsyncIterator[Connection]:
 async def test_one_refresh_serves_ten_concurrent_requests_and_those_after(
     studio: Studio, connection: Connection
 ) -> None:
-    """The personal access token itself goes to the refresh alone."""
+    """Ten concurrent requests and later ones share one refresh, and only the refresh gets the personal access token."""
     await asyncio.gather(*(connection.task(number) for number in range(10)))
     await connection.task(11)
     assert studio.refreshes == 1
@@ -86,7 +86,8 @@ async def test_one_refresh_serves_ten_concurrent_requests_and_those_after(
 
 @pytest.mark.parametrize('clock', [0, -7200, 7200])
 async def test_an_access_token_is_renewed_before_it_ends(studio: Studio, connection: Connection, clock: float) -> None:
-    """By its own lifetime, a fifth of it early, whatever Label Studio's clock says: no request hears 401."""
+    """An access token is renewed a fifth of its lifetime early, whatever Label Studio's clock says, so no request
+    fails."""
     studio.lifetime, studio.clock = 0.6, clock
     await connection.task(1)
     await connection.task(2)
@@ -105,7 +106,7 @@ async def test_an_access_token_is_renewed_before_it_ends(studio: Studio, connect
 async def test_an_access_token_that_does_not_say_is_kept_for_a_while(
     studio: Studio, connection: Connection, token: str
 ) -> None:
-    """Five minutes are assumed, rather than one refresh for each request."""
+    """An access token without a stated lifetime is kept for five minutes."""
     studio.recorder.answer = lambda request: Reply(body=json.dumps({'access': token}).encode())
     await connection.task(1)
     await connection.task(2)
@@ -113,7 +114,7 @@ async def test_an_access_token_that_does_not_say_is_kept_for_a_while(
 
 
 async def test_401_makes_one_refresh_for_all_who_hear_it(studio: Studio, connection: Connection) -> None:
-    """As after a restart of Label Studio with another secret; all requests succeed."""
+    """Requests that fail with 401 share one refresh, and all succeed then."""
     await connection.task(0)
     studio.valid = set()
     await asyncio.gather(*(connection.task(number) for number in range(10)))
@@ -121,7 +122,7 @@ async def test_401_makes_one_refresh_for_all_who_hear_it(studio: Studio, connect
 
 
 async def test_a_second_401_is_the_end(studio: Studio, connection: Connection) -> None:
-    """One refresh, not a loop of them."""
+    """A second 401 is reported without another refresh."""
     await connection.task(0)
     studio.recorder.answer = lambda request: studio.answer(request) if 'token' in request.path else Reply(401, b'{}')
     with pytest.raises(LabelStudioFault, match='401.*LABEL_STUDIO_API_TOKEN'):
@@ -131,12 +132,12 @@ async def test_a_second_401_is_the_end(studio: Studio, connection: Connection) -
 
 
 @pytest.mark.parametrize(
-    ('status', 'text'), [(401, 'revoked, expired'), (404, 'LABEL_STUDIO_URL'), (500, 'LABEL_STUDIO_URL')]
+    ('status', 'text'), [(401, 'revoked, has expired'), (404, 'LABEL_STUDIO_URL'), (500, 'LABEL_STUDIO_URL')]
 )
 async def test_a_personal_access_token_that_is_refused_is_tried_once_for_a_whole_batch(
     studio: Studio, connection: Connection, status: int, text: str
 ) -> None:
-    """Ten requests hear why, without the token; Label Studio hears one question."""
+    """A refused personal access token is tried once for ten requests, and all report the reason without the token."""
     studio.refusal = status
     faults = await asyncio.gather(*(connection.task(number) for number in range(10)), return_exceptions=True)
     assert studio.recorder.paths == ['/api/token/refresh/']
@@ -148,11 +149,11 @@ async def test_a_personal_access_token_that_is_refused_is_tried_once_for_a_whole
 
 
 async def test_legacy_tokens_that_are_off_are_explained() -> None:
-    """401 at once, as Label Studio answers by default; no second try."""
+    """A refused legacy token is explained without another try."""
     with recording() as recorder:
         recorder.answer = lambda _: Reply(401, b'{}')
         connection = Connection(recorder.url, '0123456789abcdef0123456789abcdef01234567')
-        with pytest.raises(LabelStudioFault, match='legacy tokens are off.*use a personal access token') as caught:
+        with pytest.raises(LabelStudioFault, match='legacy tokens switched off.*use a personal access token') as caught:
             await connection.task(1)
         assert '0123' not in str(caught.value)
         assert len(recorder.requests) == 1

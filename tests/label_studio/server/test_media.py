@@ -1,4 +1,4 @@
-"""Task images over real connections: what arrives, what never leaves, and when it ends."""
+"""Fetching task images over real connections: contents, credentials and limits."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(autouse=True)
 def _authority_in_the_environment(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients trust nobody else; they are also made in a fraction of the time that the usual bundle takes."""
+    """Trust only the test's certificate authority, which also makes clients faster to create."""
     authority.cert_pem.write_to_path(str(tmp_path / 'ca.pem'))
     monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'ca.pem'))
 
@@ -55,7 +55,7 @@ def other() -> Iterator[Recorder]:
 
 @pytest_asyncio.fixture
 async def images(studio: Recorder) -> AsyncIterator[Images]:
-    """Makes them, for the Label Studio of the test."""
+    """Make task images for the test's Label Studio."""
     made: list[TaskImages] = []
     connections: list[Connection] = []
 
@@ -69,7 +69,7 @@ async def images(studio: Recorder) -> AsyncIterator[Images]:
 
 
 async def refused(images: TaskImages, address: object, match: str, *, task_id: int | None = 7) -> str:
-    """Assert that an address is refused; returns why."""
+    """Assert that an address is refused, and return the reason."""
     with pytest.raises(MediaFault, match=match) as caught:
         await images.fetch(address, task_id=task_id)
     text = str(caught.value)
@@ -95,7 +95,7 @@ async def refused(images: TaskImages, address: object, match: str, *, task_id: i
 async def test_files_of_label_studio_are_asked_for_with_the_token(
     studio: Recorder, images: Images, address: str, path: str
 ) -> None:
-    """By path, by its address, by names from setup and settings, and through presign."""
+    """Files of Label Studio are requested with the token by path, address, other names, and through presign."""
     fetching = images(hostnames='labels.example', allowed_hosts='none')
     fetching.learn_hostname('http://localhost:8080')
     assert await fetching.fetch(address.format(studio=studio.url), task_id=7) == PICTURE
@@ -104,7 +104,7 @@ async def test_files_of_label_studio_are_asked_for_with_the_token(
 
 
 async def test_a_label_studio_below_a_path(studio: Recorder, images: Images) -> None:
-    """LABEL_STUDIO_URL=http://host/ls: with or without it in the task's address, it is asked for once."""
+    """With LABEL_STUDIO_URL=http://host/ls, the path is added once, whether or not the task's address has it."""
     fetching = images(f'{studio.url}/ls')
     for address in (UPLOAD, f'/ls{UPLOAD}', f'{studio.url}/ls{UPLOAD}'):
         assert await fetching.fetch(address, task_id=7) == PICTURE
@@ -115,17 +115,19 @@ async def test_a_label_studio_below_a_path(studio: Recorder, images: Images) -> 
 async def test_paths_that_lead_elsewhere_are_refused_without_a_request(
     studio: Recorder, images: Images, start: str
 ) -> None:
-    """In all spellings, under all names; nor is any other path of Label Studio asked."""
+    """Addresses that leave the media folders are refused without a request, in all spellings and under all names."""
     fetching = images(hostnames='localhost:8080')
     for path in (*DEVIOUS, '/api/users/', '/user/login', '/'):
-        await refused(fetching, start.format(studio=studio.url) + path, 'leads out|images lie under|IMAGE_HOSTS')
+        await refused(
+            fetching, start.format(studio=studio.url) + path, 'leaves the media folders|images lie below|IMAGE_HOSTS'
+        )
     assert studio.requests == []
 
 
 async def test_a_name_that_a_stranger_gave_to_setup_gets_nothing(
     studio: Recorder, other: Recorder, images: Images
 ) -> None:
-    """Addresses with it are asked for at LABEL_STUDIO_URL; neither token nor request goes to the name."""
+    """A name from setup only leads to LABEL_STUDIO_URL and receives neither token nor request."""
     fetching = images(allowed_hosts=f'*,{other.place}')
     fetching.learn_hostname(other.url)
     assert await fetching.fetch(other.url + UPLOAD, task_id=7) == PICTURE
@@ -136,7 +138,7 @@ async def test_a_name_that_a_stranger_gave_to_setup_gets_nothing(
 
 
 async def test_the_token_of_an_https_label_studio_never_goes_in_clear(images: Images, authority: trustme.CA) -> None:
-    """An http:// address with its name and port is asked for over https; its own authority is in SSL_CERT_FILE."""
+    """An http:// address of an https Label Studio is requested over https, with the authority in SSL_CERT_FILE."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert('localhost').configure_cert(context)
     with recording(context=context) as studio:
@@ -149,7 +151,7 @@ async def test_the_token_of_an_https_label_studio_never_goes_in_clear(images: Im
 
 
 async def test_hosts_that_are_listed_are_asked_without_credentials(other: Recorder, images: Images) -> None:
-    """With their query, which may be a signature; the answer may be in private networks."""
+    """Listed hosts are requested without credentials but with the query, and may be in private networks."""
     fetching = images(allowed_hosts=other.place)
     assert await fetching.fetch(f'{other.url}{SIGNED}', task_id=None) == PICTURE
     request = other.requests[0]
@@ -159,7 +161,7 @@ async def test_hosts_that_are_listed_are_asked_without_credentials(other: Record
 
 
 async def test_ipv6_hosts_can_be_listed(images: Images) -> None:
-    """In brackets, as in addresses."""
+    """IPv6 hosts are listed in brackets."""
     with recording('::1') as server:
         assert await images(allowed_hosts=server.place).fetch(f'{server.url}/a.jpg', task_id=7) == PICTURE
         await refused(images(), f'{server.url}/a.jpg', rf'add \[::1\]:{server.port} to IMAGE_HOSTS')
@@ -168,7 +170,7 @@ async def test_ipv6_hosts_can_be_listed(images: Images) -> None:
 
 @pytest.mark.parametrize('host', ['127.0.0.1', 'localhost', '2130706433', '[::ffff:127.0.0.1]', '0.0.0.0'])
 async def test_private_hosts_need_listing(other: Recorder, images: Images, host: str) -> None:
-    """A star is not enough; the text names what to add, or that it may be Label Studio's name."""
+    """Private hosts must be listed even with a star, and the error names the entry or LABEL_STUDIO_HOSTNAMES."""
     await refused(images(), f'http://{host}:{other.port}/a.jpg', 'add .* to IMAGE_HOSTS, or to LABEL_STUDIO_HOSTNAMES')
     assert other.requests == []
 
@@ -176,7 +178,7 @@ async def test_private_hosts_need_listing(other: Recorder, images: Images, host:
 async def test_the_environments_proxy_does_not_see_other_hosts(
     other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would resolve the name past the vetting."""
+    """The proxy of the environment is not used for other hosts, since it would bypass the address check."""
     fetching = images(None, allowed_hosts=other.place)
     with recording() as proxy:
         for name in ('HTTP_PROXY', 'http_proxy', 'ALL_PROXY', 'HTTPS_PROXY'):
@@ -191,7 +193,7 @@ async def test_the_environments_proxy_does_not_see_other_hosts(
 async def test_label_studio_may_redirect_to_listed_hosts_without_its_token(
     studio: Recorder, other: Recorder, images: Images, status: int
 ) -> None:
-    """As presign does to a MinIO next to it; cookies stay at home too."""
+    """Label Studio may redirect to a listed host, such as MinIO, which receives neither token nor cookies."""
     studio.answer = redirecting(other.url + SIGNED, status)
     fetching = images(allowed_hosts=other.place)
     for _ in range(2):
@@ -205,7 +207,7 @@ async def test_label_studio_may_redirect_to_listed_hosts_without_its_token(
 async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
     studio: Recorder, other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With IMAGE_HOSTS=none its cloud storages work, also by way of a second redirect; other hosts may not."""
+    """With IMAGE_HOSTS=none, Label Studio may still redirect to public hosts, also twice; other hosts may not."""
     monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2')  # stands for the internet
     with recording('127.0.0.2') as bucket:
         studio.answer = redirecting(bucket.url + SIGNED)
@@ -220,13 +222,13 @@ async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
 
 
 async def test_no_redirect_leads_to_private_hosts(studio: Recorder, other: Recorder, images: Images) -> None:
-    """Neither from Label Studio nor from a listed host, nor to another scheme."""
+    """A redirect from Label Studio or a listed host to a private host or another scheme is refused."""
     with recording() as private:
         for location in (f'{private.url}/latest/meta-data/', f'http://localhost:{private.port}/', 'file:///etc/passwd'):
             studio.answer = other.answer = redirecting(location)
             fetching = images(allowed_hosts=f'*,{other.place}')
             for address in ('s3://bucket/a.jpg', UPLOAD, f'{other.url}/a.jpg'):
-                await refused(fetching, address, 'IMAGE_HOSTS|cannot be read')
+                await refused(fetching, address, 'IMAGE_HOSTS|invalid')
         assert private.requests == []
         assert len(studio.requests) == 6
 
@@ -234,7 +236,7 @@ async def test_no_redirect_leads_to_private_hosts(studio: Recorder, other: Recor
 async def test_other_hosts_do_not_redirect_to_files_of_label_studio(
     studio: Recorder, other: Recorder, images: Images
 ) -> None:
-    """The token is not lent to whoever redirects there; without it the host is one like others."""
+    """A redirect from another host to Label Studio is requested without the token."""
     other.answer = redirecting(studio.url + UPLOAD)
     await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'IMAGE_HOSTS')
     assert studio.requests == []
@@ -244,19 +246,19 @@ async def test_other_hosts_do_not_redirect_to_files_of_label_studio(
 
 
 async def test_redirects_within_label_studio_keep_to_its_files(studio: Recorder, images: Images) -> None:
-    """With the token to another file, not to a page such as its login."""
+    """A redirect within Label Studio may lead to another file, but not to a page such as the login."""
     studio.answer = lambda request: Reply() if request.path == UPLOAD else redirecting(UPLOAD)(request)
     assert await images().fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
     assert studio.requests[1].authorization == f'Token {TOKEN}'
     studio.answer = redirecting('/user/login/?next=/data/')
     await refused(images(), UPLOAD, 'redirects .* to its page /user/login/: check LABEL_STUDIO_API_TOKEN')
     studio.answer = redirecting('/data/%2e%2e/api/users')
-    await refused(images(), UPLOAD, 'leads out')
+    await refused(images(), UPLOAD, 'leaves the media folders')
     assert len(studio.requests) == 4
 
 
 async def test_redirects_end(studio: Recorder, other: Recorder, images: Images) -> None:
-    """After five, at Label Studio and elsewhere."""
+    """More than five redirects are refused, at Label Studio and elsewhere."""
     studio.answer, other.answer = redirecting(UPLOAD), redirecting('/a.jpg')
     await refused(images(), UPLOAD, 'more than 5 redirects')
     await refused(images(allowed_hosts=other.place), f'{other.url}/a.jpg', 'more than 5 redirects')
@@ -265,7 +267,7 @@ async def test_redirects_end(studio: Recorder, other: Recorder, images: Images) 
 
 @pytest.mark.parametrize('inside', [True, False])
 async def test_a_body_larger_than_the_limit_is_not_read(studio: Recorder, images: Images, inside: bool) -> None:
-    """Neither announced nor without Content-Length, where 100 MB are on offer."""
+    """A body above the limit is not read to its end, with or without Content-Length."""
     sent = []
 
     def endless() -> Iterator[bytes]:
@@ -276,17 +278,17 @@ async def test_a_body_larger_than_the_limit_is_not_read(studio: Recorder, images
     fetching = images(allowed_hosts=studio.place, max_bytes=1_000_000)
     address = UPLOAD if inside else f'{studio.url}/a.jpg'
     studio.answer = lambda _: Reply(body=endless())
-    await refused(fetching, address, 'more than the limit of 1000000 bytes')
+    await refused(fetching, address, 'larger than the limit of 1000000 bytes')
     assert 16 <= len(sent) < 400
     studio.answer = lambda _: Reply(headers={'Content-Length': '1000001'}, body=iter([PICTURE]))
-    await refused(fetching, address, 'more than the limit of 1000000 bytes')
+    await refused(fetching, address, 'larger than the limit of 1000000 bytes')
     studio.answer = lambda _: Reply(body=b'\xff\xd8'.ljust(1_000_000))
     assert len(await fetching.fetch(address, task_id=7)) == 1_000_000
 
 
 @pytest.mark.parametrize('inside', [True, False])
 async def test_a_compressed_body_is_refused_undecoded(studio: Recorder, images: Images, inside: bool) -> None:
-    """Nobody asked for it: a thousandfold bomb stays as small as it came."""
+    """A compressed body is refused and not decompressed."""
     bomb = gzip.compress(bytes(10_000_000))
     studio.answer = lambda _: Reply(body=bomb, headers={'Content-Encoding': 'gzip', 'Content-Type': 'image/png'})
     fetching = images(allowed_hosts=studio.place)
@@ -296,7 +298,7 @@ async def test_a_compressed_body_is_refused_undecoded(studio: Recorder, images: 
 
 @pytest.mark.parametrize('inside', [True, False])
 async def test_a_host_that_drips_ends(studio: Recorder, images: Images, inside: bool) -> None:
-    """The time is that of the whole image."""
+    """The time limit holds for the whole image."""
 
     def drip() -> Iterator[bytes]:
         while True:
@@ -306,12 +308,12 @@ async def test_a_host_that_drips_ends(studio: Recorder, images: Images, inside: 
     studio.answer = lambda _: Reply(body=drip())
     fetching = images(allowed_hosts=studio.place, seconds=0.4)
     started = time.monotonic()
-    await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'not here after 0.4 s \(IMAGE_SECONDS\)')
+    await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'not received within 0.4 s \(IMAGE_SECONDS\)')
     assert time.monotonic() - started < 10
 
 
 async def test_a_body_that_breaks_off_is_no_image(studio: Recorder, images: Images) -> None:
-    """Half a photograph would be annotated as a whole one."""
+    """A body that breaks off is refused."""
     studio.answer = lambda _: Reply(headers={'Content-Length': '1000'}, body=iter([PICTURE]))
     fetching = images(allowed_hosts=studio.place)
     for address in (UPLOAD, f'{studio.url}/a.jpg'):
@@ -330,7 +332,8 @@ async def test_a_body_that_breaks_off_is_no_image(studio: Recorder, images: Imag
 async def test_a_page_instead_of_an_image_is_called_one(
     studio: Recorder, images: Images, body: bytes, content_type: str, text: str
 ) -> None:
-    """Status 200 notwithstanding; for Label Studio the settings are named."""
+    """A page instead of an image is reported as such even with status 200, with the settings to check for Label
+    Studio."""
     studio.answer = lambda _: Reply(body=body, headers={'Content-Type': content_type})
     fault = await refused(images(), UPLOAD, text)
     assert ('LABEL_STUDIO_API_TOKEN' in fault) == bool(body)
@@ -338,7 +341,7 @@ async def test_a_page_instead_of_an_image_is_called_one(
 
 
 async def test_an_image_is_one_whatever_its_content_type(studio: Recorder, images: Images) -> None:
-    """What it is called matters to browsers only; other formats are told by whoever decodes them."""
+    """An image is accepted under any content type."""
     answers = [(PICTURE, 'text/html'), (b'GIF89a', 'image/gif'), (b'\0\1', 'application/octet-stream')]
     fetching = images()
 
@@ -357,20 +360,20 @@ async def test_an_image_is_one_whatever_its_content_type(studio: Recorder, image
         (UPLOAD, 404, '^/data/upload/1/2c357725-t0.jpg: Label Studio has no such file'),
         ('/data/local-files/?d=ds/a.jpg&sig=deadbeef', 404, r'^/data/local-files/\?d=ds/a.jpg: Label Studio has no'),
         ('s3://bucket/k.jpg', 404, '^s3://bucket/k.jpg: .* its bucket among the cloud storages'),
-        (UPLOAD, 500, 'Label Studio answers 500, as 1.23 does when it has no such upload'),
+        (UPLOAD, 500, 'Label Studio answers 500, as version 1.23 does if the upload is missing'),
         ('/storage-data/uploaded/?filepath=a.jpg', 500, r'^/storage-data/uploaded/\?filepath=a.jpg: .* answers 500$'),
         (UPLOAD, 206, 'Label Studio answers 206'),
         (UPLOAD, 304, 'Label Studio answers 304'),
-        (UPLOAD, 403, 'answers 403: may the user of LABEL_STUDIO_API_TOKEN'),
-        (UPLOAD, 401, 'legacy tokens are off .* use a personal access token'),
+        (UPLOAD, 403, 'answers 403: has the user of LABEL_STUDIO_API_TOKEN permission'),
+        (UPLOAD, 401, 'legacy tokens switched off .* use a personal access token'),
         ('{studio}' + SIGNED, 404, r'^http://127.0.0.1:\d+/bucket/a.jpg: 127.0.0.1 answers 404'),
-        ('{studio}' + SIGNED, 403, 'answers 403, which is asked without credentials'),
+        ('{studio}' + SIGNED, 403, 'answers 403, which is requested without credentials'),
     ],
 )
 async def test_other_statuses_name_the_address_and_what_to_do(
     studio: Recorder, images: Images, address: str, status: int, text: str
 ) -> None:
-    """Without the query, which may hold a signature."""
+    """Other statuses are reported with the address without its query, and with a hint."""
     studio.answer = lambda _: Reply(status, b'')
     await refused(images(allowed_hosts=studio.place), address.format(studio=studio.url), text)
 
@@ -378,7 +381,7 @@ async def test_other_statuses_name_the_address_and_what_to_do(
 async def test_no_signature_and_no_token_is_logged(
     studio: Recorder, other: Recorder, images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even at level DEBUG of everything, along a redirect to a presigned address."""
+    """Neither the token nor the signature of a redirect is logged, even at DEBUG."""
     caplog.set_level('DEBUG')
     studio.answer = redirecting(other.url + SIGNED)
     assert await images(allowed_hosts=other.place).fetch('s3://bucket/a.jpg', task_id=7) == PICTURE
@@ -391,23 +394,23 @@ async def test_no_signature_and_no_token_is_logged(
     'address', ['file:///etc/passwd', '/etc/passwd', '../../etc/passwd', '', None, 7, 'http://ann:pw@127.0.0.1/a.jpg']
 )
 async def test_no_file_of_this_machine_is_read(studio: Recorder, images: Images, address: object) -> None:
-    """Nor anything else that is no address of an image."""
+    """Local files and other non-addresses are refused."""
     fault = await refused(
-        images(allowed_hosts='127.0.0.1'), address, 'images have addresses with|images lie under|no address|user name'
+        images(allowed_hosts='127.0.0.1'), address, 'images have addresses with|images lie below|no address|user name'
     )
     assert 'pw' not in fault.replace('passwd', '')
     assert studio.requests == []
 
 
 async def test_without_label_studio_other_hosts_still_serve(other: Recorder, images: Images) -> None:
-    """Its own files name the settings to set."""
+    """Without Label Studio, other hosts still work, and its own files are refused with the settings to set."""
     fetching = images(None, allowed_hosts=other.place)
     assert await fetching.fetch(f'{other.url}/data/upload/a.jpg', task_id=7) == PICTURE
     await refused(fetching, UPLOAD, 'set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN')
 
 
 async def test_settings_are_honoured(other: Recorder, studio: Recorder) -> None:
-    """IMAGE_HOSTS, IMAGE_SECONDS and LABEL_STUDIO_HOSTNAMES, as they are read."""
+    """IMAGE_HOSTS, IMAGE_SECONDS and LABEL_STUDIO_HOSTNAMES are applied."""
     settings = Settings(
         label_studio_url=studio.url,
         label_studio_api_token=TOKEN,
@@ -439,7 +442,7 @@ async def test_settings_are_honoured(other: Recorder, studio: Recorder) -> None:
     ],
 )
 def test_settings_that_name_no_host_stop_the_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL, a path or a pattern would never match anything."""
+    """IMAGE_HOSTS entries that are not hosts, such as URLs, paths or patterns, prevent the start."""
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=f'^{name}='):
         load_settings()
@@ -455,31 +458,31 @@ def test_settings_that_name_no_host_stop_the_start(name: str, value: str, monkey
     ],
 )
 async def test_data_uris_are_decoded(images: Images, uri: str) -> None:
-    """Base64 or percent-encoded, without any request or Label Studio."""
+    """`data:` URIs in base64 or percent-encoding are decoded without any request."""
     assert await images(None, allowed_hosts='none').fetch(uri, task_id=None) == PICTURE
 
 
 @pytest.mark.parametrize(
     ('uri', 'text'),
     [
-        ('data:text/html;base64,PGI+', 'only data:image/… is accepted'),
-        ('data:,hello', 'only data:image/… is accepted'),
-        ('data:image/png;base64', 'only data:image/… is accepted'),
-        ('data:image/png;base64,@@@@', 'no valid base64'),
-        ('data:image/png;base64,ä', 'no valid base64'),
+        ('data:text/html;base64,PGI+', 'must be data:image/…'),
+        ('data:,hello', 'must be data:image/…'),
+        ('data:image/png;base64', 'must be data:image/…'),
+        ('data:image/png;base64,@@@@', 'invalid base64'),
+        ('data:image/png;base64,ä', 'invalid base64'),
         ('data:image/png;base64,', 'empty'),
-        ('data:image/png;base64,' + 'A' * 1400, 'more than the limit of 1000 bytes'),
-        ('data:image/png,' + 'A' * 1001, 'more than the limit of 1000 bytes'),
-        ('data:image/png,' + '%41' * 2000, 'more than the limit of 1000 bytes'),
+        ('data:image/png;base64,' + 'A' * 1400, 'larger than the limit of 1000 bytes'),
+        ('data:image/png,' + 'A' * 1001, 'larger than the limit of 1000 bytes'),
+        ('data:image/png,' + '%41' * 2000, 'larger than the limit of 1000 bytes'),
     ],
 )
 async def test_data_uris_of_other_things_are_refused(images: Images, uri: str, text: str) -> None:
-    """Other types, broken and large ones; the text does not repeat them."""
+    """Other, damaged and large `data:` URIs are refused without being repeated."""
     assert len(await refused(images(max_bytes=1000), uri, text)) < 120
 
 
 class Crowd:
-    """Counts how many requests are answered at the same time, each for a while."""
+    """Counts how many requests are answered at the same time, each taking a while."""
 
     def __init__(self, seconds: float = 0.05) -> None:
         self.seconds = seconds
@@ -497,7 +500,7 @@ class Crowd:
 
 
 async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, images: Images) -> None:
-    """As asked for, and no more; waiting for a turn is not counted as time of the image."""
+    """The concurrency is used and not exceeded, and the wait for a turn does not count as time of the image."""
     studio.answer = crowd = Crowd()
     fetching = images(concurrency=3, seconds=0.4)
     await asyncio.gather(*(fetching.fetch(f'/data/upload/1/{number}.jpg', task_id=7) for number in range(30)))
@@ -506,7 +509,7 @@ async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, ima
 
 
 async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images) -> None:
-    """Once for each that is asked for, with the time that it took; pictures in the address itself are no fetch."""
+    """`observe` is called once per fetch with its duration, and not for `data:` URIs."""
     told: list[tuple[str, float]] = []
     fetching = images(allowed_hosts='none')
     fetching.observe = lambda outcome, seconds: told.append((outcome, seconds))
@@ -520,7 +523,7 @@ async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images)
 
 
 async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Images) -> None:
-    """Concurrently and later; the next batch asks anew."""
+    """A batch fetches each address once, concurrently and later, and the next batch fetches it again."""
     studio.answer = Crowd()
     fetching = images()
     async with fetching.batch() as batch:
@@ -535,7 +538,7 @@ async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Image
 
 
 async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) -> None:
-    """Everybody hears the reason, Label Studio one question."""
+    """A batch remembers a failure and reports it for every request of the address."""
     studio.answer = lambda _: Reply(404, b'')
     async with images().batch() as batch:
         for _ in range(3):
@@ -547,7 +550,7 @@ async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) 
 
 
 async def test_who_stops_waiting_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
-    """One request of a batch is given up, the fetch goes on."""
+    """Cancelling one request of a batch does not cancel the shared fetch."""
     studio.answer = Crowd(0.2)
     async with images().batch() as batch:
         first, second = (asyncio.create_task(batch.fetch(UPLOAD, task_id=7)) for _ in range(2))
@@ -558,7 +561,7 @@ async def test_who_stops_waiting_leaves_the_others_their_image(studio: Recorder,
 
 
 async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Images) -> None:
-    """At once, also those that failed while nobody was waiting."""
+    """The end of a batch cancels its fetches at once, failed ones included."""
     studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else Crowd(1)(request)
     started = time.monotonic()
     async with images().batch() as batch:
@@ -574,7 +577,7 @@ async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Ima
 
 
 async def test_a_batch_keeps_so_many_bytes(studio: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The latest; what has been forgotten is asked for again."""
+    """A batch keeps the latest images up to its size limit and fetches forgotten ones again."""
     monkeypatch.setattr(media, '_BATCH_BYTES', 2 * len(PICTURE))
     async with images().batch() as batch:
         for name in 'abcbab':

@@ -1,4 +1,4 @@
-"""Which addresses are public, and that a connection goes to the address that was looked at."""
+"""Public addresses, and connections to checked addresses only."""
 
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ Resolve = Callable[..., list[Any]]
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Addresses by name; each question for a name takes the first away, unless it is the last."""
+    """Resolve names to given addresses; each lookup uses up the first one, except the last."""
     known: dict[str, list[str]] = {}
     real: Resolve = socket.getaddrinfo
 
@@ -35,7 +35,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 @pytest.fixture
 def _loopback_2_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
-    """127.0.0.2 stands for the internet, as there is none here."""
+    """Treat 127.0.0.2 as a public address, since tests have no internet."""
     monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2' or is_public(address))
 
 
@@ -51,7 +51,7 @@ async def client() -> AsyncIterator[PublicClient]:
     ['8.8.8.8', '100.63.255.255', '100.128.0.1', '172.32.0.1', '2606:4700::1111', '::ffff:8.8.8.8', '64:ff9b::8.8.8.8'],
 )
 def test_public_addresses(address: str) -> None:
-    """Those that anybody in the internet can reach; of translated ones, what they are translated to."""
+    """Addresses of the internet are public; translated addresses are judged by what they contain."""
     assert is_public(address)
 
 
@@ -68,7 +68,8 @@ fd00:ec2::254 fec0::1 ff02::1 ff0e::1 2001:db8::1 3fff::1 2001::1 100::1 5f00::1
 
 @pytest.mark.parametrize('address', NOT_PUBLIC.split())
 def test_addresses_that_are_not_public(address: str) -> None:
-    """Loopback, private, link-local, shared, documentation, multicast, reserved; also wrapped into IPv6."""
+    """Loopback, private, link-local, shared, documentation, multicast and reserved addresses are not public, in IPv6
+    either."""
     assert not is_public(address)
 
 
@@ -89,7 +90,7 @@ def test_addresses_that_are_not_public(address: str) -> None:
     ],
 )
 def test_hosts_are_listed_with_or_without_port(text: str, host: str, port: int, contained: bool) -> None:
-    """Exactly; a star lists nobody."""
+    """Hosts match exactly, with or without a port, and a star lists no host."""
     hosts = AllowedHosts.parse(text)
     assert hosts.contains(host, port) is contained
     assert hosts.any_public is ('*' in text)
@@ -105,7 +106,7 @@ THIS_MACHINE = """
 async def test_names_and_numbers_of_this_machine_are_not_connected_to(
     client: PublicClient, names: dict[str, list[str]], host: str
 ) -> None:
-    """In every spelling, by names that look public too; the text says what to list."""
+    """Names and numbers of this machine are refused in every spelling, and the error says what to list."""
     names['images.example'] = names['images.example.'] = ['127.0.0.1']
     names['mapped.example'] = ['::ffff:127.0.0.1']
     with recording() as v4, recording('::1') as v6:
@@ -118,13 +119,13 @@ async def test_names_and_numbers_of_this_machine_are_not_connected_to(
 
 @pytest.mark.usefixtures('_loopback_2_is_public')
 async def test_a_name_that_changes_its_address_is_asked_once(client: PublicClient, names: dict[str, list[str]]) -> None:
-    """First public, then private: the connection goes to the first, which was looked at."""
+    """A name is resolved once, so the connection goes to the address that was checked."""
     with recording('127.0.0.2') as public, recording('127.0.0.1') as private:
         names['rebinding.example'] = ['127.0.0.2', '127.0.0.1']
         async with client.get(httpx.URL(f'http://rebinding.example:{public.port}/a.jpg')) as response:
             assert await response.aread() == PICTURE
         assert public.requests[0].headers['host'] == f'rebinding.example:{public.port}'
-        with pytest.raises(MediaFault, match='not in the public internet'):
+        with pytest.raises(MediaFault, match='has no public address'):
             async with client.get(httpx.URL(f'http://rebinding.example:{private.port}/a.jpg')):
                 pass
         assert private.requests == []
@@ -134,7 +135,7 @@ async def test_a_name_that_changes_its_address_is_asked_once(client: PublicClien
 async def test_of_several_addresses_the_public_ones_are_tried(
     client: PublicClient, names: dict[str, list[str]]
 ) -> None:
-    """Also the second where the first refuses; the private one is left alone."""
+    """Public addresses of a name are tried in turn, and private ones are not."""
     with recording('127.0.0.2') as public:
         names['both.example'] = ['127.0.0.1 ::1 127.0.0.2']
         names['mixed.example'] = ['127.0.0.3 127.0.0.2']
@@ -148,7 +149,7 @@ async def test_of_several_addresses_the_public_ones_are_tried(
 
 
 async def test_an_unknown_name_is_a_transport_error(client: PublicClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named, without the query."""
+    """An unknown name raises a transport error that shows the host without the query."""
 
     def nobody(*_: Any, **__: Any) -> list[Any]:
         raise socket.gaierror(-2, 'Name or service not known')
@@ -161,7 +162,7 @@ async def test_an_unknown_name_is_a_transport_error(client: PublicClient, monkey
 
 
 async def test_hosts_that_are_not_allowed_are_not_even_resolved(names: dict[str, list[str]]) -> None:
-    """Without a star only the listed ones, with their ports."""
+    """A host that is not allowed is not even resolved."""
     names['images.example'] = ['first', 'never asked']
     client = PublicClient(AllowedHosts.parse('minio:9000'))
     for url in ('http://images.example/a.jpg', 'http://minio:9001/a.jpg'):
