@@ -28,8 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--integration', action='store_true', help='also run what must be installed first')
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out `tests/integration` without --integration: it imports packages of the group `integration`."""
+    left_out = collection_path == Path(__file__).with_name('integration') and not config.getoption('--integration')
+    return True if left_out else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without --integration, leave those tests out and say so; with it nothing may be skipped."""
+    """Deselect the tests marked `integration` without --integration."""
     if config.getoption('--integration'):
         return
     chosen = [item for item in items if item.get_closest_marker('integration') is None]

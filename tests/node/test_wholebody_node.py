@@ -15,7 +15,6 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
-from skimage import data as photographs
 
 from benchmarks.support.cards import CARD, FIGURES, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.packages import make_package
@@ -27,6 +26,7 @@ from detector.pose import images
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES
 from mock.test_card.build import EXAMPLE_FIGURES
+from tests.support.photographs import portrait
 from tests.support.pictures import encoded, png_of_size
 
 
@@ -100,7 +100,7 @@ def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
 
 def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess) -> None:
     """The embedded model finds nobody in a photograph of a person; /about names it and the way to a real one."""
-    answer = node.detect(images.encode_jpeg(photographs.astronaut())).json()
+    answer = node.detect(images.encode_jpeg(portrait())).json()
     assert answer['box_detections'] == answer['point_detections'] == []
     about = httpx.get(f'{node.url}/about').json()
     assert about['wholebody']['model_version'] == 'test-card 0.0'

@@ -1,0 +1,12 @@
+"""A photograph of a person that an installed package ships."""
+
+from matplotlib.cbook import get_sample_data
+
+from detector.pose import images
+from detector.pose.images import Image
+
+
+def portrait() -> Image:
+    """Return the portrait of Grace Hopper from matplotlib's sample data, 512×600 pixels."""
+    with get_sample_data('grace_hopper.jpg') as file:
+        return images.decode(file.read())
