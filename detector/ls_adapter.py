@@ -18,7 +18,6 @@ from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
 from detector.models.package import ModelPackage
 from detector.observability.request_context import encoding
-from detector.outbox.outbox import Outbox
 
 from .errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
 from .loop import upstream
@@ -52,8 +51,9 @@ class LabelStudioBackend:
 
     async def start(self) -> None:
         """Begin to work off corrections, if there is a Loop to send them to and a Label Studio to read them from."""
-        outbox, token = self._node.outbox, self._settings.label_studio_api_token
-        if self._connection is None or token is None or not isinstance(outbox, Outbox) or self.corrections is not None:
+        settings = self._settings
+        wanted = settings.label_studio_api_token is not None and settings.loop_url is not None
+        if self._connection is None or not wanted or self.corrections is not None:
             return
         path = self._settings.data_folder / 'label_studio' / 'corrections.sqlite'
         try:
@@ -65,7 +65,7 @@ class LabelStudioBackend:
             queue,
             self._connection,
             self.images,
-            outbox,
+            self._node.outbox,
             category_ids=lambda: upstream.active_detector(self._node)[0].package.category_ids,
             max_pixels=self._settings.max_image_pixels,
         )

@@ -108,7 +108,7 @@ def _answering(
             try:
                 return await answer_now(sid, *payload)
             except asyncio.CancelledError:
-                if not work.survive():
+                if not work.resume_if_cut_off():
                     raise
                 return _refused(cut_off())
 

@@ -10,9 +10,9 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
-from learning_loop_node.enums import OutboxMode
 
 from detector.api.middleware.access import LOGIN_PATHS, OPEN_PATHS
+from detector.outbox.outbox import OutboxMode
 from detector.pose.skeleton import KEYPOINT_COUNT
 
 Schema = dict[str, Any]

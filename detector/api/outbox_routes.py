@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from fastapi import APIRouter, File, Header, Query, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
-from learning_loop_node.enums import OutboxMode
 
-from detector.errors import InvalidRequest, NoLearningLoop
+from detector.errors import InvalidRequest
 from detector.loop import metadata
 from detector.outbox import images as outbox_images
-from detector.outbox.outbox import NoOutbox, Outbox
+from detector.outbox.outbox import Outbox, OutboxMode
 from detector.pose import images, overlay
 from detector.pose.images import Image
 from detector.pose.pose import poses_from_metadata
@@ -28,13 +27,6 @@ MAX_LISTED = 100_000
 
 def _node(request: Request) -> 'WholebodyNode':
     return cast('WholebodyNode', request.app)
-
-
-def _outbox(request: Request) -> Outbox:
-    outbox = _node(request).outbox
-    if isinstance(outbox, NoOutbox):
-        raise NoLearningLoop('The outbox')
-    return outbox
 
 
 # ---------------------------------------------------------------- in
@@ -87,12 +79,12 @@ async def get_outbox(
     offset: Annotated[int, Query(ge=0)] = 0,
 ) -> Response:
     """What waits for the Learning Loop, in the order of sending, and what became of the rest."""
-    listing = await asyncio.to_thread(_listing, _outbox(request), limit, offset)
+    listing = await asyncio.to_thread(_listing, _node(request).outbox, limit, offset)
     return Response(json.dumps(listing), media_type='application/json')  # ASCII, whatever others put there
 
 
 def _listing(outbox: Outbox, limit: int, offset: int) -> dict[str, Any]:
-    waiting = outbox.queue.waiting()
+    waiting = outbox.waiting()
     oldest = min((entry.saved_at for entry in waiting if entry.saved_at is not None), default=None)
     return outbox.about() | {
         'oldest': None if oldest is None else oldest.isoformat(),

@@ -4,7 +4,6 @@ Modules that load slowly are imported when a command runs, so that `--help` and 
 """
 
 import io
-import logging
 import os
 import signal
 import sys
@@ -77,10 +76,8 @@ def serve(
     changes = {'node_host': host, 'backend_port': port}
     settings = load_settings(**{name: value for name, value in changes.items() if value is not None})
 
-    logging.disable(logging.INFO)  # learning_loop_node logs a greeting during import, in its own format
     from detector.node.server import serve as serve_node
 
-    logging.disable(logging.NOTSET)
     serve_node(settings)
 
 

@@ -1,7 +1,6 @@
 """What the node asks the Learning Loop, with answers that are checked before they are believed."""
 
 import asyncio
-import ssl
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +10,12 @@ import httpx
 from learning_loop_node.loop_communication import LoopCommunicationException, LoopCommunicator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from detector.errors import InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
+from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
 from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
 from detector.settings import Settings
 
 from .model_updates import Target
+from .tls import ssl_context
 from .upstream import apply_settings
 
 TIMEOUT = httpx.Timeout(60, connect=5)
@@ -66,18 +66,6 @@ def communicator(settings: Settings) -> LoopCommunicator:
     client.base_url = settings.loop_url
     client.async_client = httpx.AsyncClient(base_url=settings.loop_url, timeout=TIMEOUT, verify=ssl_context(settings))
     return client
-
-
-def ssl_context(settings: Settings) -> ssl.SSLContext:
-    """What the Loop's certificate is checked against.
-
-    :raises InvalidSettings: LOOP_SSL_CERT_PATH is no file of certificates.
-    """
-    path = settings.loop_ssl_cert_path
-    try:
-        return ssl.create_default_context(cafile=None if path is None else str(path))
-    except OSError as error:
-        raise InvalidSettings(f'LOOP_SSL_CERT_PATH={path}: {error.strerror or error}') from None
 
 
 async def connected_client(loop: LoopCommunicator) -> httpx.AsyncClient:

@@ -1,4 +1,4 @@
-"""Serving a node with uvicorn, its end, and its logging."""
+"""Serves a node with uvicorn, sets up its logging, and ends the process in time."""
 
 import gc
 import logging.config
@@ -15,27 +15,24 @@ from typing import TYPE_CHECKING, Final
 import uvicorn
 
 from detector.errors import FolderInUse, InvalidSettings
-from detector.observability.logs import ConsoleFormatter, JsonFormatter, catch_what_is_not_logged
+from detector.observability.logs import ConsoleFormatter, JsonFormatter, log_uncaught_errors
 from detector.observability.secrecy import hide_secrets
 from detector.settings import Settings
 from detector.system.folder_lock import FolderLock
-
-from . import shutdown
+from detector.system.shutdown_budget import ShutdownBudget
 
 if TYPE_CHECKING:
-    from .wholebody_node import WholebodyNode
+    from detector.api.middleware.drain import Drain
+
+    from .shutdown import NodeShutdown
 
 log = logging.getLogger('wholebody.node')
 
 LOCK_FILE: Final = 'node.lock'
-"""In DATA_FOLDER; a node holds it while it lives."""
-END_SECONDS: Final = 7.0
-"""From a signal to the end of the process, whatever hangs; Docker kills after 10."""
-CONNECTION_SECONDS: Final = 1
-"""For clients that do not read their answers."""
+"""File in DATA_FOLDER that a running node holds locked."""
 _SAME_SIGNAL_SECONDS: Final = 0.2
-"""A signal to a process group comes twice where a parent, as `uv run`, passes it on."""
-_LAST_WORDS_SECONDS: Final = 0.3
+"""Time in which a repeated signal counts as the same one, in seconds. A signal to a process group arrives twice where a
+parent process, such as `uv run`, passes it on."""
 
 
 def serve(settings: Settings) -> None:
@@ -45,29 +42,31 @@ def serve(settings: Settings) -> None:
     """
     for number in uvicorn.server.HANDLED_SIGNALS:
         signal.signal(number, lambda *_: end_at_once())
+    logging.disable(logging.INFO)  # learning_loop_node logs a line on import, in a format of its own
     from detector import page
 
     from .wholebody_node import WholebodyNode
 
-    configure_logging(settings)  # after learning_loop_node, whose import replaces all handlers
+    logging.disable(logging.NOTSET)
+    configure_logging(settings)  # after the import of learning_loop_node, which replaces all handlers
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings, _lock(settings))
     page.install(node)
     gc.collect()
-    gc.freeze()  # the modules stay for good: looking through them stops a busy node for 70 ms every few seconds
+    gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
     config = uvicorn.Config(
         node,
         host=settings.node_host,
         port=settings.backend_port,
         lifespan='on',
-        loop='asyncio' if settings.debug else 'auto',  # uvloop does not tell what is slow
+        loop='asyncio' if settings.debug else 'auto',  # uvloop does not report slow callbacks
         log_config=None,
         ws_max_size=settings.max_frame_mib * 1024**2,
-        ws_per_message_deflate=False,  # strangers' small frames would be inflated to MAX_FRAME_MIB before anybody looks
-        timeout_graceful_shutdown=CONNECTION_SECONDS,
+        ws_per_message_deflate=False,  # a small compressed frame could inflate to MAX_FRAME_MIB before authentication
+        timeout_graceful_shutdown=node.shutdown.budget.connections,
     )
-    _Server(config, node).run()
+    _Server(config, node.drain, node.shutdown).run()
     end_at_once()
 
 
@@ -82,38 +81,40 @@ def _lock(settings: Settings) -> FolderLock:
 
 
 class _Server(uvicorn.Server):
-    """Lets requests end before it closes their connections, and ends the process in any case."""
+    """Waits for running requests before it closes their connections, and ends the process in any case."""
 
-    def __init__(self, config: uvicorn.Config, node: 'WholebodyNode') -> None:
+    def __init__(self, config: uvicorn.Config, drain: 'Drain', shutdown: 'NodeShutdown') -> None:
         super().__init__(config)
-        self._node = node
-        self._signals: SimpleQueue[int] = SimpleQueue()  # whose `put` signal handlers may call
-        threading.Thread(target=_end_in_time, args=(self._signals,), name='end', daemon=True).start()
+        self._drain = drain
+        self._shutdown = shutdown
+        self._signals: SimpleQueue[int] = SimpleQueue()  # signal handlers may call its `put`
+        arguments = (self._signals, shutdown.budget)
+        threading.Thread(target=_end_in_time, args=arguments, name='end', daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._node.drain.begin()
+        self._drain.begin()
         self.should_exit = True
         self._signals.put(sig)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
             await super().startup(sockets)
-        except SystemExit as failure:  # the port is taken: do not wait for the model that is being loaded
+        except SystemExit as failure:  # the port is taken: do not wait until the model is loaded
             end_at_once(int(failure.code or 0))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        await shutdown.finish_requests(self._node)
+        await self._shutdown.finish_requests()
         await super().shutdown(sockets)
 
 
-def _end_in_time(signals: 'SimpleQueue[int]') -> None:
+def _end_in_time(signals: 'SimpleQueue[int]', budget: ShutdownBudget) -> None:
     """End the process when its time is up after a signal, or at a second signal."""
     signals.get()
     begun = time.monotonic()
-    why = f'the end took longer than {END_SECONDS:g} seconds'
-    while (left := begun + END_SECONDS - time.monotonic()) > 0:
+    why = f'the end took longer than {budget.forced_exit:g} seconds'
+    while (left := begun + budget.forced_exit - time.monotonic()) > 0:
         try:
             signals.get(timeout=left)
         except Empty:
@@ -121,13 +122,13 @@ def _end_in_time(signals: 'SimpleQueue[int]') -> None:
         if time.monotonic() - begun > _SAME_SIGNAL_SECONDS:
             why = 'a second signal came'
             break
-    threading.Timer(_LAST_WORDS_SECONDS, os._exit, (0,)).start()  # the log may be what hangs
+    threading.Timer(budget.last_log, os._exit, (0,)).start()  # logging itself may hang
     log.warning('ended at once: %s', why)
     end_at_once()
 
 
 def end_at_once(status: int = 0) -> None:
-    """End without waiting for threads: a disk that stalls shall not keep the process."""
+    """End the process without waiting for threads, because a stalled disk must not keep it alive."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -135,37 +136,39 @@ def end_at_once(status: int = 0) -> None:
 
 
 def configure_logging(settings: Settings) -> None:
-    """One line per message on standard error, from `settings.effective_log_level` upwards."""
+    """Log one line per message to standard error, from `settings.effective_log_level` upwards."""
     level = settings.effective_log_level
     if settings.log_format == 'json':
-        catch_what_is_not_logged()
+        log_uncaught_errors()
     chatter = level if settings.debug or settings.loop_host is not None else 'WARNING'
     logging.config.dictConfig(
         {
             'version': 1,
             'disable_existing_loggers': False,
             'formatters': {'console': {'()': ConsoleFormatter}, 'json': {'()': JsonFormatter}},
-            'filters': {'fit': {'()': _FitForDetectors}},
+            'filters': {'detector': {'()': _DetectorOnly}},
             'handlers': {
-                'stderr': {'class': 'logging.StreamHandler', 'formatter': settings.log_format, 'filters': ['fit']}
+                'stderr': {'class': 'logging.StreamHandler', 'formatter': settings.log_format, 'filters': ['detector']}
             },
             'root': {'level': 'DEBUG' if settings.debug else 'WARNING', 'handlers': ['stderr']},
             'loggers': {
                 'wholebody': {'level': level},
                 'uvicorn': {'level': level},
-                'uvicorn.error': {'level': 'INFO' if level == 'DEBUG' else level},  # it writes headers and frames
+                'uvicorn.error': {
+                    'level': 'INFO' if level == 'DEBUG' else level
+                },  # its DEBUG lines contain headers and frames
                 'Node': {'level': chatter, 'handlers': [], 'propagate': True},
                 'loop_communication': {'level': chatter},
                 'uvicorn.access': {'level': 'DEBUG' if settings.debug else 'WARNING'},
-                'learning_loop_node.helpers.environment_reader': {'level': 'ERROR'},  # lists what is not set
+                'learning_loop_node.helpers.environment_reader': {'level': 'ERROR'},  # lists the unset variables
             },
         }
     )
     hide_secrets(settings)
 
 
-class _FitForDetectors(logging.Filter):
-    """Drops what learning_loop_node says at every start and what only matters to trainers."""
+class _DetectorOnly(logging.Filter):
+    """Drops the lines of learning_loop_node that only matter to trainers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return 'jpeginfo' not in str(record.msg)

@@ -43,15 +43,16 @@ from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.observability.request_context import encoding
-from detector.outbox.collector import AUTOUPLOAD_MODES, Collector
-from detector.outbox.outbox import NoOutbox, Outbox, open_outbox
+from detector.outbox.collector import AUTOUPLOAD_MODES, make_collector
+from detector.outbox.outbox import Outbox, open_outbox
 from detector.serving.inference import Estimate, Inference
 from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
 from detector.system.folder_lock import FolderLock
+from detector.system.shutdown_budget import ShutdownBudget
 from detector.wholebody_logic import WholebodyLogicFactory
 
-from . import shutdown
+from .shutdown import NodeShutdown
 
 log = logging.getLogger('wholebody.node')
 
@@ -78,7 +79,8 @@ class WholebodyNode(DetectorNode):
         self.metrics = Metrics()
         self.event_loop_lag = EventLoopLag(self.metrics)
         self.life = Life()
-        self.drain = Drain()
+        self.shutdown_budget = ShutdownBudget()
+        self.drain = Drain(self.shutdown_budget)
         self.in_flight = InFlight(settings.max_in_flight_mib * MIB)
         factory = WholebodyLogicFactory(settings)
         self.serving = ModelServing(self, factory)
@@ -93,8 +95,8 @@ class WholebodyNode(DetectorNode):
         self.title = 'Whole-body pose node'
         project = f'/{settings.loop_organization}/projects/{settings.loop_project}'
         self._loop_project = project
-        self.outbox: Outbox | NoOutbox = open_outbox(settings, held=lambda: self._skip_repeat_loop)  # type: ignore[assignment]  # replaces upstream's
-        self.collector = None if isinstance(self.outbox, NoOutbox) else Collector(self.outbox, settings)
+        self.outbox: Outbox = open_outbox(settings, held=lambda: self._skip_repeat_loop)  # type: ignore[assignment]  # replaces upstream's
+        self.collector = make_collector(self.outbox, settings)
         self.updates = ModelUpdater(
             self.store,
             files_url=None if settings.loop_url is None else f'/api{project}/models',
@@ -125,6 +127,17 @@ class WholebodyNode(DetectorNode):
         self.include_router(observation.router)
         self.metrics.registry.register(NodeState(self))
         openapi.install(self)
+        self.shutdown = NodeShutdown(
+            budget=self.shutdown_budget,
+            drain=self.drain,
+            serving=self.serving,
+            updates=self.updates,
+            inference=self.inference,
+            outbox=self.outbox,
+            collector=self.collector,
+            label_studio=self.label_studio,
+            sio=self.sio,
+        )
 
     @property
     def has_loop(self) -> bool:
@@ -164,8 +177,7 @@ class WholebodyNode(DetectorNode):
             gone, self._lock = self._lock, FolderLock(self._lock.path)
             self._lock.acquire()
             gone.release()
-        if self.collector is not None:
-            self.collector.relevance.forget()
+        self.collector.relevance.forget()
         upstream.serve_nothing(self)
         self.updates.forget()
         self.target_model = self.loop_deployment_target = None
@@ -176,7 +188,7 @@ class WholebodyNode(DetectorNode):
             await asyncio.sleep(0.05)
 
     async def on_shutdown(self) -> None:
-        await shutdown.end(self)
+        await self.shutdown.end_parts()
         self.event_loop_lag.stop()
 
     # ---------------------------------------------------------------- following the Loop
@@ -345,7 +357,7 @@ class WholebodyNode(DetectorNode):
         item.source = source
         if creation_date is not None:
             item.created = creation_date
-        if self.collector is not None and autoupload != 'disabled':
+        if autoupload != 'disabled':
             await self.collector.collect(image, estimate, item, camera_id=camera_id, filtered=autoupload == 'filtered')
         return item
 
@@ -364,8 +376,6 @@ class WholebodyNode(DetectorNode):
         :raises OutboxFault: the disk does not take one; those before it are accepted, as the text says.
         :raises Busy: too many uploads are before this one.
         """
-        if self.collector is None:
-            raise NoLearningLoop('An upload')
         items = [ImageMetadata() for _ in images] if images_metadata is None else images_metadata.items
         return await self.collector.accept(list(zip(images, items, strict=True)), priority=upload_priority)
 

@@ -75,7 +75,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
-def catch_what_is_not_logged() -> None:
+def log_uncaught_errors() -> None:
     """Let warnings and errors that nobody catches become lines of the log too."""
     logging.captureWarnings(True)
     sys.excepthook = lambda _, error, __: log.critical('the process fails', exc_info=error)

@@ -1,54 +1,50 @@
-"""Images that wait in the outbox, as the REST routes and the page show them."""
+"""Reads waiting images for the REST routes and the page."""
 
 import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from detector.errors import NoLearningLoop, NotFound, WholebodyError
+from detector.errors import NotFound, WholebodyError
 from detector.pose import images
 from detector.pose.images import Image
 
 from .files import Entry
-from .outbox import NoOutbox, Outbox
+from .outbox import Outbox
 
 _drawing: Final = asyncio.Semaphore(1)
 
 
-async def read(outbox: Outbox | NoOutbox, name: str, what: Callable[[Entry], bytes]) -> bytes:
-    """Something of an image that waits.
+async def read(outbox: Outbox, name: str, reader: Callable[[Entry], bytes]) -> bytes:
+    """Read a file of a waiting image.
 
-    What waits but is damaged is answered with 500, for REST and page alike: no other request would do better, and
-    whoever watches the node shall see it. 404 would say that the image has been sent.
+    A damaged image is answered with 500 by REST and page alike: no other request would succeed, and monitoring must see
+    it. 404 would mean that the image has been sent.
 
-    :param what: reads it, in a thread.
-    :raises NoLearningLoop: there is no outbox.
-    :raises NotFound: no image of this name waits (any more).
-    :raises WholebodyError: it waits, but its files cannot be read, or not by this node's limits.
+    :param reader: reads the file; runs in a thread.
+    :raises NoLearningLoop: the node has no outbox.
+    :raises NotFound: no image of this name waits, or it has just been sent.
+    :raises WholebodyError: the image waits, but its files are unreadable or exceed the limits of this node.
     """
-    if isinstance(outbox, NoOutbox):
-        raise NoLearningLoop('The outbox')
-    entry = outbox.queue.find(name)
+    entry = outbox.find(name)
     if entry is None:
-        raise _not_there(name)
+        raise _not_found(name)
     try:
-        return await asyncio.to_thread(what, entry)
+        return await asyncio.to_thread(reader, entry)
     except FileNotFoundError:
-        raise _not_there(name) from None
-    except Exception as error:  # whatever others put there
+        raise _not_found(name) from None
+    except Exception as error:  # other programs may write to the folder, so any error is possible
         why = str(error) if isinstance(error, WholebodyError) else repr(error)
         raise WholebodyError(
             f'the image {name!r} waits in the outbox, but it or its metadata is damaged: {why}'
         ) from error
 
 
-async def draw(
-    outbox: Outbox | NoOutbox, name: str, how: Callable[[Image, dict[str, Any]], bytes], *, max_pixels: int
-) -> bytes:
-    """A picture that is made of an image that waits; one at a time, since nobody's frame shall wait for that.
+async def draw(outbox: Outbox, name: str, how: Callable[[Image, dict[str, Any]], bytes], *, max_pixels: int) -> bytes:
+    """Make a picture of a waiting image. Only one picture is made at a time, so that frames are not delayed.
 
-    :param how: makes it of the RGB array H×W×3 and the metadata, in a thread.
-    :raises WholebodyError: as `read`.
+    :param how: makes the picture from the RGB array H×W×3 and the metadata; runs in a thread.
+    :raises WholebodyError: see `read`.
     """
 
     def drawn(entry: Entry) -> bytes:
@@ -59,14 +55,14 @@ async def draw(
 
 
 def metadata_of(entry: Entry) -> dict[str, Any]:
-    """The metadata of an image, as it will be sent.
+    """Return the metadata of an image as the outbox will send it.
 
     :raises OSError: the file cannot be read.
-    :raises ValueError: it holds no JSON.
+    :raises ValueError: the file does not contain JSON.
     """
     metadata: dict[str, Any] = json.loads(entry.metadata.read_bytes())
     return metadata
 
 
-def _not_there(name: str) -> NotFound:
+def _not_found(name: str) -> NotFound:
     return NotFound(f'no image {name[:80]!r} waits in the outbox; it may have been sent')

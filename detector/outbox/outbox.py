@@ -1,4 +1,8 @@
-"""The outbox: images on their way to the Learning Loop, through kills, cuts and a Loop that refuses them."""
+"""The outbox stores images and uploads them to the Learning Loop.
+
+It survives kills, broken connections and a Loop that refuses images. This module loads neither FastAPI nor an inference
+runtime; importing any part of learning_loop_node would load FastAPI.
+"""
 
 import asyncio
 import contextvars
@@ -10,13 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
-
-from learning_loop_node.data_classes import ImageMetadata
-from learning_loop_node.enums import OutboxMode
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from detector.errors import NoLearningLoop, OutboxFault
-from detector.loop import client as loop
+from detector.loop.tls import ssl_context
 from detector.observability.request_context import in_this_context
 from detector.settings import Settings
 
@@ -24,33 +26,45 @@ from .files import Entry
 from .posting import Answer, LoopPoster, Outcome
 from .queue import OutboxQueue
 
+if TYPE_CHECKING:
+    from learning_loop_node.data_classes import ImageMetadata
+
 T = TypeVar('T')
 
 log = logging.getLogger('wholebody.outbox')
 
 BATCH_IMAGES: Final = 20
-"""Of one request, as upstream's nodes send them."""
+"""Images in one upload request, the same number as in upstream's nodes."""
 BATCH_BYTES: Final = 64 * 1024**2
-"""Of one request with more than one image."""
+"""Size limit of an upload request with more than one image, in bytes."""
 BATCH_SECONDS: Final = 30.0
-"""So long the Loop may take over a request; twice as long after a single image was too slow, up to …"""
+"""Time limit of an upload request, in seconds. It doubles after a single image was too slow."""
 MAX_BATCH_SECONDS: Final = 120.0
-_PATIENCE_LOSS: Final = 0.9
-"""… and that much less after each success, down to the former."""
+"""Upper bound of the doubled time limit, in seconds."""
+_BATCH_SECONDS_DECAY: Final = 0.9
+"""Factor by which the time limit shrinks after each success, down to `BATCH_SECONDS`."""
 MAX_PAUSE_SECONDS: Final = 60.0
-"""Between tries, however often they fail."""
+"""Upper bound of the pause after a failed upload, in seconds."""
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
+"""Upper bound of the pause that the Loop may ask for with Retry-After, in seconds."""
 _FIRST_ISOLATION_INTERVALS: Final = 4
-"""Before an image that fails while others arrive is tried again; then twice as long each time."""
-GRACE_SECONDS: Final = 1.5
-"""So long a request that is under way may take when uploading is to stop."""
+"""Upload intervals before the first retry of an isolated image; the pause doubles after each retry."""
+STOP_SECONDS: Final = 1.5
+"""Time limit for a running upload request when uploading stops, in seconds."""
 
 
-def open_outbox(settings: Settings, *, held: Callable[[], bool] = lambda: False) -> 'Outbox | NoOutbox':
-    """The outbox below DATA_FOLDER, sending to the configured Loop; not started yet.
+class OutboxMode(StrEnum):
+    """State of the upload; the values are those of learning_loop_node's enum of the same name."""
+
+    CONTINUOUS_UPLOAD = 'continuous_upload'
+    STOPPED = 'stopped'
+
+
+def open_outbox(settings: Settings, *, held: Callable[[], bool] = lambda: False) -> 'Outbox':
+    """Return the outbox below DATA_FOLDER, not started yet; without a Learning Loop return a `NoOutbox`.
 
     :param held: see `Outbox`.
-    :raises InvalidSettings: LOOP_SSL_CERT_PATH is no file of certificates.
+    :raises InvalidSettings: LOOP_SSL_CERT_PATH does not name a file of certificates.
     """
     if settings.loop_url is None:
         return NoOutbox()
@@ -58,18 +72,19 @@ def open_outbox(settings: Settings, *, held: Callable[[], bool] = lambda: False)
         settings.outbox_folder, max_images=settings.max_outbox_size, max_bytes=settings.max_outbox_mib * 1024**2
     )
     project = f'{settings.loop_url}/api/{settings.loop_organization}/projects/{settings.loop_project}'
-    poster = LoopPoster(f'{project}/images', loop.ssl_context(settings))
+    poster = LoopPoster(f'{project}/images', ssl_context(settings))
     return Outbox(queue, poster, interval=settings.upload_seconds, held=held)
 
 
 class Outbox:
-    """Stores images, and sends them in batches while its mode is `continuous_upload`.
+    """Stores images and sends them in batches while its mode is `continuous_upload`.
 
-    An image is accepted when `save` returns, and arrives at least once: a batch that was under way at a kill or a cut
-    is sent again, under the same file names. Disks may stall, so the outbox has threads of its own.
+    An image is accepted when `save` returns. It arrives at the Loop at least once: after a kill or a power cut the
+    outbox sends the batch in flight again, under the same file names. The outbox has its own threads because a disk may
+    stall.
 
     :param interval: seconds between batches while less than a batch waits, and before the first retry.
-    :param held: whether nothing may be sent for now, whatever the mode.
+    :param held: returns True while the outbox must not send, whatever its mode.
     """
 
     def __init__(
@@ -89,33 +104,59 @@ class Outbox:
         self._switching = asyncio.Lock()
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Do what reads, writes or encodes in a thread of the outbox; it goes on if nobody waits for it any more."""
+        """Run disk access or encoding in a thread of the outbox; the work continues if the caller is cancelled."""
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self.executor, in_this_context(work)))
 
     async def start(self) -> None:
-        """Take over what waits on disk, and begin to send; what cannot be read now waits for the next start."""
+        """Load the images on disk and start to send.
+
+        If the folder cannot be read, the error is logged and its images wait until the next start.
+        """
         try:
             await self.run(self.queue.load)
         except OutboxFault as error:
             log.error('%s', error)
         await self.set_mode(OutboxMode.CONTINUOUS_UPLOAD)
 
-    async def close(self) -> None:
-        """Send no more."""
-        await self.set_mode(OutboxMode.STOPPED)
+    async def close(self, *, seconds: float = STOP_SECONDS) -> None:
+        """Stop sending.
 
-    async def save(self, jpeg: bytes, metadata: ImageMetadata, *, priority: bool = False) -> Entry:
+        :param seconds: time limit for a running upload request.
+        """
+        async with self._switching:
+            await self._stop(seconds)
+
+    async def save(self, jpeg: bytes, metadata: 'ImageMetadata', *, priority: bool = False) -> Entry:
         """Accept an image.
 
-        :param jpeg: upright; the metadata's coordinates are its pixels.
-        :raises OutboxFault: it cannot be stored.
+        :param jpeg: upright image; the metadata's coordinates are its pixels.
+        :raises OutboxFault: the image cannot be stored.
         """
         return await self.run(
             lambda: self.queue.save(jpeg, json.dumps(asdict(metadata), allow_nan=False).encode(), priority=priority)
         )
 
+    @property
+    def count(self) -> int:
+        """Number of waiting images."""
+        return self.queue.count
+
+    def waiting(self) -> list[Entry]:
+        """Return all waiting images in the order of sending.
+
+        :raises NoLearningLoop: the node has no outbox.
+        """
+        return self.queue.waiting()
+
+    def find(self, name: str) -> Entry | None:
+        """Return the waiting image of a name, or None.
+
+        :raises NoLearningLoop: the node has no outbox.
+        """
+        return self.queue.find(name)
+
     def about(self) -> dict[str, Any]:
-        """Mode, counters (see `outbox_queue.Counters`), what waits, and why the last request failed, if it did."""
+        """Return the mode, the counters (see `queue.Counters`), what waits, and the last upload's error or None."""
         return {'mode': self.get_mode().value} | self.queue.about() | {'error': self._error}
 
     # ---------------------------------------------------------------- mode
@@ -125,23 +166,25 @@ class Outbox:
         return OutboxMode.CONTINUOUS_UPLOAD if running else OutboxMode.STOPPED
 
     async def set_mode(self, mode: OutboxMode | str) -> None:
-        """Send, or stop; the call that came last wins, and when it returns the mode is that.
+        """Start or stop sending. The latest call wins; the mode is in effect when the call returns.
 
-        A request that is under way gets 1.5 seconds to end; then it is cut.
+        A running upload request is cancelled after `STOP_SECONDS`.
+
+        :raises NoLearningLoop: the node has no Loop to send to.
         """
         async with self._switching:
             if OutboxMode(mode) == OutboxMode.STOPPED:
-                await self._stop()
+                await self._stop(STOP_SECONDS)
             elif self.get_mode() == OutboxMode.STOPPED:
                 self._stopping.clear()
-                self._task = asyncio.create_task(self._run(), context=contextvars.Context())  # belongs to no request
+                self._task = asyncio.create_task(self._run(), context=contextvars.Context())  # without a request id
 
-    async def _stop(self) -> None:
+    async def _stop(self, seconds: float) -> None:
         if self._task is None:
             return
         self._stopping.set()
         try:
-            await asyncio.wait([self._task], timeout=GRACE_SECONDS)
+            await asyncio.wait([self._task], timeout=seconds)
         finally:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -158,14 +201,14 @@ class Outbox:
     async def _upload_once(self) -> float:
         """Send one batch.
 
-        :return: seconds until the next.
+        :return: seconds until the next batch.
         """
         batch = self.queue.next_batch(self._batch_images, BATCH_BYTES, time.monotonic())
         if not batch:
             return self._interval
         retries = self.queue.retries(batch[0])
         try:
-            answer = await self._upload(batch, self._batch_seconds if retries is None else _seconds_of(retries))
+            answer = await self._upload(batch, self._batch_seconds if retries is None else _seconds_after(retries))
         except Exception as error:
             log.exception('an upload failed inside the node')
             answer = Answer(outcome=Outcome.FAILED, detail=repr(error))
@@ -177,18 +220,18 @@ class Outbox:
             self.queue.isolate_longer(batch[0], time.monotonic())
             log.warning('the image %s fails while others arrive: %s', batch[0].name, answer.detail)
             return 0
-        return self._pause_after(answer, batch)
+        return self._pause_after_failure(answer, batch)
 
     async def _upload(self, batch: Sequence[Entry], seconds: float) -> Answer:
-        """Send images, in halves and halves of halves where the Loop refuses some of them.
+        """Send a batch; if the Loop refuses it, send its halves separately, recursively.
 
-        :param seconds: that a request may take.
-        :return: the first failure, or that all is done.
+        :param seconds: time limit of each request.
+        :return: the first failure, or TAKEN if every image is done with.
         """
         answer = await self._poster.post(batch, timeout=seconds, executor=self.executor)
         match answer.outcome:
             case Outcome.TAKEN:
-                self.queue.uploaded(batch)  # at once, so that nobody who cuts in here sends them again
+                self.queue.uploaded(batch)  # before the first await, so that a cancellation here sends nothing twice
                 await self.run(lambda: self.queue.remove_files(batch))
                 return answer
             case Outcome.VANISHED:
@@ -216,11 +259,11 @@ class Outbox:
         self._failures = 0
         self._error = None
         self._batch_images = min(BATCH_IMAGES, self._batch_images + 1)
-        self._batch_seconds = max(BATCH_SECONDS, _PATIENCE_LOSS * self._batch_seconds)
+        self._batch_seconds = max(BATCH_SECONDS, _BATCH_SECONDS_DECAY * self._batch_seconds)
         return 0 if self.queue.count >= self._batch_images else self._interval
 
-    def _pause_after(self, answer: Answer, batch: Sequence[Entry]) -> float:
-        """Learn from a failure: smaller batches, another image first, a longer pause with some chance in it."""
+    def _pause_after_failure(self, answer: Answer, batch: Sequence[Entry]) -> float:
+        """Shrink the batch, or send another image first, and pause for a randomised, growing time."""
         if answer.outcome is Outcome.UNAVAILABLE:
             self.queue.clear_failing()
         elif len(batch) > 1:
@@ -238,21 +281,34 @@ class Outbox:
         return pause
 
 
-def _seconds_of(retries: int) -> float:
-    """That an image which was tried so often may take: it may just be large."""
+def _seconds_after(retries: int) -> float:
+    """Return the time limit for an isolated image, in seconds; it grows with the retries, as the image may be large."""
     return min(MAX_BATCH_SECONDS, BATCH_SECONDS * 2.0 ** (retries + 1))
 
 
-class NoOutbox:
-    """The outbox of a node without a Loop: nothing is stored, nothing is sent."""
+class NoOutbox(Outbox):
+    """The outbox of a node without a Learning Loop: it stores and sends nothing."""
+
+    def __init__(self) -> None:
+        """Open no folder and start no thread."""
 
     async def start(self) -> None:
         pass
 
-    async def close(self) -> None:
+    async def close(self, *, seconds: float = STOP_SECONDS) -> None:
         pass
 
-    async def save(self, jpeg: bytes, metadata: ImageMetadata, *, priority: bool = False) -> Entry:
+    async def save(self, jpeg: bytes, metadata: 'ImageMetadata', *, priority: bool = False) -> Entry:
+        raise NoLearningLoop('The outbox')
+
+    @property
+    def count(self) -> int:
+        return 0
+
+    def waiting(self) -> list[Entry]:
+        raise NoLearningLoop('The outbox')
+
+    def find(self, name: str) -> Entry | None:
         raise NoLearningLoop('The outbox')
 
     def about(self) -> dict[str, Any]:

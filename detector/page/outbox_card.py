@@ -4,14 +4,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from learning_loop_node.enums import OutboxMode
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
 from detector.api.outbox_routes import set_outbox_mode
 from detector.errors import WholebodyError
 from detector.outbox.files import Description, Entry
-from detector.outbox.outbox import NoOutbox, Outbox
+from detector.outbox.outbox import Outbox, OutboxMode
 from detector.wording import counted
 
 from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
@@ -35,7 +34,7 @@ class OutboxCard:
         self._listed: list[Entry] | None = None
         self._newest: list[Entry] | None = None
         with panel('Outbox', classes='wide') as head:
-            if isinstance(node.outbox, NoOutbox):
+            if not node.has_loop:
                 ui.label('No Learning Loop is configured (LOOP_HOST), so no image is stored or sent.').classes('faint')
                 return
             self._figures = Figures(*_COUNTERS, 'Size, MiB')
@@ -48,9 +47,9 @@ class OutboxCard:
             self._sending.props('data-control=outbox')
 
     async def refresh(self) -> None:
-        outbox = self._node.outbox
-        if isinstance(outbox, NoOutbox):
+        if not self._node.has_loop:
             return
+        outbox = self._node.outbox
         about = outbox.about()
         for name, counter in _COUNTERS.items():
             self._figures.show(name, str(about[counter]))
@@ -60,7 +59,7 @@ class OutboxCard:
         await self._list(outbox)
 
     async def _list(self, outbox: Outbox) -> None:
-        waiting = outbox.queue.waiting()
+        waiting = outbox.waiting()
         self._empty.set_visibility(not waiting)
         entries = waiting[self._pager.slice(len(waiting))]
         if entries == self._listed:
@@ -73,8 +72,7 @@ class OutboxCard:
         self._grid.show([_picture(description) for description in described])
 
     async def _switch(self, event: ValueChangeEventArguments[bool | None]) -> None:
-        outbox = self._node.outbox
-        if isinstance(outbox, NoOutbox) or event.value in (None, _is_sending(outbox)):
+        if event.value in (None, _is_sending(self._node.outbox)):
             return
         mode = OutboxMode.CONTINUOUS_UPLOAD if event.value else OutboxMode.STOPPED
         try:

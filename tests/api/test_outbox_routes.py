@@ -27,7 +27,7 @@ AS_THEY_LIE = ('/outbox/{name}/image', '/outbox/{name}/metadata', '/ui/outbox/{n
 READ = ('/outbox/{name}/image?skeletons=true', '/ui/outbox/{name}/thumbnail', '/ui/outbox/{name}/poses')
 
 
-def make_app(outbox: Outbox | NoOutbox, folder: Path, **settings: Any) -> Any:
+def make_app(outbox: Outbox, folder: Path, **settings: Any) -> Any:
     """As much of a node as these routes need."""
     app: Any = FastAPI()
     app.outbox, app.settings, app.state.node = outbox, Settings(data_folder=folder, **settings), app

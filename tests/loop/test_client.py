@@ -21,6 +21,7 @@ from benchmarks.support.packages import make_package
 from detector.cli.main import app
 from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
 from detector.loop import client as loop
+from detector.loop.tls import ssl_context
 from detector.loop.upstream import apply_settings, node_id
 from detector.outbox.outbox import NoOutbox, Outbox, open_outbox
 from detector.settings import Settings
@@ -112,7 +113,6 @@ def settings_for(host: str, folder: Path, **more: Any) -> Settings:
 async def full_outbox(settings: Settings) -> Outbox:
     """An outbox with one image, not sending yet."""
     outbox = open_outbox(settings)
-    assert isinstance(outbox, Outbox)
     await outbox.save(CARD, ImageMetadata())
     return outbox
 
@@ -169,7 +169,7 @@ def test_a_certificate_path_without_certificates_is_named(tmp_path: Path) -> Non
     for name in ('missing', 'text'):
         settings = Settings(data_folder=tmp_path, loop_ssl_cert_path=tmp_path / name)
         with pytest.raises(InvalidSettings, match=f'LOOP_SSL_CERT_PATH=.*{name}: '):
-            loop.ssl_context(settings)
+            ssl_context(settings)
 
 
 async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> None:

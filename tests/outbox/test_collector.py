@@ -28,7 +28,6 @@ def outbox(tmp_path: Path) -> Outbox:
     opened = open_outbox(
         Settings(data_folder=tmp_path, loop_host='localhost:1', loop_organization='o', loop_project='p')
     )
-    assert isinstance(opened, Outbox)
     return opened
 
 
@@ -68,7 +67,7 @@ async def test_the_answer_does_not_wait_for_the_disk(
         assert await collect(collector, embedded) == ['uncertain', 'uncertain_face']
     assert outbox.queue.count == 0
     asyncio.get_running_loop().call_later(0.2, disk.go.set)
-    await collector.close()
+    await collector.close(seconds=2)
     assert outbox.queue.count == 1
 
 
@@ -89,10 +88,10 @@ async def test_a_disk_that_is_behind_costs_images_not_memory(
     assert "camera 'c'" in caplog.text
     assert 'others are not on the disk yet' in caplog.text
     disk.go.set()
-    await collector.close()
+    await collector.close(seconds=2)
     assert await collect(collector, embedded, x=10), 'news again'
     assert not await collect(collector, embedded, x=500)
-    await collector.close()
+    await collector.close(seconds=2)
     assert outbox.queue.count == MAX_SAVING + 1
 
 
@@ -113,7 +112,7 @@ async def test_a_failed_save_fails_no_detection(
     monkeypatch.setattr(outbox, 'save', failing)
     for _ in range(2 * MAX_SAVING):
         assert await collect(collector, embedded)
-        await collector.close()
+        await collector.close(seconds=2)
     assert caplog.text.count('is lost for the Learning Loop') == 2 * MAX_SAVING
     assert outbox.queue.counters.failed == (0 if isinstance(error, OutboxFault) else 2 * MAX_SAVING), (
         'the outbox counts'
@@ -128,11 +127,10 @@ async def test_what_the_disk_has_not_got_at_the_end_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Closing waits, but not for ever; the rest is counted and named."""
-    monkeypatch.setattr(collector_module, 'CLOSE_SECONDS', 0.1)
     Slow(outbox, monkeypatch)
     for number in range(3):
         await collect(collector, embedded, x=500 + 500 * number)
-    await collector.close()
+    await collector.close(seconds=0.1)
     assert outbox.queue.counters.failed == 3
     assert caplog.text.count('the node ends before the disk has it') == 3
 
@@ -149,9 +147,9 @@ async def test_a_disk_that_is_behind_holds_a_batch_back_once(
     assert time.monotonic() - start < 2
     assert outbox.queue.counters.failed == 20
     disk.go.set()
-    await collector.close()
+    await collector.close(seconds=2)
     await collect(collector, embedded, filtered=False)
-    await collector.close()
+    await collector.close(seconds=2)
     assert outbox.queue.count == MAX_SAVING + 1
 
 
@@ -183,7 +181,7 @@ async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, em
     """`autoupload: all` asks for no relevance and adds no tags."""
     for _ in range(3):
         assert await collect(collector, embedded, filtered=False) == []
-    await collector.close()
+    await collector.close(seconds=2)
     assert outbox.queue.count == 3
 
 
@@ -212,7 +210,7 @@ def test_empty_frames_cost_nothing(collector: Collector, outbox: Outbox, embedde
     async def frame() -> None:
         estimate = Estimate(image=np.zeros((10, 10, 3), dtype=np.uint8), poses=[], package=embedded, timing={})
         await collector.collect(b'', estimate, ImageMetadata(), camera_id=None, filtered=True)
-        await collector.close()
+        await collector.close(seconds=2)
 
     asyncio.run(frame())
     assert outbox.queue.count == 0

@@ -139,7 +139,7 @@ async def test_stopping_while_files_are_removed_sends_nothing_twice(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow disk, and a stop in the middle of it."""
-    monkeypatch.setattr(outbox_module, 'GRACE_SECONDS', 0.05)
+    monkeypatch.setattr(outbox_module, 'STOP_SECONDS', 0.05)
     remove = outbox.queue._files.remove
 
     def slowly(entry: Entry) -> bool:
@@ -193,11 +193,11 @@ async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
     """At most a minute, at least half of that; the Loop may ask for five minutes, not more."""
     (entry,) = await fill(outbox, 1)
     failed = Answer(outcome=Outcome.UNAVAILABLE)
-    pauses = [outbox._pause_after(failed, [entry]) for _ in range(60)][-30:]
+    pauses = [outbox._pause_after_failure(failed, [entry]) for _ in range(60)][-30:]
     assert all(30 <= pause <= 60 for pause in pauses)
     assert len(set(pauses)) > 20
     patience = Answer(outcome=Outcome.UNAVAILABLE, retry_after=100_000)
-    assert outbox._pause_after(patience, [entry]) == 300
+    assert outbox._pause_after_failure(patience, [entry]) == 300
 
 
 async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:

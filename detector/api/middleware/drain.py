@@ -1,8 +1,8 @@
-"""The end of a node: no new work, what runs is answered, and all of it takes a few seconds at most.
+"""Lets running requests end before the node shuts down.
 
-Requests and events are counted while they run. When the end begins, new ones are refused; those that run have
-`RUNNING_SECONDS`, and those whose body is still coming in have `BODY_SECONDS`. Then they are cut off, and answered with
-an error rather than with a connection that breaks.
+Requests and events are counted while they run. Once the shutdown begins, new ones are refused. The running ones have a
+time limit, and a shorter one while their body is still arriving. Late ones are cancelled and answered with an error,
+so that the client does not see a broken connection.
 """
 
 import asyncio
@@ -15,29 +15,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detector.api.error_answers import answer
 from detector.errors import Busy
+from detector.system.shutdown_budget import ShutdownBudget
 
 ENDING: Final = 'the node is shutting down; try again when it is back'
 CUT_OFF: Final = 'the node is shutting down and this took too long; try again when it is back'
 _RETRY_SECONDS: Final = 5
-BODY_SECONDS: Final = 1.0
-"""So long a body that comes in when the end begins may take."""
-RUNNING_SECONDS: Final = 3.0
-"""So long running requests and events may take."""
-ANSWER_SECONDS: Final = 0.4
-"""So long it may take to answer those that were cut off."""
-_FLUSH_SECONDS: Final = 0.1
-"""For answers that are on their way to Socket.IO clients."""
-_LOOK_SECONDS: Final = 0.02
+_CHECK_SECONDS: Final = 0.02
+"""Interval between two checks of the running requests, in seconds."""
 _STAY_OPEN: Final = ('/health', '/metrics')
 POLLING: Final = '/socket.io/'
-"""In the path of a poll, which waits for news; polls bring the answers of events, and end last."""
+"""Part of the path of a Socket.IO poll. Polls wait for news and deliver the answers of events, so they end last."""
 
 
 class Work:
-    """A request or an event that runs, in the task that made it.
+    """A request or an event that runs in the current task.
 
-    :param reading: its body is still coming in.
-    :param idle: it waits for news only, as the polls of Socket.IO do.
+    :param reading: True while the body of the request is still arriving.
+    :param idle: True for Socket.IO polls, which only wait for news.
     """
 
     def __init__(self, *, reading: bool, idle: bool) -> None:
@@ -47,27 +41,34 @@ class Work:
         self._task = asyncio.current_task()
 
     def cut_off(self) -> None:
+        """Cancel the task."""
         if not self.is_cut_off and self._task is not None:
             self.is_cut_off = True
             self._task.cancel()
 
-    def survive(self) -> bool:
-        """Whether a CancelledError came of `cut_off`; then the task goes on, to answer."""
+    def resume_if_cut_off(self) -> bool:
+        """Return True if `cut_off` caused a CancelledError, and let the task go on so that it can answer."""
         if self.is_cut_off and self._task is not None:
             self._task.uncancel()
         return self.is_cut_off
 
 
 class Drain:
-    """What runs, and whether the end has begun."""
+    """The running requests and events, and the state of the shutdown.
 
-    def __init__(self) -> None:
+    :param budget: gives the time limits of bodies, requests, answers and the flush.
+    """
+
+    def __init__(self, budget: ShutdownBudget) -> None:
         self.begun_at: float | None = None
-        """Seconds of `time.monotonic`."""
+        """Start of the shutdown in seconds of `time.monotonic`; None before it."""
         self.answered = 0
-        """Of what ran when the end began."""
+        """Number of requests that were running at the start of the shutdown and have been answered."""
         self.cut = 0
+        """Number of those that were cut off."""
         self.refused = 0
+        """Number of requests and events that arrived after the start of the shutdown."""
+        self._budget = budget
         self._running: set[Work] = set()
 
     @property
@@ -76,20 +77,23 @@ class Drain:
 
     @property
     def seconds(self) -> float:
-        """Since the end began."""
+        """Seconds since the start of the shutdown; 0 before it."""
         return 0.0 if self.begun_at is None else time.monotonic() - self.begun_at
 
     def begin(self) -> None:
-        """Refuse new work from now on; may be called by a signal handler."""
+        """Start the shutdown: refuse new work from now on. Signal handlers may call this."""
         if self.begun_at is None:
             self.begun_at = time.monotonic()
 
     def deadline(self, seconds: float) -> float:
-        """So many seconds after the beginning of the end, as a time of `time.monotonic`."""
+        """Return the time that lies this many seconds after the start of the shutdown, on the clock `time.monotonic`.
+
+        Before the shutdown it counts from now.
+        """
         return (self.begun_at or time.monotonic()) + seconds
 
     def refusal(self) -> Busy:
-        """What new work hears, which is counted."""
+        """Return the error for new work, and count it."""
         self.refused += 1
         return Busy(ENDING, retry_after=_RETRY_SECONDS, reason='ending')
 
@@ -98,7 +102,7 @@ class Drain:
 
     @contextmanager
     def work(self, *, reading: bool = False, idle: bool = False) -> Iterator[Work]:
-        """Count what the current task does."""
+        """Count the current task as running."""
         work = Work(reading=reading, idle=idle)
         self._running.add(work)
         try:
@@ -110,28 +114,32 @@ class Drain:
                 self.answered += not work.is_cut_off
 
     async def finish(self) -> None:
-        """Wait until what runs has ended or is cut off."""
-        while self._busy() and self.seconds < RUNNING_SECONDS + ANSWER_SECONDS:
+        """Wait until all running work has ended or has been cut off."""
+        budget = self._budget
+        while self._busy() and self.seconds < budget.requests + budget.answers:
             for work in self._busy():
-                if self.seconds > RUNNING_SECONDS or (work.reading and self.seconds > BODY_SECONDS):
+                if self.seconds > budget.requests or (work.reading and self.seconds > budget.bodies):
                     work.cut_off()
-            await asyncio.sleep(_LOOK_SECONDS)
-        await asyncio.sleep(_FLUSH_SECONDS)
+            await asyncio.sleep(_CHECK_SECONDS)
+        await asyncio.sleep(budget.flush)
         for work in list(self._running):
             work.cut_off()
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_CHECK_SECONDS)
 
     def _busy(self) -> list[Work]:
         return [work for work in self._running if not work.idle]
 
 
 def cut_off() -> Busy:
-    """What work hears that takes too long."""
+    """Return the error for work that was cut off."""
     return Busy(CUT_OFF, retry_after=_RETRY_SECONDS, reason='ending')
 
 
 class Draining:
-    """ASGI middleware, outside all that do work: counts requests; refuses and cuts off when the end has begun."""
+    """ASGI middleware that counts running requests, and refuses or cuts them off during the shutdown.
+
+    It must be outside the middlewares that do work for a request.
+    """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app = app
@@ -161,7 +169,7 @@ class Draining:
             try:
                 await self._app(scope, reading, sending)
             except asyncio.CancelledError:
-                if not work.survive():
+                if not work.resume_if_cut_off():
                     raise
                 if not started:
                     await _refuse(cut_off(), scope, receive, send)

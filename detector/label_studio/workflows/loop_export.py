@@ -122,9 +122,9 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
     """
     folder = settings.data_folder / 'label_studio'
     changes = {'data_folder': folder, 'max_outbox_size': 10**9, 'max_outbox_mib': 10**6}
-    outbox = open_outbox(settings.model_copy(update=changes | {'upload_seconds': _UPLOAD_SECONDS}))
-    if not isinstance(outbox, Outbox):
+    if settings.loop_url is None:
         raise NoLearningLoop('An export to it')
+    outbox = open_outbox(settings.model_copy(update=changes | {'upload_seconds': _UPLOAD_SECONDS}))
     store = ModelStore(settings.data_folder)
     current = store.current()
     if current is None:

@@ -21,10 +21,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from benchmarks.support.cards import make_card, poses_of
 from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
-from detector.api.middleware import drain as drain_module
 from detector.api.middleware.drain import CUT_OFF, ENDING, Drain, Draining
 from detector.models.catalogue import CATALOGUE
 from detector.pose import images
+from detector.system.shutdown_budget import ShutdownBudget
 from tests.support.sabotage import Sabotage
 
 CARD = images.encode_jpeg(make_card())
@@ -311,13 +311,9 @@ class Caller:
         return int(self.messages[0]['status'])
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (('BODY_SECONDS', 0.1), ('RUNNING_SECONDS', 0.3), ('ANSWER_SECONDS', 0.1)):
-        monkeypatch.setattr(drain_module, name, seconds)
+QUICK = ShutdownBudget(bodies=0.1, requests=0.3, answers=0.1)
 
 
-@pytest.mark.usefixtures('quick')
 async def test_bodies_have_less_time_than_what_runs() -> None:
     """Who still sends is cut off first; then who takes too long; polls of Socket.IO at the end."""
     hurry = asyncio.Event()
@@ -331,7 +327,7 @@ async def test_bodies_have_less_time_than_what_runs() -> None:
         await send({'type': 'http.response.start', 'status': 200, 'headers': []})
         await send({'type': 'http.response.body', 'body': b''})
 
-    drain = Drain()
+    drain = Drain(QUICK)
     draining = Draining(app, drain)
     sending, running, poll = Caller(draining), Caller(draining), Caller(draining, '/ws/socket.io/', body=False)
     running.body.set_result({'type': 'http.request', 'body': b'12345', 'more_body': False})
@@ -354,7 +350,6 @@ async def test_bodies_have_less_time_than_what_runs() -> None:
     assert drain.report() == '2 running requests were answered, 1 cut off, 1 new ones refused'
 
 
-@pytest.mark.usefixtures('quick')
 async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
     """It ends where it is; and what swallows its cancellation does not keep the node."""
 
@@ -369,7 +364,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
             except asyncio.CancelledError:
                 continue
 
-    drain = Drain()
+    drain = Drain(QUICK)
     first, second = Caller(Draining(begun, drain), body=False), Caller(Draining(stubborn, drain), body=False)
     await asyncio.sleep(0)
     drain.begin()
@@ -386,7 +381,7 @@ async def test_a_cancellation_that_is_none_of_ours_goes_on() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(60)
 
-    caller = Caller(Draining(app, Drain()), body=False)
+    caller = Caller(Draining(app, Drain(QUICK)), body=False)
     await asyncio.sleep(0)
     caller.task.cancel()
     with pytest.raises(asyncio.CancelledError):
