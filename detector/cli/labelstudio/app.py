@@ -9,7 +9,7 @@ from functools import partial
 import typer
 
 from .evaluate import evaluate
-from .labels import export, import_labels
+from .export import export, import_labels
 from .preannotate import preannotate
 from .queue import queue
 from .setup import config, import_images, init
