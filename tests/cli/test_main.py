@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +32,33 @@ def test_card_takes_a_background_and_refuses_what_does_not_fit(tmp_path: Path) -
     assert 'do not fit' in str(result.exception)
 
 
+SLOW_MODULES = {'numpy', 'cv2', 'onnxruntime', 'openvino', 'fastapi', 'learning_loop_node', 'pydantic_settings', 'mock'}
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    ['--version', '--help', 'model --help', 'outbox --help', 'labelstudio --help', 'labelstudio init --help'],
+)
+def test_help_and_version_load_no_slow_modules(arguments: str) -> None:
+    """A fresh process answers before it imports anything that only the commands' work needs."""
+    code = f"""
+import sys
+from detector.cli.main import main
+
+sys.argv = ['wholebody', *{arguments.split()}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(*sys.modules, file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip()
+    assert not SLOW_MODULES & set(ended.stderr.split())
+
+
 def test_help_and_version() -> None:
-    """A newcomer finds every command."""
+    """The help names every command, and the version is a number."""
     for command in ('serve', 'detect', 'doctor', 'card', 'model'):
         assert command in commands.succeed(app, '--help')
     for command in ('pack', 'verify', 'install', 'list'):

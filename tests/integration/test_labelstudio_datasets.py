@@ -302,7 +302,7 @@ def test_annotations_reach_the_learning_loop(
     tasks = project.tasks()
     with running_mock_loop(tmp_path_factory.mktemp('learning') / 'loop') as loop:
         wholebody.settings.update(loop.settings)
-        arguments = ('export', '-p', project.id, '--format', 'loop')
+        arguments = ('send-to-loop', '-p', project.id)
         assert 'no model is installed' in wholebody(*arguments, fails=True)
         settings: dict[str, Any] = dict(loop.settings)
         with running_node(wholebody.folder, **settings) as node:  # on the same DATA_FOLDER: it gets a model

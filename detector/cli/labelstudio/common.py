@@ -1,29 +1,57 @@
-"""What the commands share."""
+"""Options and helpers that several commands of `wholebody labelstudio` share."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from detector.label_studio.server.client import connected
-from detector.label_studio.server.project import Project, project_id_of
-from detector.settings import Settings
-
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from detector.label_studio.server.project import Project
+    from detector.settings import Settings
 
 Result = TypeVar('Result')
 
 ProjectOption = Annotated[str, typer.Option('--project', '-p', help='Number or address of a project.')]
+ProjectsOption = Annotated[
+    list[str] | None,
+    typer.Option('--project', '-p', help='Number or address of a project; repeat the option for several projects.'),
+]
+FileArgument = Annotated[
+    Path | None,
+    typer.Argument(help='A JSON export of Label Studio, instead of projects.', exists=True, dir_okay=False),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help='Labeling config of the file.', exists=True, dir_okay=False, show_default='the recommended configs'
+    ),
+]
 
 
-def in_project(settings: Settings, project: str, work: Callable[[Project], Awaitable[Result]]) -> Result:
-    """Do something with a project of the Label Studio that the settings name.
+def check_source(file: Path | None, projects: Sequence[str] | None, config: Path | None) -> None:
+    """Check the options of a command that reads either a file or projects.
 
-    :param project: its number or address.
-    :raises WholebodyError: it cannot be reached, or whatever the work raises.
+    :raises typer.BadParameter: the options contradict each other.
     """
+    if (file is None) == (not projects):
+        raise typer.BadParameter('give either projects (--project) or a file')
+    if config is not None and file is None:
+        raise typer.BadParameter('--config belongs to a file; a project has its own labeling config')
+
+
+def in_project(settings: 'Settings', project: str, work: 'Callable[[Project], Awaitable[Result]]') -> Result:
+    """Run some work on a project of the Label Studio that the settings name, and return its result.
+
+    :param project: number or address of the project.
+    :raises WholebodyError: Label Studio or the project cannot be used, or the work raised it.
+    """
+    from detector.label_studio.server.client import connected
+    from detector.label_studio.server.project import Project, project_id_of
 
     async def run() -> Result:
         async with connected(settings) as connection:
@@ -32,11 +60,17 @@ def in_project(settings: Settings, project: str, work: Callable[[Project], Await
     return asyncio.run(run())
 
 
-def progress_bar() -> 'Progress':
-    """A progress bar on standard error, where that is a terminal; `console.print` writes lines above it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def line_printer(progress: 'Progress') -> Callable[[str], None]:
+    """Return a function that prints a line above a progress bar."""
 
-    console = Console(stderr=True)
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    def show(line: str) -> None:
+        progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return show
+
+
+def print_left_out(counts: Counter[str]) -> None:
+    """Print how many images were left out, by reason."""
+    parts = [f'{count} {reason}' for reason, count in sorted(counts.items()) if count]
+    if parts:
+        print(f'left out: {", ".join(parts)}')

@@ -1,71 +1,69 @@
-"""`wholebody labelstudio evaluate`."""
+"""`wholebody labelstudio evaluate`: the quality of predictions, measured on annotations."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from detector.cli.common import load_settings, print_table, write_text
 from detector.errors import ExtraMissing
-from detector.settings import load_settings
 
-from .common import in_project
+from .common import ConfigOption, ProjectsOption, check_source, in_project
 
 if TYPE_CHECKING:
     from detector.label_studio.evaluation.evaluation import Comparison, Evaluation
+    from detector.label_studio.evaluation.project_evaluation import Annotated as AnnotatedTasks
 
 _KEYPOINTS: Final = 10
+"""Rows of the table of most corrected keypoints."""
 _IMAGES: Final = 5
+"""Rows of the table of worst images."""
 _WARNINGS: Final = 20
-"""Rows, and lines on standard error."""
+"""Warnings to print in full."""
+_COUNTS: Final = ('people', 'predicted', 'missed', 'surplus')
+
+Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""Header and rows."""
+
+SnapshotArgument = Annotated[
+    Path | None,
+    typer.Argument(help='A JSON snapshot with predictions, instead of projects.', exists=True, dir_okay=False),
+]
+VersionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help='Model version to evaluate; repeat the option for several versions.',
+        show_default='all versions with predictions on annotated tasks',
+    ),
+]
+JsonOption = Annotated[Path | None, typer.Option('--json', help='File to write all figures to.')]
+HtmlOption = Annotated[Path | None, typer.Option(help='File to write a report with plots to.')]
 
 
 def evaluate(
-    file: Annotated[
-        Path | None,
-        typer.Argument(help='A JSON snapshot with predictions, instead of projects.', exists=True, dir_okay=False),
-    ] = None,
-    project: Annotated[
-        list[str] | None,
-        typer.Option('--project', '-p', help='Number or address of a project; may be given often.'),
-    ] = None,
-    model_version: Annotated[
-        list[str] | None,
-        typer.Option(help='May be given often.', show_default='all with predictions on annotated tasks'),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(help='Labeling config of FILE.', show_default='the recommended ones', exists=True, dir_okay=False),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option('--json', help='File to write all figures to.')] = None,
-    html: Annotated[Path | None, typer.Option(help='File to write a report with plots to.')] = None,
+    file: SnapshotArgument = None,
+    project: ProjectsOption = None,
+    model_version: VersionsOption = None,
+    config: ConfigOption = None,
+    json_file: JsonOption = None,
+    html: HtmlOption = None,
 ) -> None:
-    """Measure predictions against people's annotations: AP, AR, OKS and PCK per part, corrections per keypoint.
+    """Measure predictions against annotations: AP, AR, OKS and PCK per part, corrections per keypoint.
 
-    Counts tasks with an annotation that is not skipped, its newest. Needs the extra `evaluate`.
+    The figures cover all tasks with an annotation that is not skipped; the newest one counts. The command needs the
+    extra `evaluate`.
     """
-    if (file is None) == (not project):
-        raise typer.BadParameter('give either --project or a FILE')
-    if config is not None and file is None:
-        raise typer.BadParameter('--config is for a FILE; a project has its own')
+    check_source(file, project, config)
     _check_extra(plots=html is not None)
     from detector.label_studio.evaluation.evaluation import compare
-    from detector.label_studio.evaluation.project_evaluation import Annotated as AnnotatedTasks
-    from detector.label_studio.evaluation.project_evaluation import read_project, read_snapshot
-    from detector.label_studio.evaluation.report import to_html, to_json
+    from detector.label_studio.evaluation.report import to_html
 
-    annotated = AnnotatedTasks()
-    if file is not None:
-        read_snapshot(file, annotated, xml=None if config is None else config.read_text())
-    for number in project or ():
-        in_project(load_settings(), number, lambda chosen: read_project(chosen, annotated))
-    for warning in annotated.warnings[:_WARNINGS]:
-        print(f'warning: {warning}', file=sys.stderr)
-    if len(annotated.warnings) > _WARNINGS:
-        print(f'warning: … and {len(annotated.warnings) - _WARNINGS} more', file=sys.stderr)
+    annotated = _read(file, project or (), config)
+    _print_warnings(annotated.warnings)
     evaluations = annotated.evaluate(model_version or ())
     for evaluation in evaluations:
         _print(evaluation)
@@ -73,61 +71,74 @@ def evaluate(
     if comparison is not None:
         _print_comparison(comparison)
     if json_file is not None:
-        from dataclasses import asdict
-
-        figures = {
-            'evaluations': [to_json(evaluation) for evaluation in evaluations],
-            'comparison': None if comparison is None else asdict(comparison),
-            'warnings': annotated.warnings,
-        }
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=1) + '\n')
-        print(json_file)
+        write_text(json_file, _to_json(evaluations, comparison, annotated.warnings))
     if html is not None:
         to_html(evaluations, html)
         print(html)
 
 
 def _check_extra(*, plots: bool) -> None:
-    """:raises ExtraMissing: now, and not after minutes of reading."""
+    """:raises ExtraMissing: before minutes are spent on reading."""
     for module in ('faster_coco_eval', *(['matplotlib'] if plots else [])):
         if find_spec(module) is None:
             raise ExtraMissing(module.replace('_', '-'), extra='evaluate')
 
 
+def _read(file: Path | None, projects: Sequence[str], config: Path | None) -> 'AnnotatedTasks':
+    from detector.label_studio.evaluation.project_evaluation import Annotated as AnnotatedTasks
+    from detector.label_studio.evaluation.project_evaluation import read_project, read_snapshot
+
+    annotated = AnnotatedTasks()
+    if file is not None:
+        read_snapshot(file, annotated, xml=None if config is None else config.read_text())
+    for number in projects:
+        in_project(load_settings(), number, lambda chosen: read_project(chosen, annotated))
+    return annotated
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings[:_WARNINGS]:
+        print(f'warning: {warning}', file=sys.stderr)
+    if len(warnings) > _WARNINGS:
+        print(f'warning: … and {len(warnings) - _WARNINGS} more', file=sys.stderr)
+
+
 def _print(evaluation: 'Evaluation') -> None:
+    counts = ', '.join(f'{getattr(evaluation, name)} {name}' for name in _COUNTS)
+    print(f'\n{evaluation.model_version}: {len(evaluation.images)} images, {counts}')
+    for number, (header, rows) in enumerate(_tables(evaluation)):
+        if number:
+            print()
+        _print_figures(header, rows)
+
+
+def _tables(evaluation: 'Evaluation') -> Iterator[Table]:
     from detector.label_studio.evaluation.evaluation import METRICS
     from detector.label_studio.evaluation.report import most_corrected
 
-    counted = ('people', 'predicted', 'missed', 'surplus')
-    counts = ', '.join(f'{getattr(evaluation, name)} {name}' for name in counted)
-    print(f'\n{evaluation.model_version}: {len(evaluation.images)} images, {counts}')
-    _table(
+    yield (
         ['part', 'people', *METRICS],
         [[part.name, part.people, *(getattr(part, metric) for metric in METRICS)] for part in evaluation.parts],
     )
-    corrected = most_corrected(evaluation)[:_KEYPOINTS]
+    corrected = [
+        [one.name, one.corrected_share, one.moved, one.removed, one.added, one.predicted + one.added]
+        for one in most_corrected(evaluation)[:_KEYPOINTS]
+    ]
     if corrected:
-        print()
-        _table(
-            ['most corrected', 'share', 'moved', 'removed', 'added', 'of'],
-            [
-                [one.name, one.corrected_share, one.moved, one.removed, one.added, one.predicted + one.added]
-                for one in corrected
-            ],
-        )
-    worst = [image for image in evaluation.images if image.quality < 1][:_IMAGES]
+        yield ['most corrected', 'share', 'moved', 'removed', 'added', 'of'], corrected
+    worst = [
+        [image.name, image.quality, image.oks, *(getattr(image, name) for name in _COUNTS)]
+        for image in evaluation.images
+        if image.quality < 1
+    ][:_IMAGES]
     if worst:
-        print()
-        _table(
-            ['worst images', 'quality', 'oks', *counted],
-            [[image.name, image.quality, image.oks, *(getattr(image, name) for name in counted)] for image in worst],
-        )
+        yield ['worst images', 'quality', 'oks', *_COUNTS], worst
 
 
 def _print_comparison(comparison: 'Comparison') -> None:
-    print('\nversions' if comparison.same_images else '\nversions, on different images, which alone can change figures')
-    _table(
+    note = '' if comparison.same_images else ', on different images, which alone can change figures'
+    print(f'\nversions{note}')
+    _print_figures(
         ['part', 'figure', *comparison.versions, 'change'],
         [
             [row.part, row.metric, *row.values, '–' if row.change is None else f'{row.change:+.3f}']
@@ -136,21 +147,25 @@ def _print_comparison(comparison: 'Comparison') -> None:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; floats are shares, None is a dash."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for index, title in enumerate(header):
-        table.add_column(escape(title), justify='left' if index == 0 else 'right', overflow='fold')
-    for row in rows:
-        table.add_row(*(escape(_text(cell)) for cell in row))
-    Console().print(table)
+def _print_figures(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    print_table(header, [[_text(cell) for cell in row] for row in rows], numeric=True)
 
 
 def _text(value: object) -> str:
+    """Format a cell: a float as a share, None as a dash."""
     if value is None:
         return '–'
     return f'{value:.3f}' if isinstance(value, float) else str(value)
+
+
+def _to_json(evaluations: 'Sequence[Evaluation]', comparison: 'Comparison | None', warnings: Sequence[str]) -> str:
+    from dataclasses import asdict
+
+    from detector.label_studio.evaluation.report import to_json
+
+    figures = {
+        'evaluations': [to_json(evaluation) for evaluation in evaluations],
+        'comparison': None if comparison is None else asdict(comparison),
+        'warnings': warnings,
+    }
+    return json.dumps(figures, indent=1) + '\n'

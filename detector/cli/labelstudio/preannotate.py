@@ -1,4 +1,4 @@
-"""`wholebody labelstudio preannotate`."""
+"""`wholebody labelstudio preannotate`: predictions for the tasks of a project."""
 
 import asyncio
 import tempfile
@@ -9,33 +9,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.settings import Settings, load_settings
+from detector.cli.common import load_settings, progress_bar
 
-from .common import ProjectOption, progress_bar
+from .common import ProjectOption, line_printer
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.bulk_preannotation import Progress
+    from detector.settings import Settings
 
 
 def preannotate(
     project: ProjectOption,
     model: Annotated[
         Path | None,
-        typer.Option(help='A package, zip or folder.', show_default='the model that the node would serve', exists=True),
+        typer.Option(
+            help='Package to use, zip or folder.', show_default='the model that the node would serve', exists=True
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help='No more tasks than these.', min=1, show_default='all')] = None,
-    use_ray: Annotated[bool, typer.Option('--ray', help='Spread the work with Ray Data (extra `ray`).')] = False,
+    limit: Annotated[
+        int | None, typer.Option(help='Largest number of tasks to predict.', min=1, show_default='all')
+    ] = None,
+    use_ray: Annotated[bool, typer.Option('--ray', help='Distribute the work with Ray Data (extra `ray`).')] = False,
     workers: Annotated[
-        int | None, typer.Option(help='Of Ray, each with a model.', min=1, show_default='one per 4 CPUs')
+        int | None, typer.Option(help='Number of Ray workers, each with a model.', min=1, show_default='one per 4 CPUs')
     ] = None,
     address: Annotated[
-        str | None, typer.Option('--ray-address', help='Of a Ray cluster.', show_default='a Ray of its own, here')
+        str | None,
+        typer.Option('--ray-address', help='Address of a Ray cluster.', show_default='a new cluster on this machine'),
     ] = None,
 ) -> None:
-    """Give a prediction to every task that lacks one of this model version.
+    """Add a prediction to every task that has none from this model version.
 
-    Needs no running node. Predictions are pushed in batches, many times faster than "Retrieve predictions". Run it
-    again after an interruption: it goes on where it was.
+    The command needs no running node. It sends predictions in batches, which is faster than "Retrieve predictions".
+    After an interruption, run it again: it continues with the tasks that are left.
     """
     if not use_ray and (workers is not None or address is not None):
         raise typer.BadParameter('--workers and --ray-address need --ray')
@@ -48,13 +54,13 @@ def preannotate(
 
 
 async def _preannotate(
-    settings: Settings,
+    settings: 'Settings',
     project: str,
     model: Path | None,
     limit: int | None,
     ray: tuple[int | None, str | None] | None,
 ) -> 'Progress':
-    """:param ray: workers and address."""
+    """:param ray: number of workers and address of the cluster; None to work without Ray."""
     from detector.label_studio.labels.config import parse
     from detector.label_studio.server.client import connected
     from detector.label_studio.server.project import Project, project_id_of
@@ -65,7 +71,7 @@ async def _preannotate(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-')))
         connection = await stack.enter_async_context(connected(settings))
         chosen = Project(connection, project_id_of(project))
-        parse(await chosen.label_config())  # before a model is loaded for nothing
+        parse(await chosen.label_config())  # fails before the model is loaded
         package = ModelStore(settings.data_folder).open(model, scratch)
         predictor: Predictor
         if ray is None:
@@ -83,16 +89,16 @@ async def _preannotate(
 
 @contextmanager
 def _bar() -> 'Iterator[Callable[[Progress], None]]':
-    """A progress bar, told how far the run is; failures are printed as they come."""
-    told = 0
+    """Show a progress bar and print failures; yield a function that takes the state of the run."""
+    printed = 0
     with progress_bar() as bar:
         task = bar.add_task('preannotating', total=None)
 
         def show(progress: 'Progress') -> None:
-            nonlocal told
-            for task_id, why in list(progress.failed.items())[told:]:
-                bar.console.print(f'task {task_id}: {why}', markup=False, highlight=False, soft_wrap=True)
-            told = len(progress.failed)
+            nonlocal printed
+            for task_id, why in list(progress.failed.items())[printed:]:
+                line_printer(bar)(f'task {task_id}: {why}')
+            printed = len(progress.failed)
             bar.update(task, total=progress.todo, completed=progress.done)
 
         yield show
@@ -103,7 +109,7 @@ def _summary(progress: 'Progress') -> str:
         return f'every task has a prediction of {progress.model_version}'
     parts = [f'{progress.stored} of {progress.todo} tasks have a new prediction of {progress.model_version}']
     if progress.elsewhere:
-        parts.append(f'{progress.elsewhere} got theirs from another run')
+        parts.append(f'{progress.elsewhere} have one from another run')
     if progress.failed:
         parts.append(f'{len(progress.failed)} failed')
     return '; '.join(parts)

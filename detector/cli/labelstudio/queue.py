@@ -1,4 +1,4 @@
-"""`wholebody labelstudio queue`."""
+"""`wholebody labelstudio queue`: the order in which people should label tasks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from detector.settings import load_settings
+from detector.cli.common import load_settings, print_table, progress_bar
 
-from .common import ProjectOption, in_project, progress_bar
+from .common import ProjectOption, in_project
 
 if TYPE_CHECKING:
     from detector.label_studio.server.project import Project
     from detector.label_studio.workflows.review_queue import Place
 
 _ROWS: Final = 50
-"""Of the table."""
+"""Largest number of rows in the table."""
 
 
 class Order(StrEnum):
-    """What comes first."""
+    """Criterion for the order of the queue."""
 
     UNCERTAINTY = 'uncertainty'
     DIVERSITY = 'diversity'
@@ -29,7 +29,7 @@ class Order(StrEnum):
 
 
 class QueuePart(StrEnum):
-    """Whose certainty counts."""
+    """Part of the body by whose certainty tasks are ordered."""
 
     HANDS = 'hands'
     FACE = 'face'
@@ -38,33 +38,37 @@ class QueuePart(StrEnum):
 
 
 _NAMES: Final = {QueuePart.HANDS: ('left_hand', 'right_hand')}
-"""Of the parts of the skeleton, where they differ."""
+"""Names of the skeleton's parts, where they differ from the option's."""
 
 
 def queue(
     project: ProjectOption,
-    by: Annotated[Order, typer.Option(help='What comes first: what is uncertain, unlike the rest, or both.')] = (
-        Order.BOTH
-    ),
+    by: Annotated[
+        Order, typer.Option(help='Put first the uncertain tasks, those unlike the rest, or both.')
+    ] = Order.BOTH,
     limit: Annotated[
-        int | None, typer.Option(help='Queue no more tasks; the others come after them.', min=1, show_default='all')
+        int | None, typer.Option(help='Number of tasks to queue; the others follow them.', min=1, show_default='all')
     ] = None,
     part: Annotated[
         list[QueuePart] | None,
-        typer.Option(help='Uncertainty of this part alone; may be given often.', show_default='all, and the box'),
+        typer.Option(
+            help='Use the uncertainty of this part only; repeat the option for several parts.',
+            show_default='all parts and the box',
+        ),
     ] = None,
     model_version: Annotated[
-        str | None, typer.Option(help='Whose predictions.', show_default='the newest that has predictions')
+        str | None,
+        typer.Option(help='Model version of the predictions.', show_default='the newest version with predictions'),
     ] = None,
     stream: Annotated[
-        bool, typer.Option('--stream', help='Let "Label All Tasks" follow as well: sets uncertainty sampling.')
+        bool, typer.Option('--stream', help='Set uncertainty sampling, so that "Label All Tasks" follows the queue.')
     ] = False,
-    dry_run: Annotated[bool, typer.Option('--dry-run', help='Only print the table.')] = False,
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Print the table and change nothing.')] = False,
 ) -> None:
-    """Bring the tasks first that are worth a person's time: those the model is unsure of, and those unlike the rest.
+    """Order the tasks by what is most worth labelling: images that the model is unsure of or that differ from the rest.
 
-    Orders what has a prediction and no annotation. Writes the order into the scores of the predictions, and a tab
-    "Queue" that shows it; sets the project's model version to that of the queue.
+    The queue holds the tasks with a prediction and without an annotation. The command writes the order to the scores of
+    the predictions, adds a tab "Queue" that shows it, and sets the project's model version to that of the queue.
     """
     names = [name for chosen in part or () for name in _NAMES.get(chosen, (chosen.value,))]
 
@@ -79,7 +83,7 @@ def queue(
         with _bar('reading tasks') as show:
             await review_queue.read(chosen, waiting, on_progress=lambda done: show(done, total))
         if not waiting.candidates:
-            return f'nothing to queue: each task with a prediction of {version} is annotated or skipped'
+            return f'nothing to queue: all tasks with a prediction of {version} are annotated or skipped'
         places = review_queue.queue(waiting, by=by.value, limit=limit)
         queued = places[:limit]
         _print_table(queued)
@@ -95,35 +99,26 @@ def queue(
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar, told how many are done of how many."""
+    """Show a progress bar; yield a function that takes the number done and the total."""
     with progress_bar() as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_table(places: 'Sequence[Place]') -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table('rank', 'task', 'file', 'uncertainty', 'part', 'diversity', box=None, pad_edge=False)
-    for place in places[:_ROWS]:
-        found = place.candidate
-        table.add_row(
-            str(place.rank),
-            str(found.task),
-            escape(found.file),
-            f'{1 - found.certainty:.3f}',
-            found.part or '',
-            _distance(place.diversity),
-        )
-    Console().print(table)
+    print_table(('rank', 'task', 'file', 'uncertainty', 'part', 'diversity'), map(_row, places[:_ROWS]))
     if len(places) > _ROWS:
         print(f'… and {len(places) - _ROWS} more')
 
 
+def _row(place: 'Place') -> tuple[str, ...]:
+    found = place.candidate
+    uncertainty = f'{1 - found.certainty:.3f}'
+    return str(place.rank), str(found.task), found.file, uncertainty, found.part or '', _distance(place.diversity)
+
+
 def _distance(value: float | None) -> str:
-    """Of the first of all there is none."""
+    """Format a distance: None is unknown; infinite if the queue has no earlier task."""
     if value is None:
         return ''
     return '–' if math.isinf(value) else f'{value:.3f}'

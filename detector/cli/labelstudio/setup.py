@@ -1,102 +1,96 @@
-"""`wholebody labelstudio config`, `init` and `import`: a project and its images."""
+"""`wholebody labelstudio config`, `init` and `import`: set up a project and its images."""
 
 import asyncio
 import sys
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from detector.cli.common import load_settings, progress_bar, write_text
 from detector.errors import InvalidRequest
-from detector.pose.skeleton import PART_BY_NAME
-from detector.settings import Settings, load_settings
 
-from .common import ProjectOption, in_project, progress_bar
+from .common import ProjectOption, in_project
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.image_imports import Report
+    from detector.settings import Settings
 
-_TITLE = 'Whole-body pose'
+_TITLE: Final = 'Whole-body pose'
+_PARTS: Final = 'body,feet,face,left_hand,right_hand'
+"""Names of all parts of the skeleton; written out, since the skeleton's module loads NumPy."""
 
 
 class ConfigStyle(StrEnum):
-    """Of regions."""
+    """Style of the regions."""
 
     SKELETON = 'skeleton'
     KEYPOINTS = 'keypoints'
 
 
+_STYLE_HELP: Final = 'One region per person with its limbs, or one region per keypoint.'
+PartsOption = Annotated[str | None, typer.Option(help='Parts to label, e.g. body,left_hand.', show_default=_PARTS)]
+
+
 def config(
-    style: Annotated[
-        ConfigStyle, typer.Option(help='A region per person with its limbs, or one per keypoint.')
-    ] = ConfigStyle.SKELETON,
-    parts: Annotated[
-        str | None, typer.Option(help='Only these, e.g. body,left_hand.', show_default=','.join(PART_BY_NAME))
-    ] = None,
+    style: Annotated[ConfigStyle, typer.Option(help=_STYLE_HELP)] = ConfigStyle.SKELETON,
+    parts: PartsOption = None,
     output: Annotated[
-        Path | None, typer.Option('--output', '-o', help='File to write.', show_default='print it')
+        Path | None, typer.Option('--output', '-o', help='File to write.', show_default='standard output')
     ] = None,
 ) -> None:
-    """The recommended labeling config, to be pasted into a project's settings."""
+    """Print or write the recommended labeling config, to paste into a project's settings."""
     xml = _generated(style, parts)
     if output is None:
         print(xml, end='')
-        return
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(xml)
-    print(output)
+    else:
+        write_text(output, xml)
 
 
 def _generated(style: ConfigStyle, parts: str | None) -> str:
     from detector.label_studio.labels.config import generate
 
-    chosen = tuple(PART_BY_NAME) if parts is None else [part.strip() for part in parts.split(',')]
-    return generate(style.value, chosen)
+    return generate(style.value, [part.strip() for part in (parts or _PARTS).split(',')])
 
 
 def init(
     title: Annotated[
-        str | None, typer.Option(help='Of the project to create, or to change.', show_default=_TITLE)
+        str | None, typer.Option(help='Title of the project to create or change.', show_default=_TITLE)
     ] = None,
     project: Annotated[
-        str | None, typer.Option('--project', '-p', help='Number or address of a project to change instead.')
+        str | None, typer.Option('--project', '-p', help='Change the project with this number or address instead.')
     ] = None,
-    style: Annotated[
-        ConfigStyle | None,
-        typer.Option(help='A region per person with its limbs, or one per keypoint.', show_default='skeleton'),
-    ] = None,
-    parts: Annotated[
-        str | None, typer.Option(help='Only these, e.g. body,left_hand.', show_default=','.join(PART_BY_NAME))
-    ] = None,
+    style: Annotated[ConfigStyle | None, typer.Option(help=_STYLE_HELP, show_default='skeleton')] = None,
+    parts: PartsOption = None,
     config_file: Annotated[
         Path | None,
-        typer.Option('--config', help='File with another labeling config.', exists=True, dir_okay=False),
+        typer.Option('--config', help='File with a labeling config of your own.', exists=True, dir_okay=False),
     ] = None,
     node: Annotated[
         str | None,
         typer.Option(
-            help='Address of the node as Label Studio reaches it.', show_default='http://localhost:BACKEND_PORT'
+            help='Address under which Label Studio reaches the node.', show_default='http://localhost:BACKEND_PORT'
         ),
     ] = None,
     sampling: Annotated[
-        Literal['uncertainty', 'sequential', 'uniform'], typer.Option(help='Order in which tasks are handed out.')
+        Literal['uncertainty', 'sequential', 'uniform'], typer.Option(help='Order in which annotators get tasks.')
     ] = 'uncertainty',
-    no_backend: Annotated[bool, typer.Option('--no-backend', help='Leave the backend as it is.')] = False,
+    no_backend: Annotated[bool, typer.Option('--no-backend', help='Do not change the backend.')] = False,
 ) -> None:
-    """Create a project, or change what differs: labeling config, sampling, the node as backend, its webhook.
+    """Set up a project: labeling config, sampling, the node as backend, its webhook.
 
-    Needs LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN; BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, must be those
-    of the node.
-    Run it again after a switch of models: uncertainty sampling goes by the name of the backend.
+    The command creates the project, or changes what differs in an existing one. It needs LABEL_STUDIO_URL and
+    LABEL_STUDIO_API_TOKEN. BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, must have the node's values. Run it again
+    when the node serves another model: uncertainty sampling depends on the name of the backend.
     """
     if project is not None and title is not None:
-        raise typer.BadParameter('a project keeps its title: give --title or --project, not both')
+        raise typer.BadParameter('--project does not change a title: give --title or --project, not both')
     if config_file is not None and (style is not None or parts is not None):
         raise typer.BadParameter('--style and --parts describe a generated config: give them or --config, not both')
     if no_backend and node is not None:
-        raise typer.BadParameter('--no-backend leaves the node out: give --node or --no-backend, not both')
+        raise typer.BadParameter('--no-backend ignores the node: give --node or --no-backend, not both')
     xml = _generated(style or ConfigStyle.SKELETON, parts) if config_file is None else _read_config(config_file)
     settings = load_settings()
     asyncio.run(
@@ -124,7 +118,7 @@ def _read_config(file: Path) -> str:
 
 
 async def _init(
-    settings: Settings,
+    settings: 'Settings',
     xml: str,
     *,
     title: str,
@@ -167,33 +161,33 @@ async def _init(
 
 
 def import_images(
-    paths: Annotated[list[Path], typer.Argument(help='Image files, or folders of them.', exists=True)],
+    paths: Annotated[list[Path], typer.Argument(help='Image files, or folders with images.', exists=True)],
     project: ProjectOption,
-    recursive: Annotated[bool, typer.Option('--recursive', '-r', help='Look into folders of folders, too.')] = False,
+    recursive: Annotated[bool, typer.Option('--recursive', '-r', help='Include nested folders.')] = False,
     local_files: Annotated[
         bool,
-        typer.Option('--local-files', help='Upload nothing: Label Studio serves the files from where they are.'),
+        typer.Option('--local-files', help='Do not upload: Label Studio serves the files from their folder.'),
     ] = False,
     document_root: Annotated[
         Path | None,
         typer.Option(
-            help='With --local-files: LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT of Label Studio.',
+            help="With --local-files: Label Studio's LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT.",
             exists=True,
             file_okay=False,
         ),
     ] = None,
     remote_root: Annotated[
         str | None,
-        typer.Option(help='The same folder as Label Studio sees it (Docker).', show_default='the document root'),
+        typer.Option(help="Path of the document root in Label Studio's container.", show_default='the document root'),
     ] = None,
 ) -> None:
-    """Import images as tasks: JPEG, PNG, WebP.
+    """Import JPEG, PNG and WebP images as tasks.
 
-    What the project has already, by the SHA-256 of the file, is skipped, so that an interrupted import goes on when it
-    is run again. Images that cannot be decoded are reported and left out, and make the exit status 1.
+    The command skips files that the project already has, by their SHA-256, so a second run completes an interrupted
+    import. It reports and leaves out images that cannot be decoded; the exit status is then 1.
     """
     if local_files != (document_root is not None):
-        raise typer.BadParameter('--local-files and --document-root belong together')
+        raise typer.BadParameter('give --local-files and --document-root together')
     if remote_root is not None and not local_files:
         raise typer.BadParameter('--remote-root needs --local-files')
     from pathlib import PurePosixPath
@@ -207,7 +201,7 @@ def import_images(
     settings = load_settings()
     files, others = find_images(paths, recursive=recursive)
     if not files:
-        hint = '' if recursive else '; --recursive looks into the folders there'
+        hint = '' if recursive else '; --recursive includes nested folders'
         raise InvalidRequest(f'there is no image ({", ".join(ENDINGS)}) in {", ".join(map(str, paths))}{hint}')
     with progress_bar() as bar:
         show = partial(bar.advance, bar.add_task('importing', total=len(files)))

@@ -1,4 +1,4 @@
-"""Annotations of an export to a mock Learning Loop, by the command itself."""
+"""`wholebody labelstudio send-to-loop` with a mock Learning Loop."""
 
 import base64
 import io
@@ -53,7 +53,7 @@ def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockLoopPr
 def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> None:
     """With tags, places and ids of categories; what changes is sent again."""
     labelled = tasks()
-    arguments: tuple[Any, ...] = ('labelstudio', 'export', tmp_path / 'tasks.json', '--format', 'loop')
+    arguments: tuple[Any, ...] = ('labelstudio', 'send-to-loop', tmp_path / 'tasks.json')
     write_export(tmp_path / 'tasks.json', labelled)
     assert '2 images, 3 persons\nleft out: 1 not labelled' in succeed(app, *arguments)
     found = sorted((image['metadata'] for image in loop.images()), key=lambda metadata: str(metadata['source']))
@@ -81,12 +81,12 @@ def test_what_the_loop_does_not_take_waits(
     monkeypatch.setattr(loop_export, '_PATIENCE_SECONDS', 1.0)
     file = write_export(tmp_path / 'tasks.json', tasks())
     loop.stop()
-    result = invoke(app, 'labelstudio', 'export', file, '--format', 'loop')
+    result = invoke(app, 'labelstudio', 'send-to-loop', file)
     assert isinstance(result.exception, LoopFault)
     assert '2 images wait' in str(result.exception)
     loop.start()
     monkeypatch.setattr(loop_export, '_PATIENCE_SECONDS', 60.0)
-    assert '2 sent before' in succeed(app, 'labelstudio', 'export', file, '--format', 'loop')
+    assert '2 sent before' in succeed(app, 'labelstudio', 'send-to-loop', file)
     assert len(loop.images()) == 2
 
 
@@ -105,9 +105,21 @@ def test_what_it_needs_is_named(tmp_path: Path, loop: MockLoopProcess, monkeypat
     """A Loop, and a model whose categories it knows."""
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'other'))
     file = write_export(tmp_path / 'tasks.json', tasks())
-    arguments = ('labelstudio', 'export', file, '--format', 'loop')
+    arguments = ('labelstudio', 'send-to-loop', file)
     assert isinstance(invoke(app, *arguments).exception, ModelUnavailable)
     monkeypatch.delenv('LOOP_HOST')
     assert isinstance(invoke(app, *arguments).exception, NoLearningLoop)
     for option in (['--predictions'], ['--all'], ['-o', tmp_path / 'out']):
         assert invoke(app, *arguments, *option).exit_code == 2
+
+
+def test_export_names_the_command_for_the_loop(tmp_path: Path) -> None:
+    """`export --format loop` writes nothing and prints one line with the new command."""
+    file = write_export(tmp_path / 'tasks.json', tasks())
+    for options in ([], ['-o', tmp_path / 'out']):
+        result = invoke(app, 'labelstudio', 'export', file, '--format', 'loop', *options)
+        assert result.exit_code == 2
+        assert result.stderr.splitlines() == [
+            'error: --format loop has become a command: wholebody labelstudio send-to-loop'
+        ]
+    assert not (tmp_path / 'out').exists()
