@@ -22,6 +22,7 @@ from detector.errors import WholebodyError
 from detector.node.wholebody_node import WholebodyNode
 from detector.observability.request_context import RequestContext
 from detector.settings import Settings, environment_name
+from mock.loop.commands import app as mock_app
 
 Schema = Mapping[str, Any]
 
@@ -95,10 +96,14 @@ setting.
 
 
 def command_line_page() -> str:
-    """Return the help of every command."""
-    command = typer.main.get_command(app)
-    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name='wholebody')
-    return text.replace('# `wholebody`', '# Command line', 1)
+    """Return the help of every command; the commands of the mock Loop come from an application of their own."""
+    section = _help(mock_app, 'wholebody mock-loop').replace('\n# ', '\n## ')
+    return f'{_help(app, "wholebody")}\n#{section}'.replace('# `wholebody`', '# Command line', 1)
+
+
+def _help(group: typer.Typer, name: str) -> str:
+    command = typer.main.get_command(group)
+    return get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
 
 
 # ---------------------------------------------------------------- REST
@@ -106,7 +111,7 @@ def command_line_page() -> str:
 
 def openapi_document() -> Schema:
     """Return the OpenAPI document of a node."""
-    with _a_node() as node:
+    with a_node() as node:
         document: Schema = node.openapi()
     return document
 
@@ -266,7 +271,7 @@ its log has the reason under the request id of the answer.
 
 def collected_metrics() -> list[Metric]:
     """Return the metrics of a node that has answered one request, so that each label occurs."""
-    with _a_node() as node:
+    with a_node() as node:
         node.metrics.request_ended('/detect', RequestContext(request_id='example'), status=200, seconds=0.1)
         return list(node.metrics.registry.collect())
 
@@ -309,7 +314,7 @@ PYTHON_PAGE: Final = """# Python API
 
 
 @contextmanager
-def _a_node() -> Iterator[WholebodyNode]:
+def a_node() -> Iterator[WholebodyNode]:
     """Provide a node that is not started, and restore the environment that it changes for learning_loop_node."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ):
         yield WholebodyNode(Settings(data_folder=Path(folder), _env_file=None))

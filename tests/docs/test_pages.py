@@ -1,0 +1,156 @@
+"""README and docs/ agree with the tree: lengths, links, paths, commands, settings."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import AliasChoices
+
+from benchmarks.support.processes import PROJECT
+from detector.cli.main import app
+from detector.models.package import Detector, Estimator, Wholebody
+from detector.settings import Settings, environment_name
+from mock.loop.commands import app as mock_app
+
+README = PROJECT / 'README.md'
+DOCS = PROJECT / 'docs'
+PAGES = sorted(DOCS.rglob('*.md'))
+DOCUMENTS = [README, *PAGES]
+
+
+def _read(path: str) -> str:
+    return (DOCS / path).read_text()
+
+
+def _code(document: Path, language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```$', document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
+    """A reader sees a picture and both commands before the first section."""
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    head = text[: text.index('\n## ')]
+    assert head.index('![') < head.index('uv run wholebody serve') < head.index('uv run pytest')
+
+
+def test_the_links_of_the_readme_lead_to_files() -> None:
+    """MkDocs checks those of docs/."""
+    links = re.findall(r'\]\((?!https?:)([^)#]+)', README.read_text())
+    assert len(links) > 20
+    for link in links:
+        assert (PROJECT / link).is_file(), link
+
+
+def test_pictures_are_small_and_used() -> None:
+    """At most 300 kB each."""
+    text = ''.join(document.read_text() for document in DOCUMENTS)
+    pictures = sorted((DOCS / 'pictures').iterdir())
+    assert len(pictures) >= 3
+    for picture in pictures:
+        assert picture.stat().st_size < 300_000
+        assert f'pictures/{picture.name})' in text
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_every_path_in_a_document_exists(document: Path) -> None:
+    """Paths of the tree in backticks."""
+    folders = '|'.join(path.name for path in PROJECT.iterdir() if path.is_dir() and not path.name.startswith('.'))
+    for path in re.findall(rf'`((?:{folders})/[\w./-]*)`', document.read_text()):
+        assert path.startswith(('outbox/', 'kitchen/')) or (PROJECT / path).exists(), path
+
+
+def test_the_architecture_names_every_room() -> None:
+    """Each folder and module directly below detector/ has its question."""
+    text = _read('explanation/architecture.md')
+    for path in (PROJECT / 'detector').iterdir():
+        if path.is_dir() and (path / '__init__.py').is_file():
+            assert f'| `detector/{path.name}/` | ' in text
+        elif path.suffix == '.py' and not path.name.startswith('__'):
+            assert f'| `detector/{path.name}` | ' in text
+
+
+def test_the_architecture_answers_ten_questions() -> None:
+    """A newcomer finds a file for each."""
+    section = _read('explanation/architecture.md').partition('## Ten questions')[2].partition('\n## ')[0]
+    assert len(re.findall(r'^\| .*\? \| `detector/[\w/]+\.py` \|$', section, re.MULTILINE)) == 10
+
+
+def _commands() -> list[tuple[Path, list[str]]]:
+    """Every call of `wholebody` in the shell examples of a document."""
+    calls = []
+    for document in DOCUMENTS:
+        for block in _code(document, 'bash'):
+            for line in block.replace('\\\n', ' ').splitlines():
+                words = shlex.split(line, comments=True)
+                if 'wholebody' in words and 'docker' not in words:
+                    calls.append((document, words[words.index('wholebody') + 1 :]))
+    return calls
+
+
+def test_every_command_in_a_document_exists() -> None:
+    """With all of its options."""
+    calls = _commands()
+    assert len(calls) > 40
+    for document, words in calls:
+        command = typer.main.get_command(app)
+        path = ['wholebody']
+        while words and hasattr(command, 'commands') and not words[0].startswith('-'):
+            assert words[0] in command.commands, f'{document.name}: {" ".join(path)} has no command {words[0]}'
+            path.append(words[0])
+            command = command.commands[words.pop(0)]
+            if path[-1] == 'mock-loop':
+                command = typer.main.get_command(mock_app)
+        known = {option for parameter in command.params for option in parameter.opts} | {'--help', '--version'}
+        for word in words:
+            if word.startswith('-'):
+                assert word in known, f'{document.name}: {" ".join(path)} has no option {word}'
+
+
+_OTHER_VARIABLES = {
+    # of Label Studio
+    'USE_DEFAULT_BANNED_SUBNETS',
+    'ML_BLOCK_LOCAL_IP',
+    'SSRF_PROTECTION_ENABLED',
+    'LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED',
+    # of Docker and Compose
+    'PYTHON_IMAGE',
+    'NODE_CPUS',
+    'NODE_MEMORY',
+    'LABEL_STUDIO_MEMORY',
+    # of others
+    'OMP_NUM_THREADS',
+    'TYPE_CHECKING',
+}
+
+
+def test_every_variable_in_a_document_is_a_setting() -> None:
+    """Those of other programs are listed here, and all of them occur."""
+    known = {environment_name(field) for field in Settings.model_fields}
+    for info in Settings.model_fields.values():
+        if isinstance(info.validation_alias, AliasChoices):
+            known |= {str(alias) for alias in info.validation_alias.choices}
+    named = {name for document in DOCUMENTS for name in re.findall(r'`([A-Z]+(?:_[A-Z]+)+)\b', document.read_text())}
+    named |= {name for document in DOCUMENTS for name in re.findall(r'\b([A-Z]+(?:_[A-Z]+)+)=', document.read_text())}
+    assert len(named & known) > 30
+    assert named - known == _OTHER_VARIABLES
+
+
+def test_the_fields_of_a_package_are_documented() -> None:
+    """As `model.json` is read."""
+    text = _read('reference/model-packages.md')
+    for model in (Wholebody, Detector, Estimator):
+        for field in model.model_fields:
+            assert f'`{field}`' in text, field
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
+def test_python_examples_import_what_exists(document: Path) -> None:
+    """Examples are Python, and their imports from `detector` work."""
+    for block in _code(document, 'python'):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('detector'):
+                exec(compile(ast.Module([node], []), str(document), 'exec'), {})
