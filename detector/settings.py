@@ -44,7 +44,7 @@ def _upper(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """All settings; each field's description is its line in the README.
+    """All settings; the settings reference in the documentation shows each field's description.
 
     :raises pydantic.ValidationError: an unknown or ill-typed value; `load_settings` makes one line of each.
     """
@@ -365,35 +365,3 @@ def secret_names() -> set[str]:
 def without_logins(text: str) -> str:
     """A text whose addresses show no `user:password@`."""
     return _LOGIN.sub('…@', text)
-
-
-def settings_table() -> str:
-    """The settings as a Markdown table: environment variables with their aliases, defaults, descriptions."""
-    rows = ['| variable | default | meaning |', '|---|---|---|']
-    for field, info in Settings.model_fields.items():
-        alias = info.validation_alias
-        names = alias.choices if isinstance(alias, AliasChoices) else [environment_name(field)]
-        shown = ' or '.join(f'`{name}`' for name in names)
-        rows.append(f'| {shown} | {_default(field, info.default)} | {info.description} |')
-    return '\n'.join(rows) + '\n'
-
-
-def _default(field: str, default: object) -> str:
-    if field == 'data_folder':
-        return "the user's data folder"
-    if isinstance(default, SecretStr):
-        default = default.get_secret_value()
-    return '' if default in (None, '') else f'`{str(default).lower() if isinstance(default, bool) else default}`'
-
-
-def _update_readme() -> None:
-    """Write the table into the README of the checkout."""
-    readme = Path(__file__).parent.parent / 'README.md'
-    head, _, rest = readme.read_text().partition('<!-- settings:')
-    marker, _, rest = rest.partition('-->\n')
-    _, end, tail = rest.partition('<!-- end of settings -->')
-    readme.write_text(f'{head}<!-- settings:{marker}-->\n{settings_table()}{end}{tail}')
-
-
-if __name__ == '__main__':
-    _update_readme()
