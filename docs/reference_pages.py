@@ -97,8 +97,9 @@ setting.
 
 def command_line_page() -> str:
     """Return the help of every command; the commands of the mock Loop come from an application of their own."""
-    section = _help(mock_app, 'wholebody mock-loop').replace('\n# ', '\n## ')
-    return f'{_help(app, "wholebody")}\n#{section}'.replace('# `wholebody`', '# Command line', 1)
+    text = _help(app, 'wholebody').replace('# `wholebody`', '# Command line', 1)
+    mock_loop = re.sub('^#', '##', _help(mock_app, 'wholebody mock-loop'), flags=re.M)
+    return re.sub('## `wholebody mock-loop`\n.*?(?=^## )', lambda _: f'{mock_loop}\n', text, flags=re.M | re.S)
 
 
 def _help(group: typer.Typer, name: str) -> str:

@@ -219,7 +219,7 @@ def test_a_package_is_uploaded_as_a_trainings_model(tmp_path: Path, monkeypatch:
 
 
 def test_the_mock_loop_is_a_command(tmp_path: Path) -> None:
-    """`wholebody mock-loop upload | target | models` talk to a running mock, as the README shows."""
+    """`wholebody mock-loop upload | target | models` talk to a running mock, as docs/how-to/mock-loop.md shows."""
     with running_mock_loop(tmp_path / 'loop') as server:
         package = make_package(tmp_path / 'p.zip')
         assert '1.1' in succeed(app, 'mock-loop', 'upload', package, '--version', '1.1', '--url', server.url)

@@ -131,7 +131,7 @@ def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch
 
 @pytest.mark.integration
 def test_a_running_node_leaves_commands_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models are installed, and the outbox is listed and cleared, beside it; see the README."""
+    """A running node does not prevent installing models and listing and clearing the outbox."""
     with running_node(tmp_path) as node:
         monkeypatch.setenv('DATA_FOLDER', str(node.data_folder))
         assert 'is installed' in succeed(app, 'model', 'install', make_package(tmp_path / 'p.zip'))
