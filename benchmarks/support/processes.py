@@ -47,6 +47,12 @@ class NodeProcess:
         """Version of the model that serves."""
         return str(httpx.get(f'{self.url}/model_version', timeout=10).json()['current_version'])
 
+    def outbox(self) -> dict[str, Any]:
+        """Answer of `GET /outbox`."""
+        answer = httpx.get(f'{self.url}/outbox', timeout=30)
+        answer.raise_for_status()
+        return dict(answer.json())
+
     def wait_for_version(self, version: str, seconds: float = PATIENCE) -> None:
         """Wait until the node serves a version.
 

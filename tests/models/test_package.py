@@ -4,12 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from learning_loop_node.data_classes import ModelInformation
 
-from benchmarks.support.packages import altered, constant_network, embedded_files, make_package, with_network, write_zip
-from detector.engine.verification import verify
+from benchmarks.support.packages import altered, embedded_files, make_package, write_zip
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
 from detector.models.package import ModelPackage
@@ -127,18 +125,3 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path, files: dict[str, b
     folder.mkdir()
     with pytest.raises(InvalidPackage, match=message):
         model_package.unpack(write_zip(tmp_path / 'p.zip', content), folder)
-
-
-def test_a_pose_network_of_17_keypoints_is_refused(tmp_path: Path) -> None:
-    """The trial inference detects a network of 17 keypoints."""
-    outputs = {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}
-    network = constant_network(tmp_path / 'body.onnx', outputs, (192, 256))
-    with pytest.raises(InvalidPackage, match=r'pose.onnx: outputs are \[\(1, 17, 384\)'):
-        verify(with_network(tmp_path / 'p.zip', 'estimator', network))
-
-
-def test_a_detector_of_another_form_is_refused(tmp_path: Path) -> None:
-    """The trial inference detects raw rows where the description promises NMS output."""
-    network = constant_network(tmp_path / 'raw.onnx', {'output': np.zeros((1, 8400, 85))}, (640, 640))
-    with pytest.raises(InvalidPackage, match=r'det.onnx: outputs are \[\(1, 8400, 85\)\]; dets'):
-        verify(with_network(tmp_path / 'p.zip', 'detector', network))

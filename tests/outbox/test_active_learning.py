@@ -1,8 +1,6 @@
 """From robots and people through the outbox to the Learning Loop: real processes of both, real sockets."""
 
 import io
-import json
-import os
 import resource
 import shutil
 import time
@@ -17,15 +15,12 @@ from PIL import Image as PillowImage
 
 from benchmarks.support.cards import CARD, FIGURES, assert_found, assert_read, make_card, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
-from benchmarks.support.processes import NodeProcess, clean_environment, free_port, running_node
+from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.waiting import eventually
-from detector.cli.main import app
-from detector.errors import WholebodyError
 from detector.pose import images
 from detector.pose.images import Image
 from detector.pose.skeleton import PART_BY_NAME, PARTS, category_id
 from mock.test_card.cards import Figure
-from tests.support.commands import invoke, succeed
 
 FADED = 0.32
 """Shrinks a dot until its confidence is about 0.43, in the middle of the default thresholds."""
@@ -62,16 +57,10 @@ def _clean(loop: MockLoopProcess) -> None:
     loop.delete_images()
 
 
-def outbox(node: NodeProcess) -> dict[str, Any]:
-    answer = httpx.get(f'{node.url}/outbox')
-    assert answer.status_code == 200
-    return dict(answer.json())
-
-
 def arrived(node: NodeProcess, loop: MockLoopProcess, count: int) -> list[dict[str, Any]]:
     """The images that the Loop has got, once the outbox is empty and some time has passed for more to come."""
     eventually(lambda: len(loop.images()) >= count)
-    eventually(lambda: outbox(node)['waiting'] == 0)
+    eventually(lambda: node.outbox()['waiting'] == 0)
     time.sleep(0.5)
     received = loop.images()
     assert len(received) == count
@@ -206,7 +195,7 @@ def test_uploads_over_socketio_with_metadata(learner: NodeProcess, loop: MockLoo
 
 def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeProcess, loop: MockLoopProcess) -> None:
     """No image, one broken among good ones, a wrong date or priority; the counters stand still."""
-    before = outbox(learner)['saved']
+    before = learner.outbox()['saved']
     good = ('files', CARD)
     for files, query, status, message in (
         ([('files', b'garbage')], '', 415, 'not an image'),
@@ -231,7 +220,7 @@ def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeP
             assert message in answer['error']
         assert 'true or false' in client.call('upload', {'image': jpeg, 'upload_priority': 'false'})['error']
         assert 'ISO 8601' in client.call('detect', {'image': jpeg, 'creation_date': 'now'})['error']
-    assert outbox(learner)['saved'] == before
+    assert learner.outbox()['saved'] == before
     assert learner.detect(CARD).status_code == 200
 
 
@@ -240,9 +229,9 @@ def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     try:
         learner.detect(CARD, {'autoupload': 'all', 'source': 'first', 'tags': 'a,b'})
-        eventually(lambda: outbox(learner)['waiting'] == 1)
+        eventually(lambda: learner.outbox()['waiting'] == 1)
         names = httpx.post(f'{learner.url}/upload?upload_priority=true', files={'files': CARD}).json()['names']
-        listed = outbox(learner)
+        listed = learner.outbox()
         assert (listed['mode'], listed['waiting'], listed['waiting_priority']) == ('stopped', 2, 1)
         assert listed['bytes'] == sum(image['bytes'] for image in listed['images']) > 2 * len(CARD)
         urgent, first = listed['images']
@@ -275,7 +264,7 @@ def test_without_a_loop_there_is_no_outbox(node: NodeProcess) -> None:
 
 def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: MockLoopProcess) -> None:
     """No file may grow: uploads get 507, detections their answer, the log the request; then all is as before."""
-    failed = outbox(learner)['failed']
+    failed = learner.outbox()['failed']
     large = images.encode_jpeg(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     uncertain = images.encode_jpeg(make_card([faded('face', x=200)]))
     limits = resource.prlimit(learner.process.pid, resource.RLIMIT_FSIZE)
@@ -289,10 +278,10 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
             assert 'cannot store' in client.call('upload', {'image': {'format': 'jpeg', 'bytes': large}})['error']
         headers = {'camera_id': 'full-disk', 'source': 'robot-7'}
         assert 'uncertain' in learner.detect(uncertain, headers).json()['tags']
-        eventually(lambda: outbox(learner)['failed'] == failed + 3)
+        eventually(lambda: learner.outbox()['failed'] == failed + 3)
     finally:
         resource.prlimit(learner.process.pid, resource.RLIMIT_FSIZE, limits)
-    assert outbox(learner)['waiting'] == 0
+    assert learner.outbox()['waiting'] == 0
     line = next(line for line in learner.log.read_text().splitlines() if 'is lost for the Learning Loop' in line)
     assert "camera 'full-disk'" in line
     assert "source 'robot-7'" in line
@@ -304,25 +293,25 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
 def test_a_deleted_outbox_folder_is_made_anew(learner: NodeProcess, loop: MockLoopProcess) -> None:
     """What was in it is counted as vanished; what comes next arrives."""
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
-    before = outbox(learner)['vanished']
+    before = learner.outbox()['vanished']
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
     shutil.rmtree(learner.data_folder / 'outbox')
     assert httpx.post(f'{learner.url}/upload?source=after', files={'files': CARD}).status_code == 200
     httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')
     (image,) = arrived(learner, loop, 1)
     assert image['source'] == 'after'
-    assert outbox(learner)['vanished'] == before + 1
+    assert learner.outbox()['vanished'] == before + 1
 
 
 def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, loop: MockLoopProcess) -> None:
     """507 until it is mended; the node serves on."""
     folder = learner.data_folder / 'outbox' / 'normal'
-    failed = outbox(learner)['failed']
+    failed = learner.outbox()['failed']
     folder.rmdir()
     folder.write_text('')
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 507
     assert learner.detect(CARD, {'autoupload': 'all'}).status_code == 200
-    eventually(lambda: outbox(learner)['failed'] == failed + 2)
+    eventually(lambda: learner.outbox()['failed'] == failed + 2)
     folder.unlink()
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
     arrived(learner, loop, 1)
@@ -344,7 +333,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
         loop.clear_faults()
         client.call('set_outbox_mode', 'stopped')  # the request that hangs would do so for half a minute
         client.call('set_outbox_mode', 'continuous_upload')
-    eventually(lambda: outbox(learner)['waiting'] == 0)
+    eventually(lambda: learner.outbox()['waiting'] == 0)
     assert len({image['name'] for image in loop.images()}) == 1
 
 
@@ -375,7 +364,7 @@ def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, 
     before = len(loop.images())
     with running_node(tmp_path, **settings) as node:
         eventually(lambda: len(loop.images()) > before)
-        assert outbox(node)['found'] == 1
+        assert node.outbox()['found'] == 1
     assert f'image_{name}' in {image['name'] for image in loop.images()}
 
 
@@ -384,41 +373,3 @@ def _terminate_in_time(node: NodeProcess) -> None:
     node.process.terminate()
     assert node.process.wait(10) == 0
     assert time.monotonic() - start < 5
-
-
-def test_the_commands_list_export_and_clear(
-    learner: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`wholebody outbox` on the folder of this machine and at a running node, which counts what was cleared."""
-    for name in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv('DATA_FOLDER', str(learner.data_folder))
-    assert (
-        succeed(app, 'outbox', 'list') == succeed(app, 'outbox', 'list', '--url', learner.url) == '0 images, 0.0 MiB\n'
-    )
-    httpx.put(f'{learner.url}/outbox_mode', content='stopped')
-    vanished = outbox(learner)['vanished']
-    for source in ('first', 'second'):
-        httpx.post(f'{learner.url}/upload?source={source}', files={'files': CARD})
-    for url in ([], ['--url', learner.url]):
-        table = succeed(app, 'outbox', 'list', *url)
-        assert '2 images, ' in table
-        assert table.index('second') < table.index('first')
-        listed = [json.loads(line) for line in succeed(app, 'outbox', 'list', '--json', *url).splitlines()]
-        assert [image['source'] for image in listed] == ['second', 'first']
-        target = tmp_path / f'export{len(url)}'
-        assert '2 images' in succeed(app, 'outbox', 'export', target, *url)
-        assert sorted(path.suffix for path in target.iterdir()) == ['.jpg', '.jpg', '.json', '.json']
-        assert all(path.read_bytes() == CARD for path in target.glob('*.jpg'))
-    assert invoke(app, 'outbox', 'clear').exit_code == 1, 'nobody said yes'
-    assert succeed(app, 'outbox', 'clear', '--yes') == '2 images deleted\n'
-    assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'
-    httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')
-    eventually(lambda: outbox(learner)['vanished'] == vanished + 2)
-    for address, message in (
-        (f'http://127.0.0.1:{free_port()}', 'no answer from'),
-        ('http://x:y', 'is not an address'),
-    ):
-        error = invoke(app, 'outbox', 'list', '--url', address).exception
-        assert isinstance(error, WholebodyError)
-        assert message in str(error)

@@ -18,7 +18,6 @@ from detector.errors import InvalidImage, InvalidRequest
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.label_studio.labels.task_labels import with_kept
-from detector.label_studio.labels.tasks import name_in
 from detector.label_studio.workflows.exports import upright, with_unique_ids
 from tests.support.commands import invoke, succeed
 from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
@@ -267,26 +266,6 @@ def test_ids_stay_unique() -> None:
     images = [make_image(0, number) for number in (1, 2, 3, 4)]
     found = with_unique_ids(images, [3, None, 'x', 3])
     assert [image.id for image in found] == [3, 2, 3 + 1_000_000_000, 4]
-
-
-@pytest.mark.parametrize(
-    ('address', 'name'),
-    [
-        ('/data/upload/7/1a2b3c4d-Stra%C3%9Fe_1.jpg', 'Straße_1.jpg'),
-        ('http://studio/ls/data/upload/7/1a2b3c4d-a.jpg', 'a.jpg'),
-        ('/data/upload/7/1a2b3c4d-', '1a2b3c4d-'),
-        ('/data/local-files/?d=photos%2F2026/a%20b.jpg', 'photos/2026/a b.jpg'),
-        ('s3://bucket/in/a.jpg', 'in/a.jpg'),
-        ('https://host/in/a.jpg?size=3', 'a.jpg'),
-        ('data:image/png;base64,AAAA', None),
-        ('http://[broken', None),
-        ('', None),
-        (None, None),
-    ],
-)
-def test_names_of_tasks(address: object, name: str | None) -> None:
-    """Without what Label Studio adds; with folders where they belong to the name."""
-    assert name_in(address) == name
 
 
 @pytest.mark.parametrize(

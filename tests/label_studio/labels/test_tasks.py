@@ -1,0 +1,25 @@
+"""What tasks of Label Studio hold."""
+
+import pytest
+
+from detector.label_studio.labels.tasks import name_in
+
+
+@pytest.mark.parametrize(
+    ('address', 'name'),
+    [
+        ('/data/upload/7/1a2b3c4d-Stra%C3%9Fe_1.jpg', 'Straße_1.jpg'),
+        ('http://studio/ls/data/upload/7/1a2b3c4d-a.jpg', 'a.jpg'),
+        ('/data/upload/7/1a2b3c4d-', '1a2b3c4d-'),
+        ('/data/local-files/?d=photos%2F2026/a%20b.jpg', 'photos/2026/a b.jpg'),
+        ('s3://bucket/in/a.jpg', 'in/a.jpg'),
+        ('https://host/in/a.jpg?size=3', 'a.jpg'),
+        ('data:image/png;base64,AAAA', None),
+        ('http://[broken', None),
+        ('', None),
+        (None, None),
+    ],
+)
+def test_names_of_tasks(address: object, name: str | None) -> None:
+    """Without what Label Studio adds; with folders where they belong to the name."""
+    assert name_in(address) == name

@@ -1,0 +1,37 @@
+"""Start and end of the command `wholebody serve`."""
+
+import sys
+import time
+from pathlib import Path
+
+from benchmarks.support.cards import make_card
+from benchmarks.support.processes import PROJECT, clean_environment, running_node
+
+
+def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
+    """One line each on standard error, exit status 2, no traceback."""
+    import subprocess
+
+    environment = clean_environment(BACKEND_TYPE='tensorflow', BACKEND_PORT='x', DATA_FOLDER=tmp_path)
+    ended = subprocess.run(
+        [sys.executable, '-m', 'detector', 'serve'],
+        env=environment | {'PYTHONPATH': str(PROJECT)},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 2
+    assert {line.split(':')[1].strip() for line in lines} == {'BACKEND_TYPE=tensorflow', 'BACKEND_PORT=x'}
+
+
+def test_sigterm_ends_the_node_with_status_0(tmp_path: Path) -> None:
+    """Within Docker's 10 seconds, although a client is connected and waits for a large batch."""
+    image = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
+    with running_node(tmp_path) as node, node.socketio() as client:
+        client.emit('batch_detect', {'images': [image] * 40})
+        time.sleep(1.5)
+        node.process.terminate()
+        assert node.process.wait(10) == 0
