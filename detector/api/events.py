@@ -15,9 +15,9 @@ from engineio.payload import Payload
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
-from detector.api.middleware.access import SOCKETIO_PATH
 from detector.api.middleware.drain import cut_off
 from detector.api.middleware.observation import observed_event, refused_event
+from detector.api.route_policy import SOCKETIO_PATH
 from detector.errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
 from detector.loop import metadata, upstream
 from detector.observability.logs import OnceASecond

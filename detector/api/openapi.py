@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from detector.api.middleware.access import LOGIN_PATHS, OPEN_PATHS
+from detector.api.route_policy import Access, policy_of
 from detector.outbox.outbox import OutboxMode
 from detector.pose.skeleton import KEYPOINT_COUNT
 
@@ -166,7 +166,7 @@ def _statuses(method: str, path: str) -> set[int]:
     found = {*_STATUSES.get((method, path), ()), *_EVERYWHERE}
     if method in ('post', 'put'):
         found.update(_WITH_BODY)
-    if path not in OPEN_PATHS | LOGIN_PATHS:
+    if policy_of(path).access not in (Access.OPEN, Access.LOGIN):
         found.add(401)
     return found
 

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import httpx
 from dotenv import dotenv_values
 
-from detector.api.middleware.access import OPEN_PATHS
+from detector.api.route_policy import OPEN_PATHS
 from detector.settings import Settings, secret_names
 
 from .doctor import Check

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from detector.api.middleware.access import OPEN_PATHS
+from detector.api.route_policy import OPEN_PATHS
 from detector.cli.doctor import Check
 from detector.cli.doctor_security import examine
 from detector.cli.main import app

@@ -1,7 +1,6 @@
-"""Who may do what: API_TOKEN, Label Studio's user name and password, the sessions of the login page, and origins.
+"""Access control: API_TOKEN, Label Studio's user name and password, sessions of the login page, and web origins.
 
-Everything is closed that is not listed here, mounted apps and their WebSockets too, so that nobody has to think of it
-who adds a route.
+`route_policy` says which credential a path needs. Mounted apps and their WebSockets are closed like any other path.
 """
 
 import asyncio
@@ -23,37 +22,30 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detector.api.error_answers import answer
+from detector.api.route_policy import Access, policy_of
 from detector.errors import ForeignOrigin, Unauthorized, WholebodyError
 from detector.observability.logs import OnceASecond
 from detector.settings import DEFAULT_PORTS, Settings
 
 log = logging.getLogger('wholebody.access')
 
-OPEN_PATHS: Final = frozenset({'/', '/health', '/ready', '/about', '/metrics', '/openapi.json'})
-"""Read without the token: nothing of it is an image, a credential, or changes anything; probes carry no token."""
-LOGIN_PATHS: Final = frozenset({'/login', '/logout'})
-LABEL_STUDIO_PATHS: Final = frozenset({'/setup', '/predict', '/webhook', '/train', '/validate', '/versions'})
-SOCKETIO_PATH: Final = '/ws/socket.io'
-"""Where clients show the token when they connect, or in a header (`sio_access`)."""
 AUTHORIZED: Final = 'wholebody.authorized'
-"""Key of the ASGI scope: whether the request itself carries what lets it in."""
-_READ_BY_PAGES: Final = ('/ui', '/outbox/')
-"""What begins so carries images in answer to a GET, with which browsers send no `Origin`."""
+"""Key of the ASGI scope; its value is True if the request itself carries the token or a session."""
 SESSION_SECONDS: Final = 7 * 24 * 3600
+"""Life of a session of the login page, in seconds."""
 _MAX_SESSIONS: Final = 1000
 _ATTEMPT_SECONDS: Final = 0.25
-"""So long a wrong token or password waits for its answer."""
+"""Delay of the answer to a wrong token or password, in seconds."""
 _BEARER: Final = 'Bearer realm="wholebody"'
 _BASIC: Final = 'Basic realm="wholebody"'
 _WEBHOOK_REMEDY: Final = (
-    'a webhook came without the user name and password that the node asks for; Label Studio creates webhooks without: '
-    '`wholebody labelstudio init` gives them theirs, as does PATCH /api/webhooks/ID '
-    '{"headers": {"Authorization": "Basic …"}}'
+    'a webhook arrived without the required user name and password; Label Studio creates webhooks without credentials: '
+    '`wholebody labelstudio init` adds them, as does PATCH /api/webhooks/ID {"headers": {"Authorization": "Basic …"}}'
 )
 
 
 def install(app: Starlette, settings: Settings, access_policy: 'AccessPolicy') -> None:
-    """Put an app behind an access policy, and let browsers know which other origins may use it."""
+    """Add access control to an app, and tell browsers which other origins may use it."""
     app.add_middleware(AccessControl, settings=settings, access_policy=access_policy)
     if settings.cors_origins:
         app.add_middleware(
@@ -66,12 +58,12 @@ def install(app: Starlette, settings: Settings, access_policy: 'AccessPolicy') -
 
 
 class AccessPolicy:
-    """Knows who may come in; one per node."""
+    """Checks credentials against the settings. A node has one instance."""
 
     def __init__(self, settings: Settings) -> None:
         self.sessions = _Sessions()
         self.cookie = f'wholebody_{settings.backend_port}'
-        """Name of the session's cookie; with the port, since browsers show cookies to all ports of a host."""
+        """Name of the session cookie. It contains the port, since browsers send cookies to all ports of a host."""
         self._token = None if settings.api_token is None else settings.api_token.get_secret_value()
         self._login = settings.label_studio_login
         self._any_name = settings.basic_auth_user is None
@@ -80,17 +72,17 @@ class AccessPolicy:
 
     @property
     def has_token(self) -> bool:
-        """Whether a token is asked for at all."""
+        """True if the node requires a token."""
         return self._token is not None
 
     def accepts_token(self, given: object) -> bool:
-        """Whether this is API_TOKEN; anything is where none is asked for."""
+        """Return True if the value is API_TOKEN, or if the node requires no token."""
         return self._token is None or (isinstance(given, str) and _same(given, self._token))
 
     def allows(self, connection: HTTPConnection) -> bool:
-        """Whether a request carries the token, or the cookie of a session.
+        """Return True if a request carries the token or the cookie of a session.
 
-        Cookies count from the node's own pages only: browsers send them along from every port of the same host.
+        A cookie counts only in requests from the node's own pages: browsers send it from every port of the host.
         """
         scheme, _, given = connection.headers.get('authorization', '').partition(' ')
         if scheme.lower() == 'bearer' and self.accepts_token(given.strip()):
@@ -99,7 +91,7 @@ class AccessPolicy:
         return self._token is None or (known and is_own_page(connection))
 
     def allows_label_studio(self, connection: HTTPConnection) -> bool:
-        """Whether a request may use Label Studio's routes: by user name and password, or as `admits` has it."""
+        """Return True if a request may use Label Studio's routes: by user name and password, or by `allows`."""
         if self._login is None or (self.has_token and self.allows(connection)):
             return True
         scheme, _, given = connection.headers.get('authorization', '').partition(' ')
@@ -108,38 +100,39 @@ class AccessPolicy:
         user, password = self._login
         if self._any_name:
             return _same(_decoded(given).partition(':')[2], password)
-        # Label Studio's HTTP library encodes in Latin-1 what fits into it, others in UTF-8
+        # Label Studio's HTTP library encodes in Latin-1 where possible, other clients encode in UTF-8
         encodings = [base64.b64encode(f'{user}:{password}'.encode(name, 'replace')) for name in ('utf-8', 'latin-1')]
         return any([secrets.compare_digest(given.strip().encode(), encoded) for encoded in encodings])
 
-    async def delay_failed_attempt(self, who: str) -> None:
-        """Let somebody wait who has shown a wrong token or password; the log says so, not more than once a second.
+    async def delay_failed_attempt(self, address: str) -> None:
+        """Delay the answer to a wrong token or password, and log the attempt at most once a second.
 
-        Nobody is locked out: who has the right token comes in at once.
+        The delay locks out no client: a request with the right token is answered at once.
         """
         self._unlogged += 1
         if self._logged.due():
-            log.warning('a wrong token or password from %s (%d since this was last said)', who, self._unlogged)
+            log.warning('a wrong token or password from %s (%d since the last such line)', address, self._unlogged)
             self._unlogged = 0
         await asyncio.sleep(_ATTEMPT_SECONDS)
 
     def unauthorized(self, connection: HTTPConnection) -> Unauthorized:
-        """What to tell somebody who may not come in."""
+        """Return the error for a request that lacks the credential of its route."""
         path = connection.scope['path']
-        if path in LABEL_STUDIO_PATHS or path in OPEN_PATHS:
+        if policy_of(path).access in (Access.LABEL_STUDIO, Access.OPEN):
             if path == '/webhook':
                 log.warning(_WEBHOOK_REMEDY)
             names = 'any user name, API_TOKEN' if self._any_name else 'BASIC_AUTH_USER, BASIC_AUTH_PASS'
             return Unauthorized(f'user name or password ({names}) are missing or wrong', challenge=_BASIC)
         if 'authorization' in connection.headers:
-            return Unauthorized('the token is wrong, or no bearer token (API_TOKEN)', challenge=_BEARER)
-        return Unauthorized('this node asks for its token: `Authorization: Bearer API_TOKEN`', challenge=_BEARER)
+            return Unauthorized('the token is wrong, or not sent as a bearer token (API_TOKEN)', challenge=_BEARER)
+        return Unauthorized('this node requires its token: `Authorization: Bearer API_TOKEN`', challenge=_BEARER)
 
 
 class AccessControl:
-    """ASGI middleware: lets in who carries what is asked for, and no web page of a foreign origin.
+    """ASGI middleware that refuses requests without the required credential, and web pages of foreign origins.
 
-    Robots and commands send no `Origin`; browsers do with whatever changes something, and with every WebSocket.
+    Robots and commands send no `Origin`. Browsers send it with every request that changes something, and with every
+    WebSocket.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, access_policy: AccessPolicy) -> None:
@@ -154,22 +147,15 @@ class AccessControl:
             return
         connection, path = HTTPConnection(scope), scope['path']
         scope[AUTHORIZED] = self._access_policy.allows(connection)
-        if path in OPEN_PATHS and scope['type'] == 'http' and scope['method'] in ('GET', 'HEAD'):
+        access = policy_of(path).access
+        if access is Access.OPEN and scope['type'] == 'http' and scope['method'] in ('GET', 'HEAD'):
             await self._app(scope, receive, send)
-        elif self._is_foreign(connection):
-            error = ForeignOrigin('a page of another origin may not use this node; CORS_ORIGINS lists those that may')
-            await _refuse(error, scope, receive, send)
-        elif self._is_strange_name(connection):
-            error = ForeignOrigin(
-                'without API_TOKEN pages may use this node by its IP address, a name without a dot, or one in .local; '
-                'CORS_ORIGINS lists others, as https://node.example'
-            )
-            await _refuse(error, scope, receive, send)
+        elif (fault := self._origin_fault(connection)) is not None:
+            await _refuse(fault, scope, receive, send)
         elif (
             scope[AUTHORIZED]
-            or path in LOGIN_PATHS
-            or path.startswith(SOCKETIO_PATH)
-            or (path in LABEL_STUDIO_PATHS and self._access_policy.allows_label_studio(connection))
+            or access in (Access.LOGIN, Access.EVENTS)
+            or (access is Access.LABEL_STUDIO and self._access_policy.allows_label_studio(connection))
         ):
             await self._app(scope, receive, send)
         elif 'authorization' not in connection.headers and _is_page(connection):
@@ -181,15 +167,25 @@ class AccessControl:
                 await self._access_policy.delay_failed_attempt(address_of(connection))
             await _refuse(self._access_policy.unauthorized(connection), scope, receive, send)
 
+    def _origin_fault(self, connection: HTTPConnection) -> ForeignOrigin | None:
+        if self._is_foreign(connection):
+            return ForeignOrigin('a page of another origin may not use this node; CORS_ORIGINS lists the allowed ones')
+        if self._has_foreign_name(connection):
+            return ForeignOrigin(
+                'without API_TOKEN, pages may use this node by its IP address, a name without a dot, or one in .local; '
+                'CORS_ORIGINS lists other names, such as https://node.example'
+            )
+        return None
+
     def _is_foreign(self, connection: HTTPConnection) -> bool:
-        """Whether a web page of an origin asks that is neither the node's own nor allowed."""
+        """Return True if the request comes from a web page whose origin is neither the node's own nor allowed."""
         allowed = self._origins & {'*', connection.headers.get('origin', '').lower()}
         return not allowed and not is_own_page(connection)
 
-    def _is_strange_name(self, connection: HTTPConnection) -> bool:
-        """Whether a page may have got here by a name that somebody else has pointed at this node (DNS rebinding).
+    def _has_foreign_name(self, connection: HTTPConnection) -> bool:
+        """Return True if a page may address this node by a name that an attacker controls (DNS rebinding).
 
-        Such a page is of the node's own origin, to its browser. It has no token.
+        To the browser such a page has the node's own origin. It has no token, so the check applies only without one.
         """
         if self._access_policy.has_token or '*' in self._origins:
             return False
@@ -198,11 +194,11 @@ class AccessControl:
             return origin.lower() not in self._origins and not _is_local(origin)
         host = connection.headers.get('host', '').lower()
         known = {host, host.removesuffix(':80'), host.removesuffix(':443')} & self._names
-        return connection.scope['path'].startswith(_READ_BY_PAGES) and not known and not _is_local(f'http://{host}')
+        return policy_of(connection.scope['path']).shows_images and not known and not _is_local(f'http://{host}')
 
 
 class _Sessions:
-    """Of people who have shown the token on the login page; kept in memory, so that a restart ends them."""
+    """Sessions of users who entered the token on the login page. They are kept in memory; a restart ends them."""
 
     def __init__(self) -> None:
         self._ends: dict[bytes, float] = {}
@@ -210,7 +206,7 @@ class _Sessions:
     def open(self) -> str:
         """Begin a session.
 
-        :return: the value of its cookie: random, and only its hash is kept.
+        :return: random value of its cookie; only its hash is kept.
         """
         while len(self._ends) >= _MAX_SESSIONS:
             del self._ends[next(iter(self._ends))]
@@ -226,7 +222,7 @@ class _Sessions:
 
 
 def address_of(connection: HTTPConnection) -> str:
-    """Where a request comes from, for the log."""
+    """Return the address of the client, for the log."""
     return 'an unknown address' if connection.client is None else connection.client.host
 
 
@@ -235,7 +231,7 @@ def _digest(value: str) -> bytes:
 
 
 def _same(given: str, expected: str) -> bool:
-    """In a time that does not tell how much of it is right."""
+    """Compare in a time that does not depend on how many characters are right."""
     return secrets.compare_digest(given.encode(errors='replace'), expected.encode())
 
 
@@ -247,9 +243,10 @@ def _decoded(basic: str) -> str:
 
 
 def is_own_page(connection: HTTPConnection) -> bool:
-    """Whether a page of this node asks, or no page at all.
+    """Return True if the request comes from a page of this node, or from no page at all.
 
-    A proxy may have put its own host into Host; no page can set X-Forwarded-Host without being asked for its origin.
+    A proxy may have put its own host into Host. X-Forwarded-Host is safe to read here: a page of another origin can
+    only set it after a preflight request, which the node refuses.
     """
     origin = connection.headers.get('origin')
     if origin is None:
@@ -260,7 +257,7 @@ def is_own_page(connection: HTTPConnection) -> bool:
 
 
 def _host_of(origin: str) -> str | None:
-    """Host and port; None for `null`, the origin of local files and sandboxes."""
+    """Return host and port; None for `null`, the origin of local files and sandboxes."""
     try:
         return urlsplit(origin).netloc.lower().removesuffix(_port_of(origin)) or None
     except ValueError:
@@ -268,7 +265,7 @@ def _host_of(origin: str) -> str | None:
 
 
 def _is_local(origin: str) -> bool:
-    """Whether nobody elsewhere can own the name in it: an address, no dot, in .local, or this machine's own."""
+    """Return True if the name cannot belong to a public domain: an address, no dot, .local, or this machine's name."""
     try:
         name = (urlsplit(origin).hostname or '').removesuffix('.')
     except ValueError:
@@ -281,22 +278,22 @@ def _is_local(origin: str) -> bool:
 
 
 def _port_of(origin: str) -> str:
-    """The port that may be left out."""
+    """Return the default port of the origin's scheme, as `:80`; a URL may omit it."""
     return DEFAULT_PORTS.get(origin.partition('://')[0].lower(), ':')
 
 
 def _is_page(connection: HTTPConnection) -> bool:
-    """Whether a browser wants to show this, so that the login page is the better answer."""
+    """Return True if a browser requests a page, so that the login page is the better answer."""
     scope = connection.scope
     return scope['type'] == 'http' and scope['method'] == 'GET' and 'text/html' in connection.headers.get('accept', '')
 
 
 async def _refuse(error: WholebodyError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request, or the handshake of a WebSocket, without reading its body."""
+    """Answer a request or a WebSocket handshake without reading its body."""
     response: Response = answer(error)
     if scope['type'] == 'websocket':
         await receive()
         if 'websocket.http.response' not in scope.get('extensions', {}):
             await send({'type': 'websocket.close', 'code': 1008, 'reason': str(error)[:100]})
             return
-    await response(scope, receive, send)  # for a WebSocket Starlette prefixes the messages
+    await response(scope, receive, send)  # for a WebSocket, Starlette prefixes the messages

@@ -14,6 +14,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detector.api.error_answers import answer
+from detector.api.route_policy import policy_of
 from detector.errors import Busy
 from detector.system.shutdown_budget import ShutdownBudget
 
@@ -22,16 +23,13 @@ CUT_OFF: Final = 'the node is shutting down and this took too long; try again wh
 _RETRY_SECONDS: Final = 5
 _CHECK_SECONDS: Final = 0.02
 """Interval between two checks of the running requests, in seconds."""
-_STAY_OPEN: Final = ('/health', '/metrics')
-POLLING: Final = '/socket.io/'
-"""Part of the path of a Socket.IO poll. Polls wait for news and deliver the answers of events, so they end last."""
 
 
 class Work:
     """A request or an event that runs in the current task.
 
     :param reading: True while the body of the request is still arriving.
-    :param idle: True for Socket.IO polls, which only wait for news.
+    :param idle: True for Socket.IO polls. They wait for news and deliver the answers of events, so they end last.
     """
 
     def __init__(self, *, reading: bool, idle: bool) -> None:
@@ -149,11 +147,11 @@ class Draining:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
             return
-        idle = POLLING in scope['path']
-        if self._drain.begun and not idle and scope['path'] not in _STAY_OPEN:
+        policy = policy_of(scope['path'])
+        if self._drain.begun and not policy.polls and not policy.open_while_draining:
             await _refuse(self._drain.refusal(), scope, receive, send)
             return
-        with self._drain.work(reading=_has_body(scope), idle=idle) as work:
+        with self._drain.work(reading=_has_body(scope), idle=policy.polls) as work:
             started = False
 
             async def reading() -> Message:

@@ -1,9 +1,8 @@
-"""Bounds on what a request may carry, how long it may take to come, and how many there may be, held before any of it
-is read.
-"""
+"""Limits on the number, size and duration of requests; they are checked before a body is read."""
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from typing import Final
 
@@ -11,42 +10,27 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detector.api.error_answers import answer
 from detector.api.in_flight import Claim, InFlight
+from detector.api.route_policy import MAX_COMMAND_BYTES, RoutePolicy, policy_of
 from detector.errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
 from detector.observability.logs import OnceASecond
 from detector.serving.admission import Admission
 from detector.settings import Settings
 
-from .access import LOGIN_PATHS
-from .drain import POLLING
-
 log = logging.getLogger('wholebody.limits')
 
 MIB: Final = 1024**2
-MAX_COMMAND_BYTES: Final = 1024
-"""Of a PUT: a word or a version."""
-_MAX_LOGIN_BYTES: Final = 8 * 1024
-"""Of what the login page sends; whoever sends it is not known yet."""
-_LOGIN_SECONDS: Final = 5.0
-"""That it may take; the form is small."""
-_LABEL_STUDIO_PATHS: Final = ('/predict', '/webhook')
-_LABEL_STUDIO_SHARE: Final = 2
-"""Its requests hold hundreds of tasks with all their annotations and predictions: so many times MAX_BODY_MIB."""
-_ENGINE_PATHS: Final = ('/detect', '/poses')
-"""Whose requests are refused while the engine's queue is full, rather than parsed first."""
-_UNCOUNTED: Final = frozenset({'/health', '/ready', '/metrics', '/about'}) | LOGIN_PATHS
-"""Probes: a node that is busy must not look dead. And what strangers may send: they shall take nobody's place."""
 _RETRY_SECONDS: Final = 1
 _LINGER_SECONDS: Final = 5.0
-"""That the rest of a refused body may take to pass."""
+"""How long to keep reading a refused body before closing the connection, in seconds."""
 
 
 class RequestLimits:
-    """ASGI middleware: refuses requests that are too many, too large or too slow, and commands that are no text.
+    """ASGI middleware that refuses requests beyond the limits, and commands that are not text.
 
-    The body of a command (PUT) is read here, since upstream's handlers would decode whatever comes.
+    It reads the body of a command (PUT) itself, because upstream's handlers decode any bytes without a check.
 
-    :param admission: of the engine.
-    :param in_flight: what all requests and events hold.
+    :param admission: queue of the engine.
+    :param in_flight: bytes held by all requests and events.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, admission: Admission, in_flight: InFlight) -> None:
@@ -60,27 +44,29 @@ class RequestLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http':
             await self._app(scope, receive, send)
-        elif scope['path'] in _UNCOUNTED or POLLING in scope['path']:  # MAX_CLIENTS bounds those
-            await self._bounded(scope, receive, send)
+            return
+        policy = policy_of(scope['path'])
+        if not policy.counted:
+            await self._bounded(policy, scope, receive, send)
         elif self._present >= self._settings.max_requests:
             await answer(self._too_many())(scope, receive, send)
         else:
             self._present += 1
             try:
-                await self._bounded(scope, receive, send)
+                await self._bounded(policy, scope, receive, send)
             finally:
                 self._present -= 1
 
     def _too_many(self) -> Busy:
         if self._logged.due():
-            log.warning('a request is refused: MAX_REQUESTS=%d are under way', self._settings.max_requests)
+            log.warning('a request is refused: MAX_REQUESTS=%d are in progress', self._settings.max_requests)
         return Busy(
-            f'{self._present} requests are under way, as many as may be (MAX_REQUESTS); try again later',
+            f'{self._present} requests are in progress, the maximum (MAX_REQUESTS); try again later',
             retry_after=_RETRY_SECONDS,
         )
 
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit = self._limit(scope)
+    async def _bounded(self, policy: RoutePolicy, scope: Scope, receive: Receive, send: Send) -> None:
+        limit = self._limit(policy, scope['method'])
         claim = Claim(self._in_flight)
         declared = dict(scope['headers']).get(b'content-length', b'0')
         size = int(declared) if declared.isdigit() else 0
@@ -88,17 +74,15 @@ class RequestLimits:
             await _refuse(_too_large(limit), scope, receive, send)
             return
         if not claim.has_room(size):
-            await answer(claim.refusal())(scope, receive, send)  # uvicorn lets the body pass unread
+            await answer(claim.refusal())(scope, receive, send)  # uvicorn discards the body
             return
-        if scope['method'] == 'POST' and scope['path'] in _ENGINE_PATHS:
+        if policy.needs_engine and scope['method'] == 'POST':
             try:
                 self._admission.check()
             except Busy as error:
                 await answer(error)(scope, receive, send)
                 return
-        seconds = self._settings.body_seconds
-        if scope['path'] in LOGIN_PATHS:
-            seconds = min(seconds, _LOGIN_SECONDS)
+        seconds = min(self._settings.body_seconds, policy.max_body_seconds or math.inf)
         body = _Body(receive, limit=limit, seconds=seconds, claim=claim)
         try:
             if scope['method'] == 'PUT':
@@ -108,13 +92,11 @@ class RequestLimits:
         finally:
             claim.release()
 
-    def _limit(self, scope: Scope) -> int:
-        limit = self._settings.max_body_mib * MIB
-        if scope['method'] == 'PUT':
+    def _limit(self, policy: RoutePolicy, method: str) -> int:
+        """Return the size limit of the body in bytes."""
+        if method == 'PUT':
             return MAX_COMMAND_BYTES
-        if scope['path'] in LOGIN_PATHS:
-            return _MAX_LOGIN_BYTES
-        return _LABEL_STUDIO_SHARE * limit if scope['path'] in _LABEL_STUDIO_PATHS else limit
+        return policy.max_body_bytes or policy.body_factor * self._settings.max_body_mib * MIB
 
     async def _command(self, body: '_Body', scope: Scope, receive: Receive, send: Send) -> None:
         content = b''
@@ -141,7 +123,7 @@ class RequestLimits:
         await self._app(scope, replay, send)
 
     async def _watched(self, body: '_Body', scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the body on; to the app, one at fault ends like a connection that breaks."""
+        """Pass the body to the app. A body beyond the limits looks to the app like a broken connection."""
         started = False
 
         async def watching(message: Message) -> None:
@@ -160,11 +142,11 @@ class RequestLimits:
 
 
 class _Body:
-    """A body on its way, until there is a `fault` with it.
+    """A body that is being received; `fault` is set when it exceeds a limit.
 
-    :param limit: bytes that it may have; its size need not have been declared.
-    :param seconds: from now on, in which it must have come.
-    :param claim: counts its bytes.
+    :param limit: size limit in bytes; it applies to bodies of undeclared size too.
+    :param seconds: time limit for receiving the body, counted from now.
+    :param claim: counts the received bytes.
     """
 
     def __init__(self, receive: Receive, *, limit: int, seconds: float, claim: Claim) -> None:
@@ -185,7 +167,7 @@ class _Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            self.fault = RequestTooSlow(f'the body did not come within {self._seconds:g} seconds (BODY_SECONDS)')
+            self.fault = RequestTooSlow(f'the body did not arrive within {self._seconds:g} seconds (BODY_SECONDS)')
             return {'type': 'http.disconnect'}
         self._complete = not message.get('more_body', False)
         size = len(message.get('body', b''))
@@ -204,23 +186,23 @@ def _too_large(limit: int) -> RequestTooLarge:
 
 
 async def _refuse(error: WholebodyError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer, let pass for a while what still comes, and close the connection.
+    """Answer, discard the rest of the body for up to `_LINGER_SECONDS`, and close the connection.
 
-    One that is closed with data unread is reset, and the answer may be lost on its way, above all through a proxy.
+    A connection that is closed with unread data is reset, and the answer may be lost, in particular behind a proxy.
     """
 
     async def lingering(message: Message) -> None:
         if message['type'] == 'http.response.body':
             await send({**message, 'more_body': True})
             if not isinstance(error, RequestTooSlow):
-                await _let_pass(receive)
+                await _discard_body(receive)
             message = {'type': 'http.response.body', 'body': b''}
         await send(message)
 
     await answer(error, Connection='close')(scope, receive, lingering)
 
 
-async def _let_pass(receive: Receive) -> None:
+async def _discard_body(receive: Receive) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
             while (await receive()).get('more_body', False):

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from starlette.routing import Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from detector.api.route_policy import policy_of
 from detector.errors import ModelUnavailable, WholebodyError
 from detector.loop import upstream
 from detector.observability import request_context
@@ -34,8 +35,6 @@ OTHER: Final = 'other'
 """Label of whatever is no known route or event, so that callers cannot make labels."""
 LAG_SECONDS: Final = 0.5
 """Between two looks at the event loop."""
-_PROBES: Final = ('/ready',)
-"""Routes whose 503 is their purpose."""
 
 router = APIRouter()
 
@@ -124,7 +123,7 @@ class ObservedRequests:
     ) -> None:
         now = time.perf_counter()
         outcome = self._metrics.request_ended(route, context, status=status, seconds=now - arrival)
-        if outcome == 'ok' or route in _PROBES:
+        if outcome == 'ok' or policy_of(route).is_probe:
             log.debug('%s %s is answered with %d in %.3f s', method, route, status, now - arrival)
         elif self._logged.due(route):
             level = logging.WARNING if status >= HTTPStatus.INTERNAL_SERVER_ERROR else logging.INFO

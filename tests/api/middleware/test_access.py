@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess, running_node
-from detector.api.middleware.access import OPEN_PATHS
+from detector.api.route_policy import OPEN_PATHS
 from detector.cli.main import app
 from tests.support.access import ALLOWED, TOKEN, handshake
 from tests.support.commands import invoke, succeed
@@ -92,7 +92,7 @@ def test_commands_send_the_token_of_their_settings(
     (tmp_path / 'card.jpg').write_bytes(CARD)
     refused = invoke(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
     assert refused.exit_code == 1
-    assert 'answers 401: this node asks for its token' in refused.output
+    assert 'answers 401: this node requires its token' in refused.output
     monkeypatch.setenv('API_TOKEN', TOKEN)
     assert '2 persons' in succeed(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
     outbox = invoke(app, 'outbox', 'list', '--url', closed.url)
@@ -117,7 +117,7 @@ def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None
         assert httpx.post(f'{closed.url}/predict', json={'tasks': []}, headers=headers).status_code == 401
     assert httpx.get(f'{closed.url}/versions', headers=basic('any', TOKEN)).status_code == 200
     assert httpx.get(f'{closed.url}/model_version', headers=basic('any', TOKEN)).status_code == 401
-    assert 'a webhook came without' in closed.log.read_text()
+    assert 'a webhook arrived without' in closed.log.read_text()
 
 
 @pytest.fixture(scope='module')
