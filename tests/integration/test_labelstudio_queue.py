@@ -200,7 +200,7 @@ def test_evaluate_reproduces_an_oks_that_was_computed_by_hand(
     snapshot.write_bytes(project.export())
     refused = run(label_studio, 'evaluate', snapshot)
     assert refused.returncode == 1
-    assert 'only numbers' in refused.stderr
+    assert 'by number only' in refused.stderr
 
 
 def test_several_projects_are_evaluated_together(label_studio: LabelStudio, tmp_path: Path) -> None:
@@ -256,9 +256,9 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
     project.annotate(tasks[0], [])
     done = run(label_studio, 'evaluate', '-p', project.id, '--model-version', 'x')
     assert done.returncode == 1
-    assert "no annotated task has a prediction of 'x'; there are those of m 1.0, m 1.1" in done.stderr
+    assert "no annotated task has a prediction of 'x', only of m 1.0, m 1.1" in done.stderr
     empty.annotate(empty.import_tasks([{'image': '/data/upload/1/a.jpg'}])[0], [])
-    assert 'none of the 1 annotated tasks has a prediction' in run(label_studio, 'evaluate', '-p', empty.id).stderr
+    assert 'none of the 1 annotated tasks has a usable prediction' in run(label_studio, 'evaluate', '-p', empty.id).stderr
     for task in tasks[1:]:
         project.annotate(task, [])
     assert 'nothing to queue' in succeed(label_studio, 'queue', '-p', project.id)

@@ -1,4 +1,4 @@
-"""The annotations that are to be looked at, and which versions have been sent: a small database on the disk."""
+"""The queue of annotations to be sent to the Learning Loop, and the versions already sent, in an SQLite database."""
 
 import sqlite3
 import threading
@@ -11,9 +11,9 @@ from typing import Final
 FIRST_PAUSE_SECONDS: Final = 5.0
 MAX_PAUSE_SECONDS: Final = 600.0
 MAX_TRIES: Final = 10
-"""Of an annotation whose image cannot be had; Label Studio and the outbox are waited for without end."""
+"""Maximum number of tries for an annotation whose image cannot be fetched; other faults are retried without limit."""
 MAX_WAITING: Final = 200_000
-"""Annotations; a call that would bring more is cut."""
+"""Maximum number of waiting annotations; further ones are dropped."""
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS waiting (
     annotation INTEGER PRIMARY KEY, project INTEGER NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
@@ -29,15 +29,15 @@ _COLUMNS: Final = (
     'name, number FROM counts',
 )
 _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
-"""Texts in a damaged database, and in messages about it, need not be UTF-8."""
+"""Errors of SQLite; texts in a damaged database need not be UTF-8."""
 _IN_USE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
-    """An annotation that may be new.
+    """An annotation that may have a new version.
 
-    :param hints: how many calls have told of it; for the queue's own use.
+    :param hints: number of calls that named it, used by the queue only.
     """
 
     annotation: int
@@ -46,10 +46,10 @@ class Hint:
 
 
 class CorrectionQueue:
-    """Safe to be called from several threads; times are seconds since the epoch.
+    """A thread-safe queue; times are in seconds since the epoch.
 
-    :param path: of the database, which is made where it is missing.
-    :raises OSError: it cannot be opened, also from the methods.
+    :param path: the database, created if missing.
+    :raises OSError: the database fails; all methods raise this as well.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class CorrectionQueue:
         self._database = _open(path)
 
     def add(self, hints: Iterable[Hint], now: float) -> None:
-        """Look at annotations as soon as possible."""
+        """Queue annotations for as soon as possible."""
         with self._lock, _transaction(self._database) as database:
             (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
             for hint in list(hints)[: max(0, MAX_WAITING - waiting)]:
@@ -69,7 +69,7 @@ class CorrectionQueue:
                 )
 
     def next(self) -> tuple[Hint | None, float]:
-        """What is due first, and when."""
+        """Return the annotation that is due first, and its time."""
         with self._lock, _transaction(self._database) as database:
             row = database.execute(
                 'SELECT annotation, CAST(project AS INTEGER), CAST(hints AS INTEGER), CAST(due AS REAL) FROM waiting '
@@ -78,15 +78,15 @@ class CorrectionQueue:
         return (None, 0.0) if row is None else (Hint(annotation=row[0], project=row[1], hints=row[2]), row[3])
 
     def knows(self, hint: Hint, version: str) -> bool:
-        """Whether this version of the annotation has been sent."""
+        """Return True if this version of the annotation was already sent."""
         with self._lock, _transaction(self._database) as database:
             row = database.execute('SELECT version FROM sent WHERE annotation = ?', (hint.annotation,)).fetchone()
         return row is not None and row[0] == version
 
     def done(self, hint: Hint, version: str | None) -> None:
-        """Sent, or nothing to send.
+        """Remove an annotation that was sent or has nothing to send.
 
-        :param version: that was sent; None: nothing.
+        :param version: the version that was sent; None: nothing was sent.
         """
         with self._lock, _transaction(self._database) as database:
             if version is not None:
@@ -95,16 +95,16 @@ class CorrectionQueue:
             _remove(database, hint)
 
     def drop(self, hint: Hint) -> None:
-        """It will never be sent."""
+        """Remove an annotation that can never be sent."""
         with self._lock, _transaction(self._database) as database:
             _count(database, 'given_up')
             _remove(database, hint)
 
     def later(self, hint: Hint, now: float, *, limited: bool) -> bool:
-        """Try again after a pause that doubles.
+        """Put an annotation off by a pause that doubles each time.
 
         :param limited: give it up after `MAX_TRIES`.
-        :return: whether it is given up.
+        :return: True if it was given up.
         """
         with self._lock, _transaction(self._database) as database:
             row = database.execute('SELECT tries FROM waiting WHERE annotation = ?', (hint.annotation,)).fetchone()
@@ -120,7 +120,7 @@ class CorrectionQueue:
         return False
 
     def about(self) -> dict[str, int]:
-        """How many wait, and how many were sent and given up."""
+        """Return how many annotations wait, were sent and were given up."""
         with self._lock, _transaction(self._database) as database:
             (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
             counts = dict(database.execute('SELECT name, number FROM counts').fetchall())
@@ -132,7 +132,7 @@ class CorrectionQueue:
 
 
 class _transaction:
-    """Commits, or rolls back; faults of the database are those of the disk."""
+    """Commits or rolls back, and turns errors of the database into OSError."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
@@ -153,7 +153,7 @@ class _transaction:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """A database that is broken is set aside and begun anew."""
+    """Open the database; a damaged one is renamed and replaced by a new one."""
     try:
         return _prepared(path)
     except _FAULTS as error:
@@ -167,15 +167,15 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _prepared(path: Path) -> sqlite3.Connection:
-    """:raises sqlite3.DatabaseError: it is damaged, or has tables of another form."""
+    """:raises sqlite3.DatabaseError: the database is damaged or has other tables."""
     database = sqlite3.connect(path, check_same_thread=False, timeout=10)
     try:
         database.executescript(_TABLES)
         (verdict,) = database.execute('PRAGMA integrity_check(1)').fetchone()
         if verdict != 'ok':
             raise sqlite3.DatabaseError(verdict)
-        if _schema(database) != _expected_schema():  # no check of SQLite's looks at what is written there
-            raise sqlite3.DatabaseError('its tables have another form')
+        if _schema(database) != _expected_schema():  # SQLite's checks do not verify the schema's texts
+            raise sqlite3.DatabaseError('its tables have another schema')
         for columns in _COLUMNS:
             database.execute(f'SELECT {columns} LIMIT 1').fetchone()
     except BaseException:
@@ -195,7 +195,7 @@ def _expected_schema() -> list[tuple[str, ...]]:
 
 
 def _remove(database: sqlite3.Connection, hint: Hint) -> None:
-    """Unless somebody has told of it again in the meantime."""
+    """Remove an annotation unless another call has named it in the meantime."""
     database.execute('DELETE FROM waiting WHERE annotation = ? AND hints = ?', (hint.annotation, hint.hints))
 
 

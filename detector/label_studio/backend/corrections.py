@@ -1,8 +1,7 @@
-"""Corrections: what annotators have labelled goes to the Learning Loop, with its image.
+"""Send annotations from Label Studio with their images to the Learning Loop.
 
-A webhook is only a hint that an annotation may be new: anybody can call it. Its ids go into a small queue on the disk;
-annotation, task and project are read again from Label Studio, and what is found there is sent, each version of an
-annotation once.
+A webhook is only a hint that an annotation may be new, since any client can call it. The ids in it are queued on disk.
+Annotation, task and project are then read from Label Studio, and each version of an annotation is sent once.
 """
 
 import asyncio
@@ -42,13 +41,13 @@ log = logging.getLogger('wholebody.label_studio')
 TAG: Final = 'label_studio'
 _ACTIONS: Final = ('ANNOTATION_CREATED', 'ANNOTATION_UPDATED', 'ANNOTATIONS_CREATED', 'ANNOTATIONS_UPDATED')
 _MAX_HINTS: Final = 100_000
-"""Of one call; ids take little room, but a forged call shall not fill the disk."""
+"""Maximum number of annotations taken from one call, so that a forged one cannot fill the disk."""
 _IDLE_SECONDS: Final = 3600.0
 _FATE: Final = {True: 'is given up', False: 'waits'}
 
 
 def hints_in(body: Mapping[str, Any]) -> list[Hint]:
-    """The annotations that a webhook tells of; none if it tells of something else."""
+    """Return the annotations that a webhook names; empty if it is about something else."""
     if body.get('action') not in _ACTIONS:
         return []
     found = body.get('annotation', body.get('annotations'))
@@ -70,9 +69,9 @@ def _id(value: object) -> int | None:
 
 
 class Corrections:
-    """Works off the queue in the background.
+    """Works through the queue in the background.
 
-    :param category_ids: those of the model that serves, by name, or raises ModelUnavailable.
+    :param category_ids: returns the category ids of the active model by name, or raises ModelUnavailable.
     """
 
     def __init__(
@@ -98,16 +97,16 @@ class Corrections:
         self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Stop; what is not done yet is done after the next start."""
+        """Stop; the remaining annotations are handled after the next start."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.to_thread(self._queue.close)
 
     async def note(self, body: Mapping[str, Any]) -> int:
-        """Put into the queue what a webhook tells of.
+        """Queue the annotations that a webhook names.
 
-        :return: how many annotations.
+        :return: the number of annotations.
         """
         hints = hints_in(body)
         if hints:
@@ -116,7 +115,7 @@ class Corrections:
         return len(hints)
 
     def about(self) -> dict[str, Any]:
-        """How many wait, were sent, and were given up since the queue was made; or why that is not known."""
+        """Return how many annotations wait, were sent, and were given up since the queue was created; or the error."""
         try:
             return dict(self._queue.about())
         except OSError as error:
@@ -128,7 +127,7 @@ class Corrections:
             try:
                 hint, due = await asyncio.to_thread(self._queue.next)
                 seconds = due - time.time() if hint is not None else _IDLE_SECONDS
-                # none is put off for longer: if one seems to be, the clock has been set back
+                # pauses are never longer; a time further ahead means that the clock was set back
                 if hint is not None and not 0 < seconds <= MAX_PAUSE_SECONDS:
                     await self._handle(hint)
                     continue
@@ -139,7 +138,7 @@ class Corrections:
                 await asyncio.wait_for(self._news.wait(), min(seconds, _IDLE_SECONDS))
 
     async def _handle(self, hint: Hint) -> None:
-        """Send an annotation, drop it for good, or leave it for later."""
+        """Send an annotation, drop it for good, or put it off."""
         try:
             version, sent = await self._send(hint)
         except (NotInLabelStudio, InvalidRequest, InvalidImage) as error:
@@ -160,7 +159,7 @@ class Corrections:
     async def _send(self, hint: Hint) -> tuple[str, bool]:
         """Put an annotation with its image into the outbox.
 
-        :return: its version, and whether there was something to send.
+        :return: the version of the annotation, and True if there was something to send.
         """
         annotation = await self._connection.annotation(hint.annotation)
         version = str(annotation.get('updated_at') or annotation.get('created_at'))
@@ -191,9 +190,9 @@ class Corrections:
 def to_metadata(
     persons: Sequence[Person], category_ids: Mapping[str, str], hint: Hint, *, task: int, annotator: int | None
 ) -> ImageMetadata:
-    """An annotation as the Loop gets it: boxes and points, and where they come from.
+    """Return an annotation as the Loop's metadata: boxes, points and their origin.
 
-    :param annotator: the id of the user; None: not known.
+    :param annotator: id of the user; None: unknown.
     """
     metadata = to_annotations(persons, category_ids)
     metadata.tags = [TAG, f'project_{hint.project}', f'task_{task}']
@@ -203,9 +202,10 @@ def to_metadata(
 
 
 def to_annotations(persons: Sequence[Person], category_ids: Mapping[str, str]) -> ImageMetadata:
-    """Persons as the Loop's annotations: boxes in whole pixels, and the points that are labelled.
+    """Return persons as the Loop's annotations, with boxes in whole pixels and the labelled points.
 
-    Points follow their person's box in the order of the schema; a person without a box gets that of the points.
+    Points follow the box of their person in the order of the skeleton. A person without a box gets the box around the
+    points.
     """
     metadata = ImageMetadata()
     for person in persons:

@@ -1,4 +1,4 @@
-"""Tasks in, predictions out: in bulk, and interactively for a box or a click."""
+"""Predictions for tasks, in bulk, or interactively for a box or a click."""
 
 import asyncio
 import logging
@@ -25,22 +25,22 @@ from detector.settings import Settings
 log = logging.getLogger('wholebody.label_studio')
 
 Prediction = dict[str, Any]
-"""`model_version`, `score` and `result`, as Label Studio stores it."""
+"""`model_version`, `score` and `result`, as Label Studio stores them."""
 
 Outcome = Prediction | BaseException
-"""Of a task: the error says why there is no prediction."""
+"""The prediction of a task, or the error that prevented it."""
 
 AHEAD: Final = 4 * GROUP_IMAGES
-"""Images that are fetched, or wait fetched, before their inference."""
+"""Maximum number of images that are being fetched or are waiting for inference."""
 GROUPS_AT_ONCE: Final = 2
-"""While one is inferred the next is decoded, and the predictions of the one before are written."""
+"""Groups in progress: one is inferred while the next is decoded and the previous one's predictions are made."""
 _LEAST_PAUSE: Final = 0.05
 _LOOK_SECONDS: Final = 0.5
-"""Between looks at the time while images are fetched: the node may come to its end."""
+"""Interval in seconds for checking the deadline while images are fetched, as the node may be shutting down."""
 
 
 class Preannotator:
-    """Makes predictions with the model that serves."""
+    """Makes predictions with the active model."""
 
     def __init__(self, inference: Inference, settings: Settings) -> None:
         self._inference = inference
@@ -49,9 +49,9 @@ class Preannotator:
         self._latest = math.inf
 
     def end_by(self, latest: float) -> None:
-        """Answer what is asked with what is done by then.
+        """Let all running and later requests end by a given time with what is done by then.
 
-        :param latest: of `time.monotonic`.
+        :param latest: time of `time.monotonic`.
         """
         self._latest = latest
 
@@ -61,12 +61,13 @@ class Preannotator:
     async def predict(
         self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource
     ) -> list[Prediction | list[Prediction]]:
-        """A prediction per task, in their order; `[]` for a task that fails, or for which the time was too short.
+        """Return a prediction per task, in their order; `[]` for a task that fails or is not done in time.
 
-        Label Studio asks again for those with `[]`, and only for those. Why a task has failed is logged with its id.
+        Label Studio requests tasks with `[]` again, and only these. The reason for a failure is logged with the task's
+        id.
 
         :param tasks: as Label Studio sends them.
-        :raises ModelUnavailable: no model serves.
+        :raises ModelUnavailable: no model is active.
         """
         results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
         start = time.monotonic()
@@ -81,16 +82,18 @@ class Preannotator:
                     results[index] = outcome
         if begun < len(tasks):
             seconds = time.monotonic() - start
-            log.warning('%d of %d tasks were done in %.0f seconds: ask again', begun, len(tasks), seconds)
+            log.warning(
+                '%d of %d tasks were done in %.0f seconds: request the others again', begun, len(tasks), seconds
+            )
         return results
 
     async def outcomes(
         self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float = math.inf
     ) -> AsyncGenerator[tuple[int, Outcome]]:
-        """The prediction of each task, or why it failed, with the task's place, as they come about.
+        """Yield the index of each task with its prediction or error, in order of completion.
 
-        :param deadline: of `time.monotonic`; what is not done by then is left out.
-        :raises ModelUnavailable: no model serves.
+        :param deadline: time of `time.monotonic`; tasks that are not done by then are left out.
+        :raises ModelUnavailable: no model is active.
         """
         running: deque[asyncio.Task[list[tuple[int, Outcome]]]] = deque()
         try:
@@ -111,9 +114,9 @@ class Preannotator:
     async def _fetched(
         self, tasks: Sequence[Any], config: LabelingConfig, source: ImageSource, deadline: float
     ) -> AsyncGenerator[list[tuple[int, bytes | BaseException]]]:
-        """Groups of images, or of why there is none, in the order in which they arrive, with the places of their tasks.
+        """Yield groups of images or errors with the indices of their tasks, in order of arrival.
 
-        :param deadline: of `time.monotonic`, at which no more come.
+        :param deadline: time of `time.monotonic` at which to stop.
         """
         fetching: dict[asyncio.Task[bytes], int] = {}
         ready: list[tuple[int, bytes | BaseException]] = []
@@ -153,7 +156,7 @@ class Preannotator:
         return outcomes + [(index, outcome) for (index, _), outcome in zip(files, made, strict=False)]
 
     async def _estimates(self, files: Sequence[bytes], deadline: float) -> list[Estimate | InvalidImage]:
-        """Of all images, or of none when the deadline passes; a turn is waited for as often as there is none."""
+        """Return the estimates of all images, or none if the deadline passes; retry until the inference has a turn."""
         while True:
             try:
                 return await self._inference.estimate_bulk(files)
@@ -169,10 +172,10 @@ class Preannotator:
     async def interactive(
         self, task: Any, config: LabelingConfig, context: Mapping[str, Any], source: ImageSource
     ) -> Prediction:
-        """The person in the box that was drawn, or nearest to the click; nobody if there is no such prompt.
+        """Return the person in the drawn box or nearest to the click; no person if there is no such prompt.
 
         :param context: its `result` holds the regions of the prompt's label, the prompt last.
-        :raises WholebodyError: the image cannot be had, or no model serves in time.
+        :raises WholebodyError: the image cannot be fetched, or no model is active in time.
         """
         prompt = _prompt(context, config)
         if prompt is None:
@@ -190,14 +193,14 @@ class Preannotator:
         return await asyncio.to_thread(self._prediction, estimate, config, [] if nearest is None else [nearest])
 
     def _distance(self, pose: Pose, point: FloatArray) -> float:
-        """Pixels from a point to the nearest keypoint that is shown, or to the box where none is."""
+        """Return the distance in pixels from a point to the nearest keypoint shown, or to the box if none is shown."""
         shown = pose.keypoints[pose.confidences >= self._threshold]
         if len(shown):
             return float(np.linalg.norm(shown - point, axis=1).min())
         return float(np.linalg.norm(np.maximum(np.maximum(pose.box[:2] - point, point - pose.box[2:]), 0)))
 
     def _prediction(self, estimate: Estimate, config: LabelingConfig, poses: list[Pose] | None = None) -> Prediction:
-        """:param poses: those of the estimate that are wanted; None: all."""
+        """:param poses: poses of the estimate to include; None: all."""
         poses = estimate.poses if poses is None else poses
         size = estimate.image.shape[1], estimate.image.shape[0]
         persons = [Person.of(pose, threshold=self._threshold) for pose in poses]
@@ -209,9 +212,9 @@ class Preannotator:
 
 
 def score(poses: Sequence[Pose], size: Size) -> float:
-    """How certain the least certain pose is, 0..1; 1 without any.
+    """Return the certainty of the least certain pose, 0..1; 1 without poses.
 
-    Label Studio brings the lowest first.
+    Label Studio sorts the lowest score first.
     """
     if not poses:
         return 1.0
@@ -230,7 +233,7 @@ async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> byte
 
 
 def log_failure(task: Any, error: BaseException) -> None:
-    """Say why a task has no prediction."""
+    """Log why a task has no prediction."""
     task_id = task.get('id') if isinstance(task, Mapping) else None
     if isinstance(error, WholebodyError):
         log.warning('task %.40r: %s', task_id, error)
@@ -239,7 +242,7 @@ def log_failure(task: Any, error: BaseException) -> None:
 
 
 def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any] | None:
-    """What was drawn last: its `type`, and x, y, width, height in percent of the image."""
+    """Return the region that was drawn last: its `type`, and x, y, width, height in percent of the image."""
     results = context.get('result')
     regions = [region for region in results if isinstance(region, Mapping)] if isinstance(results, list) else []
     manual = [region for region in regions if region.get('origin') == 'manual'] or regions
@@ -257,7 +260,8 @@ def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any
 
 
 def _boxes(prompt: Mapping[str, Any], size: Size) -> FloatArray:
-    """The part of a drawn box that lies in the image, (1, 4): x1, y1, x2, y2 in pixels; (0, 4) if that is too small."""
+    """Return the part of a drawn box inside the image: x1, y1, x2, y2 in pixels, shape (1, 4), or (0, 4) if too
+    small."""
     corners = np.array([prompt['x'], prompt['y'], prompt['x'] + prompt['width'], prompt['y'] + prompt['height']])
     scale = np.array([*size, *size]) / 100
     box = np.clip(corners * scale, 0, np.array([*size, *size])).astype(np.float32)

@@ -1,8 +1,8 @@
-"""A model against people: how well its persons and keypoints agree with those that annotators left.
+"""Measure how well a model's persons and keypoints agree with those of annotators.
 
 Average precision and recall are COCO's, by OKS with the sigmas of COCO-WholeBody, for each part and for the whole body.
-As in mmpose, the area of a person is 0.53 of the box. What is said of keypoints (PCK, corrections) concerns persons
-whom the model found: see `evaluation_matching.pair`.
+As in mmpose, the area of a person is 0.53 of the box. Figures of keypoints (PCK, corrections) cover the persons whom
+the model found: see `matching.pair`.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from detector.datasets.person import Person
 from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, Part, part_of
 
-from .matching import EVALUATED_PARTS, PCK_THRESHOLDS, WHOLE_BODY, Compared, Crowd, Matched
+from .matching import EVALUATED_PARTS, PCK_THRESHOLDS, WHOLE_BODY, Compared, Matched, PersonArrays
 from .precision import precision
 
 METRICS: Final = ('ap', 'ap50', 'ap75', 'ar', 'oks', 'pck05', 'pck10')
-"""Fields of `PartFigures` that versions are compared by."""
+"""Fields of `PartFigures` by which versions are compared."""
 _PCK05, _PCK10 = PCK_THRESHOLDS.index(0.05), PCK_THRESHOLDS.index(0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evaluated:
-    """An image with what people and what a model say is on it.
+    """An image with its annotated and predicted persons.
 
-    :param name: of the file, or the task's id.
-    :param people: those whom annotators left.
-    :param predicted: by the model, keypoints below its threshold not labelled; of the same keypoints as annotators
-        could label, since others look like points that were removed.
-    :param address: where a reader of the report can look at it.
+    :param name: name of the file, or the task's id.
+    :param people: annotated persons.
+    :param predicted: predicted persons; keypoints below the model's threshold are not labelled. They have only
+        keypoints that annotators could label, since others would count as removed.
+    :param address: address of the task's page.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartFigures:
-    """A part, or the whole body; None where people labelled nothing to compare with.
+    """Figures of a part or the whole body; None if no keypoint of it is annotated.
 
-    :param people: with at least one labelled keypoint of the part.
+    :param people: annotated persons with at least one labelled keypoint of the part.
     :param oks: mean over those of them whom the model found, 0..1.
-    :param labelled: keypoints of persons whom the model found.
-    :param pck: share of these at most `PCK_THRESHOLDS` of the box's longer side away (Yang and Ramanan, Articulated
+    :param labelled: labelled keypoints of persons whom the model found.
+    :param pck: share of these within each of `PCK_THRESHOLDS` of the box's longer side (Yang and Ramanan, Articulated
         Human Detection with Flexible Mixtures of Parts, 2013; mmpose's `PCKAccuracy` with `norm_item='bbox'`).
     """
 
@@ -71,14 +71,14 @@ class PartFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeypointFigures:
-    """A keypoint of the persons whom the model found.
+    """Figures of a keypoint over the persons whom the model found.
 
-    :param labelled: by people.
+    :param labelled: number of persons for whom annotators labelled it.
     :param pck05: see `PartFigures`.
-    :param predicted: by the model.
-    :param moved: predicted, but people have it elsewhere: see `MOVED_SHARE` in `evaluation_matching`.
-    :param removed: predicted, but not labelled by people.
-    :param added: labelled by people, but not predicted.
+    :param predicted: number of persons for whom the model predicted it.
+    :param moved: predicted, but annotated elsewhere: see `matching.MOVED_SHARE`.
+    :param removed: predicted, but not annotated.
+    :param added: annotated, but not predicted.
     """
 
     name: str
@@ -97,19 +97,19 @@ class KeypointFigures:
 
     @property
     def corrected_share(self) -> float | None:
-        """Of the persons for whom people or the model have the keypoint, 0..1."""
+        """Share of corrected keypoints among those that are annotated or predicted, 0..1."""
         persons = self.predicted + self.added
         return self.corrected / persons if persons else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFigures:
-    """An image.
+    """Figures of an image.
 
-    :param missed: persons whom the model did not find.
-    :param surplus: predicted persons whom people do not have.
-    :param oks: whole body, mean over persons whom the model found and people labelled keypoints of; None: nobody.
-    :param quality: 0..1, the same mean with a 0 for everybody missed or surplus; 1 if there is nothing to compare.
+    :param missed: annotated persons whom the model did not find.
+    :param surplus: predicted persons whom annotators did not label.
+    :param oks: mean OKS of the whole body over found persons with labelled keypoints; None if there is none.
+    :param quality: the same mean, 0..1, with a 0 for each missed or surplus person; 1 if there is nothing to compare.
     """
 
     name: str
@@ -124,7 +124,7 @@ class ImageFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """A model version against people.
+    """Figures of a model version.
 
     :param parts: body, feet, face, left_hand, right_hand, whole_body.
     :param keypoints: all 133, in the order of the skeleton.
@@ -144,14 +144,14 @@ class Evaluation:
 def evaluate(images: Sequence[Evaluated]) -> Evaluation:
     """Measure one version of a model.
 
-    :raises InvalidRequest: no images, or of several versions.
+    :raises InvalidRequest: there are no images, or they are of several versions.
     :raises ExtraMissing: the extra `evaluate` is not installed.
     """
     versions = {image.model_version for image in images}
     if len(versions) != 1:
         what = f'the versions {", ".join(sorted(versions))}' if versions else 'no images'
-        raise InvalidRequest(f'an evaluation is of one model version, and these are {what}')
-    compared = [Compared.of(Crowd.of(image.people), Crowd.of(image.predicted)) for image in images]
+        raise InvalidRequest(f'an evaluation needs images of exactly one model version, not {what}')
+    compared = [Compared.of(PersonArrays.of(image.people), PersonArrays.of(image.predicted)) for image in images]
     matched = Matched.of(compared)
     figures = [_image_figures(*found) for found in zip(images, compared, strict=True)]
     return Evaluation(
@@ -202,7 +202,7 @@ def _keypoint_figures(index: int, matched: Matched) -> KeypointFigures:
 def _image_figures(image: Evaluated, compared: Compared) -> ImageFigures:
     labelled = compared.people.with_any_of(WHOLE_BODY)
     values = [float(compared.likeness[found]) for found in compared.pairs if labelled[found[0]]]
-    missed, surplus = (len(crowd) - len(compared.pairs) for crowd in (compared.people, compared.predicted))
+    missed, surplus = (len(one) - len(compared.pairs) for one in (compared.people, compared.predicted))
     judged = len(values) + missed + surplus
     return ImageFigures(
         name=image.name,
@@ -223,7 +223,7 @@ def _image_figures(image: Evaluated, compared: Compared) -> ImageFigures:
 class Row:
     """A figure of all versions.
 
-    :param part: its name.
+    :param part: name of the part.
     :param metric: a field of `PartFigures`.
     """
 
@@ -233,7 +233,7 @@ class Row:
 
     @property
     def change(self) -> float | None:
-        """From the first version to the last."""
+        """Difference between the last version and the first."""
         first, last = self.values[0], self.values[-1]
         return None if first is None or last is None else last - first
 
@@ -242,7 +242,8 @@ class Row:
 class Comparison:
     """Versions side by side.
 
-    :param same_images: whether all were measured on images of the same names; if not, the figures may differ by that.
+    :param same_images: True if all were measured on images of the same names; otherwise the figures may differ for this
+        reason.
     """
 
     versions: tuple[str, ...]
@@ -251,13 +252,13 @@ class Comparison:
 
 
 def compare(evaluations: Sequence[Evaluation]) -> Comparison:
-    """A table of two or more versions, a row per part and metric.
+    """Compare two or more versions, with a row per part and metric.
 
-    :raises InvalidRequest: fewer than two evaluations, or two of one version.
+    :raises InvalidRequest: there are fewer than two evaluations, or two of one version.
     """
     versions = tuple(evaluation.model_version for evaluation in evaluations)
     if len(versions) < 2 or len(set(versions)) < len(versions):
-        raise InvalidRequest('a comparison takes evaluations of at least two versions, each once')
+        raise InvalidRequest('a comparison needs evaluations of at least two versions, each once')
     return Comparison(
         versions=versions,
         rows=tuple(

@@ -1,4 +1,4 @@
-"""The persons of images as arrays: how alike they are, who is whom, how far apart their keypoints are."""
+"""Persons of images as arrays: their similarity, their pairing, and the distances of their keypoints."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ Bools = NDArray[np.bool_]
 WHOLE_BODY: Final = Part('whole_body', 0, KEYPOINT_COUNT, (70, 70, 70))
 EVALUATED_PARTS: Final = (*PARTS, WHOLE_BODY)
 SAME_PERSON: Final = 0.5
-"""OKS or IoU from which two may be the same person: the lowest threshold of COCO's AP."""
+"""OKS or IoU from which two persons may be the same: the lowest threshold of COCO's AP."""
 PCK_THRESHOLDS: Final = tuple(step / 200 for step in range(21))
-"""Of the longer side of a person's box, 0 … 0.1: the points of a PCK curve."""
+"""Thresholds of a PCK curve in shares of the longer side of a person's box, 0 … 0.1."""
 MOVED_PIXELS: Final = 2.0
 MOVED_SHARE: Final = 0.005
-"""Of the diagonal of a person's box: a point that lies no farther away than this or the pixels above counts as left
-where it was. An untouched one comes back to a fraction of a pixel, one that somebody means to move goes farther."""
+"""Share of a box's diagonal within which a keypoint counts as unmoved, as it does within `MOVED_PIXELS`. Untouched
+keypoints return within a fraction of a pixel."""
 _NO_SMALLER: Final = 1.0
-"""Pixels of a box's side: a box without extent would allow no distance at all."""
+"""Smallest side of a box in pixels; a box without extent would tolerate no distance at all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Crowd:
-    """The N persons of an image as annotators or a model see them, in pixels.
+class PersonArrays:
+    """The N annotated or predicted persons of an image, in pixels.
 
     :param boxes: shape (N, 4): x1, y1, x2, y2, no side shorter than a pixel.
     :param keypoints: shape (N, 133, 2).
-    :param labelled: shape (N, 133), also the hidden ones, as in COCO.
-    :param scores: shape (N,), of the model.
+    :param labelled: mask of labelled keypoints, hidden ones included as in COCO, shape (N, 133).
+    :param scores: the model's scores, shape (N,).
     """
 
     boxes: Floats
@@ -44,8 +44,8 @@ class Crowd:
     scores: Floats
 
     @classmethod
-    def of(cls, persons: Iterable[Person]) -> 'Crowd':
-        """All who have a box or a labelled keypoint; without a box they get that of their labelled keypoints."""
+    def of(cls, persons: Iterable[Person]) -> 'PersonArrays':
+        """Convert persons that are not empty; those without a box get the box around their labelled keypoints."""
         present = [person for person in persons if not person.is_empty]
         return cls(
             boxes=np.array([_box(person) for person in present], dtype=np.float64).reshape(-1, 4),
@@ -64,26 +64,26 @@ class Crowd:
 
     @property
     def areas(self) -> Floats:
-        """Of the persons' outlines as the OKS takes it, shape (N,)."""
+        """Areas of the persons for the OKS, shape (N,)."""
         areas: Floats = BOX_TO_OKS_AREA * self.sides.prod(axis=1)
         return areas
 
     def with_any_of(self, part: Part) -> Bools:
-        """Who has a labelled keypoint of a part, shape (N,)."""
+        """Return the mask of persons with a labelled keypoint of a part, shape (N,)."""
         return np.asarray(self.labelled[:, part.slice].any(axis=1))
 
     @classmethod
-    def together(cls, crowds: Sequence['Crowd']) -> 'Crowd':
+    def concatenate(cls, arrays: Sequence['PersonArrays']) -> 'PersonArrays':
         return cls(
-            boxes=np.concatenate([crowd.boxes for crowd in crowds]),
-            keypoints=np.concatenate([crowd.keypoints for crowd in crowds]),
-            labelled=np.concatenate([crowd.labelled for crowd in crowds]),
-            scores=np.concatenate([crowd.scores for crowd in crowds]),
+            boxes=np.concatenate([one.boxes for one in arrays]),
+            keypoints=np.concatenate([one.keypoints for one in arrays]),
+            labelled=np.concatenate([one.labelled for one in arrays]),
+            scores=np.concatenate([one.scores for one in arrays]),
         )
 
-    def take(self, chosen: NDArray[Any]) -> 'Crowd':
-        """Some of them, by mask or indices."""
-        return Crowd(
+    def take(self, chosen: NDArray[Any]) -> 'PersonArrays':
+        """Select persons by mask or indices."""
+        return PersonArrays(
             boxes=self.boxes[chosen],
             keypoints=self.keypoints[chosen],
             labelled=self.labelled[chosen],
@@ -98,19 +98,20 @@ def _box(person: Person) -> Floats:
 
 
 def _score(person: Person) -> float:
-    """Box score times mean keypoint score, where known: how mmpose ranks persons (`score_mode='bbox_keypoint'`)."""
+    """Return box score times mean keypoint score where known, as mmpose ranks persons
+    (`score_mode='bbox_keypoint'`)."""
     scores = person.scores[person.labelled]
     scores = scores[np.isfinite(scores)]
     box_score = 1.0 if person.box_score is None else float(person.box_score)
     return box_score * (float(scores.mean()) if scores.size else 1.0)
 
 
-def similarities(people: Crowd, predicted: Crowd, part: Part) -> Floats:
-    """The OKS of each person and each predicted one over the keypoints of a part that people labelled.
+def similarities(people: PersonArrays, predicted: PersonArrays, part: Part) -> Floats:
+    """Return the OKS of each annotated and each predicted person over the labelled keypoints of a part.
 
-    A keypoint that was not predicted is nowhere: its similarity is 0.
+    A keypoint that was not predicted has a similarity of 0.
 
-    :return: shape (G, D), 0..1; 0 where nothing is labelled.
+    :return: shape (G, D), 0..1; 0 without labelled keypoints.
     """
     return oks(
         people.keypoints[:, None, part.slice],
@@ -121,8 +122,8 @@ def similarities(people: Crowd, predicted: Crowd, part: Part) -> Floats:
     )
 
 
-def one_by_one(people: Crowd, predicted: Crowd, part: Part) -> Floats:
-    """`similarities` of the first with the first, and so on, shape (N,)."""
+def one_by_one(people: PersonArrays, predicted: PersonArrays, part: Part) -> Floats:
+    """Return the OKS of persons pair by pair, shape (N,); see `similarities`."""
     return oks(
         people.keypoints[:, part.slice],
         _places(predicted)[:, part.slice],
@@ -132,20 +133,19 @@ def one_by_one(people: Crowd, predicted: Crowd, part: Part) -> Floats:
     )
 
 
-def _places(predicted: Crowd) -> Floats:
+def _places(predicted: PersonArrays) -> Floats:
     places: Floats = np.where(predicted.labelled[..., None], predicted.keypoints, np.inf)
     return places
 
 
-def pair(people: Crowd, predicted: Crowd, likeness: Floats) -> list[tuple[int, int]]:
-    """Who is whom: greedy, the most alike first, each at most once.
+def pair(people: PersonArrays, predicted: PersonArrays, likeness: Floats) -> list[tuple[int, int]]:
+    """Pair annotated with predicted persons greedily, the most similar first, each at most once.
 
-    Candidates are pairs with an OKS or a box IoU of at least `SAME_PERSON`; the sum of both says how alike they are.
-    Boxes alone would mix up persons who embrace, OKS alone would lose those whom people had to correct a lot, whose
-    corrections are to be counted.
+    Candidates have an OKS or a box IoU of at least `SAME_PERSON`; their sum is the similarity. Boxes alone would
+    confuse persons who embrace. OKS alone would lose persons with many corrections, which are to be counted.
 
     :param likeness: OKS, shape (G, D).
-    :return: index of the person, index of the predicted one.
+    :return: indices of the annotated and the predicted person.
     """
     ious = box_ious(people.boxes[:, None], predicted.boxes[None])
     alike = likeness + ious
@@ -162,19 +162,19 @@ def pair(people: Crowd, predicted: Crowd, likeness: Floats) -> list[tuple[int, i
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Compared:
-    """An image: people, predicted, and who is whom.
+    """An image with its annotated and predicted persons and their pairs.
 
     :param likeness: OKS of the whole body, shape (people, predicted).
     :param pairs: see `pair`.
     """
 
-    people: Crowd
-    predicted: Crowd
+    people: PersonArrays
+    predicted: PersonArrays
     likeness: Floats
     pairs: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, people: Crowd, predicted: Crowd) -> 'Compared':
+    def of(cls, people: PersonArrays, predicted: PersonArrays) -> 'Compared':
         likeness = similarities(people, predicted, WHOLE_BODY)
         return cls(people=people, predicted=predicted, likeness=likeness, pairs=pair(people, predicted, likeness))
 
@@ -183,11 +183,12 @@ class Compared:
 class Matched:
     """The M persons of all images whom the model found.
 
-    :param labelled: by people, shape (M, 133).
-    :param predicted: shape (M, 133).
-    :param distances: in shares of the longer side of people's box, shape (M, 133); inf where not predicted.
-    :param moved: whether people have a predicted keypoint elsewhere, shape (M, 133).
-    :param similarities: OKS by the name of the part, shape (M,).
+    :param labelled: mask of annotated keypoints, shape (M, 133).
+    :param predicted: mask of predicted keypoints, shape (M, 133).
+    :param distances: distances in shares of the longer side of the annotated box, shape (M, 133); inf where not
+        predicted.
+    :param moved: mask of predicted keypoints that are annotated elsewhere, shape (M, 133).
+    :param similarities: OKS by name of the part, shape (M,).
     """
 
     labelled: Bools
@@ -198,8 +199,8 @@ class Matched:
 
     @classmethod
     def of(cls, images: Sequence[Compared]) -> 'Matched':
-        people = Crowd.together([image.people.take(_column(image.pairs, 0)) for image in images])
-        predicted = Crowd.together([image.predicted.take(_column(image.pairs, 1)) for image in images])
+        people = PersonArrays.concatenate([image.people.take(_column(image.pairs, 0)) for image in images])
+        predicted = PersonArrays.concatenate([image.predicted.take(_column(image.pairs, 1)) for image in images])
         pixels = np.linalg.norm(people.keypoints - predicted.keypoints, axis=2)
         least = np.maximum(MOVED_PIXELS, MOVED_SHARE * np.linalg.norm(people.sides, axis=1))
         return cls(
@@ -211,7 +212,7 @@ class Matched:
         )
 
     def pck(self, part: slice) -> tuple[float, ...] | None:
-        """Of all labelled keypoints of a part together, for each of `PCK_THRESHOLDS`; None without any."""
+        """Return the PCK of a part at each of `PCK_THRESHOLDS`; None without labelled keypoints."""
         distances = self.distances[:, part][self.labelled[:, part]]
         if not distances.size:
             return None

@@ -1,4 +1,4 @@
-"""Average precision of keypoints, by faster-coco-eval."""
+"""Average precision of keypoints, computed by faster-coco-eval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from detector.errors import ExtraMissing
 from detector.pose.similarity import oks
 from detector.pose.skeleton import OKS_SIGMAS, Part
 
-from .matching import Crowd, Floats, similarities
+from .matching import Floats, PersonArrays, similarities
 
 JsonObject = dict[str, Any]
 
 _MAX_PREDICTED: Final = 20
-"""Per image, as COCO counts keypoints (`maxDets`), unless an image has more persons than that."""
+"""Number of predictions per image that COCO counts (`maxDets`), raised for images with more predicted persons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +28,13 @@ class Precision:
     ar: float
 
 
-def precision(images: Sequence[tuple[Crowd, Crowd]], part: Part) -> Precision | None:
-    """Average precision and recall for one part, by faster-coco-eval on the OKS of `similarities`.
+def precision(images: Sequence[tuple[PersonArrays, PersonArrays]], part: Part) -> Precision | None:
+    """Return average precision and recall for one part, by faster-coco-eval on the OKS of `similarities`.
 
-    As COCO has it, persons without a labelled keypoint of the part are ignored, and so is who was predicted in their
-    place; beyond COCO, predicted persons without a keypoint of the part say nothing about it and are left out.
+    As in COCO, persons without a labelled keypoint of the part are ignored, and so are predictions in their place.
+    Unlike in COCO, predicted persons without a keypoint of the part are left out.
 
-    :param images: people and predicted of each.
+    :param images: annotated and predicted persons of each image.
     :return: None if no keypoint of the part is labelled.
     :raises ExtraMissing: faster-coco-eval is not installed.
     """
@@ -63,9 +63,9 @@ def precision(images: Sequence[tuple[Crowd, Crowd]], part: Part) -> Precision | 
 
 
 def _annotations(
-    images: Sequence[tuple[Crowd, Crowd]], part: Part
+    images: Sequence[tuple[PersonArrays, PersonArrays]], part: Part
 ) -> tuple[list[JsonObject], list[JsonObject], dict[int, Floats]]:
-    """COCO's annotations of people and of predicted persons, and their OKS by image id, shape (D, G)."""
+    """Return COCO's annotations for annotated and for predicted persons, and their OKS by image id, shape (D, G)."""
     truth: list[JsonObject] = []
     found: list[JsonObject] = []
     matrices: dict[int, Floats] = {}
@@ -81,10 +81,10 @@ def _annotations(
     return truth, found, matrices
 
 
-def _with_ignored(people: Crowd, predicted: Crowd, part: Part) -> Floats:
-    """`similarities`, and for persons without a labelled keypoint of a part how well the predicted ones lie near them.
+def _with_ignored(people: PersonArrays, predicted: PersonArrays, part: Part) -> Floats:
+    """Return `similarities`; for persons without a labelled keypoint of the part, how near to them predictions lie.
 
-    COCO takes distances from the box, made larger by its own size to every side (pycocotools, `computeOks`).
+    COCO measures distances from the box, enlarged by its own size on every side (pycocotools, `computeOks`).
 
     :return: shape (G, D).
     """

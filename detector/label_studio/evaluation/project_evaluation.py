@@ -1,4 +1,4 @@
-"""Projects and their JSON snapshots as what an evaluation compares: predictions against people's annotations."""
+"""Read the annotations and predictions of projects and of their JSON snapshots for an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,16 +24,16 @@ from detector.label_studio.server.project import Project
 from .evaluation import Evaluated, Evaluation, evaluate
 
 ANNOTATED: Final = {'filter': 'filter:tasks:total_annotations', 'operator': 'greater', 'type': 'Number', 'value': 0}
-"""The filter for tasks that somebody has annotated and not skipped."""
+"""Filter for tasks with an annotation that was not skipped."""
 _NOWHERE: Final = (1, 1)
 """Size of an image without any region."""
 
 
 class Annotated:
-    """Annotated tasks, of one project or several, with what each model version predicted for them.
+    """Annotated tasks of one or several projects, with the prediction of each model version.
 
-    :ivar tasks: how many have an annotation that is not skipped.
-    :ivar warnings: what is wrong with some, each with the number of its task.
+    :ivar tasks: number of tasks with an annotation that was not skipped.
+    :ivar warnings: faults of single tasks, each with the task's number.
     """
 
     def __init__(self) -> None:
@@ -44,18 +44,18 @@ class Annotated:
 
     @property
     def versions(self) -> list[str]:
-        """Those with predictions on annotated tasks, in the order in which their first predictions were made."""
+        """Versions with predictions on annotated tasks, in the order of their first predictions."""
         return sorted(self._images, key=lambda version: (self._since[version], version))
 
     def add(self, task: Json, config: LabelingConfig, *, address: str | None = None) -> None:
-        """Take a task's newest annotation that is not skipped, and the newest prediction of each version.
+        """Add a task with its newest annotation and the newest prediction of each version.
 
-        The image has the size that the annotation's regions say, or else a prediction's. Tasks without an annotation
-        are left out.
+        The image size comes from the annotation's regions, or else from a prediction's. Tasks without an annotation, or
+        with skipped ones only, are ignored.
 
-        :param task: with `annotations` and `predictions`, these whole.
-        :param address: of the task's page.
-        :raises InvalidRequest: of predictions there are only numbers.
+        :param task: with `annotations` and `predictions` in full.
+        :param address: address of the task's page.
+        :raises InvalidRequest: the predictions are only listed by number.
         """
         annotation = newest_annotation(task)
         if annotation is None:
@@ -64,14 +64,14 @@ class Annotated:
         number, annotated = id_of(task), results_of(annotation)
         if any(isinstance(prediction, int) for prediction in task.get('predictions') or ()):
             raise InvalidRequest(
-                f'task {number}: of its predictions the file has only numbers; export a snapshot with predictions '
+                f'task {number}: the file lists its predictions by number only; export a snapshot with predictions '
                 '(Export → Create New Snapshot → Include predictions), or name the project'
             )
         predictions = {version: found[0] for version, found in predictions_of(task).items()}
         regions = [annotated, *(results_of(prediction) for prediction in predictions.values())]
         size = next((size for size in map(size_of, regions) if size is not None), None)
         if size is None and any(regions):
-            self.warnings.append(f'task {number} is left out: no region says how large its image is')
+            self.warnings.append(f'task {number} is left out: no region states the size of its image')
             return
         name = f'{file_of(task, config)} (task {number})'.strip()
         people = persons_in(annotated, config, size or _NOWHERE)
@@ -91,23 +91,23 @@ class Annotated:
     def _warn(self, number: int, size: Size | None, version: str, predicted: Size | None) -> None:
         if size is not None and predicted is not None and size != predicted:
             sizes = (' × '.join(map(str, sides)) for sides in (size, predicted))
-            self.warnings.append(f'task {number}: its image has {next(sizes)} pixels, for {version} {next(sizes)}')
+            self.warnings.append(f'task {number}: its image has {next(sizes)} pixels, but {next(sizes)} for {version}')
 
     def evaluate(self, versions: Sequence[str] = ()) -> list[Evaluation]:
         """Measure versions, each on the tasks that it has predictions for, the oldest first.
 
-        :param versions: those that are wanted, in this order; none: all.
-        :raises InvalidRequest: nobody has annotated, nothing is predicted, or a version is unknown.
+        :param versions: versions to measure, in this order; empty: all.
+        :raises InvalidRequest: there are no annotations or predictions, or a version is unknown.
         :raises ExtraMissing: the extra `evaluate` is not installed.
         """
         if not self.tasks:
             raise InvalidRequest('no task has an annotation: there is nothing to compare predictions with')
         if not self._images:
-            raise InvalidRequest(f'none of the {self.tasks} annotated tasks has a prediction that can be used')
+            raise InvalidRequest(f'none of the {self.tasks} annotated tasks has a usable prediction')
         for version in versions:
             if version not in self._images:
                 raise InvalidRequest(
-                    f'no annotated task has a prediction of {version!r}; there are those of {", ".join(self.versions)}'
+                    f'no annotated task has a prediction of {version!r}, only of {", ".join(self.versions)}'
                 )
         return [evaluate(self._images[version]) for version in dict.fromkeys(versions or self.versions)]
 
@@ -124,10 +124,11 @@ async def read_project(project: Project, annotated: Annotated) -> None:
 
 
 def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -> None:
-    """Add the annotated tasks of a JSON file that Label Studio has exported, which must have whole predictions.
+    """Add the annotated tasks of a JSON export of Label Studio that has predictions in full.
 
-    :param xml: the labeling config; None: the recommended ones of all parts, either style.
-    :raises InvalidRequest: the file cannot be read or is no such export, or the labeling config offers no keypoints.
+    :param xml: the labeling config; None: the recommended ones of both styles with all parts.
+    :raises InvalidRequest: the file cannot be read or is not such an export, or the labeling config offers no
+        keypoints.
     """
     config = any_style() if xml is None else checked(parse(xml))
     for task in tasks_in_file(path):
@@ -135,7 +136,7 @@ def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -
 
 
 def checked(config: LabelingConfig) -> LabelingConfig:
-    """:raises InvalidRequest: it offers boxes only."""
+    """:raises InvalidRequest: the config offers boxes only."""
     if not keypoints_of(config).any():
         raise InvalidRequest('the labeling config offers boxes for persons, but no keypoints')
     return config

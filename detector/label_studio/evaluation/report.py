@@ -1,4 +1,4 @@
-"""The report of an evaluation: JSON, and one HTML file that needs nothing else."""
+"""The report of an evaluation as JSON or as one self-contained HTML file."""
 
 import base64
 import io
@@ -16,9 +16,9 @@ from .evaluation import METRICS, Evaluation, ImageFigures, KeypointFigures, Part
 from .matching import EVALUATED_PARTS, PCK_THRESHOLDS
 
 MAX_IMAGES: Final = 30
-"""The worst ones of a version, that the HTML file lists; JSON has all."""
+"""Maximum number of images per version in the HTML file, the worst first; JSON has all."""
 MAX_CORRECTED: Final = 20
-"""Keypoints in the plot of the most corrected ones."""
+"""Maximum number of keypoints in the plot of the most corrected ones."""
 _DIGITS: Final = 6
 _TITLES: Final = {
     'ap': 'AP',
@@ -41,9 +41,9 @@ summary { cursor: pointer; font-weight: bold; }
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All figures as JSON; null where people labelled nothing to compare with.
+    """Return all figures as JSON; null if no keypoint is annotated to compare with.
 
-    `pck` has the shares at `pck_thresholds`, of the longer side of a person's box.
+    `pck` has the shares at `pck_thresholds`, which are in shares of the longer side of a person's box.
     """
     figures = asdict(evaluation)
     for part, found in zip(figures['parts'], evaluation.parts, strict=True):
@@ -68,20 +68,20 @@ def _rounded(value: Any) -> Any:
 def to_html(evaluations: Sequence[Evaluation], path: Path) -> None:
     """Write a report of one or more versions, the oldest first: tables, plots and the worst images.
 
-    :raises InvalidRequest: two evaluations of one version.
+    :raises InvalidRequest: there are two evaluations of one version.
     :raises ExtraMissing: matplotlib is not installed.
-    :raises ValueError: no evaluation.
+    :raises ValueError: there is no evaluation.
     """
     if not evaluations:
-        raise ValueError('a report is of at least one evaluation')
+        raise ValueError('a report needs at least one evaluation')
     sections = [
         _heading(evaluations),
         *(_comparison(evaluations) if len(evaluations) > 1 else ()),
         '<h2>Parts</h2>',
         *(_parts_table(evaluation) for evaluation in evaluations),
         *_plots(evaluations),
-        '<h2>Keypoints</h2><p>Of persons whom the model found. Corrected are those that people moved, removed or '
-        'added.</p>',
+        '<h2>Keypoints</h2><p>Figures cover the persons whom the model found. Corrected keypoints are those that '
+        'annotators moved, removed or added.</p>',
         *(_keypoints_table(evaluations, part.name) for part in EVALUATED_PARTS[:-1]),
         '<h2>Worst images</h2>',
         *(_images_table(evaluation) for evaluation in evaluations),
@@ -90,12 +90,12 @@ def to_html(evaluations: Sequence[Evaluation], path: Path) -> None:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f'<title>A model against people</title><style>{_STYLE}</style></head>\n<body>\n'
+        f'<title>Model evaluation</title><style>{_STYLE}</style></head>\n<body>\n'
         + '\n'.join(sections)
         + '\n</body></html>\n'
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding='utf-8', errors='replace')  # a name may hold half a character
+    path.write_text(page, encoding='utf-8', errors='replace')  # a name may have unpaired surrogates
 
 
 def _heading(evaluations: Sequence[Evaluation]) -> str:
@@ -104,7 +104,7 @@ def _heading(evaluations: Sequence[Evaluation]) -> str:
         for found in evaluations
     ]
     header = ['version', 'images', 'people', 'predicted', 'missed', 'surplus']
-    return '<h1>A model against people</h1>' + _table(header, rows)
+    return '<h1>Model evaluation</h1>' + _table(header, rows)
 
 
 def _comparison(evaluations: Sequence[Evaluation]) -> Iterable[str]:
@@ -162,7 +162,7 @@ def _images_table(evaluation: Evaluation) -> str:
 
 
 def _link(image: ImageFigures) -> str:
-    """The name, as a link where its address is one that a browser may open."""
+    """Return the name, as a link if its address is one that a browser may open."""
     try:
         is_link = image.address is not None and urlsplit(image.address).scheme in ('http', 'https')
     except ValueError:
@@ -176,7 +176,7 @@ def _caption(evaluation: Evaluation) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]], first: Sequence[str] = ()) -> str:
-    """:param first: column of HTML before the others, whose text is escaped here."""
+    """:param first: first column in HTML; the text of the other columns is escaped here."""
     lines = [''.join(f'<th>{escape(title)}</th>' for title in header)]
     for index, row in enumerate(rows):
         lead = [first[index]] if first else []
@@ -205,7 +205,7 @@ def _plots(evaluations: Sequence[Evaluation]) -> Iterable[str]:
 
 
 def most_corrected(evaluation: Evaluation) -> list[KeypointFigures]:
-    """Keypoints by the share that people corrected, the largest first, at most `MAX_CORRECTED`."""
+    """Return keypoints by the share that annotators corrected, the largest first, at most `MAX_CORRECTED`."""
     corrected = [keypoint for keypoint in evaluation.keypoints if keypoint.corrected]
     corrected.sort(key=lambda keypoint: (-(keypoint.corrected_share or 0), -keypoint.corrected))
     return corrected[:MAX_CORRECTED]
@@ -265,6 +265,6 @@ def _draw_corrected(figure: Any, most: Sequence[KeypointFigures]) -> None:
 
 
 def _label(evaluation: Evaluation, index: int) -> str:
-    """A version in the legend: numbered, and without what matplotlib takes for mathematics or has no glyph for."""
+    """Return a numbered version for the legend, without formulas and characters that matplotlib cannot draw."""
     plain = ''.join(char if char.isascii() and char.isprintable() else '?' for char in evaluation.model_version[:40])
     return f'{index + 1}: {plain}'.replace('$', r'\$')

@@ -1,4 +1,4 @@
-"""The queue of annotations on the disk."""
+"""The queue of annotations on disk."""
 
 import sqlite3
 from pathlib import Path
@@ -23,7 +23,7 @@ def first(queue: CorrectionQueue) -> Hint:
 
 
 def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
-    """And so does what was sent."""
+    """Waiting annotations and sent versions survive a restart."""
     before = CorrectionQueue(tmp_path / 'queue.sqlite')
     before.add([HINT, Hint(annotation=6, project=2)], 100.0)
     before.done(first(before), 'v1')
@@ -37,7 +37,7 @@ def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
 
 
 def test_an_annotation_waits_once(queue: CorrectionQueue) -> None:
-    """However many calls tell of it; the first of those that are due comes first."""
+    """An annotation waits once, however many calls name it, and the one that is due first comes first."""
     queue.add([HINT], 50.0)
     queue.add([HINT, Hint(annotation=4, project=1)], 40.0)
     assert queue.about()['waiting'] == 2
@@ -48,7 +48,7 @@ def test_an_annotation_waits_once(queue: CorrectionQueue) -> None:
 
 
 def test_news_that_come_while_it_is_handled_are_not_lost(queue: CorrectionQueue) -> None:
-    """The annotation stays in the queue, since its new version has not been read."""
+    """An annotation that is named again while it is handled stays in the queue."""
     queue.add([HINT], 0.0)
     handled = first(queue)
     queue.add([HINT], 10.0)
@@ -59,7 +59,7 @@ def test_news_that_come_while_it_is_handled_are_not_lost(queue: CorrectionQueue)
 
 
 def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
-    """An outage is waited for without end; an image that cannot be had is given up."""
+    """Pauses double up to a limit; an outage is retried without end, and a missing image is given up."""
     queue.add([HINT], 0.0)
     pauses = []
     for _ in range(20):
@@ -75,7 +75,7 @@ def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
 
 
 def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits is bounded."""
+    """The number of waiting annotations is limited, so forged calls do not fill the disk."""
     monkeypatch.setattr(correction_queue, 'MAX_WAITING', 100)
     for start in (1, 101):
         queue.add([Hint(annotation=start + number, project=1) for number in range(70)], 0.0)
@@ -83,7 +83,7 @@ def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: 
 
 
 def test_a_broken_database_is_set_aside(tmp_path: Path) -> None:
-    """And begun anew."""
+    """A damaged database is renamed and replaced by a new one."""
     path = tmp_path / 'queue.sqlite'
     path.write_bytes(b'hello' * 1000)
     queue = CorrectionQueue(path)
@@ -93,7 +93,7 @@ def test_a_broken_database_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_disk_are_errors_of_the_system(tmp_path: Path) -> None:
-    """Callers know OSError."""
+    """Errors of the database are raised as OSError."""
     queue = CorrectionQueue(tmp_path / 'other.sqlite')
     with sqlite3.connect(tmp_path / 'other.sqlite') as other:
         other.execute('DROP TABLE waiting')

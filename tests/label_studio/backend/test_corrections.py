@@ -1,4 +1,4 @@
-"""From webhooks to the Learning Loop: a real node, the mock Loop, and a stand-in for Label Studio."""
+"""Corrections from webhooks to the Learning Loop: a real node, the mock Loop, and a stand-in for Label Studio."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +38,7 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess, studio: Studio) -> Iterator[NodeProcess]:
-    """A node between the two."""
+    """Start a node between the two."""
     settings = {'UPLOAD_SECONDS': 0.1, **loop.settings, **studio.settings}
     with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
         yield running
@@ -67,7 +67,7 @@ def regions(figures: Sequence[Figure] = FIGURES) -> list[Region]:
 
 
 def tell(node: NodeProcess, *annotations: int, action: str = 'ANNOTATION_UPDATED', project: int = 1) -> None:
-    """The webhook of Label Studio, without what nobody shall trust."""
+    """Call the webhook as Label Studio does, with contents that must not be trusted."""
     body: dict[str, Any] = {'action': action, 'project': {'id': project}, 'task': {'id': 1}}
     items = [{'id': annotation, 'result': [{'forged': True}]} for annotation in annotations]
     body['annotation'] = items if action.startswith('ANNOTATIONS') else items[0]
@@ -81,7 +81,7 @@ def corrections(node: NodeProcess) -> dict[str, int]:
 
 
 def handled(node: NodeProcess, loop: MockLoopProcess) -> list[dict[str, Any]]:
-    """What has arrived when nothing waits any more."""
+    """Return what has arrived once nothing waits any more."""
     deadline = time.monotonic() + 30
     while corrections(node)['waiting'] or httpx.get(f'{node.url}/outbox').json()['waiting']:
         assert time.monotonic() < deadline, corrections(node)
@@ -90,7 +90,7 @@ def handled(node: NodeProcess, loop: MockLoopProcess) -> list[dict[str, Any]]:
 
 
 def test_a_correction_arrives_as_annotations(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
-    """Boxes and points in pixels, the ids of the model's categories, and tags that name no person."""
+    """A correction arrives with boxes and points in pixels, the model's category ids, and tags that name no person."""
     results = regions()
     nose = next(region for region in results if region['value'].get('keypointlabels') == ['nose'])
     nose['value'] |= {'x': 50.0, 'y': 25.0}
@@ -111,7 +111,7 @@ def test_a_correction_arrives_as_annotations(node: NodeProcess, loop: MockLoopPr
 
 
 def test_each_version_is_sent_once(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
-    """Label Studio may call often; a new version of the annotation is news."""
+    """Each version of an annotation is sent once, however often Label Studio calls."""
     image = studio.add_image('card.jpg', CARD)
     studio.add_annotation(12, regions(), image=image)
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_each_version_is_sent_once(node: NodeProcess, loop: MockLoopProcess, stu
 
 
 def test_many_at_once_are_all_sent(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
-    """The bulk form has a list."""
+    """All annotations of a bulk webhook are sent."""
     numbers = list(range(20, 30))
     for number in numbers:
         studio.add_annotation(number, regions(), image=studio.add_image(f'{number}.jpg', CARD))
@@ -133,7 +133,7 @@ def test_many_at_once_are_all_sent(node: NodeProcess, loop: MockLoopProcess, stu
 
 
 def test_forged_and_skipped_annotations_ship_nothing(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:
-    """Invented ones, those of another project, skipped ones, and those of projects without poses."""
+    """Annotations that are invented, skipped, of another project, or of a project without poses are not sent."""
     image = studio.add_image('card.jpg', CARD)
     studio.add_annotation(31, regions(), image=image, was_cancelled=True)
     studio.add_annotation(32, regions(), image=image, project=2)
@@ -164,13 +164,13 @@ def test_forged_and_skipped_annotations_ship_nothing(node: NodeProcess, loop: Mo
     ],
 )
 def test_other_calls_tell_of_nothing(body: dict[str, Any]) -> None:
-    """Deleted annotations, tasks, and nonsense."""
+    """Webhooks about deletions and tasks, and malformed ones, queue nothing."""
     assert hints_in(body) == []
 
 
 @pytest.mark.integration
 def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
-    """Also through a kill of the node."""
+    """Corrections are sent after an outage of Label Studio, even if the node was killed meanwhile."""
     studio.add_annotation(41, regions(), image=studio.add_image('card.jpg', CARD))
     settings = {'UPLOAD_SECONDS': 0.1, **loop.settings, **studio.settings}
     studio.down = True
@@ -189,7 +189,7 @@ def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopP
 
 @pytest.mark.integration
 def test_a_database_that_breaks_is_said(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
-    """A webhook hears 507, and `/about` goes on telling what it knows; the next start begins anew."""
+    """A failing database is reported by 507 and in `/about`, and the next start begins a new one."""
     for answer in (507, 200):
         with running_node(tmp_path, **loop.settings, **studio.settings) as node:
             if answer == 507:
@@ -204,7 +204,7 @@ def test_a_database_that_breaks_is_said(tmp_path: Path, loop: MockLoopProcess, s
 
 
 def test_without_a_loop_webhooks_are_answered(tmp_path: Path, studio: Studio) -> None:
-    """Nothing is stored for nobody."""
+    """Without a Loop, webhooks are answered and nothing is stored."""
     with running_node(tmp_path, **studio.settings) as node:
         body = {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 1}, 'project': {'id': 1}}
         answer = httpx.post(f'{node.url}/webhook', json=body)
@@ -215,7 +215,7 @@ def test_without_a_loop_webhooks_are_answered(tmp_path: Path, studio: Studio) ->
 
 
 def test_half_a_skeleton_is_half_a_skeleton() -> None:
-    """Only what is labelled becomes points; a person without a box gets that of the points."""
+    """Only labelled keypoints become points, and a person without a box gets the box around them."""
     person = Person.empty()
     for name, (x, y), visibility in (('nose', (10, 20), VISIBLE), ('left_wrist', (30.123, 5), HIDDEN)):
         person.keypoints[KEYPOINT_INDEX[name]] = x, y
@@ -232,7 +232,7 @@ def test_half_a_skeleton_is_half_a_skeleton() -> None:
 
 @pytest.mark.integration
 def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
-    """What seems to be due in hours is looked at when the node starts."""
+    """An annotation that seems to be due in hours, because the clock was set back, is handled at the node's start."""
     path = tmp_path / 'data' / 'label_studio' / 'corrections.sqlite'
     queue = CorrectionQueue(path)
     queue.add([Hint(annotation=71, project=1)], time.time() + 6 * 3600)

@@ -1,4 +1,4 @@
-"""A model against people: figures that can be computed by hand, and those of faster-coco-eval."""
+"""Evaluation figures, compared with values computed by hand and by faster-coco-eval."""
 
 import sys
 from dataclasses import replace
@@ -35,7 +35,7 @@ def keypoint_of(evaluation: Evaluation, name: str) -> KeypointFigures:
 
 
 def test_a_perfect_model_gets_everything() -> None:
-    """Each figure of each part is 1, also with more persons than COCO counts; no image is bad, nothing is corrected."""
+    """A perfect model gets 1 for every figure, also with more persons than COCO counts, and has no bad image."""
     crowd = [make_person(20 * index, 5 * index, seed=index) for index in range(30)]
     hidden = replace(crowd[0], visibility=np.full(133, HIDDEN, dtype=np.int8))
     evaluation = evaluate(
@@ -58,7 +58,7 @@ def test_a_perfect_model_gets_everything() -> None:
 
 
 def test_a_model_that_finds_nobody_gets_nothing() -> None:
-    """Precision and recall are 0; of keypoints nothing can be said."""
+    """A model that finds no person has precision and recall 0 and no figures for keypoints."""
     evaluation = measure([make_person()], [])
     for part in evaluation.parts:
         assert (part.ap, part.ap50, part.ap75, part.ar) == (0, 0, 0, 0)
@@ -69,7 +69,7 @@ def test_a_model_that_finds_nobody_gets_nothing() -> None:
 
 
 def test_where_people_labelled_nothing_no_figure_exists() -> None:
-    """A person who is predicted on an empty image is surplus; without any label there is no precision."""
+    """A person predicted on an empty image is surplus, and without annotated keypoints there is no precision."""
     evaluation = measure([], [make_person()])
     assert all(part.ap is None and part.ar is None and part.people == 0 for part in evaluation.parts)
     assert (evaluation.missed, evaluation.surplus) == (0, 1)
@@ -77,7 +77,7 @@ def test_where_people_labelled_nothing_no_figure_exists() -> None:
 
 
 def test_a_shifted_hand_concerns_only_that_hand() -> None:
-    """And the whole body, which it belongs to."""
+    """A shifted hand lowers the figures of that hand and of the whole body only."""
     person = make_person()
     evaluation = measure([by_hand(person)], [moved(person, LEFT_HAND.indices, 100)])
     for part in evaluation.parts:
@@ -91,7 +91,7 @@ def test_a_shifted_hand_concerns_only_that_hand() -> None:
 
 
 def test_what_is_not_labelled_does_not_count() -> None:
-    """People labelled one of two left hands, and no feet: what the model says of the others is ignored there."""
+    """Predictions for parts that annotators did not label are ignored."""
     full, bare = make_person(0), make_person(500, seed=1)
     feet = PART_BY_NAME['feet'].indices
     people = [without(full, feet), without(bare, [*feet, *LEFT_HAND.indices])]
@@ -106,7 +106,7 @@ def test_what_is_not_labelled_does_not_count() -> None:
 
 
 def test_a_hand_of_which_the_model_shows_little_is_ignored_as_well() -> None:
-    """Where people labelled none; though keypoints below the model's threshold have no place of their own."""
+    """A hand that annotators did not label is ignored even if the model predicts only a few of its keypoints."""
     full, bare = make_person(0), replace(make_person(500, seed=1), box_score=0.99)
     predicted = without(bare, LEFT_HAND.indices[3:])
     evaluation = measure([full, without(bare, LEFT_HAND.indices)], [full, predicted])
@@ -114,20 +114,20 @@ def test_a_hand_of_which_the_model_shows_little_is_ignored_as_well() -> None:
 
 
 def test_a_person_without_a_predicted_hand_is_no_wrong_hand() -> None:
-    """It costs recall, not precision; the same holds for single keypoints and the likeness."""
+    """A person without a predicted hand lowers recall and not precision, and likewise single keypoints and the OKS."""
     full, bare = make_person(0), replace(make_person(500, seed=1), box_score=0.99)
     hand = part_of(measure([full, bare], [full, without(bare, LEFT_HAND.indices)]), 'left_hand')
     assert hand.ar == pytest.approx(0.5)
-    assert hand.ap == pytest.approx(51 / 101)  # of the recalls 0, 0.01 … 1 those up to a half, each with precision 1
+    assert hand.ap == pytest.approx(51 / 101)  # recalls 0, 0.01 … 0.5 have precision 1
     assert hand.oks == pytest.approx(0.5)
     assert hand.pck10 == pytest.approx(0.5)
     corner = without(moved(full, [NOSE], 0), [NOSE])
-    corner.keypoints[NOSE] = full.keypoints[NOSE]  # a place below the threshold is no prediction
+    corner.keypoints[NOSE] = full.keypoints[NOSE]  # coordinates below the threshold do not count as a prediction
     assert keypoint_of(measure([full], [corner]), 'nose').pck10 == 0
 
 
 def test_correct_keypoints_are_near_in_terms_of_the_longer_side() -> None:
-    """0.05 and 0.1 of 400 pixels, whichever way a point is off."""
+    """PCK at 0.05 and 0.1 is measured by the box's longer side of 400 pixels, in any direction."""
     person = make_person(width=200, height=400)
     off = moved(moved(moved(person, [0], 19), [1], 0, 21), [2], 41)
     evaluation = measure([person], [off])
@@ -141,7 +141,7 @@ def test_correct_keypoints_are_near_in_terms_of_the_longer_side() -> None:
 
 
 def test_corrections_are_counted() -> None:
-    """Moved by more than 0.5 % of the diagonal (447 pixels) or 2 pixels, removed, added; others are as they were."""
+    """Keypoints count as moved beyond 0.5 % of the diagonal (447 pixels) or 2 pixels, and as removed or added."""
     model = make_person(0, 0, width=200, height=400)
     small = make_person(500, 0, width=40, height=80, seed=1)
     people = [
@@ -166,7 +166,7 @@ def test_corrections_are_counted() -> None:
 
 
 def test_versions_are_compared() -> None:
-    """A row per part and metric, in the given order; a figure that one of them lacks has no change."""
+    """Versions are compared in the given order with a row per part and metric; a missing figure gives no change."""
     person = make_person()
     off = moved(person, LEFT_HAND.indices, 100)
     old, new = (
@@ -188,7 +188,7 @@ def test_versions_are_compared() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    """No images, several versions in one evaluation, one version in a comparison."""
+    """An evaluation without images or with several versions, and a comparison with one version, are refused."""
     with pytest.raises(InvalidRequest, match='no images'):
         evaluate([])
     with pytest.raises(InvalidRequest, match='the versions 1, 2'):
@@ -200,7 +200,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name of the extra, not only that of the package."""
+    """A missing package is reported with the name of its extra."""
     monkeypatch.setitem(sys.modules, 'faster_coco_eval', None)
     with pytest.raises(ExtraMissing, match=r'faster-coco-eval is not installed.*extra `evaluate`'):
         measure([make_person()], [])

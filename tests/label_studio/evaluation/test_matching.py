@@ -1,4 +1,4 @@
-"""Which predicted person belongs to which labelled one."""
+"""Pairing annotated with predicted persons."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from tests.support.label_studio.evaluated import (
 
 
 def test_a_displacement_has_the_likeness_of_the_formula() -> None:
-    """exp(-d² / (2 · 0.53 · width · height · (2σ)²)) for the keypoint that is off, 1 for the others."""
+    """The OKS of a displaced keypoint is exp(-d² / (2 · 0.53 · width · height · (2σ)²)), and 1 for the others."""
     person = make_person(width=200, height=400)
     expected = np.exp(-(20**2) / (2 * 0.53 * 200 * 400 * (2 * 0.026) ** 2))
     assert expected == pytest.approx(0.174742, abs=1e-6)
@@ -34,7 +34,7 @@ def test_a_displacement_has_the_likeness_of_the_formula() -> None:
 
 
 def test_persons_missed_and_surplus() -> None:
-    """Recall falls with the one, precision with the other; the image with both comes first."""
+    """A missed person lowers recall, a surplus one precision, and the image with both comes first."""
     here, there, nowhere = (make_person(x, seed=x) for x in (0, 300, 600))
     images = [
         make_image([here], [here], 'good'),
@@ -54,7 +54,7 @@ def test_persons_missed_and_surplus() -> None:
 
 
 def test_one_who_is_found_twice_is_surplus_once() -> None:
-    """The more alike of both is taken, whatever its score."""
+    """Of two predictions for a person the more similar one is paired, whatever its score, and the other is surplus."""
     person = make_person()
     worse = replace(moved(person, range(133), 5), box_score=0.99)
     evaluation = measure([person], [worse, person])
@@ -63,7 +63,7 @@ def test_one_who_is_found_twice_is_surplus_once() -> None:
 
 
 def test_persons_who_embrace_are_told_apart_by_their_keypoints() -> None:
-    """Their boxes are the same."""
+    """Persons who embrace have equal boxes and are told apart by their keypoints."""
     persons = [make_person(seed=seed) for seed in (1, 2)]
     evaluation = measure(persons, persons[::-1])
     assert part_of(evaluation, 'whole_body').oks == 1
@@ -71,7 +71,7 @@ def test_persons_who_embrace_are_told_apart_by_their_keypoints() -> None:
 
 
 def test_persons_without_a_box() -> None:
-    """They get that of their labelled keypoints; a person without anything is nobody."""
+    """A person without a box gets the box around the labelled keypoints, and an empty person is ignored."""
     person = make_person()
     bare = replace(person, box=None, box_score=None)
     evaluation = measure([bare, Person.empty()], [bare, Person.empty()])
@@ -84,7 +84,7 @@ def test_persons_without_a_box() -> None:
 
 
 def test_a_single_point_is_a_person_too() -> None:
-    """Neither a box without extent nor one point divides by zero."""
+    """A person with a single keypoint or a box without extent does not cause a division by zero."""
     point = without(replace(make_person(), box=None), range(1, 133))
     evaluation = measure([point], [point])
     assert part_of(evaluation, 'body').ap == pytest.approx(1)
@@ -92,7 +92,7 @@ def test_a_single_point_is_a_person_too() -> None:
 
 
 def test_a_person_with_only_a_box_is_found_by_it() -> None:
-    """There is nothing to say of keypoints, and the prediction is not surplus."""
+    """A person with only a box is paired by it, without figures for keypoints."""
     person = make_person()
     evaluation = measure([without(person, range(133))], [person])
     assert (evaluation.missed, evaluation.surplus) == (0, 0)

@@ -23,7 +23,7 @@ from tests.support.label_studio.evaluated import (
 
 
 def test_precision_counts_the_thresholds_that_a_likeness_reaches() -> None:
-    """A body with the OKS 0.72 is right at 0.5, 0.55, 0.6, 0.65 and 0.7 of ten thresholds."""
+    """A body with an OKS of 0.72 counts at five of the ten thresholds: 0.5, 0.55, 0.6, 0.65 and 0.7."""
     person = make_person()
     sigmas = OKS_SIGMAS[:17].astype(np.float64)
     distances = np.sqrt(-np.log(0.72) * 2 * BOX_TO_OKS_AREA * 200 * 400) * 2 * sigmas
@@ -35,7 +35,7 @@ def test_precision_counts_the_thresholds_that_a_likeness_reaches() -> None:
 
 
 def test_a_surplus_person_of_a_high_score_costs_precision() -> None:
-    """At half of all recalls only: with the better score it comes before the right one."""
+    """A surplus person with a high score lowers precision at half of the recalls."""
     right, wrong = make_person(0), replace(make_person(600), box_score=0.99)
     assert part_of(measure([right], [right, wrong]), 'body').ap == pytest.approx(0.5)
     assert part_of(measure([right], [right, replace(wrong, box_score=0.1)]), 'body').ap == pytest.approx(1)
@@ -44,9 +44,9 @@ def test_a_surplus_person_of_a_high_score_costs_precision() -> None:
 
 
 def random_images(seed: int, *, complete: bool) -> list[Evaluated]:
-    """Persons found with all kinds of distances, missed and surplus.
+    """Make images with persons found at various distances, missed and surplus.
 
-    :param complete: the model gives all keypoints; otherwise people do, and the model omits some.
+    :param complete: True: the model predicts all keypoints; False: annotators label all, and the model omits some.
     """
     rng = np.random.default_rng(seed)
     images = []
@@ -75,7 +75,7 @@ def random_images(seed: int, *, complete: bool) -> list[Evaluated]:
 @pytest.mark.parametrize('complete', [True, False], ids=['people omit', 'the model omits'])
 @pytest.mark.parametrize('seed', range(3))
 def test_precision_is_that_of_coco(seed: int, complete: bool) -> None:
-    """On random persons, for each part; what the model omits lies far outside in the files for COCO."""
+    """On random persons, precision equals COCO's for each part, with omitted keypoints far outside in COCO's files."""
     images = random_images(seed, complete=complete)
     evaluation = evaluate(images)
     for part, figures in zip(EVALUATED_PARTS, evaluation.parts, strict=True):

@@ -1,4 +1,4 @@
-"""Projects and snapshots as what an evaluation compares, up to the command on a file."""
+"""Evaluating projects and snapshots, up to the command on a file."""
 
 import json
 import sys
@@ -52,7 +52,7 @@ def snapshot(path: Path, *tasks: Json) -> Path:
 
 @pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
 def test_the_command_reproduces_an_oks_that_was_computed_by_hand(tmp_path: Path, config: Any) -> None:
-    """exp(-d² / (2 · 0.53 · width · height · (2σ)²)) for the nose, 1 for all others; in either style of regions."""
+    """The command reports the OKS computed by hand, exp(-d² / (2 · 0.53 · width · height · (2σ)²)), in both styles."""
     person = make_person(width=200, height=400)
     task = make_task(7, config, people=[by_hand(person)], predicted={'m 1.0': [moved(person, [NOSE], 12, -16)]})
     file, figures = snapshot(tmp_path / 'snapshot.json', task), tmp_path / 'figures' / 'figures.json'
@@ -71,7 +71,7 @@ def test_the_command_reproduces_an_oks_that_was_computed_by_hand(tmp_path: Path,
 
 
 def test_the_command_has_the_precision_of_coco(tmp_path: Path) -> None:
-    """Four images with perturbed points, through regions in percent, and by faster-coco-eval from the points alone."""
+    """The command's precision on four images equals that of faster-coco-eval, although regions are in percent."""
     rng = np.random.default_rng(3)
     images, tasks = [], []
     for number in range(1, 5):
@@ -102,7 +102,7 @@ def test_the_command_has_the_precision_of_coco(tmp_path: Path) -> None:
 
 
 def test_the_command_compares_versions_and_writes_a_report(tmp_path: Path) -> None:
-    """All of them, the oldest first; or those that are wanted."""
+    """The command compares all versions, the oldest first, or the chosen ones, and writes a report."""
     person = make_person()
     versions = {'z 1.0': [moved(person, LEFT_HAND.indices, 100)], 'a 1.1': [person]}
     file = snapshot(tmp_path / 's.json', make_task(1, KEYPOINTS, people=[person], predicted=versions))
@@ -118,7 +118,7 @@ def test_the_command_compares_versions_and_writes_a_report(tmp_path: Path) -> No
 
 
 def test_the_command_takes_a_labeling_config_of_ones_own(tmp_path: Path) -> None:
-    """For files of projects whose controls have other names."""
+    """The command accepts the labeling config of a project whose controls have other names."""
     xml = generate('keypoints', ['body']).replace('"kp"', '"punkte"')
     config = parse(xml)
     person = make_person()
@@ -131,7 +131,7 @@ def test_the_command_takes_a_labeling_config_of_ones_own(tmp_path: Path) -> None
 
 
 def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
-    """Of images without a size, and of those that have two; on standard error, and in the JSON."""
+    """The command warns on standard error and in the JSON about images without a size or with two sizes."""
     person = make_person()
     good, small, unknown = (
         make_task(number, SKELETON, people=[person], predicted={'m': [person]}) for number in (1, 2, 3)
@@ -143,7 +143,7 @@ def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
     figures = tmp_path / 'figures.json'
     result = invoke(app, 'evaluate', snapshot(tmp_path / 's.json', good, small, unknown), '--json', figures)
     assert result.exit_code == 0
-    assert 'warning: task 2: its image has 1000 × 800 pixels, for m 500 × 400' in result.stderr
+    assert 'warning: task 2: its image has 1000 × 800 pixels, but 500 × 400 for m' in result.stderr
     assert 'warning: task 3 is left out' in result.stderr
     found = json.loads(figures.read_text())
     assert len(found['warnings']) == 2
@@ -152,14 +152,14 @@ def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('arguments', [[], ['FILE', '--project', '1'], ['--project', '1', '--config', 'FILE']])
 def test_the_command_takes_projects_or_a_file(tmp_path: Path, arguments: list[str]) -> None:
-    """Not both, nor neither; a labeling config only with a file."""
+    """The command takes either projects or a file, and a labeling config only with a file."""
     file = snapshot(tmp_path / 's.json')
     result = invoke(app, 'evaluate', *[str(file) if argument == 'FILE' else argument for argument in arguments])
     assert result.exit_code == 2
 
 
 def test_a_missing_extra_is_told_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the figures, and that of the plots if they are wanted."""
+    """A missing extra for figures or plots is reported before anything is read."""
     file = snapshot(tmp_path / 's.json')
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     result = invoke(app, 'evaluate', file, '--html', tmp_path / 'report.html')
@@ -175,7 +175,7 @@ def test_a_missing_extra_is_told_before_anything_is_read(tmp_path: Path, monkeyp
 
 
 def test_the_newest_annotation_that_is_not_skipped_counts() -> None:
-    """By the time of its last change; tasks without one are left out."""
+    """The annotation that was changed last counts, skipped ones do not, and tasks without one are left out."""
     person = make_person()
     task = make_task(1, SKELETON, people=[moved(person, [NOSE], 50)], predicted={'m': [person]})
     right = make_annotation(3, to_results([person], SKELETON, SIZE), hour=15)
@@ -189,7 +189,7 @@ def test_the_newest_annotation_that_is_not_skipped_counts() -> None:
 
 
 def test_of_predictions_of_one_version_the_newest_counts() -> None:
-    """They come from retrieving twice; without a version they are "undefined", as Label Studio has it."""
+    """The newest prediction of a version counts; one without a version is "undefined", as in Label Studio."""
     person = make_person()
     task = make_task(1, SKELETON, people=[person], predicted={'x': [person], 'y': [moved(person, [NOSE], 90)]})
     for prediction in task['predictions']:
@@ -200,7 +200,7 @@ def test_of_predictions_of_one_version_the_newest_counts() -> None:
 
 
 def test_an_empty_annotation_says_that_nobody_is_there() -> None:
-    """The predicted person is surplus; its regions tell the size."""
+    """With an empty annotation the predicted person is surplus, and its regions state the image size."""
     (found,) = evaluated(make_task(1, SKELETON, people=[], predicted={'m': [make_person()]}))
     assert (found.people, found.surplus) == (0, 1)
     (found,) = evaluated(make_task(1, SKELETON, people=[], predicted={'m': []}))
@@ -209,7 +209,7 @@ def test_an_empty_annotation_says_that_nobody_is_there() -> None:
 
 @pytest.mark.parametrize('style', ['skeleton', 'keypoints'])
 def test_only_keypoints_that_annotators_could_label_count(style: Any) -> None:
-    """A prediction that was made when the config had more of them is no worse for it."""
+    """Only keypoints that the labeling config offers count, even if a prediction has more."""
     person = make_person()
     wide, narrow = parse(generate(style)), parse(generate(style, ['body', 'left_hand']))
     task = make_task(1, narrow, people=[by_hand(person)])
@@ -221,7 +221,7 @@ def test_only_keypoints_that_annotators_could_label_count(style: Any) -> None:
 
 
 def test_either_style_of_annotations_and_predictions_can_be_read_together() -> None:
-    """With the config of files, as when a project has changed its style."""
+    """Annotations and predictions in different styles are compared."""
     person = make_person()
     task = make_task(1, KEYPOINTS, people=[by_hand(without(person, [NOSE]))])
     task['predictions'] = make_task(1, SKELETON, predicted={'m': [person]})['predictions']
@@ -234,18 +234,18 @@ def test_either_style_of_annotations_and_predictions_can_be_read_together() -> N
 
 
 def test_nothing_to_compare_is_said() -> None:
-    """No annotations, no predictions, a version that is not there."""
+    """Missing annotations, predictions or versions are reported."""
     person = make_person()
     with pytest.raises(InvalidRequest, match='no task has an annotation'):
         evaluated(make_task(1, SKELETON, predicted={'m': [person]}))
-    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a prediction'):
+    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a usable prediction'):
         evaluated(make_task(1, SKELETON, people=[person]))
-    with pytest.raises(InvalidRequest, match="no annotated task has a prediction of 'x'; there are those of m, n"):
+    with pytest.raises(InvalidRequest, match="no annotated task has a prediction of 'x', only of m, n"):
         evaluated(make_task(1, SKELETON, people=[person], predicted={'m': [], 'n': []}), versions=('x',))
 
 
 def test_a_labeling_config_without_keypoints_is_refused() -> None:
-    """Boxes alone have nothing to measure here."""
+    """A labeling config without keypoints is refused."""
     config = replace(SKELETON, skeletons=None)
     with pytest.raises(InvalidRequest, match='no keypoints'):
         checked(config)
@@ -260,12 +260,12 @@ def test_a_labeling_config_without_keypoints_is_refused() -> None:
         ('[{"data": {}, "id": 1}]', 'not as JSON-MIN'),
         (
             '[{"data": {}, "id": 4, "annotations": [{"result": []}], "predictions": [12]}]',
-            'task 4: of its predictions the file has only numbers; export a snapshot',
+            'task 4: the file lists its predictions by number only; export a snapshot',
         ),
     ],
 )
 def test_files_that_are_no_snapshot_are_refused(tmp_path: Path, content: str, text: str) -> None:
-    """With what to export instead."""
+    """A file that is not a snapshot is refused with a hint what to export."""
     file = tmp_path / 's.json'
     file.write_text(content)
     with pytest.raises(InvalidRequest, match=text):
@@ -273,10 +273,10 @@ def test_files_that_are_no_snapshot_are_refused(tmp_path: Path, content: str, te
 
 
 def test_odd_tasks_do_no_harm() -> None:
-    """Whatever an API or a file may hold."""
+    """Malformed tasks raise nothing."""
     annotated = Annotated()
     annotated.add({}, SKELETON)
     annotated.add({'annotations': [None, {'result': [None, 3, {}]}], 'predictions': [None, {}]}, SKELETON)
-    assert annotated.warnings == ['task 0 is left out: no region says how large its image is']
-    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a prediction that can be used'):
+    assert annotated.warnings == ['task 0 is left out: no region states the size of its image']
+    with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a usable prediction'):
         annotated.evaluate()

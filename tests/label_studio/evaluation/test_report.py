@@ -23,7 +23,7 @@ ATTACK = '<script>alert("1")</script>\'&.jpg'
 
 
 class Reader(HTMLParser):
-    """What a browser would see."""
+    """Collects what a browser would show."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def report(path: Path, *evaluations: Evaluation) -> Reader:
 
 
 def make_evaluation(version: str = 'm 1.0', name: str = 'image.jpg', address: str | None = None) -> Evaluation:
-    """Of one image, the left hand wrong."""
+    """Make an evaluation of one image with a wrong left hand."""
     person = make_person()
     predicted = [moved(person, LEFT_HAND.indices, 100)]
     image = Evaluated(name=name, people=[person], predicted=predicted, model_version=version, address=address)
@@ -56,7 +56,7 @@ def make_evaluation(version: str = 'm 1.0', name: str = 'image.jpg', address: st
 
 
 def test_the_file_shows_all_parts_and_keypoints(tmp_path: Path) -> None:
-    """Tables, three plots, the name of the image; nothing is fetched from anywhere."""
+    """The report shows all parts and keypoints, three plots and the image's name, and fetches nothing."""
     seen = report(tmp_path / 'new' / 'report.html', make_evaluation())
     assert {part.name for part in EVALUATED_PARTS} <= set(seen.text)
     assert set(KEYPOINT_NAMES) <= set(seen.text)
@@ -74,7 +74,7 @@ def test_the_file_shows_all_parts_and_keypoints(tmp_path: Path) -> None:
 
 
 def test_text_from_data_is_escaped(tmp_path: Path) -> None:
-    """File names and versions may be anything, also what a legend would take for mathematics or leave out."""
+    """File names and versions are escaped in HTML and drawn safely in legends."""
     versions = (ATTACK, '_hidden $x^{$', '模型 1\n2', '\ud800')
     address = f'https://x.test/{ATTACK}'
     path = tmp_path / 'report.html'
@@ -86,7 +86,7 @@ def test_text_from_data_is_escaped(tmp_path: Path) -> None:
 
 
 def test_only_addresses_of_the_web_become_links(tmp_path: Path) -> None:
-    """The name is shown without a link otherwise."""
+    """Only http and https addresses become links."""
     addresses = [None, 'javascript:alert(1)', 'data:text/html,x', '/data/x.jpg', 'http://[x', 'HTTPS://x.test/1']
     person = make_person()
     images = [
@@ -99,7 +99,7 @@ def test_only_addresses_of_the_web_become_links(tmp_path: Path) -> None:
 
 
 def test_versions_stand_side_by_side(tmp_path: Path) -> None:
-    """With the change from the first to the last; other images are pointed out."""
+    """Versions are shown side by side with their change, and different images are pointed out."""
     person = make_person()
     better = evaluate([make_image([person], [person], version='m 1.1')])
     seen = report(tmp_path / 'report.html', make_evaluation(), better)
@@ -112,14 +112,14 @@ def test_versions_stand_side_by_side(tmp_path: Path) -> None:
 
 
 def test_nothing_to_measure_is_shown_as_such(tmp_path: Path) -> None:
-    """Dashes instead of figures."""
+    """Missing figures are shown as dashes."""
     seen = report(tmp_path / 'report.html', evaluate([make_image([], [])]))
     assert '–' in seen.text
     assert 'nan' not in ' '.join(seen.text).lower()
 
 
 def test_only_the_worst_images_are_listed(tmp_path: Path) -> None:
-    """As many as fit, none of those without fault."""
+    """Only images with faults are listed, the worst first, up to the limit."""
     person = make_person()
     images = [make_image([person], [], f'bad {number:03}') for number in range(MAX_IMAGES + 5)]
     images.append(make_image([person], [person], 'good'))
@@ -129,7 +129,7 @@ def test_only_the_worst_images_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_most_corrected_keypoints_come_first() -> None:
-    """By share, then by number; those that nobody corrected are left out."""
+    """The most corrected keypoints come first, by share and then by number, without uncorrected ones."""
     one, two = make_person(0), make_person(500, seed=1)
     people: list[Person] = [without(moved(one, [7], 50), [3]), without(moved(two, [5, 7], 50), [3])]
     evaluation = evaluate([make_image(people, [one, without(two, [3])])])
@@ -143,7 +143,7 @@ def test_the_most_corrected_keypoints_come_first() -> None:
 
 
 def test_json_holds_every_figure() -> None:
-    """Also derived ones, without anything that is no JSON."""
+    """The JSON has every figure, derived ones included, and is valid JSON."""
     evaluation = make_evaluation()
     read = json.loads(json.dumps(to_json(evaluation), allow_nan=False))
     assert read['model_version'] == 'm 1.0'
@@ -160,7 +160,7 @@ def test_json_holds_every_figure() -> None:
 
 
 def test_a_report_needs_evaluations_and_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """None, or one version twice, is a mistake; the missing package is named with its extra."""
+    """No evaluation, or one version twice, is refused, and a missing package is reported with its extra."""
     path = tmp_path / 'report.html'
     with pytest.raises(ValueError, match='at least one'):
         to_html([], path)
