@@ -258,7 +258,9 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
     assert done.returncode == 1
     assert "no annotated task has a prediction of 'x', only of m 1.0, m 1.1" in done.stderr
     empty.annotate(empty.import_tasks([{'image': '/data/upload/1/a.jpg'}])[0], [])
-    assert 'none of the 1 annotated tasks has a usable prediction' in run(label_studio, 'evaluate', '-p', empty.id).stderr
+    assert (
+        'none of the 1 annotated tasks has a usable prediction' in run(label_studio, 'evaluate', '-p', empty.id).stderr
+    )
     for task in tasks[1:]:
         project.annotate(task, [])
     assert 'nothing to queue' in succeed(label_studio, 'queue', '-p', project.id)
