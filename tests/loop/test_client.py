@@ -19,9 +19,8 @@ from benchmarks.support.cards import CARD
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.packages import make_package
 from detector.cli.main import app
-from detector.errors import InvalidPackage, InvalidRequest, InvalidSettings, LoopFault, NoLearningLoop
+from detector.errors import InvalidPackage, InvalidRequest, LoopFault, NoLearningLoop
 from detector.loop import client as loop
-from detector.loop.tls import ssl_context
 from detector.loop.upstream import apply_settings, node_id
 from detector.outbox.outbox import NoOutbox, Outbox, open_outbox
 from detector.settings import Settings
@@ -161,15 +160,6 @@ async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uplo
                 assert any(CARD in body for _, _, body in server.requests)
             assert outbox.queue.count == waiting
             await client.async_client.aclose()
-
-
-def test_a_certificate_path_without_certificates_is_named(tmp_path: Path) -> None:
-    """Missing, or a file of something else: the start stops with the setting's name."""
-    (tmp_path / 'text').write_text('hello')
-    for name in ('missing', 'text'):
-        settings = Settings(data_folder=tmp_path, loop_ssl_cert_path=tmp_path / name)
-        with pytest.raises(InvalidSettings, match=f'LOOP_SSL_CERT_PATH=.*{name}: '):
-            ssl_context(settings)
 
 
 async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> None:
