@@ -1,4 +1,4 @@
-"""`python -m detector` is the command `wholebody`."""
+"""Makes `python -m detector` the command `wholebody`."""
 
 from detector.cli.main import main
 

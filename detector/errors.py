@@ -1,31 +1,31 @@
-"""Every error that this project raises on purpose, each with the HTTP status that it is answered with.
+"""Every error that this project raises on purpose, with the HTTP status of its answer.
 
 WholebodyError
-├── InvalidImage                400  the bytes are no image, or broken
-│   ├── UnsupportedImageFormat  415  an image of a kind that is not accepted
-│   └── ImageTooLarge           413  more bytes or pixels than the limit
+├── InvalidImage                400  the bytes are not an image, or the image is broken
+│   ├── UnsupportedImageFormat  415  the image has a format that is not accepted
+│   └── ImageTooLarge           413  the image has more bytes or pixels than the limit
 ├── RequestTooLarge             413  the request has more bytes or tasks than the limit
-├── RequestTooSlow              408  the body of the request did not come in time
+├── RequestTooSlow              408  the body of the request did not arrive in time
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
-│       └── DamagedPackage      422  … since its bytes are not what they should be
-├── Unauthorized                401  the token, or user name and password, are missing or wrong
-├── ForeignOrigin               403  a web page of another origin asks, which may not
-├── NotFound                    404  what the address names is not there (any more)
+│       └── DamagedPackage      422  … because its bytes are damaged
+├── Unauthorized                401  the token, or the user name and password, are missing or wrong
+├── ForeignOrigin               403  the request comes from a web page of an origin that is not allowed
+├── NotFound                    404  the addressed object does not exist (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
-├── FolderInUse                 409  another process works in a folder
+├── FolderInUse                 409  another process uses the folder
 ├── ModelUnavailable            503  no model serves (yet)
-│   ├── InferenceFailed         503  the inference runtime fails while it runs
-│   └── Busy                    503  too many requests or clients are before this one
+│   ├── InferenceFailed         503  the inference runtime fails during an inference
+│   └── Busy                    503  too many requests or clients are ahead of this one
 │       └── DeadlineExceeded    503  the request waited too long for its turn
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
 ├── LabelStudioFault            502  Label Studio does not answer as agreed
-│   └── NotInLabelStudio        502  … since it has no such task, annotation or project (any more)
-├── MediaFault                  422  the image of a Label Studio task cannot be had
-├── DownloadFailed              502  a file cannot be fetched from where it should be
-├── RuntimeUnavailable          500  an inference runtime or device that was asked for is not there
-├── ExtraMissing                500  a package that only an extra brings is not installed
+│   └── NotInLabelStudio        502  … because it has no such task, annotation or project (any more)
+├── MediaFault                  422  the image of a Label Studio task cannot be fetched
+├── DownloadFailed              502  a file cannot be downloaded
+├── RuntimeUnavailable          500  the demanded inference runtime or device is missing or does not work
+├── ExtraMissing                500  a package that belongs to an extra is not installed
 └── InvalidSettings             500  a setting cannot be used; the node does not start
 """
 
@@ -34,12 +34,14 @@ from typing import ClassVar
 
 
 class WholebodyError(Exception):
-    """Base of all errors of this project; its text says what the caller can change."""
+    """Base of all errors of this project. The text says what the caller can change."""
 
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 class InvalidImage(WholebodyError):
+    """The bytes are not an image, or the image is broken or not acceptable."""
+
     status = HTTPStatus.BAD_REQUEST
 
 
@@ -64,17 +66,17 @@ class InvalidRequest(WholebodyError):
 
 
 class InvalidPackage(InvalidRequest):
-    """A model package that fails its verification; the text names the field or file and the reason."""
+    """A model package fails its verification. The text names the field or file and the reason."""
 
 
 class DamagedPackage(InvalidPackage):
-    """A package whose bytes are broken, as an interrupted or faulty transfer leaves them."""
+    """The bytes of a package are damaged, for instance by an interrupted transfer."""
 
 
 class Unauthorized(WholebodyError):
-    """Who asks is not known.
+    """The client is not authenticated.
 
-    :param challenge: what would be accepted, for the header WWW-Authenticate.
+    :param challenge: value of the header WWW-Authenticate, which names the accepted scheme.
     """
 
     status = HTTPStatus.UNAUTHORIZED
@@ -100,7 +102,7 @@ class NoLearningLoop(WholebodyError):
 
 
 class FolderInUse(WholebodyError):
-    """Another process works in a folder; the text says which."""
+    """Another process uses a folder. The text names the process."""
 
     status = HTTPStatus.CONFLICT
 
@@ -110,14 +112,14 @@ class ModelUnavailable(WholebodyError):
 
 
 class InferenceFailed(ModelUnavailable):
-    """The runtime fails over an image although the model was sound, as when its device is gone."""
+    """The runtime fails during an inference although the model was sound, for instance because its device is gone."""
 
 
 class Busy(ModelUnavailable):
-    """A request that gets no turn.
+    """A request gets no turn.
 
-    :param retry_after: seconds after which it may have better luck.
-    :param reason: of a fixed set, for metrics: `queue_full`, `memory`, `deadline`, `replaced` or `ending`.
+    :param retry_after: seconds after which a retry is likely to succeed.
+    :param reason: label for metrics: `queue_full`, `memory`, `deadline`, `replaced` or `ending`.
     """
 
     def __init__(self, message: str, *, retry_after: float, reason: str = 'queue_full') -> None:
@@ -127,14 +129,14 @@ class Busy(ModelUnavailable):
 
 
 class DeadlineExceeded(Busy):
-    """A request that could not start before its deadline."""
+    """A request could not start before its deadline."""
 
     def __init__(self, message: str, *, retry_after: float) -> None:
         super().__init__(message, retry_after=retry_after, reason='deadline')
 
 
 class OutboxFault(WholebodyError):
-    """The disk, or the outbox's limit, leaves no room for an image."""
+    """An image cannot be stored, because the disk is full or the outbox has reached its limit."""
 
     status = HTTPStatus.INSUFFICIENT_STORAGE
 
@@ -148,11 +150,11 @@ class LabelStudioFault(WholebodyError):
 
 
 class NotInLabelStudio(LabelStudioFault):
-    """What was asked for is not there, or not for the user of the token."""
+    """An object does not exist in Label Studio, or the user of the token may not see it."""
 
 
 class MediaFault(WholebodyError):
-    """The address in a task's data is refused, or nothing useful is found there; no secret is in the text."""
+    """The address in the data of a task is refused, or holds no usable image. The text contains no secret."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -162,15 +164,15 @@ class DownloadFailed(WholebodyError):
 
 
 class RuntimeUnavailable(WholebodyError):
-    """An inference runtime or device that was asked for is missing or does not work."""
+    """The demanded inference runtime or device is missing or does not work."""
 
 
 class InvalidSettings(WholebodyError):
-    """One or more settings cannot be used; one line each."""
+    """One or more settings cannot be used. The text has one line per setting."""
 
 
 class ExtraMissing(WholebodyError):
-    """A package is not installed that an extra of this project brings."""
+    """A package is not installed that belongs to an extra of this project."""
 
     def __init__(self, package: str, *, extra: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the operating system releases however the process ends."""
+"""Exclusive use of a folder by one process. The operating system releases the lock when the process ends."""
 
 import json
 import logging
@@ -20,11 +20,11 @@ _without_locks: set[Path] = set()
 
 
 class FolderLock:
-    """A lock file that says who holds it.
+    """A lock file that names its holder.
 
-    On a file system without locks it warns, and locks nothing.
+    On a file system without locks, `acquire` logs a warning and locks nothing.
 
-    :param path: of the lock file; it stays there.
+    :param path: path of the lock file; the file is never removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,14 +32,14 @@ class FolderLock:
         self._lock = FileLock(path, thread_local=False, preserve_lock_file=True, fallback_to_soft=False)
 
     def acquire(self, *, seconds: float = 0) -> None:
-        """Take it.
+        """Acquire the lock.
 
-        :param seconds: to wait for whoever has it.
-        :raises FolderInUse: somebody keeps it; says who.
-        :raises OSError: the file cannot be made.
+        :param seconds: how long to wait for another holder.
+        :raises FolderInUse: another process holds the lock; the text names it.
+        :raises OSError: the file cannot be created.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()  # what fails from here on is the locking
+        self.path.touch()  # later errors concern the lock
         try:
             self._lock.acquire(timeout=seconds, poll_interval=0.05)
         except Timeout:
@@ -47,7 +47,11 @@ class FolderLock:
         except OSError as error:
             if self.path not in _without_locks:
                 _without_locks.add(self.path)
-                log.warning('%s cannot be locked (%s): let no other process use it', self.path.parent, error.strerror)
+                log.warning(
+                    '%s cannot be locked (%s): make sure that no other process uses it',
+                    self.path.parent,
+                    error.strerror,
+                )
             return
         self._sign()
 
@@ -58,7 +62,7 @@ class FolderLock:
         since = datetime.now().astimezone().isoformat(timespec='seconds')
         try:
             self.path.write_text(json.dumps({'pid': os.getpid(), 'host': socket.gethostname(), 'since': since}))
-        except OSError as error:  # a full disk is no reason not to serve
+        except OSError as error:  # the node serves even if the disk is full
             log.warning('%s cannot be written: %s', self.path, error.strerror)
 
     def _holder(self) -> str:
@@ -74,10 +78,11 @@ _in_this_process = threading.RLock()
 
 @contextmanager
 def locked(path: Path, *, seconds: float) -> Iterator[None]:
-    """Hold a lock file, among the threads of this process too.
+    """Hold a lock file. It also excludes the other threads of this process.
 
-    :param seconds: to wait for another process.
-    :raises FolderInUse: another process keeps it.
+    :param path: path of the lock file.
+    :param seconds: how long to wait for another process.
+    :raises FolderInUse: another process holds the lock.
     """
     with _in_this_process:
         lock = FolderLock(path)

@@ -1,4 +1,4 @@
-"""Giving memory back to the system after something large has gone, such as a model."""
+"""Return of memory to the system after a large object, such as a model, has been freed."""
 
 import ctypes
 import gc
@@ -10,10 +10,10 @@ log = logging.getLogger('wholebody.memory')
 
 
 def give_back() -> None:
-    """Free what nobody refers to, and let the C library return what is free.
+    """Free unreachable objects, and let the C library return free memory to the system.
 
     glibc keeps freed memory in its arenas, a little more with every switch of models, since runtimes allocate in many
-    threads. Takes some milliseconds; elsewhere than with glibc only Python's own part is done.
+    threads. The call takes a few milliseconds. With other C libraries only Python's own objects are freed.
     """
     gc.collect()
     trim = _malloc_trim()
@@ -26,5 +26,5 @@ def _malloc_trim() -> Any:
     try:
         return ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
-        log.debug('this C library has no malloc_trim')
+        log.debug('the C library has no malloc_trim')
         return None

@@ -1,4 +1,4 @@
-"""A data folder belongs to one node, and its models are changed by one process at a time."""
+"""Exclusive use of a data folder by one node, and of its models by one process at a time."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ from tests.support.commands import invoke, succeed
 
 @contextmanager
 def held_by_another(path: Path, seconds: float = 60) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds a lock for a while."""
+    """Start a process that holds a lock for a while."""
     code = (
         'import sys, time; from pathlib import Path; from detector.system.folder_lock import FolderLock\n'
         f'lock = FolderLock(Path({str(path)!r})); lock.acquire(); print("held", flush=True); time.sleep({seconds})'
@@ -40,7 +40,7 @@ def held_by_another(path: Path, seconds: float = 60) -> Iterator[subprocess.Pope
 
 
 def test_a_second_node_does_not_start(tmp_path: Path) -> None:
-    """Status 2 and one line that names the first, which serves on; killed, it leaves the folder free."""
+    """It exits with status 2 and one line that names the first node; a killed node leaves the folder free."""
     with running_node(tmp_path) as first:
         environment = clean_environment(
             DATA_FOLDER=first.data_folder,
@@ -68,7 +68,7 @@ def test_a_second_node_does_not_start(tmp_path: Path) -> None:
 
 
 def test_the_holder_is_named_and_a_kill_frees(tmp_path: Path) -> None:
-    """Whoever comes too late changes nothing in the file."""
+    """A process that fails to acquire the lock leaves the file unchanged."""
     path = tmp_path / 'folder' / 'node.lock'
     with held_by_another(path) as other:
         before = path.read_bytes()
@@ -89,7 +89,7 @@ def test_the_holder_is_named_and_a_kill_frees(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_gets_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once per folder, and the node works."""
+    """The warning is logged once per folder, and the node works."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, 'No locks available')
@@ -103,7 +103,7 @@ def test_a_file_system_without_locks_gets_a_warning(
 
 
 def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes second waits for a moment, then says whom for; nothing of the other's half-done work is removed."""
+    """The second process waits, then names the first, and removes none of its unfinished work."""
     store = ModelStore(tmp_path / 'data')
     store.add(make_package(tmp_path / 'p.zip'))
     half_done = store.models / '.install-other'
@@ -130,8 +130,8 @@ def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.integration
-def test_a_running_node_leaves_commands_their_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running node does not prevent installing models and listing and clearing the outbox."""
+def test_commands_work_beside_a_running_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a node runs, models can be installed and the outbox can be listed and cleared."""
     with running_node(tmp_path) as node:
         monkeypatch.setenv('DATA_FOLDER', str(node.data_folder))
         assert 'is installed' in succeed(app, 'model', 'install', make_package(tmp_path / 'p.zip'))

@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system."""
+"""Return of free memory to the system."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from detector.system import memory
 
 
 class Ring:
-    """Refers to itself, so that only the collector frees it."""
+    """An object that refers to itself, so that only the garbage collector frees it."""
 
     freed = 0
 
@@ -20,8 +20,8 @@ class Ring:
         Ring.freed += 1
 
 
-def test_what_refers_to_itself_only_is_freed() -> None:
-    """At once, not whenever the collector comes round to it."""
+def test_reference_cycles_are_freed() -> None:
+    """Objects in reference cycles are freed at once."""
     before = Ring.freed
     Ring()
     memory.give_back()
@@ -30,7 +30,7 @@ def test_what_refers_to_itself_only_is_freed() -> None:
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_freed_memory_leaves_the_process() -> None:
-    """Small pieces, which the C library would keep, while others of the same arena stay."""
+    """Small freed objects leave the process even if others in the same arena stay."""
 
     def resident_kib() -> int:
         return int(Path('/proc/self/status').read_text().split('VmRSS:')[1].split()[0])
