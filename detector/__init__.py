@@ -1,0 +1,106 @@
+"""Whole-body pose estimation: 133 keypoints for each person in an image.
+
+The names below are the Python API. They are loaded when they are first used, so `import detector` is fast.
+
+>>> from detector import PoseEngine, installed_package, open_package, read_image
+>>> poses = PoseEngine(open_package(installed_package())).poses(read_image('photo.jpg'))
+>>> len(poses), poses[0].keypoints.shape
+(2, (133, 2))
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detector.engine.pose_engine import EngineOptions, PoseEngine
+    from detector.errors import InvalidImage, InvalidPackage, RuntimeUnavailable, WholebodyError
+    from detector.models.package import ModelPackage, open_package
+    from detector.models.package import unpack as unpack_package
+    from detector.models.store import embedded_package, installed_package
+    from detector.pose.images import decode as decode_image
+    from detector.pose.images import read as read_image
+    from detector.pose.images import write as write_image
+    from detector.pose.overlay import draw as draw_poses
+    from detector.pose.pose import Pose, poses_to_json
+    from detector.pose.similarity import box_ious, oks
+    from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_NAMES, OKS_SIGMAS, PARTS, SKELETON_EDGES
+
+    __version__: str
+    """Version of this project, e.g. `0.1.0`."""
+
+__all__ = [
+    '__version__',
+    # engine
+    'PoseEngine',
+    'EngineOptions',
+    # model packages
+    'installed_package',
+    'embedded_package',
+    'open_package',
+    'unpack_package',
+    'ModelPackage',
+    # poses
+    'Pose',
+    'poses_to_json',
+    'oks',
+    'box_ious',
+    # images
+    'read_image',
+    'decode_image',
+    'write_image',
+    'draw_poses',
+    # skeleton
+    'KEYPOINT_NAMES',
+    'PARTS',
+    'SKELETON_EDGES',
+    'FLIP_INDICES',
+    'OKS_SIGMAS',
+    # errors
+    'WholebodyError',
+    'InvalidImage',
+    'InvalidPackage',
+    'RuntimeUnavailable',
+]
+
+_SOURCES = {
+    'PoseEngine': 'engine.pose_engine:PoseEngine',
+    'EngineOptions': 'engine.pose_engine:EngineOptions',
+    'installed_package': 'models.store:installed_package',
+    'embedded_package': 'models.store:embedded_package',
+    'open_package': 'models.package:open_package',
+    'unpack_package': 'models.package:unpack',
+    'ModelPackage': 'models.package:ModelPackage',
+    'Pose': 'pose.pose:Pose',
+    'poses_to_json': 'pose.pose:poses_to_json',
+    'oks': 'pose.similarity:oks',
+    'box_ious': 'pose.similarity:box_ious',
+    'read_image': 'pose.images:read',
+    'decode_image': 'pose.images:decode',
+    'write_image': 'pose.images:write',
+    'draw_poses': 'pose.overlay:draw',
+    'KEYPOINT_NAMES': 'pose.skeleton:KEYPOINT_NAMES',
+    'PARTS': 'pose.skeleton:PARTS',
+    'SKELETON_EDGES': 'pose.skeleton:SKELETON_EDGES',
+    'FLIP_INDICES': 'pose.skeleton:FLIP_INDICES',
+    'OKS_SIGMAS': 'pose.skeleton:OKS_SIGMAS',
+    'WholebodyError': 'errors:WholebodyError',
+    'InvalidImage': 'errors:InvalidImage',
+    'InvalidPackage': 'errors:InvalidPackage',
+    'RuntimeUnavailable': 'errors:RuntimeUnavailable',
+}
+"""Module and name of each public object, by public name."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == '__version__':
+        from importlib.metadata import version
+
+        return version('wholebody-pose-node')
+    if name not in _SOURCES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    module, _, source = _SOURCES[name].partition(':')
+    return getattr(import_module(f'{__name__}.{module}'), source)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -35,6 +35,11 @@ DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
 _HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
+def default_data_folder() -> Path:
+    """Return the user's data folder for this project, the default of DATA_FOLDER."""
+    return user_data_path('wholebody')
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -119,7 +124,7 @@ class Settings(BaseSettings):
         description='Port to bind to',
     )
     data_folder: Path = Field(
-        default_factory=lambda: user_data_path('wholebody'),
+        default_factory=default_data_folder,
         description='Folder for installed models, outbox and node id (in the image `/data`)',
     )
     debug: bool = Field(

@@ -18,7 +18,10 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ('statement', 'unwanted'),
     [
+        ('import detector', {'cv2', 'numpy', 'pydantic', 'typer', 'fastapi', 'learning_loop_node', 'onnxruntime'}),
         ('import detector.settings', {'cv2', 'numpy', 'fastapi', 'learning_loop_node'}),
+        ('import detector.pose.overlay', {'pydantic', 'fastapi', 'learning_loop_node', 'onnxruntime', 'openvino'}),
+        ('import detector.engine.pose_engine', {'fastapi', 'learning_loop_node', 'openvino', 'typer'}),
     ],
 )
 def test_an_import_loads_no_library_that_it_does_not_need(statement: str, unwanted: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""PoseEngine: images in, poses out."""
+"""PoseEngine: finds poses in images."""
 
 import logging
 from collections.abc import Sequence
@@ -24,10 +24,19 @@ log = logging.getLogger('wholebody.engine')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How to run a package; see the settings of the same names.
+    """How to run a package. Each option has the meaning of the setting of the same name.
 
-    :param cache: a folder for what was found out about runtimes; with it compiled networks are kept as well, in the
-        package's folder.
+    :param backend_type: inference runtime: `onnxruntime`, `openvino`, `opencv`, or `auto` for the fastest one.
+    :param device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps`, `gpu` or `npu`.
+    :param precision: `f32`, `bf16`, or `auto` for bf16 if the CPU has matrix units for it.
+    :param max_persons: largest number of persons per image; the ones with the most certain boxes are kept.
+    :param cache: folder that keeps measured speeds of runtimes. With it, compiled networks are kept in the folder of
+        the package. None: nothing is kept.
+
+    >>> options = EngineOptions(backend_type='openvino', max_persons=1)
+    >>> engine = PoseEngine(open_package(embedded_package()), options)
+    >>> engine.runtime, len(engine.poses(read_image('photo.jpg')))
+    ('openvino on CPU, f32', 1)
     """
 
     backend_type: BackendType = 'auto'
@@ -38,6 +47,7 @@ class EngineOptions:
 
     @classmethod
     def of(cls, settings: Settings) -> 'EngineOptions':
+        """Return the options that the settings contain."""
         return cls(
             backend_type=settings.backend_type,
             device=settings.device,
@@ -48,11 +58,19 @@ class EngineOptions:
 
 
 class PoseEngine:
-    """Runs a package's person detector and pose estimator.
+    """Finds persons and their 133 keypoints in images, with the two networks of a package.
 
-    Calls must not overlap: the runtimes are not all re-entrant, and buffers are reused.
+    Calls must not overlap, since not all runtimes are re-entrant and buffers are reused.
 
+    :param package: an opened package, see `open_package`.
+    :param options: how to run it.
     :raises RuntimeUnavailable: the runtime, device or precision is missing, or a network is rejected.
+
+    >>> engine = PoseEngine(open_package(embedded_package()))
+    >>> for pose in engine.poses(read_image('photo.jpg')):
+    ...     print(pose.box.round(), f'{pose.box_confidence:.0%}')
+    [ 61.  40. 480. 598.] 84%
+    [621. 210. 950. 648.] 84%
     """
 
     def __init__(self, package: ModelPackage, options: EngineOptions | None = None) -> None:
@@ -75,7 +93,7 @@ class PoseEngine:
 
     @property
     def runtime(self) -> str:
-        """What computes, e.g. `openvino on CPU, bf16`."""
+        """The runtime, its device and its precision, e.g. `openvino on CPU, bf16`."""
         return f'{self.detector.runtime.name}, {self.detector.runtime.precision}'
 
     def poses(self, image: Image) -> list[Pose]:
@@ -86,9 +104,10 @@ class PoseEngine:
         return self.poses_of_images([image])[0]
 
     def poses_of_images(self, images: Sequence[Image]) -> list[list[Pose]]:
-        """As `poses`, for several images; the persons of all of them share inferences.
+        """Find the persons in several images. The persons of all images share inferences.
 
-        :return: one list per image, in their order.
+        :param images: RGB uint8, H×W×3 each.
+        :return: one list per image, in their order; see `poses`.
         """
         found = [self.detector.detect(image) for image in images]
         return self.poses_in_boxes(
@@ -102,7 +121,7 @@ class PoseEngine:
         """Estimate one pose per given box.
 
         :param queries: images (RGB uint8, H×W×3), each with boxes (N, 4), x1, y1, x2, y2 in pixels, and their
-            confidences (N,), 0..1. Boxes may reach beyond the image; those of the poses do not.
+            confidences (N,), 0..1. Boxes may extend beyond the image; the boxes of the poses are clipped to it.
         :return: one list per image, in their order; poses in the order of the boxes.
         """
         crops: list[Crop] = [(image, box) for image, boxes, _ in queries for box in boxes]
@@ -128,15 +147,15 @@ class PoseEngine:
         )
 
     def confidences(self, scores: FloatArray) -> FloatArray:
-        """Map raw SimCC scores of any shape to confidences in 0..1 with the package's mapping."""
+        """Map raw SimCC scores of any shape to confidences, 0..1, with the mapping of the package."""
         mapped = np.interp(np.nan_to_num(scores), *self._score_mapping)
         return np.clip(mapped, 0, 1).astype(np.float32)
 
     def check(self) -> None:
-        """Run both networks once and check what comes out; from then on persons are batched.
+        """Run both networks once and check their outputs. After that, persons are batched.
 
         :raises InvalidPackage: names the network and its faulty output.
-        :raises InferenceFailed: a device other than the CPU fails, which may be no fault of the package.
+        :raises InferenceFailed: a device other than the CPU fails; the package may be sound.
         """
         for network, path in (
             (self.detector, self.package.detector_path),

@@ -190,22 +190,34 @@ Verify = Callable[[Path], ModelPackage]
 """Checks the archive of a package completely; `detector.engine.verification.verify` is the implementation."""
 
 
-def open_package(folder: Path) -> ModelPackage:
+def open_package(folder: Path | str) -> ModelPackage:
     """Open an unpacked package, and check its description and the hashes of its networks.
 
+    :param folder: folder of model.json and the two networks; `unpack_package` makes it from a zip.
     :raises InvalidPackage: names the file or field and the reason.
+
+    >>> package = open_package(embedded_package())
+    >>> package.model_version, package.wholebody.estimator.input_size
+    ('test-card 0.0', (192, 256))
     """
-    package = _described(folder)
-    for network in (package.wholebody.detector, package.wholebody.estimator):
-        _check_hash(folder / network.file, network.sha256)
+    package = _described(Path(folder))
+    _check_hash(package.detector_path, package.wholebody.detector.sha256)
+    _check_hash(package.estimator_path, package.wholebody.estimator.sha256)
     return package
 
 
-def unpack(archive: Path, folder: Path) -> ModelPackage:
-    """Unpack a package into an existing, empty folder and open it.
+def unpack(archive: Path | str, folder: Path | str) -> ModelPackage:
+    """Unpack the zip of a package and open it.
 
+    :param archive: zip of model.json, det.onnx and pose.onnx.
+    :param folder: an existing, empty folder, in which the package is used afterwards.
     :raises InvalidPackage: names the file or field and the reason.
+
+    >>> from tempfile import mkdtemp
+    >>> unpack_package('package.zip', mkdtemp()).version
+    '0.0'
     """
+    archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
         raise InvalidPackage(f'{archive}: no such file')
     package_zip.unpack(archive, folder)
@@ -237,6 +249,8 @@ def _described(folder: Path) -> ModelPackage:
 
 def _read_json(path: Path) -> Any:
     try:
+        if path.parent.is_file():
+            raise InvalidPackage(f'{path.parent.name} is a file; unpack the package into a folder first')
         if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
             raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
         return json.loads(path.read_text(encoding='utf-8'))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from detector.errors import FolderInUse, InvalidPackage
+from detector.settings import default_data_folder
 from detector.system.folder_lock import locked
 
 from . import package as model_package
@@ -27,6 +28,30 @@ _LOCK_SECONDS: Final = 10.0
 """Time to wait for another process that unpacks a package, in seconds."""
 
 log = logging.getLogger('wholebody.models')
+
+
+def embedded_package(data_folder: Path | None = None) -> Path:
+    """Return the folder of the embedded package, which reads test cards; the first call unpacks it.
+
+    :param data_folder: DATA_FOLDER of the node; by default the user's data folder.
+
+    >>> open_package(embedded_package()).model_version
+    'test-card 0.0'
+    """
+    return ModelStore(data_folder or default_data_folder()).embedded()
+
+
+def installed_package(data_folder: Path | None = None) -> Path:
+    """Return the folder of the current model, or of the embedded package if no model is installed.
+
+    `wholebody model pull` and `wholebody model install` make a model current.
+
+    :param data_folder: DATA_FOLDER of the node; by default the user's data folder.
+    :raises InvalidPackage: the current model is missing.
+
+    >>> engine = PoseEngine(open_package(installed_package()))
+    """
+    return ModelStore(data_folder or default_data_folder()).current_or_embedded()
 
 
 class ModelStore:

@@ -1,4 +1,4 @@
-"""Images: bytes and Socket.IO payloads ⇄ upright RGB arrays, within limits.
+"""Images: bytes and Socket.IO payloads to and from upright RGB arrays, within limits.
 
 An image is a uint8 array H×W×3, RGB, with its EXIF orientation applied.
 """
@@ -18,34 +18,45 @@ from PIL import Image as PillowImage
 from detector.errors import ImageTooLarge, InvalidImage, InvalidRequest, UnsupportedImageFormat
 
 Image = NDArray[np.uint8]
+"""RGB uint8 array, H×W×3, upright."""
 
 FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
 _OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
 _TURNED: Final = range(2, 9)
-"""Values of EXIF's Orientation that ask for a turn or a mirroring."""
+"""Values of the EXIF tag Orientation that ask for a rotation or a reflection."""
 _ON_ITS_SIDE: Final = range(5, 9)
+"""Values of the EXIF tag Orientation that swap width and height."""
 DEFAULT_MAX_PIXELS: Final = 64_000_000
-"""Largest number of pixels that is decoded by default; the default of the setting MAX_IMAGE_PIXELS is the same."""
+"""Default limit of an image's size, in pixels. The setting MAX_IMAGE_PIXELS has the same default."""
 MAX_BYTES: Final = 64 * 1024**2
-"""Of one image as it is received; what rosys sends at most."""
+"""Limit of a received image's size, in bytes; rosys sends no larger messages."""
 MIN_SIDE: Final = 8
+"""Shortest accepted side, in pixels."""
 _MAX_JPEG_SIDE: Final = 65500
-"""Of libjpeg."""
+"""Longest side that libjpeg encodes, in pixels."""
 MAX_ASPECT_RATIO: Final = 64
-"""A longer strip would vanish in the person detector's letterbox."""
+"""Largest accepted ratio of the sides. A longer strip would vanish in the letterbox of the person detector."""
 
 
 def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
-    """Decode JPEG, PNG or WebP bytes of any colour mode into an upright RGB array.
+    """Decode a JPEG, PNG or WebP file of any colour mode into an upright RGB array.
 
-    Greyscale is repeated, 16 bits are reduced to 8, CMYK is converted, transparency is laid over white.
+    Greyscale is repeated to three channels, 16 bits are reduced to 8, CMYK is converted, and transparent pixels are
+    laid over white.
 
-    :raises UnsupportedImageFormat: another format, or an animation.
-    :raises ImageTooLarge: more than `max_pixels` pixels; seen before decoding.
-    :raises InvalidImage: no image, a broken one, or one of impossible size.
+    :param data: the bytes of the file.
+    :param max_pixels: largest accepted number of pixels; checked before decoding.
+    :return: RGB uint8, H×W×3.
+    :raises UnsupportedImageFormat: the format is another one, or the image is animated.
+    :raises ImageTooLarge: the image has more than `max_pixels` pixels, or more than 64 MiB.
+    :raises InvalidImage: the bytes are not an image, the image is broken, or its size is not accepted.
+
+    >>> from pathlib import Path
+    >>> decode_image(Path('photo.jpg').read_bytes()).shape
+    (683, 1024, 3)
     """
     with _opened(data, max_pixels) as picture:
-        # MPO is Pillow's name of the multi-picture JPEGs of phones; their first picture is the photograph
+        # Pillow calls the multi-picture JPEGs of phones MPO; their first picture is the photograph
         if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
             raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
         _check_size(picture.width, picture.height, max_pixels)
@@ -60,9 +71,9 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
 
 
 def pixels(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
-    """The number that `decode_any` would give; of a file only the header is read.
+    """Return the number of pixels that `decode_any` would give. Of a file only the header is read.
 
-    :raises InvalidImage: as `decode_any`.
+    :raises InvalidImage: see `decode_any`.
     """
     if not isinstance(received, bytes):
         return int(received.shape[0] * received.shape[1])
@@ -72,9 +83,9 @@ def pixels(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
 
 
 def upright_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
-    """Width and height that `decode` would give an image; only its header is read, but for a PNG, which is decoded.
+    """Return the width and height that `decode` would give. Only the header is read; a PNG is decoded.
 
-    :raises InvalidImage: as `decode`.
+    :raises InvalidImage: see `decode`.
     """
     with _opened(data, max_pixels) as picture:
         _check_size(picture.width, picture.height, max_pixels)
@@ -86,14 +97,14 @@ def upright_size(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[
 
 
 def _opened(data: bytes, max_pixels: int) -> PillowImage.Image:
-    """An image of which the header has been read."""
+    """Open an image and read its header."""
     if not data:
         raise InvalidImage('the image is empty (0 bytes)')
     if len(data) > MAX_BYTES:
         raise ImageTooLarge(f'the image has {len(data)} bytes; the limit is {MAX_BYTES}')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # the limit below is ours
+            warnings.simplefilter('ignore', PillowImage.DecompressionBombWarning)  # max_pixels is checked instead
             return PillowImage.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         other = next((name for magic, name in _OTHER_FORMATS.items() if data.startswith(magic)), None)
@@ -106,9 +117,9 @@ def _opened(data: bytes, max_pixels: int) -> PillowImage.Image:
 
 
 def _fast_decoded(data: bytes, picture: PillowImage.Image) -> Image | None:
-    """An upright JPEG by OpenCV, which gives the same pixels in three quarters of the time; None: leave it to Pillow.
+    """Decode an upright JPEG with OpenCV, which gives the same pixels as Pillow in three quarters of the time.
 
-    Broken ones are left to it too, since it says what is wrong.
+    :return: None for other images, and for broken ones: Pillow's errors say what is wrong.
     """
     if not _is_upright_jpeg(picture):
         return None
@@ -119,8 +130,9 @@ def _fast_decoded(data: bytes, picture: PillowImage.Image) -> Image | None:
 
 
 def decode_any(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
-    """An image as it was received, as an upright RGB array.
+    """Return a received image as an upright RGB array.
 
+    :param received: an RGB array, or the bytes of an image file.
     :raises InvalidImage: see `decode` and `check`.
     """
     if isinstance(received, bytes):
@@ -131,7 +143,7 @@ def decode_any(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS)
 def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
     if picture.mode == 'RGB':
         return picture
-    if picture.mode.startswith('I'):  # 16-bit greyscale, whatever the byte order
+    if picture.mode.startswith('I'):  # 16-bit greyscale of any byte order
         return PillowImage.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8)).convert('RGB')
     if picture.has_transparency_data:
         layers = picture.convert('RGBA')
@@ -144,8 +156,8 @@ def _to_rgb(picture: PillowImage.Image) -> PillowImage.Image:
 def check(array: NDArray[Any], *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     """Return the array if it is an image.
 
-    :raises InvalidImage: not uint8, not H×W×3, or of impossible size.
-    :raises ImageTooLarge: more than `max_pixels` pixels.
+    :raises InvalidImage: the array is not uint8, not H×W×3, or its size is not accepted.
+    :raises ImageTooLarge: the array has more than `max_pixels` pixels.
     """
     if array.dtype != np.uint8:
         raise InvalidImage(f'the image array is {array.dtype}; send uint8, 0..255')
@@ -162,7 +174,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise InvalidImage(f'the image is {width}×{height} pixels; each side needs at least {MIN_SIDE}')
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InvalidImage(
-            f'the image is {width}×{height} pixels; its sides may differ {MAX_ASPECT_RATIO}-fold at most'
+            f'the image is {width}×{height} pixels; the ratio of its sides is limited to {MAX_ASPECT_RATIO}'
         )
 
 
@@ -171,9 +183,9 @@ def from_payload(payload: object, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Im
 
     :param payload: `{'bytes': …, 'dtype': 'uint8', 'shape': (height, width, 3)}`, RGB in C order, or
         `{'format': 'jpeg', 'bytes': …}` with the bytes of an image file.
-    :return: the array, or the bytes of the file as they came, not decoded yet.
-    :raises InvalidRequest: the payload has not this form.
-    :raises InvalidImage: the array is not acceptable (see `check`).
+    :return: the array, or the undecoded bytes of the file.
+    :raises InvalidRequest: the payload does not have this form.
+    :raises InvalidImage: the array is not acceptable, see `check`.
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequest("'image' must be an object with bytes, dtype and shape, or with format 'jpeg' and bytes")
@@ -206,11 +218,13 @@ def _from_raw(data: bytes | bytearray | memoryview, dtype: object, shape: object
 def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
     """Encode an RGB array as JPEG.
 
+    :param image: RGB uint8, H×W×3.
+    :param quality: 1..100.
     :raises ImageTooLarge: a side is longer than the format allows.
     """
     if max(image.shape[:2]) > _MAX_JPEG_SIDE:
         raise ImageTooLarge(
-            f'the image is {image.shape[1]}×{image.shape[0]}; JPEG holds {_MAX_JPEG_SIDE} pixels a side'
+            f'the image is {image.shape[1]}×{image.shape[0]} pixels; JPEG allows {_MAX_JPEG_SIDE} on each side'
         )
     buffer = io.BytesIO()
     PillowImage.fromarray(image).save(buffer, format='JPEG', quality=quality, subsampling=0)
@@ -218,10 +232,10 @@ def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
 
 
 def as_jpeg(received: Image | bytes, decoded: Image) -> bytes:
-    """An upright JPEG of an image for those who know no EXIF and no other format.
+    """Return an image as an upright JPEG, for readers that ignore EXIF or know no other format.
 
-    :param received: an RGB array, or an image file's bytes; those of an upright JPEG are returned as they are.
-    :param decoded: what `decode` makes of it.
+    :param received: an RGB array, or the bytes of an image file. An upright JPEG is returned unchanged.
+    :param decoded: the image that `decode` makes of it.
     """
     if isinstance(received, bytes):
         with PillowImage.open(io.BytesIO(received), formats=FORMATS) as picture:
@@ -235,23 +249,37 @@ def _is_upright_jpeg(picture: PillowImage.Image) -> bool:
     return picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L') and not turned
 
 
-def read(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
-    """Read an image file.
+def read(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """Read a JPEG, PNG or WebP file into an upright RGB array.
 
-    :raises InvalidImage: see `decode`; also if the file cannot be read.
+    :param path: image file.
+    :param max_pixels: largest accepted number of pixels; checked before decoding.
+    :return: RGB uint8, H×W×3.
+    :raises InvalidImage: the file cannot be read or is not acceptable, see `decode_image`.
+
+    >>> image = read_image('photo.jpg')
+    >>> image.shape, image.dtype
+    ((683, 1024, 3), dtype('uint8'))
     """
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise InvalidImage(f'{path}: {error.strerror}') from error
     return decode(data, max_pixels=max_pixels)
 
 
-def write(path: Path, image: Image) -> None:
-    """Write an RGB array as JPEG, PNG or WebP, by the file's ending.
+def write(path: Path | str, image: Image) -> None:
+    """Write an RGB array as JPEG, PNG or WebP, as the ending of the file name says.
 
-    :raises UnsupportedImageFormat: another ending.
+    Missing folders are created.
+
+    :param path: image file; the ending is .jpg, .jpeg, .png or .webp.
+    :param image: RGB uint8, H×W×3.
+    :raises UnsupportedImageFormat: the ending is another one.
+
+    >>> write_image('copy.png', read_image('photo.jpg'))
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     match path.suffix.lower():
         case '.jpg' | '.jpeg':
@@ -259,4 +287,4 @@ def write(path: Path, image: Image) -> None:
         case '.png' | '.webp':
             PillowImage.fromarray(image).save(path)
         case other:
-            raise UnsupportedImageFormat(f'{path.name}: the ending {other!r} is none of .jpg, .png, .webp')
+            raise UnsupportedImageFormat(f'{path.name}: the ending {other!r} is not supported; use .jpg, .png or .webp')

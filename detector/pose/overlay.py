@@ -1,4 +1,4 @@
-"""Drawing skeletons over images."""
+"""Drawing of skeletons over images."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,14 +13,20 @@ from .skeleton import DRAWN_EDGES, KEYPOINT_COUNT, part_of
 _PART_OF: Final = tuple(part_of(index) for index in range(KEYPOINT_COUNT))
 _BOX_COLOUR: Final = (255, 225, 25)
 _SHIFT: Final = 4
-"""Binary digits of the fraction of a pixel that OpenCV draws with."""
+"""Number of fractional bits in the coordinates given to OpenCV."""
 
 
 def draw(image: Image, poses: Sequence[Pose], *, confidence_threshold: float = 0.3) -> Image:
-    """Draw boxes, limbs and keypoints, in the colours of the body's parts, on a copy of an image.
+    """Draw boxes, limbs and keypoints on a copy of an image, in the colours of the parts.
 
     :param image: RGB uint8, H×W×3.
-    :param confidence_threshold: keypoints below it, and limbs that end in one, are left out.
+    :param poses: poses in that image.
+    :param confidence_threshold: keypoints with a lower confidence, and limbs that end in one, are not drawn.
+    :return: RGB uint8, H×W×3.
+
+    >>> image = read_image('photo.jpg')
+    >>> poses = PoseEngine(open_package(embedded_package())).poses(image)
+    >>> write_image('skeletons.jpg', draw_poses(image, poses))
     """
     canvas = image.copy()
     for pose in poses:

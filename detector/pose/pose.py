@@ -14,13 +14,21 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pose:
-    """One person's box and keypoints in pixels of the upright image; (0, 0) is the centre of its upper left pixel.
+    """One person's box and 133 keypoints.
+
+    Coordinates are pixels of the upright image; (0, 0) is the centre of its upper left pixel.
 
     :param box: shape (4,), float32: x1, y1, x2, y2.
     :param box_confidence: 0..1.
-    :param keypoints: shape (133, 2), float32: x, y.
-    :param confidences: shape (133,), float32, 0..1; always all 133, since a low confidence is information.
-    :raises ValueError: an array of another shape.
+    :param keypoints: shape (133, 2), float32: x, y, in the order of `KEYPOINT_NAMES`.
+    :param confidences: shape (133,), float32, 0..1. All 133 keypoints are always present; an invisible one has a low
+        confidence.
+    :raises ValueError: an array has another shape.
+
+    >>> pose = PoseEngine(open_package(embedded_package())).poses(read_image('photo.jpg'))[0]
+    >>> nose = KEYPOINT_NAMES.index('nose')
+    >>> pose.keypoints[nose].round().tolist(), bool(pose.confidences[nose] > 0.5)
+    ([270.0, 213.0], True)
     """
 
     box: FloatArray
@@ -31,10 +39,12 @@ class Pose:
     def __post_init__(self) -> None:
         shapes = self.box.shape, self.keypoints.shape, self.confidences.shape
         if shapes != ((4,), (KEYPOINT_COUNT, 2), (KEYPOINT_COUNT,)):
-            raise ValueError(f'box, keypoints and confidences have the shapes {shapes}')
+            raise ValueError(
+                f'box, keypoints and confidences have the shapes {shapes}; (4,), (133, 2), (133,) are expected'
+            )
 
     def to_json(self) -> dict[str, Any]:
-        """The grouped form of `POST /poses`: coordinates in pixels to 0.01, confidences to 0.0001."""
+        """Return the pose in the form of `POST /poses`: coordinates in pixels to 0.01, confidences to 0.0001."""
         points = np.round(self.keypoints.astype(np.float64), 2).tolist()
         confidences = np.round(self.confidences.astype(np.float64), 4).tolist()
         x1, y1, x2, y2 = np.round(self.box.astype(np.float64), 2).tolist()
@@ -49,7 +59,7 @@ class Pose:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> 'Pose':
-        """The inverse of `to_json`; keypoints may come in any order.
+        """Return the pose that `to_json` describes. Its keypoints may be in any order.
 
         :raises KeyError: a field or keypoint name is missing or unknown.
         """
@@ -70,10 +80,19 @@ class Pose:
 
 
 def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_version: str) -> dict[str, Any]:
-    """The grouped answer for one image.
+    """Return the answer of `POST /poses` for one image.
 
-    :param width: of the upright image in pixels.
-    :param height: of the upright image in pixels.
+    :param poses: poses in the image.
+    :param width: width of the upright image in pixels.
+    :param height: height of the upright image in pixels.
+    :param model_version: name and version of the model, see `ModelPackage.model_version`.
+
+    >>> engine = PoseEngine(open_package(embedded_package()))
+    >>> poses = engine.poses(read_image('photo.jpg'))
+    >>> version = engine.package.model_version
+    >>> answer = poses_to_json(poses, width=1024, height=683, model_version=version)
+    >>> len(answer['poses']), answer['image'], answer['model_version']
+    (2, {'width': 1024, 'height': 683}, 'test-card 0.0')
     """
     return {
         'poses': [pose.to_json() for pose in poses],
@@ -84,9 +103,9 @@ def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_versi
 
 @np.errstate(over='raise')
 def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
-    """The poses in the Loop's metadata of an image, person i with the points 133·i to 133·i + 132.
+    """Return the poses in the Loop's metadata of an image. Points 133·i to 133·i + 132 belong to box i.
 
-    A box without points of its own has no visible keypoints.
+    A box without points gets keypoints of confidence 0.
 
     :param metadata: ImageMetadata as JSON.
     :raises KeyError: a detection lacks a field.

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from .skeleton import OKS_SIGMAS, PART_BY_NAME
 
 BODY: Final = PART_BY_NAME['body'].slice
+"""Slice of the 17 body keypoints."""
 PRESENT: Final = 0.3
-"""A keypoint of this confidence has a place that means something."""
+"""Confidence from which the position of a keypoint is meaningful."""
 MIN_BODY_KEYPOINTS: Final = 3
-"""Present ones, that make a body."""
+"""Number of body keypoints that must be present for a comparison of bodies."""
 SAME_BODY_OKS: Final = 0.7
+"""OKS of the body keypoints from which two poses show the same person."""
 BOX_TO_OKS_AREA: Final = 0.53
-"""Share of its box that a person's outline covers on average, as mmpose takes it for the OKS where only boxes exist."""
+"""Average share of a box that the person's outline covers. mmpose uses it for the OKS if only boxes exist."""
 
 
 def oks(
@@ -25,16 +27,21 @@ def oks(
     area: NDArray[Any] | float,
     sigmas: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Object keypoint similarity, 0..1: the mean over keypoints of exp(-d² / (2 · area · (2σ)²)).
+    """Return the object keypoint similarity, 0..1: the mean over the keypoints of exp(-d² / (2 · area · (2σ)²)).
 
-    The formula is that of COCO (pycocotools, `computeOks`).
+    The formula is COCO's (pycocotools, `computeOks`).
 
-    :param points: (…, K, 2), in units whose square the area is in.
+    :param points: (…, K, 2), x, y.
     :param others: (…, K, 2), broadcast against `points`.
-    :param visible: (…, K), the keypoints that count; without any the similarity is 0.
-    :param area: (…) of the persons.
-    :param sigmas: (K,), see `skeleton.OKS_SIGMAS`.
+    :param visible: (…, K), True for keypoints that count. If none counts, the similarity is 0.
+    :param area: (…), area of each person in squares of the unit of the points.
+    :param sigmas: (K,), see `OKS_SIGMAS`.
     :return: (…).
+
+    >>> import numpy as np
+    >>> points = np.zeros((133, 2))
+    >>> float(oks(points, points, np.ones(133, dtype=bool), area=10_000, sigmas=OKS_SIGMAS))
+    1.0
     """
     offsets = points - others
     squares = np.square(offsets[..., 0]) + np.square(offsets[..., 1])
@@ -45,12 +52,12 @@ def oks(
 
 
 def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether another of the poses has its body where this one has: two boxes of one person.
+    """Find poses whose body lies where the body of another pose lies: two boxes of one person.
 
     :param boxes: (N, 4): x1, y1, x2, y2.
-    :param keypoints: (N, 133, 2).
-    :param confidences: (N, 133).
-    :return: (N,).
+    :param keypoints: (N, 133, 2): x, y.
+    :param confidences: (N, 133), 0..1.
+    :return: (N,), True for each such pose.
     """
     shares = np.zeros(len(boxes), dtype=np.bool_)
     if len(boxes) < 2:
@@ -74,11 +81,11 @@ def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDA
 
 
 def box_ious(boxes: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union of boxes.
+    """Return the intersection over union of boxes, 0..1.
 
     :param boxes: (…, 4): x1, y1, x2, y2.
     :param others: (…, 4), broadcast against `boxes`.
-    :return: (…), 0..1.
+    :return: (…).
     """
     # by columns, since numpy is slow at reducing an axis of two
     (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = _columns(boxes), _columns(others)

@@ -1,7 +1,7 @@
-"""The 133 keypoints of COCO-WholeBody: names, parts, edges, left/right swaps, OKS sigmas and colours.
+"""The 133 keypoints of COCO-WholeBody: names, parts, edges, mirrored indices, OKS sigmas and colours.
 
-Index order is that of COCO-WholeBody (Jin et al., ECCV 2020) and of every rtmlib whole-body model:
-17 body, 6 feet, 68 face (iBUG 300-W order), 21 left hand, 21 right hand.
+The order is that of COCO-WholeBody (Jin et al., ECCV 2020) and of every rtmlib whole-body model: 17 body, 6 feet,
+68 face (iBUG 300-W order), 21 left hand, 21 right hand.
 """
 
 import uuid
@@ -14,13 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEYPOINT_COUNT: Final = 133
+"""Number of keypoints of a pose."""
 PERSON: Final = 'person'
+"""Name of the category of boxes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A part of the body: a contiguous range of keypoint indices.
 
+    :param name: `body`, `feet`, `face`, `left_hand` or `right_hand`.
+    :param start: first index.
+    :param stop: index after the last one.
     :param colour: RGB, 0..255, of the part in overlays and labeling configs.
     """
 
@@ -49,6 +54,7 @@ PARTS: Final = (
     Part('left_hand', 91, 112, (0, 130, 200)),
     Part('right_hand', 112, 133, (145, 30, 180)),
 )
+"""The five parts of the body, in index order."""
 PART_BY_NAME: Final = {part.name: part for part in PARTS}
 
 _BODY: Final = (
@@ -66,11 +72,12 @@ KEYPOINT_NAMES: Final = (
     *(f'left_hand_{i}' for i in range(21)),
     *(f'right_hand_{i}' for i in range(21)),
 )
+"""Canonical names of the 133 keypoints, in index order."""
 KEYPOINT_INDEX: Final = {name: index for index, name in enumerate(KEYPOINT_NAMES)}
 
 
 def _upstream_names() -> Iterator[str]:
-    """The names that COCO-WholeBody tools (mmpose, rtmlib) use, in index order."""
+    """Yield the names that COCO-WholeBody tools (mmpose, rtmlib) use, in index order."""
     yield from _BODY
     yield from _FEET
     yield from (f'face-{i}' for i in range(68))
@@ -80,11 +87,11 @@ def _upstream_names() -> Iterator[str]:
 
 
 ALIASES: Final = {alias: name for alias, name in zip(_upstream_names(), KEYPOINT_NAMES, strict=True) if alias != name}
-"""Upstream name → our name, for the keypoints whose names differ."""
+"""Canonical name by upstream name, for the keypoints whose names differ."""
 
 
 def canonical_name(name: str) -> str | None:
-    """The name of this project for a category name, an alias or another spelling of its case; None if unknown."""
+    """Return the canonical name for a name or alias in any case, `person` included; None if it is unknown."""
     for candidate in (name, name.strip().lower()):
         if candidate == PERSON or candidate in KEYPOINT_INDEX:
             return candidate
@@ -97,12 +104,12 @@ _NAMESPACE: Final = uuid.UUID('6f1d2c1e-3f0a-5b57-9d3c-8a4f6f0c1330')
 
 
 def category_id(name: str) -> str:
-    """The category id of a name: uuid5 of a fixed namespace, so that every package agrees on it."""
+    """Return the category id of a name. It is a uuid5 of a fixed namespace, so all packages have the same ids."""
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def part_of(index: int) -> Part:
-    """The part that a keypoint index (0..132) belongs to."""
+    """Return the part that a keypoint index (0..132) belongs to."""
     return next(part for part in PARTS if part.start <= index < part.stop)
 
 
@@ -120,11 +127,11 @@ BODY_EDGES: Final = (
 FEET_EDGES: Final = ((15, 17), (15, 18), (15, 19), (16, 20), (16, 21), (16, 22))
 HAND_EDGES: Final = (*_hand_edges(91), *_hand_edges(112))
 SKELETON_EDGES: Final = (*BODY_EDGES, *FEET_EDGES, *HAND_EDGES)
-"""The 65 limbs of COCO-WholeBody as pairs of keypoint indices."""
+"""The 65 limbs of COCO-WholeBody, as pairs of keypoint indices."""
 
 
 def _face_edges() -> Iterator[tuple[int, int]]:
-    """Contours of the 68 points: jaw, brows, nose bridge and base, eyes, lips (iBUG 300-W)."""
+    """Yield the contours of the 68 points: jaw, brows, bridge and base of the nose, eyes, lips (iBUG 300-W)."""
     face = PART_BY_NAME['face'].start
     for start, stop, closed in (
         (0, 17, False), (17, 22, False), (22, 27, False), (27, 31, False), (31, 36, False), (36, 42, True),
@@ -137,7 +144,7 @@ def _face_edges() -> Iterator[tuple[int, int]]:
 
 FACE_EDGES: Final = tuple(_face_edges())
 DRAWN_EDGES: Final = (*SKELETON_EDGES, *FACE_EDGES)
-"""What overlays draw: the limbs and the contours of the face."""
+"""Edges that overlays draw: the limbs and the contours of the face."""
 
 
 def _limb_parents() -> tuple[int | None, ...]:
@@ -166,13 +173,13 @@ def _limb_parents() -> tuple[int | None, ...]:
 
 
 LIMB_PARENTS: Final = _limb_parents()
-"""For each keypoint the one that a limb or contour leads from: a tree with the nose as its root, as Label Studio wants
-a skeleton to be. Most are edges of COCO-WholeBody; the trunk is closed by the tree's form, contours hang on the body.
+"""Parent of each keypoint in a tree with the nose as its root, since Label Studio requires a skeleton to be a tree.
+Most pairs are edges of COCO-WholeBody; a tree cannot close the trunk, and it attaches the contours to the body.
 """
 
 
 def _swapped_face() -> Iterator[tuple[int, int]]:
-    """Pairs of face points (0..67) that a mirror swaps (iBUG 300-W)."""
+    """Yield pairs of face points (0..67) that a reflection swaps (iBUG 300-W)."""
     for first, last in ((0, 16), (17, 26), (31, 35), (48, 54), (60, 64)):
         yield from ((first + i, last - i) for i in range((last - first + 1) // 2))
     yield from ((36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46))
@@ -193,7 +200,7 @@ def _flip_indices() -> tuple[int, ...]:
 
 
 FLIP_INDICES: Final = _flip_indices()
-"""For each keypoint index the index that it has in the mirrored image."""
+"""Index of each keypoint in the mirrored image."""
 
 OKS_SIGMAS: Final[NDArray[np.float32]] = np.array([
     # body
@@ -209,4 +216,4 @@ OKS_SIGMAS: Final[NDArray[np.float32]] = np.array([
     *(2 * (.029, .022, .035, .037, .047, .026, .025, .024, .035, .018, .024, .022, .026, .017, .021, .021, .032, .020,
            .019, .022, .031)),
 ], dtype=np.float32)  # fmt: skip
-"""Per-keypoint standard deviations of the OKS, shape (133,): evaluation/myeval_wholebody.py of COCO-WholeBody."""
+"""OKS sigma of each keypoint, shape (133,), float32, from evaluation/myeval_wholebody.py of COCO-WholeBody."""
