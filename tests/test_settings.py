@@ -1,3 +1,5 @@
+"""Settings: environment, `.env`, defaults, aliases and checks."""
+
 import socket
 from pathlib import Path
 
@@ -17,7 +19,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_need_no_environment() -> None:
-    """No Loop, port 8004, the CPU."""
+    """Without an environment there is no Loop, the port is 8004 and the CPU computes."""
     settings = load_settings()
     assert settings.loop_host is None
     assert settings.backend_port == 8004
@@ -25,8 +27,8 @@ def test_defaults_need_no_environment() -> None:
     assert settings.max_image_pixels == DEFAULT_MAX_PIXELS
 
 
-def test_every_faulty_value_gets_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown and ill-typed values are all named at once, with what was given."""
+def test_every_faulty_value_gets_its_own_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown and ill-typed values are all named at once, with the given value."""
     monkeypatch.setenv('BACKEND_TYPE', 'tensorflow')
     monkeypatch.setenv('BACKEND_PORT', 'http')
     monkeypatch.setenv('DEVICE', 'toaster')
@@ -40,7 +42,7 @@ def test_every_faulty_value_gets_a_line_of_its_own(monkeypatch: pytest.MonkeyPat
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a representation nor an error shows a password or token."""
+    """No representation and no error shows a password or token."""
     monkeypatch.setenv('LOOP_PASSWORD', 'hunter2')
     monkeypatch.setenv('LABEL_STUDIO_API_TOKEN', 'hunter3')
     assert 'hunter' not in repr(load_settings())
@@ -50,8 +52,8 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'hunter' not in str(caught.value)
 
 
-def test_label_studio_logs_in_with_its_password_or_else_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of BASIC_AUTH_* and API_TOKEN the former, if both are set; commands send the token itself."""
+def test_label_studio_logs_in_with_its_password_or_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BASIC_AUTH_* takes precedence over API_TOKEN for Label Studio; commands send the token."""
     assert load_settings().label_studio_login is None
     assert load_settings().request_headers == {}
     monkeypatch.setenv('API_TOKEN', 'hunter4')
@@ -65,8 +67,8 @@ def test_label_studio_logs_in_with_its_password_or_else_with_the_token(monkeypat
 
 
 @pytest.mark.parametrize('origins', ['evil', 'ftp://a', 'https://a/b', 'https://', 'https://a b', 'null'])
-def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
-    """Origins have a scheme and a host, and no path; others would silently allow nobody."""
+def test_an_invalid_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: str) -> None:
+    """Origins have a scheme and a host and no path; others would silently allow no page."""
     monkeypatch.setenv('CORS_ORIGINS', origins)
     with pytest.raises(InvalidSettings, match='CORS_ORIGINS=.*give origins like'):
         load_settings()
@@ -80,7 +82,7 @@ def test_what_is_no_origin_is_refused(monkeypatch: pytest.MonkeyPatch, origins: 
 
 
 def test_a_bind_address_is_not_taken_for_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HOST=0.0.0.0, ::, or this machine's name is no Loop; another HOST is, as upstream has it."""
+    """HOST is ignored if it is a bind address or the name of this machine; otherwise it names the Loop."""
     for address in ('0.0.0.0', '::', '127.0.0.1', 'localhost', socket.gethostname()):
         monkeypatch.setenv('HOST', address)
         assert load_settings().loop_host is None
@@ -91,7 +93,7 @@ def test_a_bind_address_is_not_taken_for_a_loop(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_loop_needs_organization_and_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With LOOP_HOST alone the images of a robot would land in a project of somebody's guess."""
+    """LOOP_HOST requires both, or images would go to a project that the operator did not choose."""
     monkeypatch.setenv('LOOP_HOST', 'learning-loop.ai')
     with pytest.raises(InvalidSettings, match='LOOP_ORGANIZATION must be set'):
         load_settings()
@@ -115,7 +117,7 @@ def test_a_loop_needs_organization_and_project(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_loop_is_named_with_or_without_scheme_and_port(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
-    """Without a scheme upstream's rule holds; what LOOP_HOST says is never taken for anything else."""
+    """Without a scheme upstream's rule holds; LOOP_HOST always names the Loop."""
     monkeypatch.setenv('LOOP_HOST', host)
     monkeypatch.setenv('LOOP_ORGANIZATION', 'o')
     monkeypatch.setenv('LOOP_PROJECT', 'p')
@@ -123,15 +125,15 @@ def test_a_loop_is_named_with_or_without_scheme_and_port(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize('host', ['ftp://loop', 'http://', 'loop/path', 'user:pw@loop', 'a b'])
-def test_what_is_no_host_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """Credentials in an address would end up in logs."""
+def test_an_invalid_host_is_refused(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    """LOOP_HOST must not contain a path or credentials, which would appear in logs."""
     monkeypatch.setenv('LOOP_HOST', host)
     with pytest.raises(InvalidSettings, match='give a host name'):
         load_settings()
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """Before anything else is tried; a relative one is taken from the working directory for good."""
+    """An unwritable DATA_FOLDER is named; a relative one is resolved once."""
     (tmp_path / 'file').write_text('')
     with pytest.raises(InvalidSettings, match=r'DATA_FOLDER=.*file.*: cannot be written'):
         load_settings(data_folder=tmp_path / 'file' / 'data').make_data_folder()
@@ -139,7 +141,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_upstream_names_and_cases_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NODE_PORT is upstream's name of the port; BACKEND_PORT wins; values are read in any case."""
+    """NODE_PORT is upstream's name of BACKEND_PORT, which takes precedence; values may have any case."""
     monkeypatch.setenv('NODE_PORT', '81')
     monkeypatch.setenv('LOG_LEVEL', 'warning')
     monkeypatch.setenv('DEVICE', 'CUDA:1')
@@ -151,7 +153,7 @@ def test_upstream_names_and_cases_are_read(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--port` overrides BACKEND_PORT, and is checked like it."""
+    """`--port` overrides BACKEND_PORT and is checked in the same way."""
     monkeypatch.setenv('BACKEND_PORT', '82')
     assert load_settings(backend_port=90).backend_port == 90
     with pytest.raises(InvalidSettings, match='BACKEND_PORT'):
@@ -159,14 +161,14 @@ def test_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_thresholds_in_the_wrong_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty range would silently never upload anything."""
+    """An empty range of uncertainty is refused, since no image would ever be uploaded."""
     monkeypatch.setenv('MIN_UNCERTAIN_THRESHOLD', '0.7')
     with pytest.raises(InvalidSettings, match='MIN_UNCERTAIN_THRESHOLD is above'):
         load_settings()
 
 
 def test_a_dotenv_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`.env` of the working directory counts, the environment wins, empty lines of `.env.example` mean unset."""
+    """`.env` is read, the environment takes precedence, and empty lines mean unset."""
     Path('.env').write_text('BACKEND_PORT=83\nLOOP_HOST=\nLOG_LEVEL=ERROR\n')
     monkeypatch.setenv('LOG_LEVEL', 'INFO')
     settings = load_settings()

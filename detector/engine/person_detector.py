@@ -1,4 +1,4 @@
-"""The YOLOX person detector: an image in, boxes of persons and their confidences out."""
+"""The YOLOX person detector: finds boxes of persons in an image."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,16 +16,16 @@ from .pixels import planes_of, value_tables
 from .runtimes import FloatArray, Runtime
 
 MIN_BOX_SIDE: Final = 2.0
-"""Smaller boxes, in pixels, are no persons."""
+"""Shortest side of a person's box, in pixels."""
 _PERSON_CLASS: Final = 0
 _STRIDES: Final = (8, 16, 32)
-"""Of YOLOX's three output levels (Ge et al., 2021)."""
+"""Strides of YOLOX's three output levels, in input pixels (Ge et al., 2021)."""
 _PADDING: Final = 114
-"""Grey level beside the image in YOLOX's letterbox."""
+"""Grey level around the image in YOLOX's letterbox."""
 
 
 class PersonDetector:
-    """Runs a YOLOX network; its input is prepared to the bit as rtmlib does."""
+    """Runs a YOLOX network. Its input is identical to that of rtmlib, bit for bit."""
 
     def __init__(self, runtime: Runtime, spec: Detector) -> None:
         self.runtime = runtime
@@ -37,17 +37,18 @@ class PersonDetector:
         self._cells, self._strides = _grid(height, width)
 
     def detect(self, image: Image) -> tuple[FloatArray, FloatArray]:
-        """Find persons.
+        """Find the persons in an image.
 
         :param image: RGB uint8, H×W×3.
-        :return: boxes (N, 4): x1, y1, x2, y2 in pixels, best first, which may reach beyond the image; confidences (N,).
+        :return: boxes (N, 4), x1, y1, x2, y2 in pixels, best first, which may extend beyond the image; confidences
+            (N,).
         """
         ratio = self._letterbox(image)
         boxes, scores = self._persons(self.runtime.run(self._input), ratio)
         return _tidy(boxes, scores, image.shape[:2])
 
     def _letterbox(self, image: Image) -> float:
-        """Fill the input with the image, scaled to fit into its upper left corner.
+        """Scale the image to fit into the upper left corner of the input, and fill the rest with grey.
 
         :return: input pixels per image pixel.
         """
@@ -61,12 +62,12 @@ class PersonDetector:
         if image.shape[:2] != inner:
             image = np.asarray(cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
         for plane, table, values in zip(self._input[0], self._tables, planes_of(image, self.spec), strict=True):
-            # the common case, a network that takes the values as they are, is a mere copy
+            # most networks take the values unchanged: a plain copy is faster
             plane[: inner[0], : inner[1]] = values if self.spec.mean is None else cv2.LUT(values, table)
         return ratio
 
     def _persons(self, outputs: Sequence[NDArray[Any]], ratio: float) -> tuple[FloatArray, FloatArray]:
-        """Boxes in pixels of the image and scores above the threshold, of persons only."""
+        """Return boxes in pixels of the image, and scores above the threshold, of persons only."""
         if self.spec.output == 'raw':
             return self._decode_raw(outputs[0][0], ratio)
         detections = outputs[0][0]
@@ -75,21 +76,21 @@ class PersonDetector:
         return kept[:, :4] / ratio, kept[:, 4]
 
     def _decode_raw(self, rows: FloatArray, ratio: float) -> tuple[FloatArray, FloatArray]:
-        """YOLOX's anchor-free head: centre offset and log size per cell, objectness, class scores."""
+        """Decode YOLOX's anchor-free head: centre offset and log size per cell, objectness, class scores."""
         scores = rows[:, 4] * rows[:, 5 + _PERSON_CLASS]
         kept = scores >= self.spec.score_threshold
         centre = (rows[kept, :2] + self._cells[kept]) * self._strides[kept]
         half = np.exp(rows[kept, 2:4]) * self._strides[kept] / 2
         boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
         scores = scores[kept]
-        # in pixels of the image, as rtmlib does: its nms adds a pixel to each side
+        # in pixels of the image, like rtmlib, since its nms adds a pixel to each side
         chosen = nms(boxes, scores, self.spec.nms_threshold)
         return boxes[chosen], scores[chosen]
 
     def check(self) -> None:
         """Run the network on a grey image, which also warms it up.
 
-        :raises InvalidPackage: its outputs have other shapes than `spec` says.
+        :raises InvalidPackage: the shapes of the outputs differ from those that `spec` implies.
         """
         self._letterbox(np.full((480, 640, 3), _PADDING, dtype=np.uint8))
         shapes = [output.shape for output in self.runtime.run(self._input)]
@@ -103,7 +104,7 @@ class PersonDetector:
 
 
 def _grid(height: int, width: int) -> tuple[FloatArray, FloatArray]:
-    """Cell coordinates (anchors, 2) and strides (anchors, 1) of YOLOX's output rows."""
+    """Return cell coordinates (anchors, 2) and strides (anchors, 1) of YOLOX's output rows."""
     cells, strides = [], []
     for stride in _STRIDES:
         rows, columns = height // stride, width // stride
@@ -114,7 +115,7 @@ def _grid(height: int, width: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _tidy(boxes: FloatArray, scores: FloatArray, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    """Drop what is no box, or hardly lies in the image; sort by score."""
+    """Drop boxes that are not finite or hardly lie in the image, and sort the others by score."""
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
     boxes, scores = boxes[finite].astype(np.float32), np.clip(scores[finite], 0, 1).astype(np.float32)
     order = np.argsort(-scores, kind='stable')
@@ -125,9 +126,10 @@ def _tidy(boxes: FloatArray, scores: FloatArray, shape: tuple[int, ...]) -> tupl
 
 
 def clip_boxes(boxes: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """The parts of boxes (…, 4) that lie in an image.
+    """Clip boxes to an image.
 
-    :param shape: height, width of the image in pixels.
+    :param boxes: (…, 4), x1, y1, x2, y2 in pixels.
+    :param shape: height and width of the image in pixels.
     """
     height, width = shape[:2]
     return np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))

@@ -1,4 +1,4 @@
-"""From pixels to what a network was trained on: channel order and normalisation, as tables of 256 values."""
+"""Conversion of pixels to the input of a network: channel order and normalisation, as tables of 256 values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,11 @@ from .runtimes import FloatArray
 
 
 def value_tables(network: Network) -> FloatArray:
-    """For each channel, in the network's order, what it is given for the values 0..255; shape (3, 256), float32.
+    """Return the input for the values 0..255 of each channel, in the channel order of the network.
 
-    Worked out in double precision and rounded once, as rtmlib does with every pixel.
+    The values are computed in double precision and rounded once, like rtmlib's.
+
+    :return: (3, 256), float32.
     """
     values = np.arange(256, dtype=np.float64)
     if network.mean is None or network.std is None:
@@ -26,6 +28,6 @@ def value_tables(network: Network) -> FloatArray:
 
 
 def planes_of(image: Image, network: Network) -> Sequence[NDArray[Any]]:
-    """The three channels of an RGB image, in the network's order, each H×W and contiguous."""
+    """Return the three channels of an RGB image in the channel order of the network, each H×W and contiguous."""
     planes: Sequence[NDArray[Any]] = cv2.split(image)
     return planes if network.color_order == 'RGB' else planes[::-1]

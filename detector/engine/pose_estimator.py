@@ -1,4 +1,4 @@
-"""The RTMW or RTMPose pose estimator: images and boxes in, keypoints out, many persons in one inference."""
+"""The RTMW or RTMPose pose estimator: finds the keypoints of persons in boxes, several persons per inference."""
 
 import logging
 from collections.abc import Sequence
@@ -21,22 +21,22 @@ from .runtimes import FloatArray, Precision, Runtime
 log = logging.getLogger('wholebody.engine')
 
 BATCH_SIZES: Final = (8, 4, 2, 1)
-"""Persons per inference. Beyond 8 nothing is gained, and runtimes keep memory for every size that they meet."""
+"""Persons per inference. More than 8 gain nothing, and runtimes keep memory for each size that they have seen."""
 PADDING: Final = 1.25
-"""Side of the crop, in sides of the box, as RTMPose is trained."""
+"""Side of the crop in sides of the box, as in the training of RTMPose."""
 _BINS_PER_PIXEL: Final = 2
-"""Of SimCC (Li et al., 2022), in every published whole-body model."""
+"""SimCC bins per input pixel (Li et al., 2022), the same in every published whole-body model."""
 _TOLERANCES: Final[dict[Precision, float]] = {'f32': 1e-3, 'bf16': 5e-2}
-"""By which outputs of a batch may differ from those of single persons, relative to the largest."""
+"""Accepted difference of the outputs of a batch from those of single persons, relative to the largest output."""
 
 Crop = tuple[Image, FloatArray]
 """An image (RGB uint8, H×W×3) and a box in it: x1, y1, x2, y2 in pixels."""
 
 
 class PoseEstimator:
-    """Runs a SimCC network; its input is prepared and its output read to the bit as rtmlib does.
+    """Runs a SimCC network. Its input and the reading of its output are identical to rtmlib's, bit for bit.
 
-    Persons are batched once `check` has found that possible; before that, one by one.
+    Persons run singly until `check` has found that the network can batch them.
     """
 
     def __init__(self, runtime: Runtime, spec: Estimator) -> None:
@@ -50,7 +50,7 @@ class PoseEstimator:
     def estimate(self, crops: Sequence[Crop]) -> tuple[FloatArray, FloatArray]:
         """Estimate the keypoints of the person in each box.
 
-        :return: keypoints (N, 133, 2) in pixels of the image, not clipped; raw scores (N, 133).
+        :return: keypoints (N, 133, 2), x, y in pixels of the image, not clipped; raw scores (N, 133).
         """
         keypoints = np.zeros((len(crops), KEYPOINT_COUNT, 2), dtype=np.float32)
         scores = np.zeros((len(crops), KEYPOINT_COUNT), dtype=np.float32)
@@ -71,9 +71,9 @@ class PoseEstimator:
         return keypoints, scores
 
     def _fill(self, slot: FloatArray, image: Image, box: FloatArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Put the box's surroundings into a slot (3, H, W) of the input.
+        """Copy the surroundings of a box into a slot (3, H, W) of the input.
 
-        :return: centre and size of what was put there, in pixels of the image.
+        :return: centre and size of the copied region, in pixels of the image.
         """
         centre, scale = bbox_xyxy2cs(np.asarray(box), padding=PADDING)
         pixels, scale = top_down_affine(self.spec.input_size, scale, centre, image)
@@ -82,12 +82,12 @@ class PoseEstimator:
         return centre, scale
 
     def check(self) -> None:
-        """Try the network on noise, and whether a batch gives what its persons give singly.
+        """Run the network on noise, and find out whether a batch gives the same outputs as single persons.
 
-        Networks may be exported for single persons, and runtimes may compute batches wrongly. Runtimes that prepare for
-        every size that they meet do so now.
+        A network may be exported for single persons, and a runtime may compute batches wrongly. Runtimes that prepare
+        for each batch size do so now.
 
-        :raises InvalidPackage: the outputs for one person have other shapes than those of whole-body SimCC.
+        :raises InvalidPackage: the shapes of the outputs for one person are not those of whole-body SimCC.
         """
         self._input[:] = np.random.default_rng(0).normal(0, 1, self._input.shape)
         width, height = self.spec.input_size
@@ -103,18 +103,18 @@ class PoseEstimator:
                 self.runtime.run(self._input[:size])
 
     def _can_batch(self, reference: Sequence[FloatArray]) -> bool:
-        """Whether the first two persons give together what they give singly.
+        """Return True if a batch of the first two persons gives the same outputs as the persons singly.
 
-        :param reference: the outputs of the two, one after the other.
+        :param reference: the outputs for the two persons, concatenated.
         """
         try:
             outputs = self.runtime.run(self._input[:2])
         except Exception as error:
-            log.info('%s takes no batches: %s', self.spec.file, str(error).splitlines()[:1])
+            log.info('%s accepts no batches: %s', self.spec.file, str(error).splitlines()[:1])
             return False
         for output, expected in zip(outputs, reference, strict=True):
             limit = _TOLERANCES[self.runtime.precision] * np.abs(expected).max()
             if output.shape != expected.shape or np.abs(output - expected).max() > limit:
-                log.warning('%s computes batches wrongly: persons go singly', self.runtime.name)
+                log.warning('%s computes batches wrongly: persons are run singly', self.runtime.name)
                 return False
         return True

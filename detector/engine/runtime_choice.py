@@ -1,4 +1,4 @@
-"""Which runtime and precision run a package: what the settings ask for, or the fastest on this machine."""
+"""The choice of runtime and precision for a package: what the settings demand, or the fastest on this machine."""
 
 import hashlib
 import json
@@ -35,17 +35,19 @@ BackendType = Literal['auto', 'onnxruntime', 'openvino', 'opencv']
 PrecisionSetting = Literal['auto', 'f32', 'bf16']
 
 _MEASURED_BYTES: Final = 10 * 1024**2
-"""Packages below are so quick on any runtime that measuring would take longer than it saves."""
+"""Size of the smallest package that is measured. Smaller ones are so fast that measuring costs more than it saves."""
 _ROUNDS: Final = 3
 _CLEARLY_FASTER: Final = 0.95
-"""Part of the usual runtime's time that another must stay below to be taken."""
+"""A runtime is chosen over the usual one if it takes less than this share of its time."""
 _MEMORY: Final = 'runtimes.json'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """:param compiled: a folder for compiled networks; None: they are not kept.
-    :param reason: why, for the log.
+    """A runtime, device and precision.
+
+    :param compiled: folder for compiled networks; None: they are not kept.
+    :param reason: the reason for the choice, for the log.
     """
 
     backend_type: Backend
@@ -72,13 +74,14 @@ def choose(
     precision: PrecisionSetting,
     cache: Path | None = None,
 ) -> Choice:
-    """Choose for a package.
+    """Choose runtime and precision for a package.
 
-    bf16 is taken where the CPU has matrix units for it (AMX; elsewhere OpenVINO gains nothing by it) and the package
-    allows it. In f32 the installed runtimes are tried on the package's networks, once: the outcome is kept.
+    bf16 is chosen if the package allows it and the CPU has matrix units for it (AMX; on other CPUs OpenVINO gains
+    nothing). In f32 the installed runtimes are timed on the networks of the package once, and the result is kept.
 
-    :param cache: where outcomes are kept; compiled networks are, with the package, and go with it.
-    :raises RuntimeUnavailable: what is asked for is missing, or nothing is installed for the device.
+    :param cache: folder that keeps the results. With it, compiled networks are kept in the folder of the package, and
+        are removed with it.
+    :raises RuntimeUnavailable: the demanded runtime or precision is missing, or no runtime is installed for the device.
     """
     precision = _bounded(precision, package)
     compiled = package.folder / 'compiled' if cache is not None and os.access(package.folder, os.W_OK) else None
@@ -88,14 +91,16 @@ def choose(
 
     wants_bf16 = precision == 'bf16' or (precision == 'auto' and device == 'cpu' and 'amx_bf16' in cpu_flags())
     if wants_bf16 and backend_type in ('auto', 'openvino') and is_installed('openvino'):
-        return choice('openvino', 'bf16', 'this CPU multiplies bf16' if precision == 'auto' else 'PRECISION=bf16')
+        return choice(
+            'openvino', 'bf16', 'this CPU has matrix units for bf16' if precision == 'auto' else 'PRECISION=bf16'
+        )
     if precision == 'bf16' and backend_type == 'auto':
-        raise RuntimeUnavailable('PRECISION=bf16: the package openvino, which computes it, is not installed')
+        raise RuntimeUnavailable('PRECISION=bf16 needs the package openvino, which is not installed')
     if backend_type != 'auto':
         return choice(backend_type, 'bf16' if precision == 'bf16' else 'f32', f'BACKEND_TYPE={backend_type}')
     installed = installed_for(device)
     if len(installed) == 1 or device != 'cpu' or _size(package) < _MEASURED_BYTES:
-        return choice(installed[0], 'f32', 'the usual one')
+        return choice(installed[0], 'f32', 'the default')
     backend, reason = _fastest(package, [name for name in installed if name != 'opencv'] or installed, cache)
     return choice(backend, 'f32', reason)
 
@@ -104,7 +109,7 @@ def _bounded(precision: PrecisionSetting, package: ModelPackage) -> PrecisionSet
     if package.wholebody.precision == 'any' or precision == 'f32':
         return precision
     if precision == 'bf16':
-        log.warning('PRECISION=bf16: %s says that it needs f32, and gets it', package.model_version)
+        log.warning('PRECISION=bf16 is ignored: %s requires f32', package.model_version)
     return 'f32'
 
 
@@ -113,7 +118,7 @@ def _size(package: ModelPackage) -> int:
 
 
 def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None) -> tuple[Backend, str]:
-    """The fastest in f32 on the CPU, and why; from memory if this was measured before."""
+    """Return the fastest runtime in f32 on the CPU, and the reason. Earlier measurements are reused."""
     key = _key(package, backends)
     memory = _recall(cache)
     milliseconds = memory.get(key)
@@ -129,9 +134,10 @@ def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None)
 
 
 def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, float]:
-    """Milliseconds for a detection and two poses, per runtime that works; medians of interleaved rounds.
+    """Time a detection and two poses on each runtime that works.
 
-    :raises RuntimeUnavailable: none works.
+    :return: milliseconds, medians of interleaved rounds.
+    :raises RuntimeUnavailable: no runtime works.
     """
     spec = package.wholebody
     inputs = [
@@ -146,7 +152,7 @@ def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, fl
             for runtime, (_, batch) in zip(runtimes, inputs, strict=True):
                 runtime.run(batch)
             opened[name] = runtimes
-        except Exception as error:  # whatever a runtime raises over a network, others may do better
+        except Exception as error:  # each runtime raises its own types; another runtime may work
             failures.append(f'{name}: {error}')
     if not opened:
         raise RuntimeUnavailable(f'no runtime runs {package.model_version}: {"; ".join(failures)[:600]}')
@@ -167,7 +173,7 @@ def _noise(count: int, size: tuple[int, int]) -> Any:
 
 
 def _key(package: ModelPackage, backends: list[Backend]) -> str:
-    """What an outcome depends on: networks, machine, CPUs that may be used, versions."""
+    """Return a hash of everything that a measurement depends on: networks, machine, usable CPUs, versions."""
     spec = package.wholebody
     versions = [installed_version(name) for name in backends]
     parts = [spec.detector.sha256, spec.estimator.sha256, _processor(), usable_cpus(), *backends, *versions]

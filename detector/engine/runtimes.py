@@ -1,6 +1,6 @@
-"""One call over ONNX Runtime, OpenVINO and OpenCV DNN.
+"""One interface to ONNX Runtime, OpenVINO and OpenCV DNN.
 
-The three are imported only when asked for, since each costs start-up time and memory.
+A runtime is imported when it is opened, since each one costs start-up time and memory.
 """
 
 import importlib.metadata
@@ -28,11 +28,11 @@ _DISTRIBUTIONS: Final[dict[Backend, tuple[str, ...]]] = {
 
 
 class Runtime(ABC):
-    """A network loaded into an inference runtime; calls must not overlap.
+    """A network loaded into an inference runtime. Calls must not overlap.
 
-    :param name: the runtime and what it runs on, e.g. `onnxruntime on CPUExecutionProvider`.
-    :param precision: in which it computes.
-    :param prepares_sizes: the first run with each size of batch takes long.
+    :param name: the runtime and its device, e.g. `onnxruntime on CPUExecutionProvider`.
+    :param precision: precision of the computation.
+    :param prepares_sizes: True if the first run with each batch size takes long.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Runtime(ABC):
     prepares_sizes: bool = False
 
     def run(self, batch: FloatArray) -> list[NDArray[Any]]:
-        """Infer.
+        """Run the network.
 
         :param batch: (N, 3, H, W), float32, contiguous.
         :return: the outputs in the order of the graph.
-        :raises InferenceFailed: the runtime does not do it, whatever its reason.
+        :raises InferenceFailed: the runtime raises an error.
         """
         try:
             return self._infer(batch)
-        except InferenceFailed:  # of a runtime around another
+        except InferenceFailed:  # from a runtime that wraps another
             raise
-        except Exception as error:  # each runtime has exceptions of its own
+        except Exception as error:  # each runtime raises its own types
             reason = ' '.join(str(error).split())[:300]
             raise InferenceFailed(f'{self.name} fails: {reason or type(error).__name__}') from error
 
     @abstractmethod
     def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
-        """As `run`; may raise anything."""
+        """Run the network; any exception may be raised."""
 
 
 def open_runtime(
@@ -70,7 +70,7 @@ def open_runtime(
     """Load an ONNX file.
 
     :param device: see the setting DEVICE.
-    :param compiled: a folder for compiled networks, so that the next start is quick; None: they are not kept.
+    :param compiled: folder for compiled networks, which make the next start fast; None: they are not kept.
     :raises RuntimeUnavailable: the runtime is not installed, lacks the device or precision, or rejects the network.
     """
     if not is_installed(backend_type):
@@ -94,9 +94,9 @@ def is_installed(backend_type: Backend) -> bool:
 
 
 def installed_version(backend_type: Backend) -> str:
-    """Name and version of the distribution that a runtime came with, e.g. `onnxruntime-gpu 1.31.1`.
+    """Return name and version of the distribution of a runtime, e.g. `onnxruntime-gpu 1.31.1`.
 
-    :raises RuntimeUnavailable: it is not installed.
+    :raises RuntimeUnavailable: the runtime is not installed.
     """
     names = _DISTRIBUTIONS[backend_type]
     for name in names:
@@ -108,9 +108,9 @@ def installed_version(backend_type: Backend) -> str:
 
 
 def installed_for(device: str) -> list[Backend]:
-    """The installed runtimes that know a device, the usual one first.
+    """Return the installed runtimes that support a device, the default first.
 
-    :raises RuntimeUnavailable: there is none.
+    :raises RuntimeUnavailable: no runtime that supports the device is installed.
     """
     known: tuple[Backend, ...] = {
         'cpu': ('onnxruntime', 'openvino', 'opencv'),
@@ -140,9 +140,11 @@ def cpu_flags() -> frozenset[str]:
 
 
 def usable_cpus() -> int:
-    """The number of CPUs that this process may use: its affinity, bounded by its cgroup's quota and OMP_NUM_THREADS.
+    """Return the number of CPUs that this process may use.
 
-    Ray, like other schedulers, gives a process its share by OMP_NUM_THREADS.
+    The number is that of its affinity, bounded by the quota of its cgroup and by OMP_NUM_THREADS.
+
+    Ray and other schedulers assign CPUs to a process by OMP_NUM_THREADS.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     try:
@@ -156,7 +158,7 @@ def usable_cpus() -> int:
 
 def _only_f32(backend_type: Backend, precision: Precision) -> None:
     if precision != 'f32':
-        raise RuntimeUnavailable(f'PRECISION={precision}: {backend_type} computes f32 here; set BACKEND_TYPE=openvino')
+        raise RuntimeUnavailable(f'PRECISION={precision}: {backend_type} supports f32 only; set BACKEND_TYPE=openvino')
 
 
 class _OnnxRuntime(Runtime):
@@ -166,13 +168,13 @@ class _OnnxRuntime(Runtime):
         _only_f32('onnxruntime', precision)
         provider, options = _execution_provider(device, compiled)
         if device.startswith(('cuda', 'tensorrt')):
-            onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, where those are installed
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from their Python packages, if installed
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeUnavailable(f'DEVICE={device}: this build of onnxruntime has no {provider}')
         session_options = onnxruntime.SessionOptions()
         session_options.intra_op_num_threads = usable_cpus()
         session_options.enable_cpu_mem_arena = False  # keeps the memory flat and costs no speed
-        # The idle session's spinning threads would take the cores from the other network's.
+        # Spinning threads of an idle session would take the cores from the other network.
         session_options.add_session_config_entry('session.force_spinning_stop', '1')
         session_options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), session_options, providers=[(provider, options)])
@@ -196,7 +198,9 @@ def _execution_provider(device: str, compiled: Path | None) -> tuple[str, dict[s
             'mps': 'CoreMLExecutionProvider',
         }[kind]
     except KeyError:
-        raise RuntimeUnavailable(f'DEVICE={device}: onnxruntime does not know it; set BACKEND_TYPE=openvino') from None
+        raise RuntimeUnavailable(
+            f'DEVICE={device}: onnxruntime does not support it; set BACKEND_TYPE=openvino'
+        ) from None
     options = {'device_id': number} if number else {}
     if kind == 'tensorrt' and compiled is not None:
         options |= {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(compiled)}
@@ -210,12 +214,12 @@ class _OpenVino(Runtime):
         import openvino
 
         if device not in ('cpu', 'gpu', 'npu'):
-            raise RuntimeUnavailable(f'DEVICE={device}: openvino knows cpu, gpu and npu')
+            raise RuntimeUnavailable(f'DEVICE={device}: openvino supports cpu, gpu and npu')
         core = openvino.Core()
         capabilities = openvino_capabilities(device)
         if precision.upper().replace('F32', 'FP32') not in capabilities:
-            raise RuntimeUnavailable(f'PRECISION={precision}: this {device} computes {", ".join(capabilities)}')
-        # Stated, since OpenVINO takes bfloat16 by itself where the CPU has it.
+            raise RuntimeUnavailable(f'PRECISION={precision}: this {device} supports {", ".join(capabilities)}')
+        # Stated explicitly, since OpenVINO defaults to bfloat16 on CPUs that have it.
         config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}
         if device == 'cpu':
             config['INFERENCE_NUM_THREADS'] = str(usable_cpus())
@@ -236,8 +240,8 @@ class _OpenCv(Runtime):
     def __init__(self, path: Path, device: str, precision: Precision, compiled: Path | None) -> None:
         _only_f32('opencv', precision)
         if device != 'cpu':
-            raise RuntimeUnavailable(f'DEVICE={device}: opencv runs on cpu only here')
-        self._onnx = np.frombuffer(_hard_sigmoids_spelt_out(path), dtype=np.uint8)
+            raise RuntimeUnavailable(f'DEVICE={device}: opencv supports cpu only')
+        self._onnx = np.frombuffer(_with_explicit_hard_sigmoids(path), dtype=np.uint8)
         self.name = 'opencv on CPU'
         self._load()
 
@@ -249,10 +253,10 @@ class _OpenCv(Runtime):
         self._sizes: list[int] | None = None
 
     def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
-        """A network whose outputs have become larger than in its first run is loaded anew.
+        """Run the network; load it again if its outputs have grown since the first run.
 
-        OpenCV 5.0 computes tensors of varying size, such as the list of boxes after NonMaxSuppression, with the memory
-        of the first run: larger ones come out wrong, or fail.
+        OpenCV 5.0 computes tensors of variable size, such as the boxes after NonMaxSuppression, in the memory of the
+        first run: larger ones are wrong or raise an error.
         """
         import cv2
 
@@ -276,10 +280,10 @@ class _OpenCv(Runtime):
         return [np.asarray(output) for output in self._network.forward(self._names)]
 
 
-def _hard_sigmoids_spelt_out(path: Path) -> bytes:
-    """An ONNX file with max(0, min(1, alpha x + beta)) in place of each HardSigmoid.
+def _with_explicit_hard_sigmoids(path: Path) -> bytes:
+    """Return an ONNX file with max(0, min(1, alpha x + beta)) in place of each HardSigmoid.
 
-    OpenCV 5.0 takes a HardSigmoid before any product for a part of a hard swish, also the gates of RTMW's channel
+    OpenCV 5.0 takes a HardSigmoid before any product for a part of a hard swish, also in the gates of RTMW's channel
     attention.
     """
     import onnx

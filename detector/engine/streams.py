@@ -1,7 +1,7 @@
-"""Streams: between two detections the persons before a camera are looked for where they were.
+"""Streams of frames: between two detections, persons are searched near their last position.
 
-What each frame answers is right by itself: whenever somebody is lost, two poses become one, the picture changes, or
-nobody was there, the person detector runs at once. Identities over frames are not kept.
+Each answer is correct on its own: the person detector runs at once if a person is lost, two poses become one, the
+picture changes, or the last frame showed no person. Identities over frames are not kept.
 """
 
 from collections import OrderedDict
@@ -17,24 +17,27 @@ from detector.pose.pose import FloatArray, Pose
 from detector.pose.similarity import BODY, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
 
 MAX_STREAMS: Final = 64
-"""Cameras that are remembered; the one that was heard of longest ago makes room."""
+"""Number of cameras that are remembered; the least recently used one is dropped."""
 _LOST_SHARE: Final = 0.6
-"""Of the mean confidence at the detection, below which a person counts as lost."""
+"""A person is lost below this share of the mean confidence at the detection."""
 _MAX_GROWTH: Final = 1.5
-"""By which a box's sides may change from one frame to the next."""
+"""Largest factor by which a side of a box may change from one frame to the next."""
 _MAX_MARGIN: Final = 0.5
+"""Largest margin between keypoints and box, in sides of the extent of the keypoints."""
 _THUMBNAIL: Final = 32
+"""Approximate side of the thumbnails that are compared, in pixels."""
 _SCENE_CHANGE: Final = 20.0
-"""Mean difference of the thumbnails' values, 0..255, from which the picture is another."""
+"""Mean difference of two thumbnails, 0..255, from which the scene counts as changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Track:
-    """A person whom the next frame is to show.
+    """A person whom the next frame is expected to show.
 
-    :param box: (4,), where to look: x1, y1, x2, y2 in pixels.
-    :param margins: (4,), from the keypoints' extent out to the detector's box, in sides of the extent.
-    :param confidence: mean over the body's keypoints when the detector saw the person.
+    :param box: (4,), where to search: x1, y1, x2, y2 in pixels.
+    :param margins: (4,), distances from the extent of the keypoints to the detector's box, in sides of the extent.
+    :param box_confidence: confidence of the detector's box.
+    :param confidence: mean confidence of the body keypoints in the frame of the detection.
     """
 
     box: FloatArray
@@ -44,19 +47,19 @@ class _Track:
 
 
 class PoseSource(Protocol):
-    """What `Streams` needs of a `PoseEngine`."""
+    """The part of `PoseEngine` that `Streams` needs."""
 
     def poses(self, image: Image) -> list[Pose]:
-        """Of all persons, found anew."""
+        """See `PoseEngine.poses`."""
 
     def poses_in_boxes(self, queries: Sequence[tuple[Image, FloatArray, FloatArray]]) -> list[list[Pose]]:
-        """In boxes, with the confidences of those."""
+        """See `PoseEngine.poses_in_boxes`."""
 
 
 class Streams:
-    """The cameras of one engine; calls must not overlap.
+    """The cameras of one engine. Calls must not overlap.
 
-    :param interval: the detector runs on every so many frames, at least.
+    :param interval: the detector runs at least on every `interval`-th frame.
     """
 
     def __init__(self, engine: PoseSource, *, interval: int) -> None:
@@ -68,6 +71,7 @@ class Streams:
         """Find the persons in the next frame of a camera.
 
         :param image: RGB uint8, H×W×3.
+        :param camera_id: any text that identifies the camera.
         """
         stream = self._streams.get(camera_id)
         if stream is None:
@@ -96,7 +100,7 @@ class _Stream:
         self._since_detection = 1
         self._tracks = [_track(pose) for pose in poses if _extent(pose) is not None]
         if len(self._tracks) < len(poses):
-            self._tracks = []  # whoever cannot be followed is detected anew
+            self._tracks = []  # persons who cannot be followed are detected in each frame
         return poses
 
     def _may_follow(self, image: Image) -> bool:
@@ -109,7 +113,7 @@ class _Stream:
         return float(np.abs(self._thumbnail - before).mean()) < _SCENE_CHANGE
 
     def _follow(self, image: Image) -> list[Pose] | None:
-        """The poses where they are expected; None if one of them is not there."""
+        """Return the poses at the expected positions; None if one of the persons is missing there."""
         boxes = np.stack([track.box for track in self._tracks])
         confidences = np.array([track.box_confidence for track in self._tracks], dtype=np.float32)
         (found,) = self._engine.poses_in_boxes([(image, boxes, confidences)])
@@ -133,7 +137,7 @@ class _Stream:
 
 
 def _extent(pose: Pose) -> FloatArray | None:
-    """What the present keypoints span, (4,): x1, y1, x2, y2; None without a body."""
+    """Return the bounding box of the present keypoints, (4,): x1, y1, x2, y2; None without a visible body."""
     present = pose.confidences >= PRESENT
     if present[BODY].sum() < MIN_BODY_KEYPOINTS:
         return None
@@ -156,7 +160,7 @@ def _track(pose: Pose) -> _Track:
 
 
 def _moved(pose: Pose, track: _Track, image: Image) -> Pose | None:
-    """The pose with its box where the person is now; None if that is nobody, or somebody else."""
+    """Return the pose with its box at the new position; None if the person is lost or is another one."""
     extent = _extent(pose)
     if extent is None or pose.confidences[BODY].mean() < _LOST_SHARE * track.confidence:
         return None

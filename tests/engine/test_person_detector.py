@@ -10,7 +10,7 @@ from tests.support.networks import Canned, detector_spec
 
 
 def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
-    """Grid decoding and NMS give rtmlib's boxes of class 0; the other 79 classes never appear."""
+    """Grid decoding and NMS give rtmlib's boxes of class 0; the other 79 classes are ignored."""
     rng = np.random.default_rng(5)
     raw = rng.normal(0, 0.4, (1, 3549, 85)).astype(np.float32)
     raw[..., 4:] = 0
@@ -37,7 +37,7 @@ def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
 
 
 def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
-    """Label, score, size and finiteness are looked at; boxes may reach beyond the image, if they lie in it too."""
+    """Boxes are filtered by label, score, size and finiteness; they may extend beyond the image."""
     rows = [
         (10, 20, 110, 220, 0.6),
         (-50, -50, 600, 600, 0.9),
@@ -54,8 +54,8 @@ def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
     np.testing.assert_allclose(scores, [0.9, 0.6])
 
 
-def test_an_empty_detector_output_is_nobody() -> None:
-    """Exports with NMS may return no row at all."""
+def test_an_empty_detector_output_means_no_person() -> None:
+    """A network with NMS may return no row; then no person is found."""
     detector = PersonDetector(Canned(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0))), detector_spec('nms'))
     boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
     assert boxes.shape == (0, 4)
@@ -63,7 +63,7 @@ def test_an_empty_detector_output_is_nobody() -> None:
 
 
 def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> None:
-    """8400 rows belong to 640×640, not to 416×416."""
+    """8400 rows belong to an input of 640×640; with 416×416 the check fails."""
     detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
         detector.check()

@@ -12,7 +12,7 @@ from tests.support.networks import Canned, detector_spec
 
 
 def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
-    """Letterbox, crop, normalisation: what reaches the networks, for an odd image and boxes beyond its border."""
+    """Letterbox, crop and normalisation equal rtmlib's, also for boxes beyond the border of an odd image."""
     rng = np.random.default_rng(3)
     image = rng.integers(0, 256, (333, 517, 3), dtype=np.uint8)
     seen = []

@@ -12,7 +12,7 @@ from mock.test_card.cards import MAX_PERSONS, Figure, arrange
 
 @dataclass(frozen=True)
 class Pair:
-    """Our engine, and rtmlib's own classes as they come, on the same networks and runtime."""
+    """Our engine and rtmlib's own classes, on the same networks and runtime."""
 
     engine: PoseEngine
     detector: YOLOX
@@ -50,7 +50,7 @@ def test_keypoints_equal_those_of_rtmlib(
     figures: tuple[Figure, ...],
     size: tuple[int, int],
 ) -> None:
-    """Same boxes, and given the same boxes and colour order the same keypoints to 0.5 px, in batches of any size."""
+    """Boxes equal rtmlib's; for equal boxes and colour order, keypoints are within 0.5 px, in batches of any size."""
     image = make_card(figures, width=size[0], height=size[1])
     engine, detector, estimator = pair.engine, pair.detector, pair.estimator
     boxes, confidences = engine.detector.detect(image)
@@ -70,19 +70,19 @@ def test_keypoints_equal_those_of_rtmlib(
 
 @pytest.mark.parametrize('backend', ['onnxruntime', 'openvino', 'opencv'])
 def test_every_runtime_reads_the_card(embedded: ModelPackage, backend: str) -> None:
-    """From image to poses, not only tensor to tensor."""
+    """Each runtime finds the figures of a test card, from image to poses."""
     assert_read(PoseEngine(embedded, EngineOptions(backend_type=backend)).poses(make_card()))  # type: ignore[arg-type]
 
 
-def test_nobody_means_no_pose(engine: PoseEngine) -> None:
-    """rtmlib would take the whole image for a person."""
+def test_no_person_means_no_pose(engine: PoseEngine) -> None:
+    """An image without persons gives no pose, while rtmlib takes the whole image for a person."""
     assert engine.poses(np.full((480, 640, 3), 90, dtype=np.uint8)) == []
     assert engine.poses_in_boxes([(make_card(), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))]) == [[]]
     assert engine.poses_of_images([]) == []
 
 
 def test_all_persons_up_to_the_limit_are_found_best_first(engine: PoseEngine, embedded: ModelPackage) -> None:
-    """Twelve on one card, sorted by box confidence; `max_persons` keeps the best."""
+    """Twelve persons are sorted by box confidence, and `max_persons` keeps the best."""
     figures = arrange(MAX_PERSONS, (1600, 1200))
     image = make_card(figures, width=1600, height=1200)
     poses = engine.poses(image)
@@ -94,15 +94,15 @@ def test_all_persons_up_to_the_limit_are_found_best_first(engine: PoseEngine, em
 
 
 def test_red_and_blue_are_not_interchangeable(engine: PoseEngine) -> None:
-    """Each network gets the colour order that it was made for: a swapped image is not read."""
+    """Each network gets its own colour order: an image with swapped channels is not read."""
     swapped = np.ascontiguousarray(make_card()[..., ::-1])
     assert_misread(engine.poses(swapped))
     boxes = np.stack([figure.box for figure in FIGURES])
     assert_misread(engine.poses_in_boxes([(swapped, boxes, np.ones(2, dtype=np.float32))])[0])
 
 
-def test_boxes_given_from_outside_get_their_pose(engine: PoseEngine) -> None:
-    """A box that a person drew, a little off, gives that person's points and no other's."""
+def test_given_boxes_get_their_poses(engine: PoseEngine) -> None:
+    """A hand-drawn box gives the keypoints of the person in it, and no other person's."""
     figure = FIGURES[1]
     rough = (figure.box + np.array([-6, -5, 7, 6], dtype=np.float32))[None]
     ((pose,),) = engine.poses_in_boxes([(make_card(), rough, np.ones(1, dtype=np.float32))])
@@ -111,7 +111,7 @@ def test_boxes_given_from_outside_get_their_pose(engine: PoseEngine) -> None:
 
 
 def test_images_share_inferences_and_keep_their_persons(engine: PoseEngine) -> None:
-    """Several images at once give what each gives alone."""
+    """Several images together give the same poses as each image alone."""
     nine = make_card(arrange(9, (1280, 960)), width=1280, height=960)
     cards = [make_card(FIGURES[:1]), make_card(()), make_card(), nine]
     together = engine.poses_of_images(cards)

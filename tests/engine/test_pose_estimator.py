@@ -11,7 +11,7 @@ from detector.models.package import Estimator, ModelPackage
 
 
 def test_a_person_cut_by_the_border_is_cropped_as_detected(engine: PoseEngine) -> None:
-    """The estimator sees the detector's box; the pose's box ends with the image."""
+    """The estimator gets the detector's box; the box of the pose is clipped to the image."""
     figure = FIGURES[0]
     beyond = figure.box - np.array([80, 0, 0, 0], dtype=np.float32)
     ((pose,),) = engine.poses_in_boxes([(make_card(), beyond[None], np.ones(1, dtype=np.float32))])
@@ -23,7 +23,7 @@ def test_a_person_cut_by_the_border_is_cropped_as_detected(engine: PoseEngine) -
 
 @pytest.mark.parametrize('box', [(-500, -500, -400, -400), (700, 400, 900, 700), (10, 10, 10, 10), (50, 50, 10, 10)])
 def test_strange_boxes_give_finite_points_inside_the_image(engine: PoseEngine, box: tuple[int, ...]) -> None:
-    """Outside, half outside, empty or inverted."""
+    """Boxes outside the image, partly outside, empty or inverted give finite keypoints in the image."""
     image = make_card()
     boxes = np.array([box], dtype=np.float32)
     ((pose,),) = engine.poses_in_boxes([(image, boxes, np.ones(1, dtype=np.float32))])
@@ -34,7 +34,7 @@ def test_strange_boxes_give_finite_points_inside_the_image(engine: PoseEngine, b
 
 
 def test_scores_are_mapped_before_they_are_clipped(embedded: ModelPackage) -> None:
-    """A package whose raw scores run from 1 to 8 gets confidences from 0 to 1."""
+    """A package with raw scores from 1 to 8 gets confidences from 0 to 1."""
     wholebody = embedded.wholebody.model_copy(update={'score_mapping': [(1.0, 0.0), (3.0, 0.5), (8.0, 1.0)]})
     engine = PoseEngine(
         ModelPackage(
@@ -46,7 +46,7 @@ def test_scores_are_mapped_before_they_are_clipped(embedded: ModelPackage) -> No
 
 
 class Counted(Runtime):
-    """A SimCC network of our making that counts its runs and may be unable to batch.
+    """A SimCC network that counts its runs and may be unable to batch.
 
     :param fault: `refuses` batches, computes them `wrongly`, or None.
     """
@@ -76,8 +76,8 @@ def estimator_spec() -> Estimator:
 @pytest.mark.parametrize(
     ('persons', 'sizes'), [(0, []), (1, [1]), (2, [2]), (3, [2, 1]), (8, [8]), (10, [8, 2]), (23, [8, 8, 4, 2, 1])]
 )
-def test_persons_go_in_batches_of_few_sizes(persons: int, sizes: list[int]) -> None:
-    """Runtimes prepare for every size that they meet."""
+def test_persons_are_batched_in_few_sizes(persons: int, sizes: list[int]) -> None:
+    """Only a few batch sizes are used, since runtimes prepare for each size that they see."""
     runtime = Counted()
     estimator = PoseEstimator(runtime, estimator_spec())
     estimator.check()
@@ -89,8 +89,8 @@ def test_persons_go_in_batches_of_few_sizes(persons: int, sizes: list[int]) -> N
 
 
 @pytest.mark.parametrize('fault', ['refuses', 'wrongly'])
-def test_networks_that_cannot_batch_run_person_by_person(fault: str) -> None:
-    """Exports for one person, and runtimes that compute batches wrongly, are found out when the model is tried."""
+def test_without_batching_persons_are_run_singly(fault: str) -> None:
+    """`check` detects networks exported for one person and runtimes that compute batches wrongly."""
     runtime = Counted(fault)
     estimator = PoseEstimator(runtime, estimator_spec())
     estimator.check()

@@ -1,4 +1,4 @@
-"""Which runtime and precision run a package."""
+"""The choice of runtime and precision for a package."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from detector.models.package import ModelPackage, unpack
 
 @pytest.fixture
 def real_model(embedded: ModelPackage) -> ModelPackage:
-    """The embedded networks as if any precision were good for them, as for published models."""
+    """The embedded networks, declared to allow any precision like the published models."""
     return ModelPackage(
         folder=embedded.folder,
         id=embedded.id,
@@ -29,7 +29,7 @@ def real_model(embedded: ModelPackage) -> ModelPackage:
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every package be worth measuring."""
+    """Makes every package large enough to be measured."""
     monkeypatch.setattr(runtime_choice, '_MEASURED_BYTES', 0)
 
 
@@ -42,8 +42,8 @@ def chosen(package: ModelPackage, **options: object) -> tuple[str, str]:
     return choice.backend_type, choice.precision
 
 
-def test_bf16_is_taken_where_the_cpu_multiplies_it(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With AMX, if the package allows it and nobody asks for anything else."""
+def test_bf16_is_chosen_on_cpus_with_matrix_units(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is chosen on CPUs with AMX if the package allows it and no setting demands otherwise."""
     flags(monkeypatch, 'avx512_bf16')
     assert chosen(real_model) == ('onnxruntime', 'f32')
     flags(monkeypatch, 'amx_bf16', 'amx_tile')
@@ -56,31 +56,31 @@ def test_bf16_is_taken_where_the_cpu_multiplies_it(real_model: ModelPackage, mon
 def test_a_package_that_needs_f32_gets_it(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever the CPU and the settings say; the log tells."""
+    """A package that requires f32 gets it on every CPU and with every setting; the log says so."""
     flags(monkeypatch, 'amx_bf16')
     assert chosen(embedded)[1] == 'f32'
     assert caplog.text == ''
     assert chosen(embedded, precision='bf16', backend_type='openvino') == ('openvino', 'f32')
-    assert 'needs f32' in caplog.text
+    assert 'requires f32' in caplog.text
 
 
-def test_bf16_that_nobody_computes_is_an_error(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a runtime, or by this CPU: never f32 in silence."""
+def test_unsupported_bf16_is_an_error(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PRECISION=bf16 is an error, and never silently f32, if the runtime or the CPU lacks bf16."""
     for backend in ('onnxruntime', 'opencv'):
-        with pytest.raises(RuntimeUnavailable, match=f'PRECISION=bf16: {backend} computes f32'):
+        with pytest.raises(RuntimeUnavailable, match=f'PRECISION=bf16: {backend} supports f32 only'):
             PoseEngine(real_model, EngineOptions(backend_type=backend, precision='bf16'))  # type: ignore[arg-type]
     import openvino
 
     if 'BF16' not in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
-        with pytest.raises(RuntimeUnavailable, match='PRECISION=bf16: this cpu computes'):
+        with pytest.raises(RuntimeUnavailable, match='PRECISION=bf16: this cpu supports'):
             PoseEngine(real_model, EngineOptions(precision='bf16'))
     monkeypatch.setattr(runtime_choice, 'is_installed', lambda name: name != 'openvino')
-    with pytest.raises(RuntimeUnavailable, match='openvino, which computes it, is not installed'):
+    with pytest.raises(RuntimeUnavailable, match='needs the package openvino, which is not installed'):
         chosen(real_model, precision='bf16')
 
 
 def test_small_packages_are_not_measured(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded one starts at once on the usual runtime."""
+    """The embedded package starts at once on the default runtime."""
     monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured'))
     assert chosen(embedded) == ('onnxruntime', 'f32')
 
@@ -89,7 +89,7 @@ def test_small_packages_are_not_measured(embedded: ModelPackage, monkeypatch: py
 def test_the_fastest_is_measured_once_and_remembered(
     embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Really measured here; then the memory decides, until the package or the machine is another."""
+    """A measurement is reused until the package or the machine changes."""
     first = choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path)
     assert 'measured: ' in first.reason
     assert 'onnxruntime' in first.reason
@@ -118,16 +118,16 @@ def test_the_fastest_is_measured_once_and_remembered(
 def test_another_runtime_must_be_clearly_faster(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[Backend, float], backend: str
 ) -> None:
-    """Or be the only one that works."""
+    """Another runtime is chosen only if it is clearly faster or the only one that works."""
     monkeypatch.setattr(runtime_choice, '_measure', lambda *_: milliseconds)
     assert chosen(embedded) == (backend, 'f32')
 
 
 @pytest.mark.usefixtures('large')
-def test_a_runtime_that_rejects_the_networks_is_passed_over(
+def test_a_runtime_that_rejects_the_networks_is_skipped(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And if all do, the error says why each does."""
+    """A runtime that rejects the networks is skipped; if all do, the error gives all reasons."""
     real = runtime_choice.open_runtime
 
     def opening(path: Path, *, backend_type: Backend, **options: object) -> object:
@@ -144,10 +144,10 @@ def test_a_runtime_that_rejects_the_networks_is_passed_over(
 
 
 @pytest.mark.usefixtures('large')
-def test_a_broken_memory_or_a_folder_that_cannot_be_written_does_no_harm(
+def test_an_unusable_cache_does_no_harm(
     embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is measured again, or each time."""
+    """With a damaged cache file or an unwritable folder, the runtimes are measured again."""
     monkeypatch.setattr(runtime_choice, '_measure', lambda *_: {'onnxruntime': 1})
     for content in ('{', '[]', '{"x": 5}'):
         (tmp_path / 'runtimes.json').write_text(content)
@@ -158,7 +158,7 @@ def test_a_broken_memory_or_a_folder_that_cannot_be_written_does_no_harm(
 
 
 def test_compiled_networks_are_kept_with_their_package(tmp_path: Path) -> None:
-    """OpenVINO's, so that the next start is quick; they give the same poses, and go when the package goes."""
+    """OpenVINO's compiled networks are kept in the folder of the package and give the same poses."""
     (tmp_path / 'package').mkdir()
     package = unpack(EMBEDDED_PACKAGE, tmp_path / 'package')
     assert_read(PoseEngine(package, EngineOptions(backend_type='openvino')).poses(make_card()))
@@ -172,7 +172,7 @@ def test_compiled_networks_are_kept_with_their_package(tmp_path: Path) -> None:
 
 
 def test_a_choice_opens_what_it_says(embedded: ModelPackage) -> None:
-    """Runtime and precision are in the name that /about shows."""
+    """The opened runtime has the chosen name and precision."""
     choice = Choice(backend_type='openvino', device='cpu', precision='f32', compiled=None, reason='')
     runtime = choice.open(embedded.detector_path)
     assert (runtime.name, runtime.precision) == ('openvino on CPU', 'f32')

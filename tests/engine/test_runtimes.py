@@ -1,3 +1,5 @@
+"""The inference runtimes."""
+
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ def test_all_runtimes_compute_the_same(embedded: ModelPackage, role: str) -> Non
 
 
 def test_gates_of_channel_attention_are_the_same_on_all_runtimes(tmp_path: Path) -> None:
-    """OpenCV 5.0 by itself takes the HardSigmoid of RTMW's attention for a part of a hard swish."""
+    """OpenCV 5.0 would take the HardSigmoid of RTMW's attention for a part of a hard swish."""
     nodes = [
         helper.make_node('GlobalAveragePool', ['x'], ['pooled']),
         helper.make_node('HardSigmoid', ['pooled'], ['gate'], alpha=1 / 6, beta=0.5),
@@ -56,12 +58,12 @@ def test_gates_of_channel_attention_are_the_same_on_all_runtimes(tmp_path: Path)
         np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
-def test_a_device_that_is_not_there_is_an_error(embedded: ModelPackage) -> None:
-    """No silent fall-back to the CPU."""
+def test_a_missing_device_is_an_error(embedded: ModelPackage) -> None:
+    """A missing device is an error; the engine never falls back to the CPU silently."""
     for device in ('cuda', 'cuda:1', 'tensorrt', 'mps'):
         with pytest.raises(RuntimeUnavailable, match=f'DEVICE={device}'):
             open_runtime(embedded.detector_path, backend_type='onnxruntime', device=device)
-    with pytest.raises(RuntimeUnavailable, match='openvino knows cpu, gpu and npu'):
+    with pytest.raises(RuntimeUnavailable, match='openvino supports cpu, gpu and npu'):
         open_runtime(embedded.detector_path, backend_type='openvino', device='cuda')
     with pytest.raises(RuntimeUnavailable, match='cpu only'):
         open_runtime(embedded.detector_path, backend_type='opencv', device='cuda')
@@ -70,7 +72,7 @@ def test_a_device_that_is_not_there_is_an_error(embedded: ModelPackage) -> None:
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_a_file_that_is_no_network_is_an_error(tmp_path: Path, backend: Backend) -> None:
+def test_a_file_that_is_not_a_network_is_an_error(tmp_path: Path, backend: Backend) -> None:
     """The message names the runtime and the file."""
     path = tmp_path / 'text.onnx'
     path.write_text('hello')
@@ -79,7 +81,7 @@ def test_a_file_that_is_no_network_is_an_error(tmp_path: Path, backend: Backend)
 
 
 def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` passes over what is missing; asking for it by name is an error."""
+    """`auto` skips a missing runtime; demanding it by name is an error."""
     real = runtimes.importlib.util.find_spec
     monkeypatch.setattr(
         runtimes.importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else real(name)
@@ -94,7 +96,7 @@ def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkey
 
 
 def test_onnxruntime_is_known_under_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variant `cuda` of the image has onnxruntime-gpu in place of onnxruntime."""
+    """The image variant `cuda` has the distribution onnxruntime-gpu in place of onnxruntime."""
 
     def version(name: str) -> str:
         if name == 'onnxruntime-gpu':
@@ -108,8 +110,8 @@ def test_onnxruntime_is_known_under_both_names(monkeypatch: pytest.MonkeyPatch) 
         runtimes.installed_version('openvino')
 
 
-def test_the_runtime_says_what_it_is(embedded: ModelPackage) -> None:
-    """Operators see it in /about."""
+def test_a_runtime_names_its_device(embedded: ModelPackage) -> None:
+    """The name of a runtime, which /about shows, includes its device."""
     runtime: Runtime = open_runtime(embedded.detector_path)
     assert runtime.name == 'onnxruntime on CPUExecutionProvider'
     assert usable_cpus() >= 1

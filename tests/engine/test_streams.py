@@ -37,20 +37,20 @@ def frame(*figures: Figure, width: int = 1000, height: int = 600) -> Image:
 
 
 def walk(streams: Streams, figures: Sequence[Figure], camera_id: str = 'c') -> None:
-    """Frames of one figure each, all of which must be read right."""
+    """Process frames of one figure each, and check that all are read correctly."""
     for figure in figures:
         assert_read(streams.poses(frame(figure), camera_id), [figure])
 
 
 def test_the_detector_runs_on_every_nth_frame(engine: PoseEngine, counter: Counting) -> None:
-    """A walking figure is read to the pixel in all frames, box and keypoints."""
+    """Box and keypoints of a walking figure are correct to the pixel in all frames."""
     streams = Streams(engine, interval=5)
     walk(streams, [Figure(x=50 + 6 * step, y=40 + 2 * step, height=420) for step in range(20)])
     assert counter.detections == 4
 
 
 def test_two_persons_are_followed(engine: PoseEngine, counter: Counting) -> None:
-    """Each at its own pace."""
+    """Two persons that move differently are followed with one detection."""
     streams = Streams(engine, interval=10)
     for step in range(10):
         figures = [Figure(x=30 + 5 * step, y=40, height=420), Figure(x=600 - 3 * step, y=100, height=330 + 2 * step)]
@@ -58,8 +58,8 @@ def test_two_persons_are_followed(engine: PoseEngine, counter: Counting) -> None
     assert counter.detections == 1
 
 
-def test_someone_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Counting) -> None:
-    """An empty frame has no phantom, and whoever comes back is found in the first frame."""
+def test_a_person_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Counting) -> None:
+    """An empty frame gives no pose, and a person who returns is found in the first frame."""
     streams = Streams(engine, interval=100)
     figure = Figure(x=50, y=40, height=420)
     walk(streams, [figure, figure])
@@ -70,7 +70,7 @@ def test_someone_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Coun
 
 
 def test_one_of_two_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Counting) -> None:
-    """The other stays."""
+    """When one of two persons leaves, the other one stays."""
     streams = Streams(engine, interval=100)
     pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
     assert_read(streams.poses(frame(*pair), 'c'), pair)
@@ -79,7 +79,7 @@ def test_one_of_two_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: C
 
 
 def test_a_newcomer_is_found_within_the_interval(engine: PoseEngine) -> None:
-    """At the next run of the detector."""
+    """A new person is found at the next run of the detector."""
     streams = Streams(engine, interval=3)
     pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
     counts = [len(streams.poses(frame(pair[0]), 'c')), *(len(streams.poses(frame(*pair), 'c')) for _ in range(3))]
@@ -88,8 +88,8 @@ def test_a_newcomer_is_found_within_the_interval(engine: PoseEngine) -> None:
 
 
 @pytest.mark.parametrize('change', ['scene', 'size', 'jump'])
-def test_another_picture_is_looked_at_anew(engine: PoseEngine, counter: Counting, change: str) -> None:
-    """Another background, another frame size, or a person far from where they were."""
+def test_a_changed_picture_is_detected_again(engine: PoseEngine, counter: Counting, change: str) -> None:
+    """The detector runs after a change of background or frame size, or a jump of the person."""
     streams = Streams(engine, interval=100)
     figure = Figure(x=50, y=40, height=420)
     walk(streams, [figure])
@@ -106,7 +106,7 @@ def test_another_picture_is_looked_at_anew(engine: PoseEngine, counter: Counting
 def test_cameras_are_independent_and_bounded(
     engine: PoseEngine, counter: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has its own persons; invented ids push out those of longest ago."""
+    """Each camera has its own persons, and the least recently used camera is dropped."""
     monkeypatch.setattr(streams_module, 'MAX_STREAMS', 4)
     streams = Streams(engine, interval=100)
     left, right = Figure(x=50, y=40, height=420), Figure(x=600, y=40, height=420)
@@ -122,7 +122,7 @@ def test_cameras_are_independent_and_bounded(
 
 
 def test_an_interval_of_one_detects_always(engine: PoseEngine, counter: Counting) -> None:
-    """The default."""
+    """With an interval of 1, the default, the detector runs on every frame."""
     streams = Streams(engine, interval=1)
     walk(streams, 3 * [Figure(x=50, y=40, height=420)])
     assert counter.detections == 3

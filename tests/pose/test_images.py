@@ -1,3 +1,5 @@
+"""Images: decoding, limits, Socket.IO payloads and files."""
+
 import contextlib
 import io
 from pathlib import Path
@@ -16,14 +18,14 @@ RGB = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
 @pytest.mark.parametrize('kind', ['PNG', 'WEBP'])
 def test_lossless_formats_are_read_to_the_bit(kind: str) -> None:
-    """RGB in, the same RGB out."""
+    """An RGB image in a lossless format is decoded to identical pixels."""
     data = encoded(PillowImage.fromarray(RGB), kind, lossless=True)
     np.testing.assert_array_equal(images.decode(data), RGB)
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    """Whatever of the eight orientations a camera stored, the array is upright."""
+    """The array is upright for each of the eight orientations."""
     upright = PillowImage.fromarray(np.kron(RGB[:4, :5], np.ones((8, 8, 1), dtype=np.uint8)))
     stored = {
         2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
@@ -44,7 +46,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 def test_every_colour_mode_becomes_rgb() -> None:
-    """Grey, 16-bit grey, bilevel, palette and CMYK are converted; alpha is laid over white, as a browser shows it."""
+    """Grey, 16-bit grey, bilevel, palette and CMYK are converted; alpha is laid over white."""
     picture = PillowImage.fromarray(RGB)
     grey = np.asarray(picture.convert('L'))
     repeated = np.repeat(grey[:, :, None], 3, axis=2)
@@ -60,7 +62,7 @@ def test_every_colour_mode_becomes_rgb() -> None:
 
 
 def test_transparency_is_laid_over_white() -> None:
-    """A fully transparent pixel is white whatever colour hides in it; half of black over white is grey."""
+    """A fully transparent pixel is white whatever its colour; half-transparent black is grey."""
     rgba = np.zeros((16, 16, 4), dtype=np.uint8)
     rgba[:, 8:, 3] = 128
     decoded = images.decode(encoded(PillowImage.fromarray(rgba)))
@@ -74,7 +76,7 @@ def test_transparency_is_laid_over_white() -> None:
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
-    """13000×13000 pixels in a few kilobytes: the limit is named."""
+    """13000×13000 pixels in a few kilobytes are refused, and the message names the limit."""
     with pytest.raises(ImageTooLarge, match='13000×13000 pixels; the limit is 64000000'):
         images.decode(png_of_size(13000, 13000))
     with pytest.raises(ImageTooLarge, match='the limit of 64000000 pixels'):
@@ -84,20 +86,20 @@ def test_a_huge_picture_is_refused_before_it_is_decoded() -> None:
 
 
 def test_too_many_bytes_are_refused() -> None:
-    """More bytes than one frame may have are not even looked at."""
+    """An image with more bytes than the limit is refused without being opened."""
     with pytest.raises(ImageTooLarge, match='bytes; the limit is 67108864'):
         images.decode(bytes(images.MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 100), (8, 600)])
 def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
-    """A pixel or a thread is no picture of a person, and breaks letterboxing."""
+    """Images of one pixel or one row are refused, since letterboxing cannot handle them."""
     with pytest.raises(InvalidImage, match=f'{size[0]}×{size[1]}'):
         images.decode(png_of_size(*size))
 
 
-def test_what_is_no_image_is_told_apart() -> None:
-    """Nothing, text, another format, an animation, a truncated file: each has its own message."""
+def test_different_faults_get_different_messages() -> None:
+    """Empty bytes, text, another format, an animation and a truncated file get different messages."""
     with pytest.raises(InvalidImage, match='empty'):
         images.decode(b'')
     with pytest.raises(UnsupportedImageFormat, match='not an image'):
@@ -115,8 +117,8 @@ def test_what_is_no_image_is_told_apart() -> None:
         images.decode(jpeg[:30])
 
 
-def test_random_damage_never_escapes_as_another_error() -> None:
-    """Flipped bytes give an image or an InvalidImage, nothing else."""
+def test_random_damage_raises_no_other_error() -> None:
+    """Flipped bytes give an image or an InvalidImage and no other error."""
     rng = np.random.default_rng(3)
     for kind in ('JPEG', 'PNG', 'WEBP'):
         whole = bytearray(encoded(PillowImage.fromarray(RGB), kind))
@@ -131,7 +133,7 @@ def test_random_damage_never_escapes_as_another_error() -> None:
 
 
 def test_raw_payloads_are_read() -> None:
-    """Bytes of an RGB array in C order, as rosys sends them; the array may be read-only."""
+    """The bytes of an RGB array in C order are read as rosys sends them; the array may be read-only."""
     array = images.from_payload({'bytes': RGB.tobytes(), 'dtype': 'uint8', 'shape': [30, 40, 3]})
     np.testing.assert_array_equal(array, RGB)
     jpeg = images.encode_jpeg(RGB)
@@ -164,14 +166,14 @@ def test_faulty_payloads_say_what_to_change(change: dict[str, Any], message: str
         images.from_payload(payload)
 
 
-def test_a_payload_that_is_no_object_is_refused() -> None:
-    """Bare bytes were accepted by old nodes; the message says what is wanted."""
+def test_a_payload_that_is_not_an_object_is_refused() -> None:
+    """Bare bytes, which old nodes accepted, are refused with a message that shows the expected form."""
     with pytest.raises(InvalidRequest, match='must be an object'):
         images.from_payload(RGB.tobytes())
 
 
 def test_arrays_are_checked() -> None:
-    """Callers in Python get the same guard."""
+    """Arrays from Python callers are checked in the same way."""
     assert images.check(RGB) is RGB
     for array in (RGB.astype(np.float64), RGB[..., 0], np.dstack([RGB, RGB])):
         with pytest.raises(InvalidImage):
@@ -179,12 +181,12 @@ def test_arrays_are_checked() -> None:
 
 
 def test_files_are_written_by_their_ending(tmp_path: Path) -> None:
-    """PNG and WebP and JPEG are read back; another ending is refused."""
+    """PNG, WebP and JPEG files can be read back; another ending is refused."""
     for name in ('a.png', 'sub/a.webp', 'a.jpg'):
         images.write(tmp_path / name, RGB)
         assert images.read(tmp_path / name).shape == RGB.shape
     np.testing.assert_array_equal(images.read(tmp_path / 'a.png'), RGB)
-    with pytest.raises(UnsupportedImageFormat, match='none of'):
+    with pytest.raises(UnsupportedImageFormat, match='is not supported'):
         images.write(tmp_path / 'a.bmp', RGB)
     with pytest.raises(InvalidImage, match='No such file'):
         images.read(tmp_path / 'missing.png')
@@ -193,7 +195,7 @@ def test_files_are_written_by_their_ending(tmp_path: Path) -> None:
 @pytest.mark.parametrize('options', [{}, {'subsampling': '4:2:0'}, {'progressive': True}, {'quality': 30}])
 @pytest.mark.parametrize('mode', ['RGB', 'L'])
 def test_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, Any]) -> None:
-    """To the bit, whoever decodes them."""
+    """The fast decoder gives Pillow's pixels exactly."""
     noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     picture = PillowImage.fromarray(noise).convert(mode)
     data = encoded(picture, 'JPEG', **options)

@@ -1,3 +1,5 @@
+"""Drawing of skeletons over images."""
+
 import numpy as np
 
 from detector.pose import overlay
@@ -14,7 +16,7 @@ def pose_with(visible: list[str]) -> Pose:
 
 
 def test_limbs_are_drawn_in_the_colour_of_their_part_on_a_copy() -> None:
-    """Half way along a limb between two visible keypoints the pixel has the part's colour."""
+    """Halfway between two visible keypoints the pixel has the part's colour; the input is unchanged."""
     image = np.zeros((240, 240, 3), dtype=np.uint8)
     pose = pose_with(['left_shoulder', 'left_elbow'])
     drawn = overlay.draw(image, [pose])
@@ -26,7 +28,7 @@ def test_limbs_are_drawn_in_the_colour_of_their_part_on_a_copy() -> None:
 
 
 def test_keypoints_below_the_threshold_are_not_drawn() -> None:
-    """With nothing visible only the box is drawn; lowering the threshold brings the points back."""
+    """If no keypoint is visible, only the box is drawn; a lower threshold shows the keypoints again."""
     image = np.zeros((240, 240, 3), dtype=np.uint8)
     pose = pose_with([])
     box_only = overlay.draw(image, [pose])
@@ -38,6 +40,6 @@ def test_keypoints_below_the_threshold_are_not_drawn() -> None:
 
 
 def test_without_poses_the_picture_stays() -> None:
-    """Nobody there: an equal copy."""
+    """Without poses, the result is an equal copy."""
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     np.testing.assert_array_equal(overlay.draw(image, []), image)

@@ -1,3 +1,5 @@
+"""Pose and its JSON form."""
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from tests.support.poses import make_pose
 
 
 def test_json_and_back_keeps_the_pose() -> None:
-    """Coordinates survive to 0.01 px and confidences to 0.0001, whatever the order of the points."""
+    """Coordinates survive to 0.01 px and confidences to 0.0001, in any order of the keypoints."""
     pose = make_pose()
     data = pose.to_json()
     data['keypoints'].reverse()
@@ -19,7 +21,7 @@ def test_json_and_back_keeps_the_pose() -> None:
 
 
 def test_grouped_answer_names_every_keypoint_of_every_person() -> None:
-    """One object per person with 133 names in schema order, the image's size and the model."""
+    """The answer has 133 named keypoints per person, the size of the image and the model."""
     answer = poses_to_json([make_pose(1), make_pose(2)], width=640, height=480, model_version='m 1')
     assert [[point['name'] for point in pose['keypoints']] for pose in answer['poses']] == 2 * [list(KEYPOINT_NAMES)]
     assert answer['image'] == {'width': 640, 'height': 480}
@@ -27,7 +29,7 @@ def test_grouped_answer_names_every_keypoint_of_every_person() -> None:
 
 
 def test_arrays_of_another_shape_are_refused() -> None:
-    """A pose always holds all 133 points."""
+    """A pose always has all 133 keypoints."""
     with pytest.raises(ValueError, match='17'):
         Pose(
             box=np.zeros(4, dtype=np.float32),
@@ -38,7 +40,7 @@ def test_arrays_of_another_shape_are_refused() -> None:
 
 
 def test_an_unknown_keypoint_name_is_refused() -> None:
-    """A misspelled name is an error, not a lost point."""
+    """A misspelled name raises an error instead of losing the keypoint."""
     data = make_pose().to_json()
     data['keypoints'][0]['name'] = 'tail'
     with pytest.raises(KeyError, match='tail'):

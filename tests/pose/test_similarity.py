@@ -1,3 +1,5 @@
+"""Similarity of poses and boxes."""
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from detector.pose.similarity import box_ious, oks
 
 
 def test_oks_follows_cocos_formula() -> None:
-    """Worked out by hand: distance 0 is 1; a distance of 2σ·√area is exp(-1/2); invisible keypoints do not count."""
+    """Distance 0 gives 1, a distance of 2σ·√area gives exp(-1/2), and invisible keypoints do not count."""
     sigmas = np.array([0.025, 0.1], dtype=np.float32)
     points = np.array([[0, 0], [10, 10]], dtype=np.float32)
     moved = points + np.array([[0, 0.05 * 100], [0, 0]], dtype=np.float32)
@@ -19,7 +21,7 @@ def test_oks_follows_cocos_formula() -> None:
 
 
 def test_box_ious() -> None:
-    """Same, half, a quarter's overlap, apart, without area."""
+    """Equal boxes, half and quarter overlap, separate boxes and a box without area."""
     box = np.array([0, 0, 10, 10], dtype=np.float32)
     others = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [5, 5, 15, 15], [20, 20, 30, 30], [3, 3, 3, 3]])
     assert box_ious(box, others) == pytest.approx([1, 0.5, 25 / 175, 0, 0])

@@ -1,3 +1,5 @@
+"""The skeleton of 133 keypoints, compared with rtmlib and COCO."""
+
 import numpy as np
 from rtmlib.visualization.skeleton.coco133 import coco133
 
@@ -18,28 +20,28 @@ from detector.pose.skeleton import (
 UPSTREAM = {info['name']: index for index, info in coco133['keypoint_info'].items()}
 
 
-def test_every_upstream_name_is_brought_to_ours_in_index_order() -> None:
-    """rtmlib's own table of 133 names maps onto ours, one to one."""
+def test_every_upstream_name_maps_to_a_canonical_name() -> None:
+    """rtmlib's table of 133 names maps to the canonical names one to one."""
     assert tuple(canonical_name(name) for name in UPSTREAM) == KEYPOINT_NAMES
     assert len(set(KEYPOINT_NAMES)) == KEYPOINT_COUNT
 
 
 def test_names_are_read_in_any_case_and_unknown_ones_are_not_guessed() -> None:
-    """Case and spaces do not matter; a name outside the schema is None."""
+    """Case and spaces do not matter; a name outside the schema gives None."""
     assert canonical_name(' Left_Thumb1 ') == 'left_hand_1'
     assert canonical_name('Person') == 'person'
     assert canonical_name('tail') is None
 
 
 def test_parts_cover_all_keypoints_once() -> None:
-    """17 body, 6 feet, 68 face, 21 + 21 hands, without gap or overlap."""
+    """17 body, 6 feet, 68 face and 2 × 21 hand keypoints follow without gap or overlap."""
     assert [len(part.indices) for part in PARTS] == [17, 6, 68, 21, 21]
     assert [index for part in PARTS for index in part.indices] == list(range(KEYPOINT_COUNT))
     assert part_of(91).name == 'left_hand'
 
 
 def test_swaps_equal_those_of_rtmlib() -> None:
-    """Mirroring twice gives back the same index, and each pair is that of rtmlib's table."""
+    """Mirroring twice restores each index, and each pair is in rtmlib's table."""
     expected = [UPSTREAM[info['swap']] if info['swap'] else index for index, info in coco133['keypoint_info'].items()]
     assert list(FLIP_INDICES) == expected
     assert [FLIP_INDICES[index] for index in FLIP_INDICES] == list(range(KEYPOINT_COUNT))
@@ -54,7 +56,7 @@ def test_limbs_equal_those_of_rtmlib() -> None:
 
 
 def test_sigmas_are_those_of_coco_where_coco_has_them() -> None:
-    """The 17 body sigmas are COCO's own (cocoeval), doubled ones are not; all are positive; hands are alike."""
+    """The 17 body sigmas are COCO's (cocoeval); all sigmas are positive; both hands have the same."""
     coco = [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
     np.testing.assert_allclose(OKS_SIGMAS[:17], np.array(coco) / 10, rtol=1e-6)
     assert OKS_SIGMAS.shape == (KEYPOINT_COUNT,)
@@ -63,7 +65,7 @@ def test_sigmas_are_those_of_coco_where_coco_has_them() -> None:
 
 
 def test_category_ids_never_change() -> None:
-    """Installed packages carry these ids; another namespace would orphan every annotation made with them."""
+    """Installed packages contain these ids: a new namespace would orphan their annotations."""
     assert category_id('person') == 'ec153933-deee-56c8-b467-7986379e2312'
     assert len({category_id(name) for name in ('person', *KEYPOINT_NAMES)}) == KEYPOINT_COUNT + 1
     assert len(ALIASES) == 68 + 42

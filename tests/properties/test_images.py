@@ -1,4 +1,4 @@
-"""Images of whatever bytes: an upright RGB array, or an InvalidImage."""
+"""Images of arbitrary bytes: each gives an upright RGB array or raises InvalidImage."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ MAX_PIXELS = 100_000
 
 @given(st.sampled_from(sorted(SEEDS)).flatmap(lambda name: damaged(SEEDS[name])))
 def test_a_damaged_image_is_an_array_or_refused(data: bytes) -> None:
-    """Decoding gives an array within the limits or raises InvalidImage; what decodes can be sent on as a JPEG."""
+    """Decoding gives an array within the limits or raises InvalidImage; a decoded image can be encoded as JPEG."""
     try:
         array = images.decode(data, max_pixels=MAX_PIXELS)
     except InvalidImage as error:
@@ -32,7 +32,7 @@ def test_a_damaged_image_is_an_array_or_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
-    """No bytes raise anything but InvalidImage."""
+    """Arbitrary bytes raise nothing but InvalidImage."""
     try:
         images.decode(data, max_pixels=MAX_PIXELS)
     except InvalidImage as error:
@@ -41,7 +41,7 @@ def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
 
 @given(JSON | mutated(FRAME) | mutated({'format': 'jpeg', 'bytes': SEEDS['jpeg']}))
 def test_any_payload_is_an_image_or_refused(payload: Any) -> None:
-    """A Socket.IO payload of any form gives an array or bytes, or one of our errors."""
+    """A Socket.IO payload of any form gives an array, bytes, or one of our errors."""
     try:
         received = images.from_payload(payload, max_pixels=MAX_PIXELS)
     except WholebodyError as error:
