@@ -44,12 +44,24 @@ def reference_pages() -> dict[str, str]:
 
 
 def settings_page() -> str:
-    """Return a table of all settings with their aliases, defaults, accepted values and descriptions."""
-    rows = [
-        f'| {_variables(field)} | {_default(field)} | {_accepted(schema)} | {schema["description"]} |'
-        for field, schema in Settings.model_json_schema(by_alias=False)['properties'].items()
-    ]
-    return '\n'.join([_SETTINGS_HEAD, '| variable | default | values | meaning |', '|---|---|---|---|', *rows, ''])
+    """Return all settings in tables: variables with aliases, descriptions, defaults and accepted values."""
+    lines = [_SETTINGS_HEAD]
+    for field, schema in Settings.model_json_schema(by_alias=False)['properties'].items():
+        if field in GROUPS:
+            lines += ['', f'## {GROUPS[field]}', '', '| variable | meaning |', '|---|---|']
+        values = f'Default: {_default(field)}. Values: {_accepted(schema)}.'
+        lines.append(f'| {_variables(field)} | {schema["description"]}<br>{values} |')
+    return '\n'.join([*lines, ''])
+
+
+GROUPS: Final = {
+    'loop_host': 'Learning Loop',
+    'node_name': 'Node',
+    'backend_type': 'Engine',
+    'max_requests': 'Limits and access',
+    'label_studio_url': 'Label Studio',
+}
+"""Heading of each group of settings by the group's first field."""
 
 
 def _variables(field: str) -> str:
@@ -104,7 +116,9 @@ def command_line_page() -> str:
 
 def _help(group: typer.Typer, name: str) -> str:
     command = typer.main.get_command(group)
-    return get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
+    text = get_docs_for_click(obj=command, ctx=typer.Context(command), name=name)
+    text = re.sub(r'\*\*Commands\*\*:\n\n(\* .*\n)+\n', '', text)  # lists of truncated sentences
+    return text.replace('* `--help`: Show this message and exit.\n', '').replace('**Options**:\n\n\n', '')
 
 
 # ---------------------------------------------------------------- REST
@@ -124,7 +138,8 @@ def rest_page(document: Schema) -> str:
         for method, route in methods.items():
             tag = route.get('tags', ['control'])[0].replace('_', ' ')
             groups.setdefault(tag, []).append(_route(f'{method.upper()} {path}', route, document))
-    parts = [f'## {tag[0].upper()}{tag[1:]}\n\n{"".join(routes)}' for tag, routes in groups.items()]
+    order = sorted(groups, key=lambda tag: {'detect': 0, 'control': 2}.get(tag, 1))
+    parts = [f'## {tag[0].upper()}{tag[1:]}\n\n{"".join(groups[tag])}' for tag in order]
     return '\n'.join([_REST_HEAD, *_error_statuses(document), '', *parts])
 
 
@@ -278,12 +293,12 @@ def collected_metrics() -> list[Metric]:
 
 
 def metrics_page(metrics: Iterable[Metric]) -> str:
-    """Return a table of metrics: name as in a query, labels, type and meaning."""
+    """Return a table of metrics: name as in a query, meaning, type and labels."""
     rows = [
-        f'| `{query_name(metric)}` | {_labels(metric)} | {metric.type} | {metric.documentation} |'
+        f'| `{query_name(metric)}` | {metric.documentation}<br>{metric.type.capitalize()}{_labels(metric)}. |'
         for metric in sorted(metrics, key=lambda metric: metric.name)
     ]
-    return '\n'.join([_METRICS_HEAD, '| metric | labels | type | meaning |', '|---|---|---|---|', *rows, ''])
+    return '\n'.join([_METRICS_HEAD, '| metric | meaning |', '|---|---|', *rows, ''])
 
 
 def query_name(metric: Metric) -> str:
@@ -292,8 +307,8 @@ def query_name(metric: Metric) -> str:
 
 
 def _labels(metric: Metric) -> str:
-    names = {label: None for sample in metric.samples for label in sample.labels}
-    return ', '.join(f'`{name}`' for name in names if name != 'le')
+    names = {label: None for sample in metric.samples for label in sample.labels if label != 'le'}
+    return f' with {", ".join(f"`{name}`" for name in names)}' if names else ''
 
 
 _METRICS_HEAD: Final = """# Metrics

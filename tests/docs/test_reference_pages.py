@@ -1,6 +1,7 @@
 """The generated reference names everything that the code offers."""
 
 import inspect
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -29,15 +30,24 @@ def pages() -> dict[str, str]:
 
 def test_every_setting_has_a_row_with_its_default_and_its_description(pages: dict[str, str]) -> None:
     """A row begins with the variable that the code reads."""
-    rows = [line for line in pages['settings'].splitlines() if line.startswith('| `')]
+    rows = re.findall(r'^\| `.*$', pages['settings'], re.MULTILINE)
     assert len(rows) == len(Settings.model_fields)
     for row, (field, info) in zip(rows, Settings.model_fields.items(), strict=True):
         assert info.description
         assert row.startswith(f'| `{environment_name(field)}`')
-        assert row.endswith(f'| {info.description} |')
-    assert '| `KEEP_MODELS` | `3` | whole number ≥ 1 |' in pages['settings']
-    assert '| `LOOP_HOST` or `HOST` | unset | text |' in pages['settings']
-    assert '| `PRECISION` | `auto` | `auto`, `f32`, `bf16` |' in pages['settings']
+        assert f'| {info.description}<br>Default: ' in row
+    shown = dict(row.strip('| ').split(' | ', 1) for row in rows)
+    assert shown['`KEEP_MODELS`'].endswith('<br>Default: `3`. Values: whole number ≥ 1.')
+    assert shown['`LOOP_HOST` or `HOST`'].endswith('<br>Default: unset. Values: text.')
+    assert shown['`PRECISION`'].endswith('<br>Default: `auto`. Values: `auto`, `f32`, `bf16`.')
+
+
+def test_every_group_of_settings_begins_with_a_setting(pages: dict[str, str]) -> None:
+    """The first setting opens the first group."""
+    assert set(reference_pages.GROUPS) <= set(Settings.model_fields)
+    assert next(iter(reference_pages.GROUPS)) == next(iter(Settings.model_fields))
+    for heading in reference_pages.GROUPS.values():
+        assert f'\n## {heading}\n' in pages['settings']
 
 
 def test_the_example_environment_names_real_settings() -> None:
@@ -112,5 +122,6 @@ def test_an_error_that_the_tree_lacks_fails_the_page() -> None:
 
 def test_metrics_have_their_labels_and_types(pages: dict[str, str]) -> None:
     """`tests/deploy/test_monitoring.py` compares the names with those of a running node."""
-    assert '| `wholebody_requests_total` | `route`, `outcome` | counter |' in pages['metrics']
-    assert '| `wholebody_inference_seconds` |  | histogram |' in pages['metrics']
+    rows = dict(re.findall(r'^\| `(\w+)` \| .*<br>(.*) \|$', pages['metrics'], re.MULTILINE))
+    assert rows['wholebody_requests_total'] == 'Counter with `route`, `outcome`.'
+    assert rows['wholebody_inference_seconds'] == 'Histogram.'
