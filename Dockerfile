@@ -1,19 +1,19 @@
 # syntax=docker/dockerfile:1
-# For amd64 and arm64: every pinned package has wheels for both (OpenVINO wants glibc 2.35 on arm64).
-# A digest fixes the base image for good: --build-arg PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:…
+# Builds on amd64 and arm64: every pinned package has wheels for both. On arm64, OpenVINO needs glibc 2.35.
+# To pin the base image by digest: --build-arg PYTHON_IMAGE=python:3.11.15-slim-bookworm@sha256:…
 ARG PYTHON_IMAGE=python:3.11.15-slim-bookworm
-# cpu, or cuda for NVIDIA GPUs
+# cpu, or cuda for NVIDIA GPUs.
 ARG VARIANT=cpu
 
 FROM ${PYTHON_IMAGE} AS packages-cpu
-# without pip, since nothing is installed into it later
+# The environment has no pip: nothing is installed into it later.
 RUN python -m venv --without-pip /venv
 COPY requirements.lock /src/
-# --no-deps: the lock is complete, and rtmlib's GUI builds of OpenCV must not come back
+# The lock is complete. --no-deps keeps out rtmlib's OpenCV builds with a GUI.
 RUN pip --python /venv/bin/python install --no-cache-dir --only-binary=:all: --no-deps --require-hashes \
     -r /src/requirements.lock
 
-# CUDA and cuDNN come as pinned packages too, so that both variants share one base image
+# CUDA and cuDNN are pinned packages too, so both variants share one base image.
 FROM packages-cpu AS packages-cuda
 COPY requirements-cuda.lock /src/
 RUN pip --python /venv/bin/python uninstall --yes onnxruntime \
@@ -33,7 +33,7 @@ RUN groupadd --gid 1000 wholebody \
     && install --directory --owner 1000 --group 1000 /data
 COPY --from=packages /venv /venv
 COPY mock /app/mock
-# Only /data and /tmp are written to: the root file system may be read-only. HOME is where libraries keep caches.
+# The node writes only to /data and /tmp, so the root file system can be read-only. Libraries keep caches in HOME.
 ENV PATH=/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -58,7 +58,7 @@ LABEL org.opencontainers.image.title="Whole-body pose node" \
     org.opencontainers.image.licenses="Apache-2.0"
 
 FROM image-cpu AS image-cuda
-# What NVIDIA's container runtime brings in from the host, and where compiled kernels are kept
+# Driver libraries that NVIDIA's container runtime adds from the host, and the folder of compiled kernels.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     CUDA_CACHE_PATH=/data/cuda \

@@ -104,10 +104,18 @@ def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
 
 
 @pytest.mark.parametrize('platform', ['x86_64-manylinux_2_36', 'aarch64-manylinux_2_36'])
-@pytest.mark.parametrize('lock', ['requirements.lock', 'requirements-cuda.lock'])
-def test_every_pin_has_a_wheel(lock: str, platform: str, tmp_path: Path) -> None:
-    """For the base image's glibc, as the registry says now; nothing is downloaded but descriptions."""
-    command = ['uv', 'pip', 'install', '--dry-run', '--target', str(tmp_path / 'nothing'), '--python-version', '3.11']
+@pytest.mark.parametrize(
+    ('lock', 'python'),
+    [
+        ('requirements.lock', '3.11'),
+        ('requirements.lock', '3.12'),
+        ('requirements.lock', '3.13'),
+        ('requirements-cuda.lock', '3.11'),
+    ],
+)
+def test_every_pin_has_a_wheel(lock: str, python: str, platform: str, tmp_path: Path) -> None:
+    """The registry has a wheel of every pinned package for the base image's glibc and each supported Python."""
+    command = ['uv', 'pip', 'install', '--dry-run', '--target', str(tmp_path / 'nothing'), '--python-version', python]
     command += ['--python-platform', platform, '--only-binary', ':all:', '--no-deps', '--require-hashes']
     ended = subprocess.run(
         [*command, '-r', str(PROJECT / lock)], capture_output=True, text=True, check=False, timeout=300, env=os.environ
