@@ -15,7 +15,7 @@ from detector.engine.runtimes import Backend
 from detector.models import package as model_package
 from detector.pose import images as image_files
 
-from . import bench
+from . import measuring as bench
 from .frames import Case, Variant, example_image
 
 _MAX_PERSONS: Final = 100

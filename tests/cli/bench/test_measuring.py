@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.support.cards import make_card
-from detector.cli.bench import bench
 from detector.cli.bench import command as cli_bench
-from detector.cli.bench.bench import Distances, Figures, Report
+from detector.cli.bench import measuring as bench
 from detector.cli.bench.frames import Case, Frame, Variant, example_image, fixed_boxes
+from detector.cli.bench.measuring import Distances, Figures, Report
 from detector.cli.main import app
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
