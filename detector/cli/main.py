@@ -15,6 +15,7 @@ import typer
 from detector.errors import InvalidSettings, WholebodyError
 from detector.wording import counted
 
+from .bench.command import bench
 from .common import load_settings
 from .labelstudio.app import app as labelstudio_app
 from .model import app as model_app
@@ -109,33 +110,7 @@ def detect(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command()
-def bench(
-    package: Annotated[Path, typer.Argument(help='A package.', exists=True, dir_okay=False)],
-    persons: Annotated[str, typer.Option(help='Numbers of persons to measure with.')] = '1,4,10',
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help='A picture to measure with, may be given often; without, 640×480 of noise.', exists=True),
-    ] = None,
-    interval: Annotated[
-        int, typer.Option(help='Measure a stream of one person with this DETECTION_INTERVAL, too; 1: do not.', min=1)
-    ] = 5,
-    runtimes: Annotated[
-        str | None, typer.Option(help='Only these, e.g. onnxruntime,openvino.', show_default='all that are installed')
-    ] = None,
-    rounds: Annotated[int, typer.Option(help='Turns of each variant per column of the table.', min=1)] = 10,
-    output: Annotated[
-        Path | None, typer.Option('--output', '-o', help='JSON file to write; a plot is put beside it.')
-    ] = None,
-) -> None:
-    """Compare, on this machine: this engine on each runtime and precision, rtmlib, and the bare networks.
-
-    Each variant runs in a process of its own; they take turns, and the figures are medians per frame.
-    """
-    from detector.cli.bench.command import backends, cases, run
-
-    only = backends(runtimes) if runtimes is not None else None
-    run(package, images=image or [], cases=cases(persons, interval), runtimes=only, rounds=rounds, output=output)
+app.command()(bench)
 
 
 @app.command()

@@ -1,33 +1,122 @@
-"""The printed, written and drawn forms of `wholebody bench`."""
+"""`wholebody bench`: its options, and its results as a table, JSON and a plot."""
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from detector.engine.runtimes import Backend
-from detector.models import package as model_package
-from detector.pose import images as image_files
+from detector.cli.common import make_table, write_text
 
-from . import measuring as bench
-from .frames import Case, Variant, example_image
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from detector.engine.runtimes import Backend
+    from detector.models.package import ModelPackage
+
+    from .frames import Case
+    from .measuring import Comparison, Report
+
+    Compare = Callable[[ModelPackage, Sequence[Backend] | None], Comparison]
+    Cell = Callable[[Report, str, Case], str]
 
 _MAX_PERSONS: Final = 100
 
+PackageArgument = Annotated[Path, typer.Argument(help='A package, as a zip file.', exists=True, dir_okay=False)]
+PersonsOption = Annotated[str, typer.Option(help='Numbers of persons per frame, separated by commas.')]
+ImagesOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help='Picture to measure with; repeat the option for several pictures.',
+        exists=True,
+        show_default='640×480 pixels of noise',
+    ),
+]
+IntervalOption = Annotated[
+    int, typer.Option(help='DETECTION_INTERVAL of a stream of one person to measure; 1 measures no stream.', min=1)
+]
+RuntimesOption = Annotated[
+    str | None,
+    typer.Option(help='Runtimes to measure, e.g. onnxruntime,openvino.', show_default='all installed runtimes'),
+]
+RoundsOption = Annotated[int, typer.Option(help='Turns of each variant per column of the table.', min=1)]
+OutputOption = Annotated[
+    Path | None, typer.Option('--output', '-o', help='JSON file to write, with a plot of the same name beside it.')
+]
 
-def cases(persons: str, interval: int) -> list[Case]:
-    """What to measure.
+
+def bench(
+    package: PackageArgument,
+    persons: PersonsOption = '1,4,10',
+    image: ImagesOption = None,
+    interval: IntervalOption = 5,
+    runtimes: RuntimesOption = None,
+    rounds: RoundsOption = 10,
+    output: OutputOption = None,
+) -> None:
+    """Measure a model on this machine, with each runtime and precision, and compare the keypoints.
+
+    Each variant runs in its own process. The processes take turns, and the figures are medians per frame.
+    """
+    from .measuring import engine_comparison
+
+    run(engine_comparison, package, persons, image or [], interval, runtimes, rounds, output)
+
+
+def run(
+    compare: 'Compare',
+    package: Path,
+    persons: str,
+    images: Sequence[Path],
+    interval: int,
+    runtimes: str | None,
+    rounds: int,
+    output: Path | None,
+    tables: 'Sequence[tuple[str, Cell]]' = (),
+) -> None:
+    """Measure, print tables, write JSON and, if matplotlib is installed, a plot.
+
+    :param compare: chooses the variants for the package and the runtimes.
+    :param tables: titles and cells of tables to print in addition.
+    :raises typer.BadParameter: an option cannot be read.
+    :raises WholebodyError: the package or an image cannot be used.
+    """
+    from rich.progress import Progress
+
+    from detector.models.package import unpack
+    from detector.pose.images import read
+
+    from .frames import example_image
+    from .measuring import measure
+
+    cases, only = _cases(persons, interval), None if runtimes is None else _backends(runtimes)
+    pictures = [read(path) for path in images] or [example_image()]
+    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder, Progress(transient=True) as progress:
+        opened = unpack(package, Path(folder))
+        comparison = compare(opened, only)
+        task = progress.add_task(f'loading {len(comparison.variants)} variants', total=None)
+
+        def watch(done: int) -> None:
+            progress.update(task, description='measuring', completed=done, total=rounds * len(cases))
+
+        report = measure(opened, pictures, comparison=comparison, cases=cases, rounds=rounds, watch=watch)
+    print_report(report, tables)
+    if output is not None:
+        write_text(output, json.dumps(report.to_json(), indent=1) + '\n')
+        plotted = plot(report, output.with_suffix('.png'))
+        print(plotted if plotted is not None else 'no plot: matplotlib is not installed (pip install matplotlib)')
+
+
+def _cases(persons: str, interval: int) -> 'list[Case]':
+    """Return the cases to measure.
 
     :param persons: numbers, such as `1,4,10`.
-    :param interval: of the detections in a stream of one person; without a stream if 1.
-    :raises typer.BadParameter: the numbers are none.
+    :param interval: detection interval of a stream of one person; 1 for no stream.
     """
+    from .frames import Case
+
     try:
         counts = [int(part) for part in persons.split(',')]
     except ValueError:
@@ -38,107 +127,66 @@ def cases(persons: str, interval: int) -> list[Case]:
     return [Case(persons=count) for count in counts] + stream
 
 
-def backends(names: str) -> list[Backend]:
-    """Runtimes by their names, such as `onnxruntime,openvino`.
+def _backends(names: str) -> 'list[Backend]':
+    """Return runtimes by their names, such as `onnxruntime,openvino`."""
+    from detector.engine.runtimes import Backend
 
-    :raises typer.BadParameter: one is unknown.
-    """
     asked, known = names.split(','), get_args(Backend)
     if not set(asked) <= set(known):
         raise typer.BadParameter(f'--runtimes {names}: give some of {",".join(known)}')
     return [name for name in known if name in asked]
 
 
-def run(
-    package: Path,
-    *,
-    images: Sequence[Path],
-    cases: Sequence[Case],
-    runtimes: Sequence[Backend] | None,
-    rounds: int,
-    output: Path | None,
-) -> None:
-    """Measure, print a table, write JSON and, where matplotlib is installed, a plot beside it.
+def print_report(report: 'Report', tables: 'Sequence[tuple[str, Cell]]' = ()) -> None:
+    """Print times and ratios, the share of time outside the networks, and distances of keypoints.
 
-    :param package: a zip.
-    :param images: files; a picture of structured noise without any.
-    :param runtimes: only these; all that are installed with None.
-    :raises WholebodyError: the package or an image cannot be used.
+    :param tables: titles and cells of tables to print in addition.
     """
-    pictures = [image_files.read(path) for path in images] or [example_image()]
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder, Progress(transient=True) as progress:
-        opened = model_package.unpack(package, Path(folder))
-        chosen = bench.variants(opened, runtimes)
-        task = progress.add_task(f'loading {len(chosen)} variants', total=None)
+    from rich.console import Console
 
-        def watch(done: int) -> None:
-            progress.update(task, description='measuring', completed=done, total=rounds * len(cases))
-
-        report = bench.run(opened, pictures, cases=cases, chosen=chosen, rounds=rounds, watch=watch)
-    print_report(report)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report.to_json(), indent=1) + '\n')
-        print(output)
-        plotted = plot(report, output.with_suffix('.png'))
-        print(plotted if plotted is not None else 'no plot: matplotlib is not installed (pip install matplotlib)')
-
-
-def print_report(report: bench.Report) -> None:
-    """Milliseconds per frame and how many times as fast as rtmlib as it comes; overheads; distances of keypoints."""
     console = Console()
     features = ', '.join(report.cpu_features)
     sizes = ', '.join(f'{width}×{height}' for width, height in report.images)
     console.print(f'{report.package}, {sizes}; {report.cpu}, {report.cpus} CPUs, {features}')
-    _print_table(console, report, 'per frame, and how many times as fast as rtmlib as it comes', _time_cell)
-    _print_table(console, report, 'how many times as fast as rtmlib on the same runtime', _same_runtime_cell)
-    _print_table(console, report, 'time outside the networks, decoding of the JPEG included', _overhead_cell)
+    times = (f'per frame, and how many times as fast as {report.rival}', _time_cell)
+    overheads = ('time outside the networks, including the decoding of the JPEG', _overhead_cell)
+    for title, cell in (times, *tables, overheads):
+        _print_table(console, report, title, cell)
     for name, figures in report.variants.items():
         if figures.failure is not None:
             console.print(f'{name}: {figures.failure}')
         elif figures.distances is not None:
             distances = figures.distances
             console.print(
-                f'{name}: {distances.close:.2%} of the keypoints within 0.5 px of those of {bench.REFERENCE.name}, '
+                f'{name}: {distances.close:.2%} of the keypoints within 0.5 px of those of {report.reference}, '
                 f'99 % within {distances.p99} px, all within {distances.largest} px'
             )
 
 
-def _print_table(console: Console, report: bench.Report, title: str, cell: Any) -> None:
-    """:param cell: gives the text for a variant and a case, empty where there is none."""
-    rows = [(name, [cell(report, name, case) for case in report.cases]) for name in report.variants]
-    rows = [(name, cells) for name, cells in rows if any(cells)]
-    if not rows:
-        return
-    table = Table('', title=title, title_justify='left', box=None, pad_edge=False)
-    for case in report.cases:
-        table.add_column(case.name, justify='right')
-    for name, cells in rows:
-        table.add_row(name, *cells)
-    console.print(table)
+def _print_table(console: 'Console', report: 'Report', title: str, cell: 'Cell') -> None:
+    """Print a row per variant and a column per case, without empty rows."""
+    rows = [(name, *(cell(report, name, case) for case in report.cases)) for name in report.variants]
+    rows = [row for row in rows if any(row[1:])]
+    if rows:
+        table = make_table(('', *(case.name for case in report.cases)), rows, numeric=True)
+        table.title, table.title_justify = title, 'left'
+        console.print(table)
 
 
-def _time_cell(report: bench.Report, name: str, case: Case) -> str:
+def _time_cell(report: 'Report', name: str, case: 'Case') -> str:
     milliseconds, ratio = report.variants[name].milliseconds(case), report.ratio(name, case)
     if milliseconds is None:
         return '–' if report.variants[name].failure else ''
     return f'{milliseconds:.0f} ms' + ('' if ratio is None else f' ×{ratio:.2f}')
 
 
-def _same_runtime_cell(report: bench.Report, name: str, case: Case) -> str:
-    for backend in (backend for backend in get_args(Backend) if name.startswith(f'ours, {backend} ')):
-        ratio = report.ratio(name, case, Variant(kind='rtmlib', backend_type=backend).name)
-        return '' if ratio is None else f'×{ratio:.2f}'
-    return ''
-
-
-def _overhead_cell(report: bench.Report, name: str, case: Case) -> str:
+def _overhead_cell(report: 'Report', name: str, case: 'Case') -> str:
     share = report.variants[name].overhead.get(case.name)
     return '' if share is None else f'{share:.1%}'
 
 
-def plot(report: bench.Report, path: Path) -> Path | None:
-    """Bars of the ratios, a group per case; None without matplotlib."""
+def plot(report: 'Report', path: Path) -> Path | None:
+    """Draw the ratios as bars, one group per case. Return None if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -154,7 +202,7 @@ def plot(report: bench.Report, path: Path) -> Path | None:
         axes.bar_label(bars, fmt='%.2f', fontsize=7)
     axes.set_yticks([group + 0.4 for group in range(len(report.cases))], [case.name for case in report.cases])
     axes.axvline(1, color='black', linewidth=0.8)
-    axes.set_xlabel(f'times as fast as {bench.RIVAL}')
+    axes.set_xlabel(f'times as fast as {report.rival}')
     axes.set_title(f'{report.package} on {report.cpu}, {report.cpus} CPUs', fontsize=9)
     axes.invert_yaxis()
     figure.legend(loc='outside lower center', ncols=3, fontsize=7)

@@ -1,13 +1,9 @@
-"""What `wholebody bench` measures: frames computed by this engine, by rtmlib, and by the bare networks.
+"""The work that is measured: frames computed by a variant, in a process of its own."""
 
-Each variant lives in a process of its own, where `work` computes turns on demand.
-"""
-
-import contextlib
 import io
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.connection import Connection
@@ -35,30 +31,11 @@ _JPEG_QUALITY: Final = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """One way to run the networks.
-
-    :param kind: `ours`, `rtmlib`, or `bare`: the networks alone, on inputs prepared in advance.
-    """
-
-    kind: str
-    backend_type: Backend
-    precision: Precision = 'f32'
-
-    @property
-    def name(self) -> str:
-        if self.kind == 'rtmlib':
-            return 'rtmlib as it comes' if self.backend_type == 'onnxruntime' else f'rtmlib on {self.backend_type}'
-        prefix = 'ours' if self.kind == 'ours' else 'bare networks'
-        return f'{prefix}, {self.backend_type} {self.precision}'
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What a frame is to hold.
+    """Contents of a frame.
 
-    :param persons: how many. With none, rtmlib takes the whole image for a person.
-    :param interval: the person detector runs on every so many frames (DETECTION_INTERVAL), but always in rtmlib.
+    :param persons: number of persons.
+    :param interval: the person detector runs on one of so many frames (DETECTION_INTERVAL).
     """
 
     persons: int
@@ -72,11 +49,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """What a frame took, in seconds.
+    """Times of one frame, in seconds.
 
     :param total: from the array to the keypoints.
-    :param networks: of it, in the networks; known of ours only.
-    :param decode: for the JPEG that it may come as; not in `total`; known of ours only.
+    :param networks: share of `total` spent in the networks; 0 if not measured.
+    :param decode: decoding of a JPEG of the frame, not part of `total`; 0 if not measured.
     """
 
     total: float
@@ -84,17 +61,35 @@ class Frame:
     decode: float = 0
 
 
-def work(pipe: Connection, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
-    """Load a variant, then do as is asked until the pipe is closed.
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The engine with one runtime and precision. Subclasses compute frames in other ways."""
 
-    Sends True, or why the variant cannot run. Each `Case` is answered by a list of `Frame`, each list of boxes (one
-    array per picture) by the keypoints in them.
+    backend_type: Backend
+    precision: Precision = 'f32'
+
+    @property
+    def name(self) -> str:
+        return f'{self.backend_type} {self.precision}'
+
+    def load(self, package: ModelPackage, pictures: Sequence[Image]) -> 'Loaded':
+        """Load the networks of a package.
+
+        :param pictures: RGB uint8, H×W×3; the frames cycle through them.
+        """
+        return LoadedEngine(self, package, pictures)
+
+
+def work(pipe: Connection, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
+    """Load a variant, then answer requests until the pipe is closed.
+
+    The first message is True, or a text that says why the variant cannot run. The answer to a `Case` is a list of
+    `Frame`; the answer to a list of boxes, one array per picture, is the keypoints in them.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # rtmlib announces what it loads
-            bench = _KINDS[variant.kind](variant, package, pictures)
+        loaded = variant.load(package, pictures)
         for persons in (0, *BATCH_SIZES):
-            bench.frame(pictures[0], Case(persons=persons))
+            loaded.frame(pictures[0], Case(persons=persons))
     except Exception as error:
         pipe.send(' '.join(str(error).split())[:300] or type(error).__name__)
         return
@@ -104,27 +99,28 @@ def work(pipe: Connection, variant: Variant, package: ModelPackage, pictures: Se
             asked = pipe.recv()
         except EOFError:
             return
-        pipe.send(bench.turn(asked) if isinstance(asked, Case) else bench.keypoints(asked))
+        pipe.send(loaded.turn(asked) if isinstance(asked, Case) else loaded.keypoints(asked))
 
 
-class _Bench(ABC):
-    """A variant that is loaded."""
+class Loaded(ABC):
+    """A variant with its networks loaded."""
 
-    def __init__(self, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
-        self.variant = variant
-        self.package = package
+    def __init__(self, pictures: Sequence[Image]) -> None:
         self.pictures = pictures
 
     @abstractmethod
     def frame(self, picture: Image, case: Case) -> None:
-        """Compute what is measured; with an interval, as many frames."""
+        """Compute one frame, or `case.interval` frames of a stream."""
 
     @abstractmethod
     def keypoints(self, boxes: Sequence[FloatArray]) -> list[FloatArray]:
-        """(N, 133, 2) in pixels for the boxes (N, 4) in each picture."""
+        """Return keypoints, (N, 133, 2) float32 in pixels per picture; an empty list if the variant computes none.
+
+        :param boxes: per picture, (N, 4) xyxy in pixels.
+        """
 
     def turn(self, case: Case) -> list[Frame]:
-        """Some frames in a row, after one that is not counted."""
+        """Time some frames in a row, after one untimed frame."""
         pictures = cycle(self.pictures)
         self.frame(next(pictures), case)
         frames: list[Frame] = []
@@ -138,17 +134,19 @@ class _Bench(ABC):
         return Frame(total=(time.perf_counter() - start) / case.interval)
 
 
-class _Ours(_Bench):
+class LoadedEngine(Loaded):
+    """The engine. Also measures the decoding of JPEGs and the time in the networks."""
+
     def __init__(self, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
-        super().__init__(variant, package, pictures)
+        super().__init__(pictures)
         self.engine = PoseEngine(package, EngineOptions(backend_type=variant.backend_type, precision=variant.precision))
         self.engine.check()
-        self._networks = [_Watched(self.engine.detector.runtime), _Watched(self.engine.estimator.runtime)]
+        self._networks = [_TimedRuntime(self.engine.detector.runtime), _TimedRuntime(self.engine.estimator.runtime)]
         self.engine.detector.runtime, self.engine.estimator.runtime = self._networks
         self._jpegs = {id(picture): _jpeg(picture) for picture in pictures}
 
     def frame(self, picture: Image, case: Case) -> None:
-        source = _Standing(self.engine, fixed_boxes(picture, case.persons))
+        source = _StandingPersons(self.engine, fixed_boxes(picture, case.persons))
         if case.interval == 1:
             source.poses(picture)
             return
@@ -171,18 +169,18 @@ class _Ours(_Bench):
             (picture, wanted, np.ones(len(wanted), dtype=np.float32))
             for picture, wanted in zip(self.pictures, boxes, strict=True)
         ]
-        return [_stacked([pose.keypoints for pose in poses]) for poses in self.engine.poses_in_boxes(queries)]
+        return [stacked([pose.keypoints for pose in poses]) for poses in self.engine.poses_in_boxes(queries)]
 
 
 def _jpeg(picture: Image) -> bytes:
-    """As cameras send it, with colours at half the resolution."""
+    """Encode a picture as cameras do, with colours at half the resolution."""
     buffer = io.BytesIO()
     PillowImage.fromarray(picture).save(buffer, format='JPEG', quality=_JPEG_QUALITY, subsampling='4:2:0')
     return buffer.getvalue()
 
 
-class _Watched(Runtime):
-    """A runtime that notes how long it runs."""
+class _TimedRuntime(Runtime):
+    """A runtime that adds up the seconds that it runs."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
@@ -196,11 +194,11 @@ class _Watched(Runtime):
         return outputs
 
 
-class _Standing:
-    """An engine that finds persons in given boxes, whatever the picture shows.
+class _StandingPersons:
+    """An engine that returns standing persons in given boxes, whatever the picture shows.
 
-    All is computed; then the poses of persons who stand still take the place of the found ones, so that `Streams` finds
-    them again.
+    It computes everything as usual, then replaces the poses that it found, so that `Streams` finds the same persons
+    again in the next frame.
     """
 
     def __init__(self, engine: PoseEngine, boxes: FloatArray) -> None:
@@ -221,76 +219,13 @@ def _standing(box: FloatArray) -> Pose:
     return Pose(box=box, box_confidence=1, keypoints=places, confidences=np.ones(KEYPOINT_COUNT, dtype=np.float32))
 
 
-class _Bare(_Bench):
-    def __init__(self, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
-        super().__init__(variant, package, pictures)
-        ours = _Ours(variant, package, pictures).engine
-        self._detector, self._estimator, self._batch_sizes = ours.detector, ours.estimator, ours.estimator.batch_sizes
-        width, height = package.wholebody.detector.input_size
-        self._frame = np.full((1, 3, height, width), 114, dtype=np.float32)
-        width, height = package.wholebody.estimator.input_size
-        noise = np.random.default_rng(0).normal(0, 1, (BATCH_SIZES[0], 3, height, width))
-        self._crops = noise.astype(np.float32)
-
-    def frame(self, picture: Image, case: Case) -> None:
-        self._detector.runtime.run(self._frame)
-        for _ in range(case.interval):
-            left = case.persons
-            while left:
-                size = next(size for size in self._batch_sizes if size <= left)
-                self._estimator.runtime.run(self._crops[:size])
-                left -= size
-
-    def keypoints(self, boxes: Sequence[FloatArray]) -> list[FloatArray]:
-        return []
-
-
-class _Rtmlib(_Bench):
-    """rtmlib's classes, each given the colour order that the package asks for, which takes no time here."""
-
-    def __init__(self, variant: Variant, package: ModelPackage, pictures: Sequence[Image]) -> None:
-        from rtmlib import YOLOX, RTMPose
-
-        super().__init__(variant, package, pictures)
-        detector, estimator = package.wholebody.detector, package.wholebody.estimator
-        width, height = detector.input_size
-        backend = variant.backend_type
-        threshold = detector.score_threshold
-        self._detector = YOLOX(str(package.detector_path), (height, width), score_thr=threshold, backend=backend)
-        self._estimator = RTMPose(
-            str(package.estimator_path), estimator.input_size, mean=estimator.mean, std=estimator.std, backend=backend
-        )
-        both = {id(picture): {'RGB': picture, 'BGR': np.ascontiguousarray(picture[..., ::-1])} for picture in pictures}
-        self._for_detector = {key: orders[detector.color_order] for key, orders in both.items()}
-        self._for_estimator = {key: orders[estimator.color_order] for key, orders in both.items()}
-
-    def frame(self, picture: Image, case: Case) -> None:
-        for _ in range(case.interval):
-            self._detector(self._for_detector[id(picture)])
-            self._estimator(self._for_estimator[id(picture)], fixed_boxes(picture, case.persons))
-
-    def keypoints(self, boxes: Sequence[FloatArray]) -> list[FloatArray]:
-        found = []
-        for picture, wanted in zip(self.pictures, boxes, strict=True):
-            limit = np.array([picture.shape[1] - 1, picture.shape[0] - 1])
-            keypoints = [self._estimator(self._for_estimator[id(picture)], box[None])[0][0] for box in wanted]
-            found.append(_stacked([np.clip(points, 0, limit).astype(np.float32) for points in keypoints]))
-        return found
-
-
-_KINDS: Final[dict[str, Callable[[Variant, ModelPackage, Sequence[Image]], _Bench]]] = {
-    'ours': _Ours,
-    'bare': _Bare,
-    'rtmlib': _Rtmlib,
-}
-
-
-def _stacked(keypoints: Sequence[FloatArray]) -> FloatArray:
+def stacked(keypoints: Sequence[FloatArray]) -> FloatArray:
+    """Stack the keypoints of N persons, each (133, 2), to (N, 133, 2)."""
     return np.stack(keypoints) if keypoints else np.zeros((0, KEYPOINT_COUNT, 2), dtype=np.float32)
 
 
 def fixed_boxes(image: Image, persons: int) -> FloatArray:
-    """Boxes of upright persons beside each other, two thirds of the image high, (N, 4): x1, y1, x2, y2."""
+    """Return boxes of upright persons beside each other, two thirds of the image high: (N, 4) xyxy in pixels."""
     height, width = image.shape[:2]
     lefts = np.linspace(0, width * 0.75, max(persons, 1))[:persons]
     boxes = [(left, height / 6, left + width / 4, height * 5 / 6) for left in lefts]
@@ -298,9 +233,9 @@ def fixed_boxes(image: Image, persons: int) -> FloatArray:
 
 
 def example_image(size: tuple[int, int] = (640, 480)) -> Image:
-    """A picture with coarse and fine structure, the same every time; its JPEG is about as large as a photograph's.
+    """Return a reproducible picture with coarse and fine structure. Its JPEG is about as large as a photograph's.
 
-    :param size: width, height in pixels.
+    :param size: width and height in pixels.
     """
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)

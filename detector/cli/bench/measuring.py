@@ -1,7 +1,7 @@
-"""`wholebody bench`: this engine against rtmlib and against the bare networks, on the user's package and machine.
+"""Measure variants in turns, each in its own process.
 
-Every variant lives in a process of its own, since runtimes keep threads spinning after a run; the processes take turns,
-a few frames each. Machines are disturbed: ratios are taken turn by turn, and the median is what counts.
+The processes isolate the variants, since a runtime's threads keep spinning after a run. The speed of a machine changes
+while it is measured, so that ratios are taken turn by turn, and their median counts.
 """
 
 import contextlib
@@ -23,23 +23,47 @@ from detector.pose.images import Image
 
 from .frames import Case, Frame, Variant, fixed_boxes, work
 
-RIVAL: Final = Variant(kind='rtmlib', backend_type='onnxruntime').name
-"""rtmlib with its defaults, on ONNX Runtime: what all others are compared with."""
-REFERENCE: Final = Variant(kind='ours', backend_type='onnxruntime')
-"""Whose keypoints the others' are compared with."""
 _NOTABLE_FLAGS: Final = ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_bf16', 'amx_int8', 'asimd', 'bf16')
 _PERSONS_TO_COMPARE: Final = 4
-"""Of a picture in which nobody is found."""
-_START_SECONDS: Final = 300
+"""Number of boxes to compare keypoints in, for a picture without persons."""
+_ANSWER_SECONDS: Final = 300
+"""Time limit for loading a variant, and for each of its turns."""
 _CLOSE_PIXELS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Distances:
-    """Of keypoints from the reference's in the same boxes.
+class Comparison:
+    """Variants to measure against each other.
 
-    :param close: share within half a pixel.
-    :param p99: 99th percentile, in pixels.
+    :param rival: name of the variant with whose times the others are compared.
+    :param reference: name of the variant with whose keypoints the others are compared.
+    """
+
+    variants: Sequence[Variant]
+    rival: str
+    reference: str
+
+
+def engine_comparison(package: ModelPackage, runtimes: Sequence[Backend] | None) -> Comparison:
+    """Compare the engine on ONNX Runtime in f32 with all runtimes and precisions that machine and package allow.
+
+    :param runtimes: the runtimes to measure; all installed ones if None.
+    """
+    backends = [backend for backend in installed_for('cpu') if runtimes is None or backend in runtimes]
+    variants = [Variant(backend_type=backend) for backend in backends]
+    if 'openvino' in backends and 'BF16' in openvino_capabilities('cpu') and package.wholebody.precision == 'any':
+        variants.append(Variant(backend_type='openvino', precision='bf16'))
+    reference = Variant(backend_type='onnxruntime').name
+    return Comparison(variants=variants, rival=reference, reference=reference)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distances:
+    """Distances of keypoints from the reference's keypoints in the same boxes.
+
+    :param close: share of keypoints within half a pixel.
+    :param p99: 99th percentile in pixels.
+    :param largest: largest distance in pixels.
     """
 
     close: float
@@ -48,7 +72,11 @@ class Distances:
 
     @classmethod
     def between(cls, keypoints: Sequence[FloatArray], reference: Sequence[FloatArray]) -> 'Distances | None':
-        """:param keypoints: (N, 133, 2) per picture; None without any."""
+        """Measure the distances; None without keypoints.
+
+        :param keypoints: per picture, (N, 133, 2) float32 in pixels.
+        :param reference: the same shapes.
+        """
         pairs = zip(keypoints, reference, strict=True)
         distances = np.concatenate([np.linalg.norm(ours - theirs, axis=-1).ravel() for ours, theirs in pairs] or [[]])
         if not distances.size:
@@ -62,11 +90,13 @@ class Distances:
 
 @dataclass(slots=True, kw_only=True)
 class Figures:
-    """What was measured of a variant.
+    """Figures of one variant.
 
-    :param turns: by case, the median milliseconds per frame of each turn.
-    :param overhead: by case, of the time from JPEG to keypoints the share that is not spent in the networks; of ours.
-    :param failure: why it could not run; then there are no figures.
+    :param turns: per case, the median milliseconds per frame of each turn.
+    :param overhead: per case, the share of the time from JPEG to keypoints that is spent outside the networks; empty
+        if the variant does not measure it.
+    :param distances: None for the reference itself and for variants without keypoints.
+    :param failure: reason why the variant cannot run; None if it can.
     """
 
     turns: dict[str, list[float]] = field(default_factory=dict)
@@ -75,20 +105,23 @@ class Figures:
     failure: str | None = None
 
     def milliseconds(self, case: Case) -> float | None:
-        """Per frame."""
+        """Return the median milliseconds per frame, None if the case was not measured."""
         turns = self.turns.get(case.name)
         return median(turns) if turns else None
 
     def add(self, case: Case, frames: Sequence[Frame]) -> None:
+        """Add the frames of one turn."""
         self.turns.setdefault(case.name, []).append(round(1000 * median(frame.total for frame in frames), 3))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The outcome of a bench, as it is written to JSON.
+    """All that was measured, with the conditions.
 
-    :param images: width, height of each.
-    :param cpu_features: of those that matter here, what the CPU has.
+    :param images: width and height of each picture in pixels.
+    :param cpu_features: features of the CPU that matter for inference.
+    :param rival: see `Comparison`.
+    :param reference: see `Comparison`.
     """
 
     package: str
@@ -98,73 +131,51 @@ class Report:
     cpu_features: list[str]
     rounds: int
     cases: list[Case]
+    rival: str
+    reference: str
     variants: dict[str, Figures]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def ratio(self, name: str, case: Case, rival: str = RIVAL) -> float | None:
-        """How many times as fast as a rival: the median over the turns."""
+    def ratio(self, name: str, case: Case, rival: str | None = None) -> float | None:
+        """Return how many times as fast as a rival a variant is: the median over the turns.
+
+        :param rival: name of a variant; the report's rival if None.
+        """
         ours, theirs = (
-            self.variants[key].turns.get(case.name) if key in self.variants else None for key in (name, rival)
+            self.variants[key].turns.get(case.name) if key in self.variants else None
+            for key in (name, rival or self.rival)
         )
         if not ours or not theirs:
             return None
         return median(their_turn / our_turn for our_turn, their_turn in zip(ours, theirs, strict=True))
 
 
-def variants(package: ModelPackage, runtimes: Sequence[Backend] | None = None) -> list[Variant]:
-    """All that this machine and the package allow.
-
-    :param runtimes: only these.
-    """
-    backends = [backend for backend in installed_for('cpu') if runtimes is None or backend in runtimes]
-    can_bf16 = (
-        'openvino' in backends and 'BF16' in openvino_capabilities('cpu') and package.wholebody.precision == 'any'
-    )
-    found = [Variant(kind='rtmlib', backend_type=backend) for backend in backends]
-    for kind in ('ours', 'bare'):
-        found += [Variant(kind=kind, backend_type=backend) for backend in backends]
-        if can_bf16:
-            found.append(Variant(kind=kind, backend_type='openvino', precision='bf16'))
-    return found
-
-
-def run(
+def measure(
     package: ModelPackage,
     images: Sequence[Image],
     *,
+    comparison: Comparison,
     cases: Sequence[Case],
-    chosen: Sequence[Variant],
     rounds: int,
     watch: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Measure.
+    """Measure the variants.
 
-    :param images: RGB uint8, H×W×3; frames take them in turn.
+    :param images: RGB uint8, H×W×3; the frames cycle through them.
     :param rounds: turns of each variant per case.
-    :param watch: told how many of the turns, `rounds * len(cases)`, are done.
-    :raises RuntimeUnavailable: no variant runs.
+    :param watch: called with the number of finished turns, at most `rounds * len(cases)`.
+    :raises RuntimeUnavailable: no variant can run.
     """
-    figures = {variant.name: Figures() for variant in chosen}
-    with _workers(package, images, chosen) as (workers, failures):
+    figures = {variant.name: Figures() for variant in comparison.variants}
+    with _workers(package, images, comparison.variants) as (workers, failures):
         for name, why in failures.items():
             figures[name].failure = why
         if not workers:
             raise RuntimeUnavailable('; '.join(f'{name}: {why}' for name, why in failures.items()))
-        shares: dict[tuple[str, Case], list[float]] = {}
-        for done in range(rounds * len(cases)):
-            case = cases[done % len(cases)]
-            for name, worker in workers.items():
-                worker.send(case)
-                frames = _received(worker)
-                figures[name].add(case, frames)
-                shares.setdefault((name, case), []).extend(_overheads(frames))
-            watch(done + 1)
-        for (name, case), values in shares.items():
-            if values:
-                figures[name].overhead[case.name] = round(median(values), 4)
-        _compare_keypoints(package, images, workers, figures)
+        _take_turns(workers, figures, cases, rounds, watch)
+        _compare_keypoints(package, images, workers, figures, comparison.reference)
     return Report(
         package=package.model_version,
         images=[(image.shape[1], image.shape[0]) for image in images],
@@ -173,20 +184,48 @@ def run(
         cpu_features=[flag for flag in _NOTABLE_FLAGS if flag in cpu_flags()],
         rounds=rounds,
         cases=list(cases),
+        rival=comparison.rival,
+        reference=comparison.reference,
         variants=figures,
     )
 
 
-def _overheads(frames: Sequence[Frame]) -> list[float]:
+def _take_turns(
+    workers: dict[str, Connection],
+    figures: dict[str, Figures],
+    cases: Sequence[Case],
+    rounds: int,
+    watch: Callable[[int], None],
+) -> None:
+    shares: dict[tuple[str, Case], list[float]] = {}
+    for done in range(rounds * len(cases)):
+        case = cases[done % len(cases)]
+        for name, worker in workers.items():
+            worker.send(case)
+            frames = _received(worker)
+            figures[name].add(case, frames)
+            shares.setdefault((name, case), []).extend(overheads(frames))
+        watch(done + 1)
+    for (name, case), values in shares.items():
+        if values:
+            figures[name].overhead[case.name] = round(median(values), 4)
+
+
+def overheads(frames: Sequence[Frame]) -> list[float]:
+    """Return per frame the share of the time outside the networks, decoding included; skip frames that lack it."""
     whole = [(frame.total + frame.decode, frame.networks) for frame in frames if frame.networks]
     return [1 - networks / seconds for seconds, networks in whole]
 
 
 def _compare_keypoints(
-    package: ModelPackage, images: Sequence[Image], workers: dict[str, Connection], figures: dict[str, Figures]
+    package: ModelPackage,
+    images: Sequence[Image],
+    workers: dict[str, Connection],
+    figures: dict[str, Figures],
+    reference: str,
 ) -> None:
-    """In the boxes that the package finds in the pictures; where it finds nobody, in some others."""
-    engine = PoseEngine(package, EngineOptions(backend_type=REFERENCE.backend_type, precision=REFERENCE.precision))
+    """Compare in the boxes that the person detector finds, or in fixed boxes for a picture without persons."""
+    engine = PoseEngine(package, EngineOptions(backend_type='onnxruntime', precision='f32'))
     boxes = []
     for image in images:
         found, _ = engine.detector.detect(image)
@@ -195,10 +234,9 @@ def _compare_keypoints(
     for name, worker in workers.items():
         worker.send(boxes)
         keypoints[name] = _received(worker)
-    reference = keypoints.get(REFERENCE.name)
     for name, found in keypoints.items():
-        if reference is not None and found and name != REFERENCE.name:
-            figures[name].distances = Distances.between(found, reference)
+        if reference in keypoints and found and name != reference:
+            figures[name].distances = Distances.between(found, keypoints[reference])
 
 
 def _cpu_name() -> str:
@@ -211,15 +249,15 @@ def _cpu_name() -> str:
 
 @contextlib.contextmanager
 def _workers(
-    package: ModelPackage, images: Sequence[Image], chosen: Sequence[Variant]
+    package: ModelPackage, images: Sequence[Image], variants: Sequence[Variant]
 ) -> Iterator[tuple[dict[str, Connection], dict[str, str]]]:
-    """A process per variant that can run; why the others cannot."""
+    """Start a process per variant; yield connections to those that can run, and reasons why the others cannot."""
     context = multiprocessing.get_context('spawn')
     started = []
     workers: dict[str, Connection] = {}
     failures: dict[str, str] = {}
     try:
-        for variant in chosen:  # one after the other, so that they do not load at the same time
+        for variant in variants:  # one after the other: loading takes all CPUs
             here, there = context.Pipe()
             process = context.Process(target=work, args=(there, variant, package, images), daemon=True)
             process.start()
@@ -242,8 +280,8 @@ def _workers(
 
 def _received(pipe: Connection) -> Any:
     try:
-        if not pipe.poll(_START_SECONDS):
-            raise RuntimeUnavailable(f'no answer within {_START_SECONDS} seconds')
+        if not pipe.poll(_ANSWER_SECONDS):
+            raise RuntimeUnavailable(f'no answer within {_ANSWER_SECONDS} seconds')
         answer = pipe.recv()
     except (EOFError, ConnectionError):
         raise RuntimeUnavailable('its process died') from None
