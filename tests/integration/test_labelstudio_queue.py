@@ -233,7 +233,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
         (
             ['queue', '-p', project.id, '--model-version', 'x'],
             {},
-            "no predictions of 'x'; there are those of m 1.1, m 1.0",
+            "no predictions of 'x', only of m 1.1, m 1.0",
         ),
         (['queue', '-p', strange.id], {}, 'labeling config'),
         (['queue', '-p', 999999], {}, '404'),

@@ -340,7 +340,7 @@ def test_an_import_survives_the_end_of_label_studio(tmp_path: Path) -> None:
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1, said
     assert 'Traceback' not in said
-    assert 'run it again to go on' in said
+    assert 'run the command again to continue' in said
 
 
 def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
@@ -366,7 +366,7 @@ def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStud
     assert 'LOCAL_FILES_DOCUMENT_ROOT' in command.fail('import', *elsewhere, *local, tmp_path)
     assert 'does not serve' in command.fail('import', *deep, *local, folder)
     (studio.files / 'loose.jpg').write_bytes(CARD)
-    assert 'lies in the document root' in command.fail('import', studio.files, *local, studio.files)
+    assert 'lies directly in the document root' in command.fail('import', studio.files, *local, studio.files)
     linked = tmp_path / 'linked'
     linked.symlink_to(studio.files)
     seen_there = ('--remote-root', studio.files)

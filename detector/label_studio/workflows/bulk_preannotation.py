@@ -1,7 +1,7 @@
-"""Bulk preannotation: the tasks of a project that lack a prediction of this model get one.
+"""Bulk preannotation: store predictions for the tasks of a project that lack one of this model.
 
-Label Studio's "Retrieve predictions" does the same, but stores one prediction at a time; here they are pushed in
-batches. A run that was stopped or killed is continued by the next one.
+Label Studio's "Retrieve predictions" stores one prediction at a time; this workflow stores them in batches. The next
+run continues one that was stopped or killed.
 """
 
 import asyncio
@@ -25,22 +25,22 @@ from detector.wholebody_logic import WholebodyDetectorLogic
 
 _BATCH_TASKS: Final = 32
 _BATCH_REGIONS: Final = 10_000
-"""Of a batch; 3 MB, and half a second of Label Studio's time."""
+"""Maximum number of regions in a batch: 3 MB, and half a second of Label Studio's time."""
 _LOOK_SECONDS: Final = 3.0
-"""Between two looks whether Label Studio is still there, while images fail."""
+"""Interval in seconds for checking that Label Studio still answers while images fail."""
 
 
 class Predictor(Protocol):
-    """What makes predictions."""
+    """Makes predictions."""
 
     def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:
-        """The prediction of each task, or why it failed, with the task's place, as they come about."""
+        """Yield the index of each task with its prediction or error, in order of completion."""
 
 
 class LocalPredictor:
     """Runs a model in this process.
 
-    :param connection: to the Label Studio that has the images.
+    :param connection: connection to the Label Studio that has the images.
     :raises RuntimeUnavailable: the runtime, device or precision is missing.
     :raises InvalidPackage: the model fails its trial inference.
     """
@@ -61,12 +61,12 @@ class LocalPredictor:
 
 @dataclass(kw_only=True)
 class Progress:
-    """What a run has done so far.
+    """Progress of a run.
 
-    :param todo: tasks without a prediction of this version when the run began.
-    :param stored: predictions.
-    :param elsewhere: tasks that got their prediction from somebody else meanwhile.
-    :param failed: why, by task id.
+    :param todo: number of tasks without a prediction of this version at the start of the run.
+    :param stored: number of stored predictions.
+    :param elsewhere: number of tasks that another run gave a prediction in the meantime.
+    :param failed: reasons for failures by task id.
     """
 
     model_version: str
@@ -88,13 +88,13 @@ async def preannotate(
     limit: int | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Progress:
-    """Give predictions to the tasks that lack one of this version.
+    """Store predictions for the tasks that lack one of this version.
 
-    :param model_version: of the predictor's model.
-    :param limit: of tasks; None: all.
-    :param on_progress: called whenever something was stored or has failed.
-    :raises InvalidRequest: the project's labeling config offers nothing for a pose.
-    :raises LabelStudioFault: Label Studio is not there (any more); what is stored stays.
+    :param model_version: version of the predictor's model.
+    :param limit: maximum number of tasks; None: all.
+    :param on_progress: called whenever predictions were stored or have failed.
+    :raises InvalidRequest: the project's labeling config offers no control for a pose.
+    :raises LabelStudioFault: Label Studio does not answer; stored predictions are kept.
     """
     config = parse(await project.label_config())
     tasks = [task async for task in project.tasks_without(model_version)][:limit]
@@ -112,7 +112,7 @@ async def preannotate(
 
 
 class _Run:
-    """Gathers predictions into batches and pushes them, one batch while the next is gathered."""
+    """Gathers predictions into batches, and stores one batch while the next is gathered."""
 
     def __init__(self, project: Project, progress: Progress, on_progress: Callable[[Progress], None]) -> None:
         self.progress = progress
@@ -134,20 +134,20 @@ class _Run:
             await self.push()
 
     async def push(self) -> None:
-        """Push what was gathered, after the batch before it."""
+        """Store the gathered predictions after the previous batch."""
         await self.finish()
         batch, self._batch, self._regions = self._batch, {}, 0
         if batch:
             self._pushing = asyncio.create_task(self._push(batch))
 
     async def finish(self) -> None:
-        """Wait for the batch that is under way; those in hand are left to the next run if that fails."""
+        """Wait for the batch that is being stored; if it fails, gathered predictions are left to the next run."""
         if self._pushing is not None:
             pushing, self._pushing = self._pushing, None
             await pushing
 
     async def _push(self, batch: Mapping[int, Prediction]) -> None:
-        # A killed run's last batch may have arrived after the list of tasks was made.
+        # the last batch of a killed run may have been stored after the tasks were listed
         having = await self._having(batch)
         self.progress.elsewhere += len(having)
         await self._store({task_id: prediction for task_id, prediction in batch.items() if task_id not in having})
@@ -174,12 +174,12 @@ class _Run:
                 self._fail(task_id, 'Label Studio does not store its prediction: it does not fit the labeling config')
 
     async def _having(self, batch: Mapping[int, Any]) -> set[int]:
-        """Those tasks of a batch that have a prediction of this version already."""
+        """Return the tasks of a batch that already have a prediction of this version."""
         within = min(batch), max(batch)
         return await self._project.tasks_with(self.progress.model_version, within=within) & batch.keys()
 
     async def _look(self) -> None:
-        """Find out whether it is Label Studio that is gone, rather than an image."""
+        """Check that Label Studio still answers, so that its end does not look like a missing image."""
         if time.monotonic() - self._looked > _LOOK_SECONDS:
             await self._project.settings()
             self._looked = time.monotonic()

@@ -1,4 +1,4 @@
-"""From labelled tasks to datasets: COCO-WholeBody, YOLO-pose, FiftyOne and our own JSON."""
+"""Export labelled tasks as datasets: COCO-WholeBody, YOLO-pose, FiftyOne and the project's own JSON."""
 
 import asyncio
 import io
@@ -30,20 +30,20 @@ from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode
 Format = Literal['coco-wholebody', 'yolo-pose', 'fiftyone', 'json']
 
 _AT_A_TIME: Final = 8
-"""Tasks whose images are fetched together."""
+"""Number of tasks whose images are fetched together."""
 _YOLO_VAL_SHARE: Final = 0.1
-"""Training needs images for validation."""
+"""Default share of validation images in YOLO datasets, since training needs some."""
 _ID_STEP: Final = 1_000_000_000
 """Distance between the ids that are tried for an image whose task id is already taken."""
 _TURNED: Final = range(2, 9)
-"""Values of EXIF's Orientation that ask for a turn or a mirroring."""
+"""Values of the EXIF orientation that require a turn or a mirroring."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
-    """A task as a labelled image; its id is that of the task.
+    """A task as a labelled image with the task's id.
 
-    :param content: the image file, turned upright; None if it was not asked for.
+    :param content: the image file with upright pixels; None if it was not requested.
     """
 
     task: TaskLabels
@@ -53,14 +53,14 @@ class Labelled:
 
 @dataclass(slots=True, kw_only=True)
 class Reader:
-    """Makes labelled images of tasks; what is odd gets a line each, and what is left out is counted.
+    """Reads tasks as labelled images, warns about odd ones and counts those left out.
 
-    :param source: None: no images can be fetched, not even to find out their size.
-    :param wants_images: whether the image files are wanted, too.
-    :param unlabelled: take tasks without labels for images without persons.
-    :param warn: gets the lines.
-    :param skip: whether a task is not wanted; asked before its image is fetched.
-    :param left_out: tasks by the reason why they were left out; counts on.
+    :param source: source of images; None: images cannot be fetched, not even for their size.
+    :param wants_images: fetch the image files.
+    :param unlabelled: include tasks without labels as images without persons.
+    :param warn: called with a line per oddity.
+    :param skip: returns True for a task that is not wanted; called before its image is fetched.
+    :param left_out: counts tasks by the reason why they were left out.
     """
 
     source: ImageSource | None
@@ -74,7 +74,7 @@ class Reader:
     async def read(
         self, tasks: AsyncIterator[Mapping[str, Any]], config: LabelingConfig, choice: Choice
     ) -> AsyncIterator[Labelled]:
-        """The labelled images of tasks, in their order."""
+        """Yield the labelled images of tasks in their order."""
         waiting: list[TaskLabels] = []
         async for task in tasks:
             labels = read_task(task, config, choice)
@@ -126,11 +126,11 @@ class Reader:
             content = await self.source.fetch(task.address, task_id=task.task_id)
             return await asyncio.to_thread(upright, content, self.max_pixels)
         except (MediaFault, InvalidImage) as error:
-            raise _LeftOut('whose image cannot be had', str(error)) from None
+            raise _LeftOut('whose image cannot be fetched', str(error)) from None
 
 
 class _LeftOut(Exception):
-    """A task cannot be exported."""
+    """The reason why a task cannot be exported."""
 
     def __init__(self, reason: str, detail: str = '') -> None:
         super().__init__(reason)
@@ -139,9 +139,9 @@ class _LeftOut(Exception):
 
 
 def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
-    """An image file whose pixels are upright, and its size; that of one which is not turned is the same file.
+    """Return an image file with upright pixels, and its size; a file that is upright already is returned unchanged.
 
-    :raises InvalidImage: it is none, or broken.
+    :raises InvalidImage: the file is not an image or is damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -157,9 +157,9 @@ def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
 
 
 def with_unique_ids(images: Sequence[LabelledImage], kept: Sequence[object]) -> list[LabelledImage]:
-    """Give back the ids that images had in the dataset they came from; the others have their tasks'.
+    """Restore the ids that images had in their original dataset; other images keep their tasks' ids.
 
-    :param kept: what each had, if it had any; of two images with the same, the first gets it.
+    :param kept: previous id of each image, if any; the first of several images with the same one gets it.
     """
     ids = unique_ids(kept, [itertools.count(image.id, _ID_STEP) for image in images])
     return [replace(image, id=number) for image, number in zip(images, ids, strict=True)]
@@ -170,12 +170,12 @@ def with_unique_ids(images: Sequence[LabelledImage], kept: Sequence[object]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A dataset that is to be written.
+    """A dataset to be written.
 
     :param path: a file that ends in .json, or a folder.
-    :param val_share: of the images that are for validation, 0..1; None: the format's usual way.
-    :param has_images: whether image files are written, too.
-    :param flat: COCO's, with 133 keypoints in `keypoints`.
+    :param val_share: share of the images that are for validation, 0..1; None: the format's default.
+    :param has_images: write image files, too.
+    :param flat: put all 133 keypoints into COCO's `keypoints`.
     """
 
     kind: Format
@@ -189,7 +189,10 @@ class Target:
         return self.kind in ('coco-wholebody', 'json') and self.path.suffix.lower() == '.json'
 
     def prepare(self) -> None:
-        """:raises InvalidRequest: something is there already, or options do not go together."""
+        """Create the target folder, or check that the target file does not exist.
+
+        :raises InvalidRequest: the target already exists, or options contradict each other.
+        """
         if self.flat and self.kind != 'coco-wholebody':
             raise InvalidRequest(f'--flat is for coco-wholebody, not for {self.kind}')
         if not self.is_file:
@@ -198,7 +201,7 @@ class Target:
         if self.has_images or self.val_share is not None:
             raise InvalidRequest(f'{self.path} is a file; with --images or --val, name a folder with -o')
         if self.path.exists() and self.path.stat().st_size:
-            raise InvalidRequest(f'{self.path} is there already')
+            raise InvalidRequest(f'{self.path} already exists')
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -210,8 +213,8 @@ def write(
 ) -> list[LabelledImage]:
     """Write a dataset.
 
-    :param content_of: the image file of a task.
-    :param warn: gets a line for what the format has no place for.
+    :param content_of: returns the image file of a task.
+    :param warn: called with a line for what the format cannot express.
     :return: the images as they were written.
     :raises InvalidRequest: see `Target.prepare`.
     """
@@ -247,7 +250,7 @@ def _origin(task: TaskLabels) -> Mapping[str, Any] | None:
 
 
 def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, list[LabelledImage]]]:
-    """The files of a dataset and their images."""
+    """Return the files of a dataset with their images."""
     share = target.val_share
     if share is None:
         return [('labels.json', list(images))]
@@ -258,7 +261,7 @@ def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, l
 
 
 def _with_unique_names(images: Sequence[LabelledImage], warn: Callable[[str], None]) -> list[LabelledImage]:
-    """Names stay as they are, with their folders, if they are those of different files below one folder."""
+    """Keep file names with their folders if they are distinct and lie below one folder; otherwise rename images."""
     names = [image.file_name for image in images]
     are_safe = all(not PurePosixPath(name).is_absolute() and '..' not in name.split('/') for name in names)
     if are_safe and len({name.casefold() for name in names}) == len(names) and not any('\\' in name for name in names):
@@ -268,16 +271,16 @@ def _with_unique_names(images: Sequence[LabelledImage], warn: Callable[[str], No
         for image, name in zip(images, file_names(images), strict=True)
     ]
     count = sum(image.file_name != name for image, name in zip(renamed, names, strict=True))
-    warn(f'{count} images get other file names, since some have the same, or lie outside the folder')
+    warn(f'{count} images get other file names, since some names are equal or lie outside the folder')
     return renamed
 
 
 def _warn_of_lost(folder: Path, images: Sequence[LabelledImage], warn: Callable[[str], None]) -> None:
-    """Name the images of which persons have no line."""
+    """Warn about images with persons that the label file lacks."""
     index = json.loads((folder / 'images.json').read_text(encoding='utf-8'))
     paths = {entry['id']: PurePosixPath(name) for name, entry in index.items()}
     for image in images:
         label = folder / PurePosixPath('labels', *paths[image.id].parts[1:]).with_suffix('.txt')
         lost = len(image.persons) - len(label.read_text(encoding='utf-8').splitlines())
         if lost:
-            warn(f'{image.file_name}: {lost} persons whose boxes have no area in the image are left out')
+            warn(f'{image.file_name}: {lost} persons are left out, since their boxes have no area inside the image')

@@ -1,7 +1,7 @@
-"""Images on this machine that become tasks: uploaded, or registered where Label Studio serves local files.
+"""Import local images as tasks, by upload or as local files that Label Studio serves.
 
-A task's `meta` holds the SHA-256 of its file, by which it is known again. An import that was killed goes on where it
-was: tasks of a batch come into being together, after their files; at worst files without tasks are left behind.
+A task's `meta` holds the SHA-256 of its file, which identifies it in later imports. The next import continues one that
+was killed: the tasks of a batch are created together after their files, so at worst unused uploads are left behind.
 """
 
 import asyncio
@@ -20,28 +20,31 @@ from detector.label_studio.server.project import Json, Project
 from detector.pose import images
 
 ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
-"""Of the files that `images.decode` and Label Studio take."""
+"""Endings of the files that both `images.decode` and Label Studio accept."""
 _BATCH_FILES: Final = 25
 _BATCH_BYTES: Final = 16 * 1024**2
 _BATCH_TASKS: Final = 200
-"""Of local files, of which only the addresses are sent."""
+"""Maximum number of local files per request, which holds only their addresses."""
 _SERVED: Final = '/data/local-files/'
 _STORAGE_TITLE: Final = 'wholebody labelstudio import'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFiles:
-    """Where Label Studio serves files from: its LOCAL_FILES_DOCUMENT_ROOT.
+    """The folder that Label Studio serves local files from: its LOCAL_FILES_DOCUMENT_ROOT.
 
-    :param root: on this machine.
-    :param remote_root: as Label Studio sees it, if it is another; inside a container, for example.
+    :param root: path of the folder on this machine.
+    :param remote_root: path of the folder as Label Studio sees it, if different, for example inside a container.
     """
 
     root: Path
     remote_root: PurePosixPath | None = None
 
     def below(self, path: Path) -> PurePosixPath:
-        """:raises InvalidRequest: a file does not lie below the root."""
+        """Return the path of a file below the root.
+
+        :raises InvalidRequest: the file does not lie below the root.
+        """
         for file, root in ((Path(os.path.abspath(path)), Path(os.path.abspath(self.root))), _resolved(path, self.root)):
             if file.is_relative_to(root):
                 return PurePosixPath(file.relative_to(root).as_posix())
@@ -50,12 +53,12 @@ class LocalFiles:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What became of the files.
+    """Result of an import.
 
-    :param present: tasks of the project have their contents already.
-    :param repeated: other files of this import have their contents.
-    :param left_out: files that are no images, and why.
-    :param surplus: tasks that Label Studio had made twice and that are removed.
+    :param present: number of files whose content a task of the project already has.
+    :param repeated: number of files with the content of another file of this import.
+    :param left_out: files that are not images, with the reason.
+    :param surplus: number of removed tasks that Label Studio had created twice.
     """
 
     imported: int = 0
@@ -73,11 +76,11 @@ class _File:
 
 
 def find_images(paths: Iterable[Path], *, recursive: bool = False) -> tuple[list[Path], int]:
-    """Image files by their endings, each once, in the order of their names.
+    """Find image files by their endings, each once, in the order of their names.
 
-    :param paths: files, which are taken whatever their ending, and folders; hidden files in these are none.
-    :param recursive: look into folders of folders.
-    :return: files, and the number of other files in the folders.
+    :param paths: files with any ending, and folders; hidden files in folders are ignored.
+    :param recursive: search subfolders, too.
+    :return: the files, and the number of other files in the folders.
     """
     found: dict[Path, None] = {}
     others = 0
@@ -101,15 +104,15 @@ async def import_images(
     max_pixels: int = images.DEFAULT_MAX_PIXELS,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Report:
-    """Make a task of each file that is an image and that no task has yet.
+    """Create a task for each image file that no task has yet.
 
-    :param paths: of files; see `find_images`.
+    :param paths: files; see `find_images`.
     :param local: let Label Studio serve the files from where they are; None: upload them.
-    :param max_pixels: larger images are left out.
-    :param on_progress: is told how many more files are done.
-    :raises InvalidRequest: the project's labeling config has no image; a file does not lie where Label Studio serves
-        files from, or Label Studio serves none.
-    :raises LabelStudioFault: see `Connection.request`; what is imported stays, and the next import goes on.
+    :param max_pixels: pixel limit; larger images are left out.
+    :param on_progress: called with the number of further files that are done.
+    :raises InvalidRequest: the project's labeling config has no image, a file lies outside the folder that Label Studio
+        serves, or Label Studio serves no local files.
+    :raises LabelStudioFault: see `Connection.request`; imported images are kept, and the next import continues.
     """
     key = await _image_key(project)
     store: _Store = _Uploads(project, key) if local is None else _Served(project, key, local)
@@ -118,7 +121,9 @@ async def import_images(
     try:
         await _Import(project, store, report, max_pixels, on_progress).run(paths)
     except LabelStudioFault as error:
-        raise LabelStudioFault(f'{error}; {report.imported} images are imported, run it again to go on') from None
+        raise LabelStudioFault(
+            f'{error}; {report.imported} images are imported, run the command again to continue'
+        ) from None
     return report
 
 
@@ -127,7 +132,7 @@ async def _image_key(project: Project) -> str:
         return parse(await project.label_config()).image_key
     except InvalidRequest as error:
         raise InvalidRequest(
-            f'project {project.id}: {error}; `wholebody labelstudio init` makes a project for poses'
+            f'project {project.id}: {error}; `wholebody labelstudio init` creates a project for poses'
         ) from None
 
 
@@ -147,12 +152,12 @@ class _Import:
         self._on_progress = on_progress
         self._addresses: set[str] = set()
         self._tasks: dict[str, dict[int, bool]] = {}
-        """By the content of their images: ids, and whether somebody has labelled them."""
+        """Tasks by the SHA-256 of their image: their ids, and True for labelled ones."""
         self._last = 0
-        """The highest id of them."""
+        """Highest task id seen so far."""
         self._present: set[str] = set()
         self._taken: set[str] = set()
-        """Contents of tasks before, and of those of this import."""
+        """SHA-256 of the images imported by this run."""
 
     async def run(self, paths: Sequence[Path]) -> None:
         await self._look()
@@ -175,7 +180,7 @@ class _Import:
         await self._remove_surplus()
 
     async def _look(self) -> None:
-        """Note the tasks that there are, those that have come since the last look."""
+        """Note the tasks that were created since the last call."""
         async for task in self._project.tasks(after=self._last):
             self._last = int(task['id'])
             self._addresses.update(map(str, (task.get('data') or {}).values()))
@@ -185,10 +190,10 @@ class _Import:
                 self._tasks.setdefault(digest, {})[self._last] = labelled
 
     async def _remove_surplus(self) -> None:
-        """Leave one task of each image, or those that somebody has labelled.
+        """Keep one task of each image, or the labelled ones.
 
-        Label Studio with SQLite repeats a request from its start while the database is locked, though part of it may
-        have been done, and still does so when nobody waits for the answer any more.
+        While its database is locked, a Label Studio on SQLite repeats a request from the start although parts of it are
+        done, even after the client has given up.
         """
         repeated = [tasks for tasks in self._tasks.values() if len(tasks) > 1]
         drafted = await self._project.drafted() if repeated else set()
@@ -201,7 +206,7 @@ class _Import:
             self._report.surplus = len(surplus)
 
     async def _accepted(self, path: Path) -> _File | None:
-        """A file that is to be imported; None: it is counted."""
+        """Return a file to import, or None if it was counted as something else."""
         if self._store.has(path, self._addresses):
             self._report.present += 1
             return None
@@ -227,12 +232,12 @@ class _Import:
 
 
 def _read(path: Path) -> bytes:
-    """:raises InvalidImage: it cannot be read, or has the ending or the size of no image."""
+    """:raises InvalidImage: the file cannot be read, or its ending or size is not that of an accepted image."""
     if path.suffix.lower() not in ENDINGS:
         raise UnsupportedImageFormat(f'its ending is none of {", ".join(ENDINGS)}')
     try:
         if not path.is_file():
-            raise InvalidImage('it is no file')
+            raise InvalidImage('it is not a file')
         size = path.stat().st_size
         if size > images.MAX_BYTES:
             raise ImageTooLarge(f'the image has {size} bytes; the limit is {images.MAX_BYTES}')
@@ -245,29 +250,29 @@ def _read(path: Path) -> bytes:
 
 
 class _Store:
-    """What makes tasks of files."""
+    """Creates tasks for files."""
 
     def __init__(self, project: Project, key: str) -> None:
         self._project = project
         self._key = key
 
     async def prepare(self, paths: Sequence[Path]) -> None:
-        """Before the first task."""
+        """Prepare for the first task."""
 
     def has(self, path: Path, addresses: set[str]) -> bool:
-        """Whether one of the addresses of the tasks is that of a file."""
+        """Return True if a task already has the address of a file."""
         return False
 
     def kept(self, content: bytes) -> bytes:
-        """What of a file's content has to be kept until it is sent."""
+        """Return the part of a file's content that is needed for sending it."""
         return content
 
     def is_full(self, batch: Sequence[_File]) -> bool:
-        """Whether a batch is too large to be sent at once."""
+        """Return True if a batch is too large for one request."""
         return len(batch) > _BATCH_FILES or sum(len(file.content) for file in batch) > _BATCH_BYTES
 
     async def send(self, batch: Sequence[_File]) -> None:
-        """Make tasks of a batch, of all or of none."""
+        """Create tasks for all files of a batch or for none."""
         raise NotImplementedError
 
     def _task(self, file: _File, address: str) -> Json:
@@ -343,22 +348,22 @@ class _Served(_Store):
 
 
 def folders_to_serve(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """The folder that holds all files, or several if that is the document root, which Label Studio refuses to serve.
+    """Return the folder that holds all files, or several, since Label Studio refuses to serve the document root itself.
 
-    :param files: below the document root.
-    :raises InvalidRequest: a file lies in the document root itself.
+    :param files: paths below the document root.
+    :raises InvalidRequest: a file lies directly in the document root.
     """
     loose = next((file for file in files if len(file.parts) < 2), None)
     if loose is not None:
         raise InvalidRequest(
-            f'{loose} lies in the document root itself, and Label Studio serves only what lies in folders there'
+            f'{loose} lies directly in the document root, and Label Studio serves only subfolders of it'
         )
     common = os.path.commonpath([file.parent for file in files])
     return [PurePosixPath(common)] if common else sorted({PurePosixPath(file.parts[0]) for file in files})
 
 
 def _served_file(address: str) -> str | None:
-    """The path below the document root that an address names; None: it is no local file."""
+    """Return the path below the document root that an address names; None if it is not a local file."""
     if _SERVED not in address:
         return None
     named = parse_qs(urlsplit(address).query).get('d', [''])[0]
@@ -370,7 +375,7 @@ def _address(file: PurePosixPath) -> str:
 
 
 def _readable(name: str) -> str:
-    """A file's name as text that can be sent."""
+    """Return a file name without undecodable bytes, so that it can be sent."""
     return os.fsencode(name).decode(errors='replace')
 
 

@@ -1,4 +1,4 @@
-"""Datasets into a project: COCO, YOLO-pose and our own JSON become predictions or annotations of tasks."""
+"""Import datasets (COCO, YOLO-pose, own JSON) into a project as predictions or annotations."""
 
 import asyncio
 import hashlib
@@ -34,20 +34,20 @@ T = TypeVar('T')
 _BATCH_BYTES: Final = 8 * 1024**2
 _BATCH_ITEMS: Final = 100
 _AT_A_TIME: Final = 4
-"""Requests; Label Studio's database takes one after the other anyway."""
+"""Number of concurrent requests; Label Studio's database handles one at a time anyway."""
 _ENDINGS: Final = frozenset(PillowImage.registered_extensions())
 
 
 @dataclass(slots=True, kw_only=True)
 class Importer:
-    """Imports labels into a project; running it again changes nothing.
+    """Imports labels into a project; importing them again changes nothing.
 
-    :param model_version: of the predictions, without commas; None: import annotations.
-    :param folder: of images, which become new tasks where the project has none of them; None: no new tasks.
-    :param force: replace predictions of the same model version; add annotations to tasks that have some.
-    :param warn: gets a line for what cannot be imported.
-    :param advance: is told how many images are done.
-    :param counts: what became of the images; counts on.
+    :param model_version: version of the predictions, without commas; None: import annotations.
+    :param folder: folder of images to create tasks from if the project lacks them; None: create no tasks.
+    :param force: replace predictions of the same model version, and add annotations to annotated tasks.
+    :param warn: called with a line for each fault.
+    :param advance: called with the number of images done.
+    :param counts: number of images by what happened to them.
     """
 
     project: Project
@@ -61,7 +61,8 @@ class Importer:
     async def run(self, images: Sequence[LabelledImage]) -> None:
         """Import the labels of images.
 
-        :raises WholebodyError: Label Studio does not answer, refuses something, or the project has no place for poses.
+        :raises WholebodyError: Label Studio does not answer or refuses a request, or the labeling config offers no
+            pose.
         """
         if self.model_version is not None and (',' in self.model_version or not self.model_version.strip()):
             raise InvalidRequest('the model version must be a name without commas')
@@ -102,7 +103,7 @@ class Importer:
             if image.id in files:
                 new.append((image, files[image.id]))
             else:
-                self._without(image, 'without a task', 'the project has no image of this name')
+                self._without(image, 'without a task', 'the project has no image with this name')
         last = max((int(task['id']) for task in tasks), default=0)
         for batch in batches(new, lambda pair: pair[1].stat().st_size):
             made = await self._upload(batch, digests, config.image_key, last)
@@ -113,7 +114,7 @@ class Importer:
     async def _upload(
         self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str, after: int
     ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
-        """Make tasks; they have their `meta` from the first, so that a run after a kill finds them again."""
+        """Create tasks with their `meta` in the same request, so that the run after a killed one finds them."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
         uploads = await self.project.upload_files(contents)
         tasks: list[Json] = [
@@ -128,7 +129,7 @@ class Importer:
         task_ids = await self._made(after, image_key)
         missing = sum(task['data'][image_key] not in task_ids for task in tasks)
         if missing:
-            raise LabelStudioFault(f'Label Studio has made no tasks of {missing} of {len(batch)} images')
+            raise LabelStudioFault(f'Label Studio has not created tasks for {missing} of {len(batch)} images')
         self.counts['new tasks'] += len(batch)
         return [
             (image, task | {'id': task_ids[task['data'][image_key]]})
@@ -136,7 +137,7 @@ class Importer:
         ]
 
     async def _made(self, after: int, image_key: str) -> dict[str, int]:
-        """The tasks with higher ids, by address; of those that a busy Label Studio has made twice one is left."""
+        """Return the ids of newer tasks by address, and delete those that a busy Label Studio has created twice."""
         found: dict[str, int] = {}
         surplus: list[int] = []
         async for task in self.project.tasks(after=after):
@@ -148,7 +149,7 @@ class Importer:
         return found
 
     async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
-        """Let the task remember what the dataset says of the image."""
+        """Note the dataset's fields about the image in the task's `meta`."""
         image, task = pair
         meta = with_kept(task.get('meta'), image)
         if meta != task.get('meta'):
@@ -162,7 +163,9 @@ class Importer:
         lost = len(image.persons) - len(again), _labelled(image.persons) - _labelled(again)
         for count, what in zip(lost, ('persons', 'keypoints'), strict=True):
             if count:
-                self.warn(f'{image.file_name}: {count} {what} for which the labeling config has no place')
+                self.warn(
+                    f'{image.file_name}: {count} {what} are left out, since the labeling config does not offer them'
+                )
         self.counts['persons'] += len(again)
         return results
 
@@ -206,9 +209,9 @@ class Importer:
         return [int(one['id']) for one in found if one.get('model_version') == self.model_version]
 
     async def _name_dropped(self, batch: Sequence[tuple[LabelledImage, Json]], old: Sequence[Sequence[int]]) -> int:
-        """Label Studio leaves out predictions that it finds invalid, without a word.
+        """Warn about predictions that Label Studio has silently dropped as invalid.
 
-        :return: how many it has stored.
+        :return: the number of stored predictions.
         """
         stored = 0
         for (image, prediction), before in zip(batch, old, strict=True):
@@ -232,9 +235,9 @@ def _labelled(persons: Iterable[Person]) -> int:
 
 
 def guess(path: Path) -> Kind:
-    """The format of a file or folder.
+    """Return the format of a file or folder.
 
-    :raises InvalidRequest: it cannot be read, or could be anything.
+    :raises InvalidRequest: the file cannot be read or its format is unclear.
     """
     if path.is_dir() or path.suffix.lower() in ('.yaml', '.yml'):
         return 'yolo-pose'
@@ -243,14 +246,14 @@ def guess(path: Path) -> Kind:
         return 'json'
     if isinstance(content, dict) and 'annotations' in content and 'images' in content:
         return 'coco'
-    raise InvalidRequest(f'{path}: what format is it? Neither COCO nor {FORMAT}; say so with --format')
+    raise InvalidRequest(f'{path}: the format is neither COCO nor {FORMAT}; name it with --format')
 
 
 def read_labels(path: Path, kind: Kind | None) -> list[LabelledImage]:
-    """The images and persons of a dataset.
+    """Return the images and persons of a dataset.
 
-    :param kind: None: see `guess`.
-    :raises InvalidRequest: it cannot be read; names file and field.
+    :param kind: format; None: see `guess`.
+    :raises InvalidRequest: the dataset cannot be read; the message names file and field.
     """
     kind = kind or guess(path)
     if kind == 'yolo-pose':
@@ -259,9 +262,9 @@ def read_labels(path: Path, kind: Kind | None) -> list[LabelledImage]:
 
 
 def files_of(images: Sequence[LabelledImage], folder: Path | None, warn: Callable[[str], None]) -> dict[int, Path]:
-    """The image files in a folder, by the images' ids: under their names, or somewhere below where that is clear.
+    """Return the image files in a folder by image id: at the path of their name, or anywhere below if unambiguous.
 
-    :param warn: gets a line for each image of which there are several, or whose size is another than it should be.
+    :param warn: called with a line for each image with several files or another size than its labels.
     """
     if folder is None:
         return {}
@@ -276,7 +279,7 @@ def files_of(images: Sequence[LabelledImage], folder: Path | None, warn: Callabl
         exact = [path for path in candidates if path == folder.joinpath(*parts)]
         candidates = exact or candidates
         if len(candidates) > 1:
-            warn(f'{image.file_name}: {candidates[0]} or {candidates[1]}?')
+            warn(f'{image.file_name} is ambiguous: {candidates[0]} or {candidates[1]}')
         elif candidates:
             found[image.id] = candidates[0]
             _check_size(image, candidates[0], warn)
@@ -288,7 +291,7 @@ def _check_size(image: LabelledImage, path: Path, warn: Callable[[str], None]) -
         with PillowImage.open(io.BytesIO(path.read_bytes())) as picture:
             size = picture.size
     except (OSError, ValueError, PillowImage.DecompressionBombError):
-        warn(f'{path} is no image')
+        warn(f'{path} is not an image')
         return
     if image.size not in (size, size[::-1]):
         warn(f'{path} has {size[0]}×{size[1]} pixels; the labels are for {image.width}×{image.height}')
@@ -300,7 +303,7 @@ def _sha256(path: Path) -> str:
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Groups of so many items and bytes at most; an item that is larger has a group of its own."""
+    """Yield groups within the limits of items and bytes; a larger item has a group of its own."""
     batch: list[T] = []
     total = 0
     for item in items:
@@ -315,6 +318,6 @@ def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
 
 
 async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Do something with all items, a few at a time."""
+    """Process all items, a few at a time."""
     for start in range(0, len(items), _AT_A_TIME):
         await asyncio.gather(*(work(item) for item in items[start : start + _AT_A_TIME]))

@@ -1,7 +1,7 @@
-"""Annotations to the Learning Loop, with their images, as the node sends corrections; each version once.
+"""Send annotations with their images to the Learning Loop, each version once, as the node sends corrections.
 
-They go through an outbox of their own below DATA_FOLDER, since that of a node may be in use by the node. What a run
-cannot send waits there for the next. A run that is killed may leave one annotation noted as not sent that is.
+They go through a separate outbox below DATA_FOLDER, since a running node may use its own. The next run sends what this
+one could not. If a run is killed, one annotation may be sent again.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from detector.settings import Settings
 from .exports import Labelled
 
 _MAX_WAITING: Final = 60
-"""Images in the outbox, before more are made ready."""
+"""Number of images in the outbox above which no more are prepared."""
 _PATIENCE_SECONDS: Final = 60.0
-"""Without an image that arrives, while some wait."""
+"""Time limit in seconds for the next image to arrive while some wait."""
 _UPLOAD_SECONDS: Final = 0.5
 
 
@@ -37,8 +37,9 @@ _UPLOAD_SECONDS: Final = 0.5
 class LoopExport:
     """Sends annotations; see `opened`.
 
-    :param sent: images that were handed to the outbox.
-    :param persons: on them.
+    :param sent: number of images that were put into the outbox.
+    :param persons: number of persons on them.
+    :param known: number of annotations that were already sent before.
     """
 
     outbox: Outbox
@@ -51,18 +52,18 @@ class LoopExport:
     known: int = 0
 
     def is_known(self, task: TaskLabels) -> bool:
-        """Whether this version of the task's annotation has been sent before; counts those."""
+        """Return True and count the task if this version of its annotation was already sent."""
         hint = _hint(task)
         is_known = hint is not None and self.queue.knows(hint, str(task.origin.get('updated_at')))
         self.known += is_known
         return is_known
 
     async def send(self, labelled: AsyncIterator[Labelled]) -> None:
-        """Send annotated images; returns when the Loop has them.
+        """Send annotated images, and return when the Loop has received them.
 
-        :param labelled: with their image files.
-        :raises LoopFault: the Loop takes nothing; what waits is sent by the next run.
-        :raises OutboxFault: the disk takes no more.
+        :param labelled: labelled images with their files.
+        :raises LoopFault: the Loop accepts nothing; the next run sends the waiting images.
+        :raises OutboxFault: the disk is full.
         """
         async for one in labelled:
             try:
@@ -75,14 +76,14 @@ class LoopExport:
 
     @property
     def refused(self) -> int:
-        """Images that the Loop did not accept; the log says why."""
+        """Number of images that the Loop has rejected; the log states the reasons."""
         return self.outbox.queue.counters.set_aside
 
     async def _save(self, labelled: Labelled) -> None:
         task, content = labelled.task, labelled.content
         hint = _hint(task)
         if hint is None or content is None:
-            raise InvalidRequest(f'task {task.task_id} names no annotation and project, or has no image')
+            raise InvalidRequest(f'task {task.task_id} has no annotation id, no project id, or no image')
         pixels = await asyncio.to_thread(partial(images.decode, content, max_pixels=self.max_pixels))
         jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
         metadata = to_metadata(
@@ -98,7 +99,7 @@ class LoopExport:
         self.persons += len(labelled.image.persons)
 
     async def _wait(self, most: int) -> None:
-        """Until no more than so many images wait."""
+        """Wait until at most this many images are in the outbox."""
         queue, since = self.outbox.queue, time.monotonic()
         waiting = queue.count
         while queue.count > most:
@@ -114,11 +115,11 @@ class LoopExport:
 
 @contextmanager
 def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExport]:
-    """An export to the Loop of the settings, whose outbox is to be started and closed by the caller.
+    """Open an export to the Loop of the settings; the caller starts and closes its outbox.
 
     :raises NoLearningLoop: LOOP_HOST is unset.
-    :raises ModelUnavailable: no model is installed, whose categories the Loop knows.
-    :raises InvalidRequest: another export runs on the same DATA_FOLDER.
+    :raises ModelUnavailable: no model is installed to take the Loop's category ids from.
+    :raises InvalidRequest: another export uses the same DATA_FOLDER.
     """
     folder = settings.data_folder / 'label_studio'
     changes = {'data_folder': folder, 'max_outbox_size': 10**9, 'max_outbox_mib': 10**6}
@@ -129,8 +130,8 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
     current = store.current()
     if current is None:
         raise ModelUnavailable(
-            f'no model is installed in {settings.data_folder}, and the Loop knows categories by the ids of its models: '
-            'let a node follow the Loop on this DATA_FOLDER, or install a model with `wholebody model`'
+            f'no model is installed in {settings.data_folder}, but the Loop identifies categories by the ids of its '
+            'models: let a node follow the Loop on this DATA_FOLDER, or install a model with `wholebody model`'
         )
     category_ids = open_package(current).category_ids
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +158,7 @@ def _hint(task: TaskLabels) -> Hint | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Only one process at a time; the lock ends with the process, however it ends."""
+    """Exclude other processes; the lock ends with the process, even if it is killed."""
     database = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         database.execute('BEGIN EXCLUSIVE')

@@ -1,4 +1,4 @@
-"""How unlike persons' postures are, and an order that brings the most unlike ones first.
+"""The distance between persons' postures, and an order of tasks by diversity.
 
 The order is the farthest-first traversal (k-center greedy) of Sener and Savarese, Active Learning for Convolutional
 Neural Networks: A Core-Set Approach, ICLR 2018, over postures instead of a network's features.
@@ -17,20 +17,20 @@ from detector.pose.skeleton import KEYPOINT_COUNT, PARTS
 Floats = NDArray[np.floating[Any]]
 
 _ABSENT: Final = 0.25
-"""Of the box's longer side: a keypoint that one posture has and another lacks is at least so far away."""
+"""Distance in shares of the box's longer side between a labelled keypoint and a missing one, at least."""
 _SAME: Final = 1e-6
-"""Squared distance of postures that differ by no more than rounding does."""
+"""Squared distance up to which postures count as equal, to allow for rounding."""
 _LABELLED_AT_ONCE: Final = 256
-"""Labelled postures that all others are compared with at once, which bounds the memory."""
+"""Number of labelled postures that are compared at once, which limits the memory."""
 _COORDINATES: Final = 3 * KEYPOINT_COUNT
 
 
 def postures(persons: Sequence[Person]) -> FloatArray:
-    """Persons as points whose Euclidean distance says how unlike their postures are, wherever and how large they are.
+    """Convert persons to points whose Euclidean distance is that of their postures, independent of place and size.
 
-    A keypoint has x, y about the box's centre in shares of its longer side, and a third coordinate that tells whether
-    it is labelled; all are 0 if not. Every part has the same weight, so that the 68 points of the face do not outvote
-    the body: a distance is the root of the mean over the parts' mean squares.
+    A labelled keypoint has x and y relative to the box's centre in shares of its longer side, and a constant third
+    coordinate; an unlabelled one has zeros. Every part has the same weight, so the 68 points of the face do not
+    outweigh the body: a distance is the root of the mean over the parts' mean squares.
 
     :return: shape (N, 399).
     """
@@ -51,18 +51,18 @@ def postures(persons: Sequence[Person]) -> FloatArray:
 def farthest_first(
     tasks: Sequence[FloatArray], labelled: Sequence[FloatArray], count: int | None = None
 ) -> tuple[list[int], list[float]]:
-    """Order tasks so that each has the posture farthest from all before it, and from the labelled ones.
+    """Order tasks so that each has the posture farthest from all previous and all labelled ones.
 
-    A task is as new as the newest of its persons. If nothing is labelled, the first is the one with the posture
-    nearest to the mean. Those without a person come last.
+    The farthest person of a task counts. Without labelled tasks, the first task has the posture nearest to the mean.
+    Tasks without persons come last.
 
-    Takes n · k · 399 multiplications for n postures, k of them chosen or labelled: ten seconds for all of 10,000. In
-    memory there are n · 399 numbers of 4 bytes twice, 32 MB.
+    The time is n · k · 399 multiplications for n postures, k of which are chosen or labelled: ten seconds for all of
+    10,000. The memory is twice n · 399 numbers of 4 bytes, 32 MB.
 
-    :param tasks: postures of each, shape (N, 399).
+    :param tasks: postures of each task, shape (N, 399).
     :param labelled: postures of each labelled task, shape (N, 399).
-    :param count: how many to choose; None: all.
-    :return: indices of tasks, and their distances when they were chosen; inf of one that had nothing before it.
+    :param count: number of tasks to choose; None: all.
+    :return: indices of tasks, and their distances when they were chosen; inf for a first task without labelled ones.
     """
     count = len(tasks) if count is None else min(count, len(tasks))
     peopled = [index for index, rows in enumerate(tasks) if len(rows)]
@@ -91,7 +91,7 @@ def farthest_first(
 
 
 def _nearest(points: Floats, squares: Floats, labelled: Sequence[FloatArray]) -> Floats:
-    """Squared distance of each point to the nearest labelled one, inf without any."""
+    """Return the squared distance of each point to the nearest labelled one; inf without labelled ones."""
     nearest = np.full(len(points), np.inf, dtype=np.float32)
     known = np.concatenate(labelled) if labelled else np.zeros((0, _COORDINATES), dtype=np.float32)
     for start in range(0, len(known), _LABELLED_AT_ONCE):
@@ -101,7 +101,7 @@ def _nearest(points: Floats, squares: Floats, labelled: Sequence[FloatArray]) ->
 
 
 def _squared(points: Floats, squares: Floats, others: Floats, their_squares: Floats) -> Floats:
-    """Squared distance of each point to the nearest of some others: |a|² + |b|² - 2ab needs no array of differences."""
+    """Return the squared distance of each point to the nearest of others, as |a|² + |b|² - 2ab to save memory."""
     found: Floats = (their_squares - 2 * (points @ others.T)).min(axis=1) + squares
     found[found < _SAME] = 0
     return found

@@ -1,4 +1,4 @@
-"""A project made ready: labeling config, sampling, and the node as its backend."""
+"""Set up a project: labeling config, sampling, and the node as its ML backend."""
 
 import base64
 from collections.abc import Callable
@@ -25,20 +25,20 @@ _SAMPLING: Final = {
     'uniform': 'Uniform sampling',
 }
 _MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
-"""Attributes of a labeling config that annotations and exports depend on; others are looks and behaviour."""
+"""Attributes of a labeling config that annotations and exports depend on; others only affect the editor."""
 _UNDECIDED: Final = '$undefined$'
-"""The name under which tasks hold what was uploaded before there was a labeling config; it fits all."""
+"""Field of a task's data with what was uploaded before there was a labeling config; it fits any config."""
 _UNNAMED: Final = 'wholebody'
-"""Title of a backend until it has told Label Studio its model version."""
+"""Title of a backend until Label Studio knows its model version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """A node that becomes the backend of a project.
+    """A node to be connected as the backend of a project.
 
-    :param url: its address as Label Studio reaches it.
-    :param user: of its basic auth; None: it has none.
-    :raises InvalidRequest: the address cannot be used.
+    :param url: address of the node as Label Studio reaches it.
+    :param user: user name for its basic auth; None: the node has none.
+    :raises InvalidRequest: the address is invalid.
     """
 
     url: str
@@ -52,14 +52,14 @@ class Node:
             url = httpx.URL()
         if url.scheme not in ('http', 'https') or not url.raw_host or url.userinfo or url.query or url.fragment:
             raise InvalidRequest(
-                '--node: give an address like http://localhost:8004; user name and password belong into '
+                '--node: give an address like http://localhost:8004; user name and password belong in '
                 'BASIC_AUTH_USER and BASIC_AUTH_PASS'
             )
         object.__setattr__(self, 'url', self.url.rstrip('/'))
 
     @property
     def headers(self) -> dict[str, str]:
-        """What its webhook asks for."""
+        """Headers that the node requires of the webhook."""
         if self.user is None:
             return {}
         return {'Authorization': f'Basic {base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}'}
@@ -77,16 +77,16 @@ async def set_up(
     say: Say = lambda _: None,
     warn: Say = lambda _: None,
 ) -> Project:
-    """Create a project or change what differs; done twice, the second time changes nothing.
+    """Create a project, or change what differs; a second call with the same arguments changes nothing.
 
-    :param title: of the project to create or to change.
-    :param project: change this one instead, whatever its title.
-    :param node: None: leave the backend as it is.
-    :param keep_looks: leave a config that differs in colours and sizes only as it is.
-    :param say: is told each change, once it is made.
-    :param warn: is told what may be amiss and is left as it is.
-    :raises InvalidRequest: the config offers nothing for a pose, or differs while there are annotations; Label Studio
-        cannot reach the node, may not contact it, or is refused by it; the node serves no model.
+    :param title: title of the project to create or change.
+    :param project: change this project instead, whatever its title.
+    :param node: node to connect; None: leave the backend unchanged.
+    :param keep_looks: leave a config unchanged that differs only in colours and sizes.
+    :param say: called with each change once it is made.
+    :param warn: called with possible faults that are left unchanged.
+    :raises InvalidRequest: the config offers no control for a pose, or differs although there are annotations; Label
+        Studio cannot or may not contact the node, or the node refuses it; the node has no active model.
     :raises LabelStudioFault: see `Connection.request`.
     """
     parse(label_config)
@@ -126,7 +126,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
 
 
 async def _require_no_work(project: Project, settings: Json) -> None:
-    """:raises InvalidRequest: somebody has labelled in the project."""
+    """:raises InvalidRequest: the project has annotations or drafts."""
     annotations = int(settings.get('total_annotations_number') or 0)
     drafted = len(await project.drafted())
     if annotations or drafted:
@@ -138,7 +138,7 @@ async def _require_no_work(project: Project, settings: Json) -> None:
 
 
 async def _require_images(project: Project, key: str) -> None:
-    """:raises InvalidRequest: the tasks have their images under another name, and could not be opened any more."""
+    """:raises InvalidRequest: the tasks have their images in another field and could not be opened any more."""
     async for task in project.tasks():
         names = list(task.get('data') or {})
         if key not in names and _UNDECIDED not in names:
@@ -150,7 +150,7 @@ async def _require_images(project: Project, key: str) -> None:
 
 
 def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
-    """What annotations and exports depend on: controls, what they apply to, and their labels; no looks, no order."""
+    """Return what annotations and exports depend on: controls, their targets and labels, without looks and order."""
     try:
         root = fromstring(label_config, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError):
@@ -165,7 +165,7 @@ def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
 
 
 def canonical(label_config: str) -> str:
-    """A labeling config without what differs by the order of attributes and by blanks."""
+    """Normalise the order of attributes and white space of a labeling config."""
     return canonicalize(label_config, strip_text=True) if label_config.strip() else ''
 
 
@@ -173,9 +173,9 @@ def canonical(label_config: str) -> str:
 
 
 async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
-    """Connect the node, under the title by which uncertainty sampling finds its predictions.
+    """Connect the node under the title by which uncertainty sampling finds its predictions.
 
-    :return: the model version that the node told Label Studio, which may reach it where this process does not.
+    :return: the model version that the node told Label Studio; this process may not be able to reach the node.
     """
     backends = await project.backends()
     backend = next((backend for backend in backends if _same_address(backend.get('url'), node.url)), None)
@@ -184,18 +184,20 @@ async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
         say(f'the backend {node.url} is connected')
     version = backend.get('model_version')
     if not version:
-        raise InvalidRequest(f'{node.url} serves no model (yet), {node.url}/ready says why; try again when it does')
+        raise InvalidRequest(
+            f'{node.url} has no active model (yet); {node.url}/ready states the reason; try again when it is ready'
+        )
     if backend.get('title') != version:
         await _save(project, node, title=version)
         say(f'the title of the backend is its model version, "{version}"')
     for other in backends:
         if not _same_address(other.get('url'), node.url):
-            warn(f'there is another backend, {_public(other.get("url"))}; Label Studio asks the first one only')
+            warn(f'there is another backend, {_public(other.get("url"))}; Label Studio uses the first one only')
     return str(version)
 
 
 def _is_connected(backend: Json, node: Node) -> bool:
-    """Whether Label Studio has just reached it with the credentials that it has."""
+    """Return True if Label Studio has just reached the backend with the given credentials."""
     method = 'NONE' if node.user is None else 'BASIC_AUTH'
     same_user = node.user is None or backend.get('basic_auth_user') == node.user
     return backend.get('state') == 'CO' and backend.get('auth_method') == method and same_user
@@ -209,7 +211,7 @@ async def _save(project: Project, node: Node, *, title: str) -> Json:
 
 
 def _explained(error: WholebodyError, url: str) -> WholebodyError:
-    """What to change, where Label Studio does not say it."""
+    """Return an error that says what to change if Label Studio's message does not."""
     text = str(error)
     if 'reserved network address' in text:
         return LabelStudioFault(
@@ -226,12 +228,12 @@ def _explained(error: WholebodyError, url: str) -> WholebodyError:
             'Label Studio sees it (--node)?'
         )
     if 'valid ML backend' in text:
-        return InvalidRequest(f'{url} is no node, says Label Studio (--node): {text}')
+        return InvalidRequest(f'according to Label Studio, {url} is not a node (--node): {text}')
     return error
 
 
 async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
-    """One webhook, with the credentials of the node; Label Studio makes one without, together with the backend."""
+    """Keep one webhook with the credentials of the node; Label Studio creates one without them beside the backend."""
     url = f'{node.url}/webhook'
     webhooks = [webhook for webhook in await project.webhooks() if _same_address(webhook.get('url'), url)]
     if not webhooks:
@@ -254,8 +256,8 @@ def _same_address(first: object, second: str) -> bool:
 
 
 def _public(url: object) -> str:
-    """An address without user name and password, which Label Studio shows in clear."""
+    """Return an address without user name and password, which Label Studio shows in clear text."""
     try:
         return str(httpx.URL(str(url)).copy_with(userinfo=b''))
     except httpx.InvalidURL:
-        return 'of an address that cannot be read'
+        return 'at an invalid address'

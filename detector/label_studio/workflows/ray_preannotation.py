@@ -1,6 +1,6 @@
-"""Bulk preannotation on Ray Data: an engine per worker, on one machine or on a cluster.
+"""Bulk preannotation on Ray Data, with an engine per worker, on one machine or on a cluster.
 
-Tasks and predictions travel as JSON, since Ray's tables would want one type of all tasks' data.
+Tasks and predictions are passed as JSON, since Ray's tables need one type for all tasks' data.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from detector.settings import Settings
 from .bulk_preannotation import LocalPredictor
 
 _BATCH_TASKS: Final = 16
-"""That a worker gets at a time."""
+"""Number of tasks that a worker receives at a time."""
 _CPUS_PER_WORKER: Final = 4
 _END: Final = object()
 
@@ -38,19 +38,19 @@ _END: Final = object()
 class RayPredictor:
     """Makes predictions with Ray; a context manager.
 
-    Every machine needs this project with the same versions and the extra `ray`, and reaches Label Studio at the
-    address of the settings; the model is sent there.
+    Every machine needs the same version of this project with the extra `ray`, and must reach Label Studio at the
+    address of the settings. The model is sent to them.
 
-    :param workers: each with an engine and its share of the CPUs; None: one per 4 CPUs.
-    :param address: of a cluster; None: a Ray of its own on this machine, on the loopback address alone.
+    :param workers: number of workers, each with an engine and its share of the CPUs; None: one per 4 CPUs.
+    :param address: address of a cluster; None: start Ray on this machine, on the loopback address only.
     :raises ExtraMissing: the extra `ray` is not installed.
     """
 
     def __init__(
         self, settings: Settings, package: ModelPackage, *, workers: int | None = None, address: str | None = None
     ) -> None:
-        os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # nothing here may report to anybody
-        # Under `uv run` Ray would start each worker with `uv run` in a copy of the working folder, without the extra.
+        os.environ['RAY_USAGE_STATS_ENABLED'] = '0'  # no usage statistics leave this machine
+        # under `uv run`, Ray would start workers with `uv run` in a copy of the working folder, without the extra
         os.environ['RAY_ENABLE_UV_RUN_RUNTIME_ENV'] = '0'
         try:
             self._ray = import_module('ray')
@@ -75,7 +75,7 @@ class RayPredictor:
         self._ray.shutdown()
 
     async def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:
-        """The prediction of each task, or why it failed, with the task's place, as they come about."""
+        """Yield the index of each task with its prediction or error, in order of completion."""
         if not tasks:
             return
         rows = await asyncio.to_thread(self._rows, tasks, config)
@@ -105,7 +105,7 @@ class RayPredictor:
 
 
 class _Worker:
-    """Keeps an engine, and an event loop to fetch images with, in a process of Ray."""
+    """A process of Ray with an engine and an event loop for fetching images."""
 
     def __init__(self, settings: Settings, package: Any, config: LabelingConfig) -> None:
         """:param package: reference to the bytes of a zip."""
@@ -137,13 +137,13 @@ class _Worker:
 
 
 async def _made(make: Any) -> LocalPredictor:
-    """Within the event loop, to which its connections belong."""
+    """Create the predictor inside the event loop that its connections belong to."""
     predictor: LocalPredictor = make()
     return predictor
 
 
 def _packed(package: ModelPackage) -> bytes:
-    """The package as a zip."""
+    """Return the package as a zip."""
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         archive = Path(folder) / 'package.zip'
         files = (package.folder / MODEL_JSON, package.detector_path, package.estimator_path)

@@ -1,10 +1,10 @@
-"""The order in which people should see predicted tasks: what the model is unsure of, and what is unlike all the rest.
+"""The order in which annotators should see predicted tasks, by uncertainty, diversity or both.
 
-Uncertainty is that of the least certain part of the least certain person (see `relevance.confidences`). It is computed
-from the scores in the regions and never from the score of the prediction, which the queue itself writes.
+The uncertainty is that of the least certain part of the least certain person (see `relevance.confidences`). It is
+computed from the scores of the regions and not from the prediction's score, which the queue itself writes.
 
-Diversity is the order of `postures.farthest_first`: always the task comes next that has the posture farthest from all
-that people have labelled and from those that were chosen before.
+The diversity order is that of `postures.farthest_first`: the next task has the posture farthest from all annotated and
+all previously chosen ones.
 """
 
 import asyncio
@@ -41,9 +41,9 @@ By = Literal['uncertainty', 'diversity', 'both']
 TAB: Final = 'Queue'
 UNCERTAINTY_SAMPLING: Final = 'Uncertainty sampling'
 AT_ONCE: Final = 8
-"""Predictions that are changed at the same time."""
+"""Number of predictions that are changed at the same time."""
 LAST: Final = 1.0
-"""Score of tasks beyond the limit that would come before its end."""
+"""Score of tasks beyond the limit whose own score would put them before the end of the queue."""
 _PLACE_DIGITS: Final = 6
 _SCORE_DIGITS: Final = 4
 _HIDDEN: Final = (
@@ -51,21 +51,21 @@ _HIDDEN: Final = (
     'annotations_results', 'annotations_ids', 'predictions_results', 'file_upload', 'storage_filename', 'created_at',
     'updated_at', 'updated_by', 'avg_lead_time', 'draft_exists',
 )  # fmt: skip
-"""Columns that would push the score and the image out of sight."""
+"""Columns to hide, since they would push the score and the image out of sight."""
 _JUDGED: Final = (PERSON, *PART_BY_NAME)
-"""What `relevance.confidences` has in its columns."""
+"""Columns of `relevance.confidences`."""
 _NO_SIZE: Final = (100, 100)
-"""Of an image whose regions do not say it: they are in percent."""
+"""Assumed size of an image whose regions do not state one, since they are in percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
-    """A task that waits for people.
+    """A predicted task without an annotation.
 
-    :param predictions: ids of the version's predictions, and their scores in Label Studio.
-    :param certainty: of its least certain person, 0..1; 1 if nobody is judged.
-    :param part: which part of that person is the least certain, `person` for the box; None if nobody is judged.
-    :param postures: of its persons, shape (N, 399); see `postures`.
+    :param predictions: ids of the version's predictions with their scores in Label Studio.
+    :param certainty: certainty of the least certain person, 0..1; 1 if no person is judged.
+    :param part: least certain part of that person, `person` for the box; None if no person is judged.
+    :param postures: postures of its persons, shape (N, 399); see `postures`.
     """
 
     task: int
@@ -80,10 +80,10 @@ class Candidate:
 class Place:
     """A task's place in the queue.
 
-    :param rank: from 1.
-    :param diversity: distance of its posture from all before, see `postures`; inf: it is the first of all; None: not
-        asked for.
-    :param changes: scores to be written, 0..1, by the id of the prediction; Label Studio brings the lowest first.
+    :param rank: rank, from 1.
+    :param diversity: distance of its posture from all previous ones, see `postures`; inf for a first task without
+        annotated ones; None: not computed.
+    :param changes: scores to write, 0..1, by prediction id; Label Studio sorts the lowest first.
     """
 
     rank: int
@@ -94,10 +94,11 @@ class Place:
 
 @dataclass(slots=True, kw_only=True)
 class Waiting:
-    """What a project has for the queue; `add` takes its tasks one by one and keeps little of each.
+    """The tasks of a project for the queue; `add` takes them one by one and keeps little of each.
 
-    :param model_version: whose predictions count.
+    :param model_version: version whose predictions count.
     :param parts: names of the parts whose certainty counts; empty: all of them and the box.
+    :param labelled: postures of each annotated task.
     """
 
     config: LabelingConfig
@@ -107,9 +108,9 @@ class Waiting:
     labelled: list[NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, task: Json) -> None:
-        """Take a task: a candidate if it is predicted and nobody has annotated or skipped it.
+        """Add a task: a candidate if it is predicted and neither annotated nor skipped.
 
-        :param task: with `annotations` and `predictions`, these whole.
+        :param task: with `annotations` and `predictions` in full.
         """
         annotation = newest_annotation(task)
         if annotation is not None:
@@ -139,13 +140,13 @@ class Waiting:
 
 
 def certainty(persons: Sequence[Person], size: Size, parts: Sequence[str] = ()) -> tuple[float, str | None]:
-    """How certain the least certain part of the least certain person is.
+    """Return the certainty of the least certain part of the least certain person.
 
-    Parts are judged as the node judges them (see `relevance.confidences`): by the mean over the keypoints that can be
-    there. Where regions hold only the keypoints above the model's threshold, the others count as absent.
+    Parts are judged as in the node (see `relevance.confidences`): by the mean over the keypoints that can be present.
+    If regions hold only the keypoints above the model's threshold, the others count as absent.
 
-    :param parts: names of those that count; empty: all of them and the box.
-    :return: 0..1, and the part's name, `person` for the box; 1 and None if nothing is judged.
+    :param parts: names of the parts that count; empty: all of them and the box.
+    :return: certainty, 0..1, and the part's name, `person` for the box; 1 and None if nothing is judged.
     """
     judged = confidences([_pose(person) for person in persons], size=size) if persons else np.zeros((0, len(_JUDGED)))
     columns = [_JUDGED.index(part) for part in parts or _JUDGED]
@@ -157,7 +158,7 @@ def certainty(persons: Sequence[Person], size: Size, parts: Sequence[str] = ()) 
 
 
 def _pose(person: Person) -> Pose:
-    """The pose that a person was made of, as far as its regions tell: nan if no score of the box is known."""
+    """Restore the pose from a person's regions; the box confidence is nan if its score is unknown."""
     extent = person.extent
     assert extent is not None
     return Pose(
@@ -172,15 +173,15 @@ def _pose(person: Person) -> Pose:
 
 
 def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
-    """All candidates in the order of the queue.
+    """Return all candidates in the order of the queue.
 
-    `both` adds a task's rank by uncertainty and its rank by diversity, and puts the lowest sum first, of equal sums the
-    more uncertain. So one that either ranks low comes late, and neither scale has to be weighed against the other.
+    `both` sorts by the sum of a task's ranks by uncertainty and by diversity; equal sums put the more uncertain task
+    first. A low rank in either order puts a task late, and the two scales need no relative weight.
 
-    The score that goes to Label Studio is the certainty if that alone orders, else the place, as a share of all. Those
-    beyond the limit keep theirs, or get 1 if that would bring them before the end of the queue.
+    The score for Label Studio is the certainty for `uncertainty`, and otherwise the place as a share of all. Tasks
+    beyond the limit keep their score, or get 1 if it would put them before the end of the queue.
 
-    :param limit: how many are queued; None: all.
+    :param limit: number of tasks to queue; None: all.
     """
     found = sorted(waiting.candidates, key=lambda candidate: candidate.task)
     count = len(found)
@@ -204,7 +205,8 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
 def _order(
     candidates: Sequence[Candidate], labelled: Sequence[NDArray[np.float32]], by: By, wanted: int
 ) -> tuple[list[int], dict[int, float]]:
-    """The indices of candidates in the order of the queue, and the diversity of those for which it was computed."""
+    """Return the indices of candidates in the order of the queue, and the diversity of those for which it is
+    computed."""
     by_certainty = list(np.argsort([candidate.certainty for candidate in candidates], kind='stable'))
     if by == 'uncertainty':
         return by_certainty, {}
@@ -222,31 +224,29 @@ def _changes(candidate: Candidate, score: float) -> dict[int, float]:
 
 
 def _pushed(candidate: Candidate, last: float) -> dict[int, float]:
-    """:param last: score of the end of the queue."""
+    """:param last: score at the end of the queue."""
     before = candidate.predictions.items()
     return {prediction: LAST for prediction, score in before if score != LAST and (score is None or score <= last)}
 
 
 async def version_of(project: Project, wanted: str | None) -> str:
-    """The model version whose predictions are queued.
+    """Return the model version whose predictions are queued.
 
-    :param wanted: None: the newest that has predictions.
-    :raises InvalidRequest: there are no predictions, or none of the wanted version; names those there.
+    :param wanted: version to queue; None: the newest with predictions.
+    :raises InvalidRequest: there are no predictions, or none of this version; the message names the existing ones.
     """
     versions = await project.model_versions()
     if not versions:
         raise InvalidRequest(f'project {project.id} has no predictions: retrieve some first')
     if wanted is not None and wanted not in versions:
-        raise InvalidRequest(
-            f'project {project.id} has no predictions of {wanted!r}; there are those of {", ".join(versions)}'
-        )
+        raise InvalidRequest(f'project {project.id} has no predictions of {wanted!r}, only of {", ".join(versions)}')
     return next(iter(versions)) if wanted is None else wanted
 
 
 async def read(project: Project, waiting: Waiting, *, on_progress: Callable[[int], None] = lambda _: None) -> None:
-    """Add a project's tasks.
+    """Add the tasks of a project.
 
-    :param on_progress: told how many are read.
+    :param on_progress: called with the number of tasks read.
     :raises LabelStudioFault: see `Connection.request`.
     """
     count = 0
@@ -264,15 +264,15 @@ async def write(
     stream: bool = False,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> tuple[int, Json]:
-    """Write scores, and a tab that lists what is not annotated in their order.
+    """Write the scores, and a tab that lists the tasks without annotations in their order.
 
-    Label Studio orders by the scores of the project's `model_version` alone, in tabs and in the label stream ("Label
-    All Tasks"): the project's becomes that of the queue.
+    Label Studio sorts by the scores of the project's `model_version` only, in tabs and in the label stream ("Label All
+    Tasks"), so the project gets the version of the queue.
 
-    :param stream: set the project to uncertainty sampling, so that the label stream has the order as well.
-    :param on_progress: told how many predictions are changed, of how many.
-    :return: how many scores have changed, and the tab.
-    :raises LabelStudioFault: see `Connection.request`; what is written stays, and another run completes it.
+    :param stream: set the project to uncertainty sampling, so that the label stream follows the order as well.
+    :param on_progress: called with the numbers of changed and of all predictions.
+    :return: the number of changed scores, and the tab.
+    :raises LabelStudioFault: see `Connection.request`; written scores are kept, and another run completes them.
     """
     done = await _write_scores(project, [change for place in places for change in place.changes.items()], on_progress)
     wanted = {'model_version': model_version} | ({'sampling': UNCERTAINTY_SAMPLING} if stream else {})
@@ -294,7 +294,7 @@ async def _write_scores(
             try:
                 await project.change_prediction(prediction, score=score)
             except NotInLabelStudio:
-                continue  # deleted in the meantime
+                continue  # the prediction was deleted in the meantime
             done += 1
             on_progress(done, len(changes))
 

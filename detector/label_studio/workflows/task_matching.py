@@ -1,4 +1,4 @@
-"""Which task shows which image of a dataset: by the image's hash, or by its file name."""
+"""Find the task of each image of a dataset by the image's hash or file name."""
 
 import re
 import unicodedata
@@ -18,7 +18,7 @@ class Matches:
 
     :param found: pairs of image and task.
     :param missing: images without a task.
-    :param ambiguous: images of which several tasks may be meant, or that share their task with others, and why.
+    :param ambiguous: images with several possible tasks, or that compete for a task, with the reason.
     """
 
     found: list[tuple[LabelledImage, Json]] = field(default_factory=list)
@@ -32,14 +32,14 @@ def match(
     image_key: str,
     sha256: Mapping[int, str] | None = None,
 ) -> Matches:
-    """Find the task of each image; nothing is guessed.
+    """Find the task of each image; ambiguous ones are reported instead of guessed.
 
-    The hash counts most, then the whole name with its folders, then the name without, then what Label Studio makes of
-    that for an upload.
+    The hash takes precedence, then the full name with its folders, then the name without folders, then the name that
+    Label Studio gives to an upload.
 
-    :param tasks: with `id`, `data` and `meta`.
-    :param image_key: of their data.
-    :param sha256: of image files, in hexadecimal digits, by the image's id.
+    :param tasks: tasks with `id`, `data` and `meta`.
+    :param image_key: field of their data with the image's address.
+    :param sha256: hashes of image files in hexadecimal digits, by image id.
     """
     by_id = {int(task['id']): task for task in tasks}
     levels = _index(by_id, image_key)
@@ -54,7 +54,7 @@ def match(
         if not found:
             matches.missing.append(image)
         elif len(found) > 1:
-            matches.ambiguous.append((image, f'tasks {", ".join(map(str, sorted(found)[:10]))} have such a name'))
+            matches.ambiguous.append((image, f'tasks {", ".join(map(str, sorted(found)[:10]))} have this name'))
         else:
             claims[next(iter(found))].append((level, image))
     for task_id, claimants in claims.items():
@@ -71,11 +71,11 @@ def _assign(task: Json, claimants: Sequence[tuple[int, LabelledImage]], matches:
     for level, image in claimants:
         if len(winners) > 1 or level > best:
             others = [other.file_name for _, other in claimants if other is not image]
-            matches.ambiguous.append((image, f'task {task["id"]} fits {others[0]} as well'))
+            matches.ambiguous.append((image, f'task {task["id"]} matches {others[0]} as well'))
 
 
 def _index(tasks: Mapping[int, Json], image_key: str) -> list[dict[str, set[int]]]:
-    """The ids of tasks by hash, and by the keys of their names."""
+    """Return the ids of tasks by hash, and by the keys of their names."""
     levels: list[dict[str, set[int]]] = [defaultdict(set) for _ in range(4)]
     for task_id, task in tasks.items():
         meta, data = task.get('meta'), task.get('data')
@@ -90,7 +90,7 @@ def _index(tasks: Mapping[int, Json], image_key: str) -> list[dict[str, set[int]
 
 
 def _keys(name: str) -> tuple[str, str, str]:
-    """A name as it is, without folders, and as Django keeps it."""
+    """Return a full name, the name without folders, and the name that Django gives to an upload."""
     whole = unicodedata.normalize('NFC', name.replace('\\', '/')).strip('/')
     bare = PurePosixPath(whole).name
     return whole, bare, re.sub(r'[^-\w.]', '', bare.strip().replace(' ', '_'))

@@ -1,4 +1,4 @@
-"""Bulk preannotation against a project in memory; tests/integration has a real one."""
+"""Bulk preannotation with a project in memory; tests/integration uses a real one."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, cast
@@ -16,10 +16,10 @@ VERSION = 'm 1.0'
 
 
 class ProjectInMemory:
-    """Tasks 1 to `count`.
+    """Has the tasks 1 to `count`.
 
     :param refused: tasks for which Label Studio refuses a whole batch.
-    :param dropped: tasks whose prediction it leaves out without a word.
+    :param dropped: tasks whose prediction Label Studio silently drops.
     """
 
     def __init__(self, count: int, *, refused: Sequence[int] = (), dropped: Sequence[int] = ()) -> None:
@@ -63,7 +63,7 @@ class ProjectInMemory:
 
 
 class PredictorInMemory:
-    """:param outcomes: instead of a prediction without regions, by task."""
+    """:param outcomes: outcomes by task; other tasks get a prediction without regions."""
 
     def __init__(self, outcomes: dict[int, Outcome] | None = None, *, regions: int = 0) -> None:
         self._outcomes = outcomes or {}
@@ -133,7 +133,7 @@ async def test_what_another_run_stored_meanwhile_is_not_stored_twice() -> None:
     project = ProjectInMemory(10)
 
     def meanwhile(progress: Progress) -> None:
-        if not project.batches:  # at the first call, when the list of tasks is made
+        if not project.batches:  # at the first call, when the tasks are listed
             project.stored |= {4: {}, 5: {}}
 
     progress = await run(project, PredictorInMemory(), on_progress=meanwhile)

@@ -1,4 +1,4 @@
-"""Datasets from Label Studio's JSON exports, by the command itself."""
+"""Exporting datasets from Label Studio's JSON exports with the command."""
 
 import base64
 import io
@@ -39,7 +39,7 @@ def export(*arguments: Any) -> str:
 @STYLES
 @pytest.mark.parametrize('kind', ['coco-wholebody', 'coco-wholebody --flat', 'json', 'yolo-pose'])
 def test_every_person_comes_out(tmp_path: Path, style: Style, kind: str) -> None:
-    """Of both styles, without knowing which; up to eight persons an image; ids are those of the tasks."""
+    """Every person is exported from either style, up to eight per image, under the tasks' ids."""
     images = [make_image(count, count) for count in range(1, 9)]
     file = write_export(tmp_path / 'tasks.json', [make_task(image, style) for image in images])
     output = tmp_path / ('out' if kind == 'yolo-pose' else 'out.json')
@@ -49,13 +49,13 @@ def test_every_person_comes_out(tmp_path: Path, style: Style, kind: str) -> None
     found = sorted(readers.get(kind, read_coco)(output), key=lambda image: image.id)
     for one, other in zip(found, images, strict=True):
         assert (one.id, one.file_name, one.size) == (other.id, other.file_name, other.size)
-        # of points without a box Label Studio keeps the order among the other regions only
+        # points without a box keep only their order among the other regions
         order = [*(p for p in other.persons if p.box is not None), *(p for p in other.persons if p.box is None)]
         assert_same_persons(one.persons, order)
 
 
 def test_fiftyone_gets_its_folder(tmp_path: Path) -> None:
-    """With tags if the dataset is divided."""
+    """A FiftyOne dataset gets its folder, and tags if it is divided."""
     file = write_export(tmp_path / 'tasks.json', [make_task(make_image(2))])
     export(file, '--format', 'fiftyone', '--val', '1', '-o', tmp_path / 'out')
     (sample,) = json.loads((tmp_path / 'out' / 'samples.json').read_text())['samples']
@@ -64,7 +64,7 @@ def test_fiftyone_gets_its_folder(tmp_path: Path) -> None:
 
 
 def test_the_newest_annotation_counts(tmp_path: Path) -> None:
-    """Not the last in the list, and never a skipped one; the origin names it."""
+    """The annotation that was changed last is exported, skipped ones are not, and the origin names it."""
     old, new = make_image(1), make_image(2)
     task = make_task(old)
     config = parse(generate('skeleton'))
@@ -86,7 +86,8 @@ def test_the_newest_annotation_counts(tmp_path: Path) -> None:
 
 
 def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
-    """Skipped ones, too, unless --all is given; an empty annotation says that nobody is there."""
+    """Unlabelled and skipped tasks are left out unless --all is given, and an empty annotation gives an image without
+    persons."""
     nobody = make_task(make_image(0, 1), meta=with_kept({}, make_image(0, 1)))
     bare = make_task(make_image(0, 2), meta=with_kept({}, make_image(0, 2)), annotations=[])
     skipped = make_task(make_image(1, 3), meta=with_kept({}, make_image(0, 3)))
@@ -105,7 +106,7 @@ def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
 
 
 def test_predictions_of_one_version(tmp_path: Path) -> None:
-    """That which is named, or the newest of the file; ids instead of predictions are none."""
+    """Predictions of the named or the newest version are exported, and predictions given by id only are ignored."""
     config = parse(generate('skeleton'))
     task = make_task(make_image(3))
     task['predictions'] = [
@@ -131,7 +132,7 @@ def test_predictions_of_one_version(tmp_path: Path) -> None:
 
 @STYLES
 def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
-    """With its task; the rest is exported."""
+    """Odd regions are reported with their task, and the rest is exported."""
     task = make_task(make_image(2, 41), style)
     results = task['annotations'][0]['result']
     common = {'to_name': 'image', 'original_width': 640, 'original_height': 480}
@@ -158,19 +159,19 @@ def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
 
 
 def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
-    """And counted, each with its reason."""
+    """Tasks without an image or a size are left out and counted by reason."""
     good, blank, nobody = (make_task(make_image(1, number)) for number in (1, 2, 3))
     blank['data'] = {'text': 'hello'}
     nobody['annotations'][0]['result'] = []
     file = write_export(tmp_path / 'tasks.json', [good, blank, nobody])
     result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
     assert 'task 2, without an image, is left out' in result.stderr
-    assert 'task 3, whose image cannot be had, is left out' in result.stderr
-    assert result.stdout.splitlines()[1] == 'left out: 1 whose image cannot be had, 1 without an image'
+    assert 'task 3, whose image cannot be fetched, is left out' in result.stderr
+    assert result.stdout.splitlines()[1] == 'left out: 1 whose image cannot be fetched, 1 without an image'
 
 
 def turned_jpeg() -> bytes:
-    """640 × 480 when it is upright."""
+    """Make a JPEG of 640 × 480 upright pixels with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
@@ -179,7 +180,7 @@ def turned_jpeg() -> bytes:
 
 
 def test_images_are_written_upright(tmp_path: Path) -> None:
-    """Their size is that of the picture, also where the regions tell none, or another."""
+    """Images are written upright, with their true size even if the regions state none or another."""
     task = make_task(make_image(2))
     for region in task['annotations'][0]['result']:
         del region['original_width']
@@ -198,7 +199,7 @@ def test_images_are_written_upright(tmp_path: Path) -> None:
 
 
 def test_a_dataset_s_fields_come_back(tmp_path: Path) -> None:
-    """Those of the image, from the task's meta."""
+    """The fields of an imported dataset that the task's meta keeps are exported again."""
     image = make_image(1, 785, extra={'license': 4, 'flickr_url': 'http://a', 'license_entry': {'id': 4, 'name': 'L'}})
     task = make_task(image, id=9, meta=with_kept({'sha256': 'ab'}, image))
     assert task['meta']['sha256'] == 'ab'
@@ -210,7 +211,7 @@ def test_a_dataset_s_fields_come_back(tmp_path: Path) -> None:
 
 
 def test_coco_can_be_divided(tmp_path: Path) -> None:
-    """By the names, into two files; each image is in one of them."""
+    """COCO can be divided by name into two files, with each image in one of them."""
     file = write_export(tmp_path / 'tasks.json', [make_task(make_image(1, number)) for number in range(1, 31)])
     export(file, '--val', '0.3', '-o', tmp_path / 'out')
     parts = [{image.id for image in read_coco(tmp_path / 'out' / f'{part}.json')} for part in ('train', 'val')]
@@ -220,7 +221,7 @@ def test_coco_can_be_divided(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
-    """Neither a file nor a folder; nor do options that mean nothing pass."""
+    """Existing files and folders are not overwritten, and contradicting options are refused."""
     file = write_export(tmp_path / 'tasks.json', [make_task(make_image(1))])
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'a.txt').write_text('a')
@@ -233,7 +234,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 
 
 def test_regions_without_parents_come_out_person_by_person(tmp_path: Path) -> None:
-    """As in projects that FiftyOne has made: points have names for labels, but no parent; each lies in its box."""
+    """Points without a parent, as FiftyOne makes them, are exported per person by the box around them."""
     config = """<View><Image name="image" value="$image"/>
         <RectangleLabels name="ground_truth" toName="image"><Label value="person"/></RectangleLabels>
         <KeyPointLabels name="keypoints" toName="image">%s</KeyPointLabels></View>"""
@@ -262,7 +263,7 @@ def test_regions_without_parents_come_out_person_by_person(tmp_path: Path) -> No
 
 
 def test_ids_stay_unique() -> None:
-    """An image keeps that of its dataset, if it is the first to claim it; the others have their tasks'."""
+    """An image gets the id of its dataset if it is the first to claim it, and otherwise its task's."""
     images = [make_image(0, number) for number in (1, 2, 3, 4)]
     found = with_unique_ids(images, [3, None, 'x', 3])
     assert [image.id for image in found] == [3, 2, 3 + 1_000_000_000, 4]
@@ -273,14 +274,14 @@ def test_ids_stay_unique() -> None:
     [('/data/upload/3/1a2b3c4d-a1.jpg', 'a (1).jpg'), ('/data/local-files/?d=in/a.jpg', 'in/a.jpg')],
 )
 def test_the_name_before_an_upload_counts(tmp_path: Path, address: str, name: str) -> None:
-    """As `wholebody labelstudio import` notes it; what is no upload keeps its folders."""
+    """The name that `wholebody labelstudio import` noted is used for uploads, and other names keep their folders."""
     task = make_task(make_image(1), data={'image': address}, meta={'file': 'a (1).jpg', 'sha256': 'ab'})
     export(write_export(tmp_path / 'tasks.json', [task]), '-o', tmp_path / 'out.json')
     assert [image.file_name for image in read_coco(tmp_path / 'out.json')] == [name]
 
 
 def test_a_person_of_points_alone_gets_a_box(tmp_path: Path) -> None:
-    """In COCO; our own JSON says that nobody drew one."""
+    """A person without a box gets one in COCO and none in the own JSON."""
     person = make_person('no box', seed=4)
     file = write_export(tmp_path / 'tasks.json', [make_task(make_image(0, persons=[person]))])
     export(file, '-o', tmp_path / 'coco.json')

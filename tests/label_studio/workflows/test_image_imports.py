@@ -13,7 +13,8 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_images_are_found_by_their_endings_each_once(tmp_path: Path) -> None:
-    """Hidden and other files are counted; a file that is named is taken whatever its ending, folders if wanted."""
+    """Image files are found by their endings, each once; named files may have any ending, and other files are
+    counted."""
     touch(tmp_path, 'b.JPG', 'a.png', 'c.tif', '.hidden.jpg', 'deep/d.webp', '.git/e.jpg', 'deep/er/f.jpeg')
     found, others = find_images([tmp_path, tmp_path / 'c.tif', tmp_path / 'a.png'])
     assert [path.name for path in found] == ['a.png', 'b.JPG', 'c.tif']
@@ -33,14 +34,14 @@ def test_images_are_found_by_their_endings_each_once(tmp_path: Path) -> None:
     ],
 )
 def test_the_narrowest_folder_is_served(files: list[str], folders: list[str]) -> None:
-    """Label Studio serves all that is in it, to all who see the project; the document root itself it refuses."""
+    """The narrowest common folder is served, and never the document root, which Label Studio refuses."""
     assert folders_to_serve([PurePosixPath(file) for file in files]) == [PurePosixPath(folder) for folder in folders]
-    with pytest.raises(InvalidRequest, match=r'loose\.jpg lies in the document root'):
+    with pytest.raises(InvalidRequest, match=r'loose\.jpg lies directly in the document root'):
         folders_to_serve([PurePosixPath(file) for file in [*files, 'loose.jpg']])
 
 
 def test_a_local_file_is_named_from_the_document_root(tmp_path: Path) -> None:
-    """Through links as well; others are refused, and so is climbing out."""
+    """A local file is named relative to the document root, also through links, and files outside are refused."""
     touch(tmp_path, 'root/a b/1.jpg', 'other/2.jpg')
     (tmp_path / 'link').symlink_to(tmp_path / 'root')
     local = LocalFiles(root=tmp_path / 'root')

@@ -1,4 +1,4 @@
-"""What is decided before labels are imported: formats, tasks, files; the rest needs Label Studio itself."""
+"""Decisions before an import of labels: formats, tasks and files; the rest is tested with Label Studio itself."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +23,7 @@ from tests.support.people import SIZE, make_image
 
 
 def test_formats_are_recognised(tmp_path: Path) -> None:
-    """By the content; what may be anything is refused."""
+    """The format is recognised by the content, and an unclear one is refused."""
     images = [make_image(2)]
     write_yolo(tmp_path / 'yolo', images, val_share=0)
     (tmp_path / 'coco.json').write_text(json.dumps(to_coco(images)))
@@ -38,12 +38,12 @@ def test_formats_are_recognised(tmp_path: Path) -> None:
         (read,) = read_labels(tmp_path / name, None)
         assert len(read.persons) == 2
     (tmp_path / 'other.json').write_text('[]')
-    with pytest.raises(InvalidRequest, match='say so with --format'):
+    with pytest.raises(InvalidRequest, match='name it with --format'):
         guess(tmp_path / 'other.json')
 
 
 def test_files_are_found_below_a_folder(tmp_path: Path) -> None:
-    """Under the whole name, or anywhere if there is one only; of two none is taken; a wrong size is reported."""
+    """A file is found at its full name, or anywhere below if unique, and a wrong size is reported."""
     for name in ('a.jpg', 'in/b.jpg', 'one/c.jpg', 'two/c.jpg', 'in/d.jpg'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new('RGB', (64, 48) if 'd' in name else SIZE).save(tmp_path / name)
@@ -61,7 +61,7 @@ def test_files_are_found_below_a_folder(tmp_path: Path) -> None:
 
 
 def test_batches_hold_their_limits() -> None:
-    """Of bytes and of items; what is too large goes alone."""
+    """Batches stay within the limits of bytes and items, and a larger item goes alone."""
     megabyte = 1024**2
     assert [len(batch) for batch in batches([3, 3, 3, 20, 1], lambda size: size * megabyte)] == [2, 1, 1, 1]
     assert [len(batch) for batch in batches(range(250), lambda _: 1)] == [100, 100, 50]
@@ -101,7 +101,7 @@ class ForgetfulProject:
 
 
 async def test_what_label_studio_drops_is_named() -> None:
-    """It says nothing itself; and what the config has no place for is named, too."""
+    """Predictions that Label Studio silently drops and keypoints that the config lacks are reported."""
     lines: list[str] = []
     done: list[int] = []
     images = [make_image(count, number) for number, count in ((1, 2), (2, 0), (3, 1))]
@@ -111,12 +111,12 @@ async def test_what_label_studio_drops_is_named() -> None:
     await importer.run(images)
     assert importer.counts == {'imported': 2, 'persons': 3, 'refused by Label Studio': 1}
     assert '0002.jpg is not imported, refused by Label Studio: task 2' in lines
-    assert any(line.startswith('0001.jpg: ') and 'keypoints for which' in line for line in lines)
+    assert any(line.startswith('0001.jpg: ') and 'keypoints are left out' in line for line in lines)
     assert sum(done) == 3
 
 
 async def test_versions_have_no_commas() -> None:
-    """Label Studio lists those of a task with commas between."""
+    """A model version with commas is refused, since Label Studio joins versions by commas."""
     for version in ('a,b', ' '):
         importer = Importer(project=cast(Project, ForgetfulProject()), model_version=version, warn=print)
         with pytest.raises(InvalidRequest, match='without commas'):
@@ -124,7 +124,7 @@ async def test_versions_have_no_commas() -> None:
 
 
 def test_label_studio_must_be_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the setting."""
+    """The error for a missing Label Studio names the setting."""
     monkeypatch.delenv('LABEL_STUDIO_URL', raising=False)
     (tmp_path / 'own.json').write_text(json.dumps(to_poses_json([make_image(1)])))
     result = invoke(app, 'labelstudio', 'import-labels', tmp_path / 'own.json', '-p', '1')

@@ -24,7 +24,7 @@ from tests.support.people import SIZE, make_image
 
 
 def tasks() -> list[Json]:
-    """One, two and three persons; the third task is skipped."""
+    """Return tasks with one, two and three persons, the third one skipped."""
     found = []
     for number in (1, 2, 3):
         buffer = io.BytesIO()
@@ -38,7 +38,7 @@ def tasks() -> list[Json]:
 
 @pytest.fixture
 def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockLoopProcess]:
-    """The settings of this process name it and a DATA_FOLDER with a model."""
+    """Start a mock Loop that the settings of this process name, with a DATA_FOLDER that has a model."""
     with running_mock_loop(tmp_path / 'loop') as running:
         for name, value in running.settings.items():
             monkeypatch.setenv(name, value)
@@ -51,7 +51,7 @@ def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockLoopPr
 
 
 def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> None:
-    """With tags, places and ids of categories; what changes is sent again."""
+    """Each version arrives once with tags, coordinates and category ids, and changed annotations are sent again."""
     labelled = tasks()
     arguments: tuple[Any, ...] = ('labelstudio', 'send-to-loop', tmp_path / 'tasks.json')
     write_export(tmp_path / 'tasks.json', labelled)
@@ -77,7 +77,7 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
 def test_what_the_loop_does_not_take_waits(
     tmp_path: Path, loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For the next run, whatever that one has to send."""
+    """Images that the Loop does not accept wait for the next run, which sends them with its own."""
     monkeypatch.setattr(loop_export, '_PATIENCE_SECONDS', 1.0)
     file = write_export(tmp_path / 'tasks.json', tasks())
     loop.stop()
@@ -91,7 +91,7 @@ def test_what_the_loop_does_not_take_waits(
 
 
 def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
-    """And the next may begin when the first has ended."""
+    """A second export at the same time is refused, and may begin after the first."""
     for _ in range(2):
         with (
             opened(load_settings(), print),
@@ -102,7 +102,7 @@ def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
 
 
 def test_what_it_needs_is_named(tmp_path: Path, loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Loop, and a model whose categories it knows."""
+    """A missing Loop or model is reported."""
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'other'))
     file = write_export(tmp_path / 'tasks.json', tasks())
     arguments = ('labelstudio', 'send-to-loop', file)

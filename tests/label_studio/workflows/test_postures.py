@@ -1,4 +1,4 @@
-"""Postures and how far they are from each other."""
+"""Postures and the distances between them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ def distance(one: Person, other: Person) -> float:
 
 
 def test_a_posture_does_not_depend_on_place_and_size() -> None:
-    """Nor on the model's scores."""
+    """A posture does not depend on place, size and the model's scores."""
     person = make_person(0, 0, width=200, height=400)
     larger = replace(
         make_person(300, 100, width=400, height=800), box_score=0.1, scores=np.full(133, 0.5, dtype=np.float32)
@@ -30,7 +30,8 @@ def test_a_posture_does_not_depend_on_place_and_size() -> None:
 
 
 def test_distances_can_be_computed_by_hand() -> None:
-    """Each part weighs a fifth: 80 pixels of 400 at the nose are √(0.2² / 17 / 5), at the whole hand √(0.2² / 5)."""
+    """Each part weighs a fifth: 80 pixels of 400 at the nose are √(0.2² / 17 / 5), and at the whole hand √(0.2² /
+    5)."""
     person = make_person(width=200, height=400)
     assert distance(person, moved(person, [NOSE], 80)) == pytest.approx(np.sqrt(0.2**2 / 17 / 5), abs=1e-6)
     assert distance(person, moved(person, LEFT_HAND.indices, 0, 80)) == pytest.approx(np.sqrt(0.2**2 / 5), abs=1e-6)
@@ -44,7 +45,7 @@ def test_distances_can_be_computed_by_hand() -> None:
 def slow_farthest_first(
     tasks: Sequence[np.ndarray[Any, Any]], labelled: Sequence[np.ndarray[Any, Any]]
 ) -> tuple[list[int], list[float]]:
-    """By the words of the definition; something is labelled, every task has a person."""
+    """Order tasks by the definition; there must be labelled ones, and every task has a person."""
     known = [row.astype(np.float64) for rows in labelled for row in rows]
     order: list[int] = []
     distances: list[float] = []
@@ -61,7 +62,7 @@ def slow_farthest_first(
 
 @pytest.mark.parametrize('seed', range(3))
 def test_the_farthest_comes_first(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by the definition, with several persons per task; the pieces that labelled ones come in do not matter."""
+    """The order equals that of the definition, with several persons per task and in pieces of any size."""
     monkeypatch.setattr(postures_module, '_LABELLED_AT_ONCE', 3)
     rng = np.random.default_rng(seed)
     tasks = [rng.normal(size=(rng.integers(1, 4), 399)).astype(np.float32) for _ in range(25)]
@@ -74,7 +75,7 @@ def test_the_farthest_comes_first(seed: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_without_labels_the_most_usual_posture_comes_first() -> None:
-    """Then the one farthest from it; tasks without a person come last."""
+    """Without labelled tasks the posture nearest to the mean comes first, and tasks without persons come last."""
     rows = np.zeros((5, 1, 399), dtype=np.float32)
     rows[:, 0, 0] = [0, 1, 2.5, 4, 5]
     order, distances = farthest_first([rows[0], rows[1], rows[2][:0], rows[2], rows[3], rows[4]], [])
@@ -89,7 +90,7 @@ def test_without_labels_the_most_usual_posture_comes_first() -> None:
 
 
 def test_points_that_are_not_labelled_make_no_posture() -> None:
-    """In skeletons they have places, which must not count: either style gives the same posture."""
+    """Unlabelled keypoints do not count, so both styles of regions give the same posture."""
     shown = without(make_person(), LEFT_HAND.indices)
     hidden = replace(shown, keypoints=make_person().keypoints)
     (one,), (other,) = (

@@ -7,7 +7,7 @@ from detector.label_studio.workflows.project_setup import Node, canonical, meani
 
 
 def test_looks_order_and_blanks_are_no_meaning() -> None:
-    """Colours, sizes, hotkeys, the order of labels and of attributes."""
+    """Colours, sizes, hotkeys, and the order of labels and attributes do not change the meaning of a config."""
     config = '<View><Image name="i" value="$a"/><RectangleLabels name="b" toName="i">{}</RectangleLabels></View>'
     first = config.format('<Label value="person" background="red"/><Label value="dog"/>')
     second = config.format('\n <Label value="dog" hotkey="d"/>\n <Label background="blue" value="person"/>')
@@ -29,7 +29,7 @@ def test_looks_order_and_blanks_are_no_meaning() -> None:
     ],
 )
 def test_what_annotations_depend_on_is_meaning(old: str, new: str) -> None:
-    """Names, kinds, labels and the image; a config that is no XML means something else than any other."""
+    """Names, kinds, labels and the image change the meaning, and a config that is not XML differs from any other."""
     config = generate('keypoints')
     assert old in config
     assert meaning(config.replace(old, new)) != meaning(config)
@@ -37,14 +37,15 @@ def test_what_annotations_depend_on_is_meaning(old: str, new: str) -> None:
 
 @pytest.mark.parametrize('url', ['localhost:8004', 'ftp://node', 'http://', 'http://ann:pw@node', 'http://node/?a=b'])
 def test_an_address_of_a_node_that_cannot_be_used_is_refused_unseen(url: str) -> None:
-    """It may hold a password."""
+    """An invalid address is refused without being shown, since it may hold a password."""
     with pytest.raises(InvalidRequest, match='--node') as caught:
         Node(url=url)
     assert 'pw' not in str(caught.value)
 
 
 def test_a_webhook_gets_what_the_node_asks_for() -> None:
-    """As HTTP libraries write it; the password shows nowhere."""
+    """The webhook's headers hold the node's credentials as HTTP libraries write them, and no representation shows the
+    password."""
     node = Node(url='http://node:8004/', user='ann', password='a:b c')
     assert node.url == 'http://node:8004'
     assert Node(url='http://node').headers == {}

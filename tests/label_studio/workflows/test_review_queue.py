@@ -1,4 +1,4 @@
-"""The order of the queue: uncertainty, diversity, both, and what is written of it."""
+"""The order of the queue by uncertainty, diversity or both, and its scores."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ STYLES = pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeleton
 
 
 def scores_of(places: Sequence[Place]) -> list[float | None]:
-    """After writing, of tasks with one prediction each."""
+    """Return the scores after writing, for tasks with one prediction each."""
     predictions = [(place, prediction) for place in places for prediction in place.candidate.predictions.items()]
     return [place.changes.get(number, before) for place, (number, before) in predictions]
 
@@ -39,7 +39,7 @@ def tasks_of(places: Sequence[Place]) -> list[int]:
 
 @STYLES
 def test_a_hand_alone_makes_a_pose_uncertain(config: LabelingConfig) -> None:
-    """Of a crowd whose other parts are sure; read from the regions of either style."""
+    """A single uncertain hand makes a pose uncertain in either style of regions."""
     persons = [make_person(), unsure(make_person(400, seed=1), 'right_hand', 0.4), make_person(700, seed=2)]
     (found,) = make_waiting([predicted(1, *persons, config=config)], config=config).candidates
     assert (found.certainty, found.part) == (0.4, 'right_hand')
@@ -47,7 +47,7 @@ def test_a_hand_alone_makes_a_pose_uncertain(config: LabelingConfig) -> None:
 
 @STYLES
 def test_a_box_may_be_the_least_certain(config: LabelingConfig) -> None:
-    """Then the part is the person."""
+    """The box can be the least certain part, which is then named `person`."""
     person = replace(make_person(), box_score=0.35)
     (found,) = make_waiting([predicted(1, person, config=config)], config=config).candidates
     assert (found.certainty, found.part) == (0.35, 'person')
@@ -55,7 +55,7 @@ def test_a_box_may_be_the_least_certain(config: LabelingConfig) -> None:
 
 @pytest.mark.parametrize('threshold', [0.3, 0.6])
 def test_skeletons_give_back_the_certainty_that_the_node_computed(threshold: float) -> None:
-    """They hold the scores of all keypoints, whatever the threshold; thus nothing is lost when scores are written."""
+    """Skeletons hold the scores of all keypoints, so their certainty equals the node's whatever the threshold."""
     rng = np.random.default_rng(0)
     for seed in range(20):
         person = make_person(300, 100, seed=seed)
@@ -72,7 +72,7 @@ def test_skeletons_give_back_the_certainty_that_the_node_computed(threshold: flo
 
 
 def test_keypoints_below_the_threshold_count_as_absent_where_regions_lack_them() -> None:
-    """A hand of which little is left is not judged, one of which most is left is judged by that."""
+    """A part is judged by the keypoints in the regions, and not at all if most are missing."""
     person = unsure(make_person(), 'left_hand', 0.5)
     few, most = (without(person, LEFT_HAND.indices[kept:]) for kept in (5, 15))
     results = [
@@ -82,7 +82,7 @@ def test_keypoints_below_the_threshold_count_as_absent_where_regions_lack_them()
 
 
 def test_only_the_wanted_parts_count() -> None:
-    """Without any that is judged, nothing is uncertain."""
+    """Only the chosen parts count, and nothing is uncertain if none of them is judged."""
     person = unsure(unsure(make_person(), 'face', 0.2), 'left_hand', 0.5)
     hands = ['left_hand', 'right_hand']
     assert certainty([person], SIZE) == (0.2, 'face')
@@ -91,7 +91,7 @@ def test_only_the_wanted_parts_count() -> None:
 
 
 def test_nobody_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -> None:
-    """As the node scores an image without a person."""
+    """An image without persons is certain, and a person without a box is judged by the parts."""
     assert certainty([], SIZE) == (1.0, None)
     bare = replace(unsure(make_person(), 'feet', 0.6), box=None, box_score=None)
     assert certainty([bare], SIZE) == (0.6, 'feet')
@@ -102,7 +102,7 @@ def test_nobody_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -
 
 
 def test_what_is_labelled_or_seen_already_comes_late() -> None:
-    """The same posture elsewhere and larger is no news."""
+    """Postures equal to labelled or chosen ones come late, whatever their place and size."""
     same, other, again = (
         predicted(1, make_person(500, 300, width=100, height=200, seed=1)),
         predicted(2, make_person(seed=2)),
@@ -117,7 +117,7 @@ def test_what_is_labelled_or_seen_already_comes_late() -> None:
 
 
 def test_ten_thousand_tasks_take_seconds() -> None:
-    """The first hundred of them, with a thousand labelled."""
+    """The first hundred of ten thousand tasks with a thousand labelled ones are chosen within seconds."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(11_000, 1, 399)).astype(np.float32)
     started = time.monotonic()
@@ -130,13 +130,13 @@ def test_ten_thousand_tasks_take_seconds() -> None:
 
 
 def crowd() -> list[Json]:
-    """Tasks 1 … 6: the higher the number, the less certain; 2 and 3 alike, 5 without anybody."""
+    """Make tasks 1 … 6, each less certain than the one before; 2 and 3 are alike, 5 has no person."""
     people = [unsure(make_person(seed=min(n, 5) if n != 3 else 2), 'face', 1 - n / 10) for n in range(1, 7)]
     return [predicted(n, *([] if n == 5 else [person])) for n, person in enumerate(people, start=1)]
 
 
 def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
-    """Label Studio brings the lowest first."""
+    """The order by uncertainty keeps the certainty as score, of which Label Studio sorts the lowest first."""
     places = queue(make_waiting(crowd()), by='uncertainty')
     assert tasks_of(places) == [6, 4, 3, 1, 2, 5]
     assert scores_of(places) == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
@@ -146,14 +146,14 @@ def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
 
 @pytest.mark.parametrize('by', ['diversity', 'both'])
 def test_other_orders_have_places_as_scores(by: Any) -> None:
-    """Ascending, all different, within 0 … 1."""
+    """Other orders use places as scores: ascending, distinct, in 0..1."""
     assert scores_of(queue(make_waiting(crowd()), by=by)) == pytest.approx(
         [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-6
     )
 
 
 def test_both_adds_the_ranks() -> None:
-    """Of equal sums the more uncertain comes first."""
+    """`both` adds the ranks, and equal sums put the more uncertain task first."""
     waiting = make_waiting(crowd())
     uncertain = tasks_of(queue(waiting, by='uncertainty'))
     diverse = tasks_of(queue(waiting, by='diversity'))
@@ -164,7 +164,7 @@ def test_both_adds_the_ranks() -> None:
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
 @pytest.mark.parametrize('before', [0.0, 0.5, 0.9, None])
 def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any, before: float | None) -> None:
-    """The order of those within is that without a limit; the others keep their scores where these come later."""
+    """A limit keeps the order within it and puts other tasks behind, changing only scores that would come earlier."""
     tasks = crowd()
     for task in tasks:
         task['predictions'][0]['score'] = before
@@ -182,7 +182,7 @@ def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any, before: f
 
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
 def test_a_second_run_gives_the_same_order(by: Any) -> None:
-    """The scores that the first has written do not count, nor does the order of the tasks."""
+    """A second run gives the same order, independent of written scores and of the order of tasks."""
     tasks = crowd()
     first = queue(make_waiting(tasks), by=by)
     scores = dict(zip(tasks_of(first), scores_of(first), strict=True))
@@ -194,7 +194,8 @@ def test_a_second_run_gives_the_same_order(by: Any) -> None:
 
 
 def test_who_is_queued() -> None:
-    """Tasks with a prediction of the version that nobody has annotated or skipped; of several the newest counts."""
+    """Tasks with a prediction of the version are queued unless they are annotated or skipped, and the newest prediction
+    counts."""
     person = make_person()
     other = make_task(2, SKELETON, predicted={'other': [person]})
     skipped = predicted(3, person)
@@ -212,7 +213,7 @@ def test_who_is_queued() -> None:
 
 
 def test_an_empty_queue_is_one() -> None:
-    """Of all kinds."""
+    """An empty queue of any kind is empty."""
     for by in ('uncertainty', 'diversity', 'both'):
         assert queue(make_waiting([]), by=cast(Any, by)) == []
 
@@ -223,7 +224,7 @@ def test_an_empty_queue_is_one() -> None:
 class StandIn:
     """A project that takes its time.
 
-    :param faults: what comes of changing a prediction, by its id.
+    :param faults: errors raised on changing a prediction, by its id.
     """
 
     id = 7
@@ -262,7 +263,7 @@ def written(project: StandIn, places: Sequence[Place], **options: Any) -> tuple[
 
 
 def test_scores_are_written_a_few_at_a_time_and_only_where_they_change() -> None:
-    """All predictions of the version of a task get the same."""
+    """Scores are written a few at a time and only if they change, for all predictions of the version."""
     tasks = [predicted(number, make_person(seed=number)) for number in range(1, 51)]
     places = queue(make_waiting(tasks), by='diversity')
     project, told = StandIn(), []
@@ -281,7 +282,7 @@ def test_scores_are_written_a_few_at_a_time_and_only_where_they_change() -> None
 
 
 def test_the_label_stream_follows_if_it_is_wanted() -> None:
-    """The model version always becomes that of the queue, since Label Studio orders by its scores alone."""
+    """The project gets the queue's model version, and uncertainty sampling only if the label stream is wanted."""
     project = StandIn()
     written(project, [], stream=True)
     assert project.changed == {'model_version': VERSION, 'sampling': 'Uncertainty sampling'}
@@ -292,7 +293,7 @@ def test_the_label_stream_follows_if_it_is_wanted() -> None:
 
 
 def test_a_prediction_that_is_gone_is_left_out_and_a_fault_ends_it_all() -> None:
-    """With its own words, and no request goes on behind."""
+    """A deleted prediction is skipped, and another fault ends the run with its message and without further requests."""
     places = queue(make_waiting(crowd()), by='both')
     gone = StandIn(faults={11: NotInLabelStudio('gone')})
     written(gone, places)
@@ -305,11 +306,11 @@ def test_a_prediction_that_is_gone_is_left_out_and_a_fault_ends_it_all() -> None
 
 
 async def test_the_version_is_the_newest_or_one_that_is_there() -> None:
-    """The others are named where it is not."""
+    """The version is the newest or the wanted one, and a missing one is refused with the existing ones."""
     project = cast(Project, StandIn(['m 1.1', 'm 1.0']))
     assert await version_of(project, None) == 'm 1.1'
     assert await version_of(project, 'm 1.0') == 'm 1.0'
-    with pytest.raises(InvalidRequest, match="no predictions of 'x'; there are those of m 1.1, m 1.0"):
+    with pytest.raises(InvalidRequest, match="no predictions of 'x', only of m 1.1, m 1.0"):
         await version_of(project, 'x')
     with pytest.raises(InvalidRequest, match='project 7 has no predictions'):
         await version_of(cast(Project, StandIn()), None)

@@ -1,4 +1,4 @@
-"""Finding the task that shows a labelled image."""
+"""Finding the task of a labelled image."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def named(matches: Sequence[tuple[LabelledImage, str]]) -> list[int]:
 
 
 def test_names_find_their_tasks() -> None:
-    """Uploads with what Label Studio makes of the name; names in folders; those that an import has kept."""
+    """Tasks are found by names of uploads, names with folders, and names noted by an import."""
     tasks = [
         task(1, '/data/upload/4/31fe11d0-a_b1.jpg'),
         task(2, '/data/upload/4/31fe11d1-Stra%C3%9Fe.jpg'),
@@ -35,7 +35,7 @@ def test_names_find_their_tasks() -> None:
 
 
 def test_the_hash_counts_most() -> None:
-    """Also against another name."""
+    """The hash takes precedence over another name."""
     tasks = [
         task(1, '/data/upload/4/31fe11d0-b.jpg', sha256='AA'),
         task(2, '/data/upload/4/31fe11d0-a.jpg', sha256='bb'),
@@ -45,7 +45,7 @@ def test_the_hash_counts_most() -> None:
 
 
 def test_nothing_is_guessed() -> None:
-    """Two tasks of a name, or two images for a task: neither is taken; a whole name beats one without folders."""
+    """Two tasks of a name or two images for a task are ambiguous, and a full name beats one without folders."""
     tasks = [
         task(1, '/data/upload/4/31fe11d0-a.jpg'),
         task(2, '/data/upload/4/31fe11d1-a.jpg'),
@@ -60,11 +60,11 @@ def test_nothing_is_guessed() -> None:
     assert named(matches.ambiguous) == [1, 2, 3, 5]
     matches = match([image(1, 'b.jpg'), image(2, 'y/b.jpg')], tasks, 'image')
     assert found(matches) == {1: 3}
-    assert matches.ambiguous[0][1] == 'task 3 fits b.jpg as well'
+    assert matches.ambiguous[0][1] == 'task 3 matches b.jpg as well'
 
 
 def test_what_a_task_keeps_of_an_image() -> None:
-    """Beside what its meta has; read again as it was."""
+    """A task's meta keeps an image's fields beside its other entries and returns them unchanged."""
     meta = with_kept({'sha256': 'aa', 'wholebody': {'other': 1}}, make_image(0, 5, extra={'license': 4}))
     assert meta['sha256'] == 'aa'
     assert meta['wholebody']['other'] == 1
