@@ -45,8 +45,7 @@ def loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MockLoopPr
         monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
         monkeypatch.delenv('LABEL_STUDIO_URL', raising=False)
         store = ModelStore(tmp_path / 'data')
-        store.add(EMBEDDED_PACKAGE, version='1.0')
-        store.select('1.0')
+        store.select(store.add(EMBEDDED_PACKAGE).version)
         yield running
 
 
