@@ -1,7 +1,7 @@
-"""Every setting in one place: environment variables (and a `.env` file) read once, checked, documented.
+"""All settings: environment variables and a file `.env`, read once, checked and documented.
 
-`LOOP_*`, `DATA_FOLDER` and the rest of learning_loop_node's own variables are read here too and handed on to it
-by `detector.loop.upstream`; nothing else in the project reads the environment.
+The variables of learning_loop_node, such as `LOOP_*` and `DATA_FOLDER`, are read here as well, and
+`detector.loop.upstream` passes them on. No other module reads the environment.
 """
 
 import ipaddress
@@ -30,8 +30,9 @@ from .errors import InvalidSettings
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 _LOGIN: Final = re.compile(r'(?<=://)[^\s"\'<>]*@|(?<!\S)[^/\s@:]+:[^\s@]+@')
-"""User name and password in an address, with or without a scheme before them."""
+"""User name and password in an address with or without a scheme."""
 DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
+"""Port that an origin omits, by scheme."""
 _HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
@@ -49,9 +50,9 @@ def _upper(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """All settings; the settings reference in the documentation shows each field's description.
+    """All settings. The settings reference in the documentation shows the description of each field.
 
-    :raises pydantic.ValidationError: an unknown or ill-typed value; `load_settings` makes one line of each.
+    :raises pydantic.ValidationError: a value is unknown or has the wrong type; `load_settings` makes one line of each.
     """
 
     model_config = SettingsConfigDict(
@@ -62,59 +63,58 @@ class Settings(BaseSettings):
     loop_host: str | None = Field(
         None,
         validation_alias=AliasChoices('LOOP_HOST', 'HOST'),
-        description='Learning Loop to follow and to send to; unset: no traffic to anybody, no image is stored',
+        description='Learning Loop to follow and to send images to. Unset: no Loop is contacted and no image is stored',
     )
     loop_organization: str = Field(
-        'local', validation_alias=AliasChoices('LOOP_ORGANIZATION', 'ORGANIZATION'), description='Organization there'
+        'local',
+        validation_alias=AliasChoices('LOOP_ORGANIZATION', 'ORGANIZATION'),
+        description='Organization in the Loop',
     )
     loop_project: str = Field(
-        'wholebody', validation_alias=AliasChoices('LOOP_PROJECT', 'PROJECT'), description='Project there'
+        'wholebody', validation_alias=AliasChoices('LOOP_PROJECT', 'PROJECT'), description='Project in the Loop'
     )
     loop_username: str = Field(
-        '', validation_alias=AliasChoices('LOOP_USERNAME', 'USERNAME'), description='User name there'
+        '', validation_alias=AliasChoices('LOOP_USERNAME', 'USERNAME'), description='User name in the Loop'
     )
     loop_password: SecretStr = Field(
-        SecretStr(''), validation_alias=AliasChoices('LOOP_PASSWORD', 'PASSWORD'), description='Password there'
+        SecretStr(''), validation_alias=AliasChoices('LOOP_PASSWORD', 'PASSWORD'), description='Password in the Loop'
     )
-    loop_ssl_cert_path: Path | None = Field(None, description='Certificate file that the Loop is checked against')
+    loop_ssl_cert_path: Path | None = Field(
+        None, description="File with the certificate that the Loop's certificate is verified with"
+    )
     version_control_default: Annotated[Literal['follow_loop', 'pause'], BeforeValidator(_lower)] = Field(
-        'follow_loop', description='Whether to follow the deployment target from the start: `follow_loop` or `pause`'
+        'follow_loop', description='`follow_loop`: follow the deployment target; `pause`: keep the current model'
     )
-    poll_seconds: float = Field(5, ge=0.1, description='Seconds between looks at the deployment target: one cycle')
-    sync_cycles: int = Field(6, ge=1, description='Status reports to the Loop: one every so many cycles')
-    exclusive_model_build: bool = Field(
-        False, description='Unload the old model before the new one is built (for small GPUs)'
+    poll_seconds: float = Field(
+        5, ge=0.1, description='Seconds between two checks of the deployment target (one cycle)'
     )
+    sync_cycles: int = Field(6, ge=1, description='Number of cycles between two status reports to the Loop')
     skip_repeat_on_start: bool = Field(
-        False, description='Start without contacting the Loop until `PUT /socketio` says on'
-    )
-    use_backdoor_controls: bool = Field(
-        False, description='Add `POST /reset`, for tests only: it deletes `DATA_FOLDER`'
-    )
-    keep_models: int = Field(3, ge=1, description='Installed versions to keep, the current one among them')
-    upload_seconds: float = Field(
-        5, ge=0.05, le=3600, description='Seconds between uploads while less than a batch of images waits'
-    )
-    max_outbox_size: int = Field(
-        1000, ge=1, description='Images of normal priority that may wait for upload; beyond, the oldest are dropped'
-    )
-    max_outbox_mib: int = Field(
-        4096,
-        ge=1,
-        description='MiB that all waiting images may take; beyond, the oldest normal ones are dropped',
-    )
-    min_uncertain_threshold: Fraction = Field(0.3, description='Confidences from here …')
-    max_uncertain_threshold: Fraction = Field(0.6, description='… to here count as uncertain')
-    relevance_reset_seconds: float = Field(
-        3600, gt=0, description='Seconds after which an uncertain pose that was not seen any more is news again'
-    )
-    random_upload_share: Fraction = Field(
-        0, description='Share of the images that is sent whatever is on them, tagged `random`, for unbiased evaluation'
+        False, description='Start without contact to the Loop until `PUT /socketio` turns it on'
     )
 
-    # node
-    node_name: str = Field('wholebody', min_length=1, description='Name that the Loop shows')
-    node_version: str | None = Field(None, description='Version that the Loop shows')
+    # Outbox and relevance
+    upload_seconds: float = Field(
+        5, ge=0.05, le=3600, description='Seconds between two uploads while fewer images than a batch wait'
+    )
+    max_outbox_size: int = Field(
+        1000, ge=1, description='Images of normal priority that may wait for upload. Above it, the oldest are dropped'
+    )
+    max_outbox_mib: int = Field(
+        4096, ge=1, description='MiB that waiting images may use. Above it, the oldest of normal priority are dropped'
+    )
+    min_uncertain_threshold: Fraction = Field(0.3, description='Lowest confidence that counts as uncertain')
+    max_uncertain_threshold: Fraction = Field(0.6, description='Highest confidence that counts as uncertain')
+    relevance_reset_seconds: float = Field(
+        3600, gt=0, description='Seconds after which an uncertain pose that was not seen again counts as new'
+    )
+    random_upload_share: Fraction = Field(
+        0, description='Share of images that is uploaded whatever they show, tagged `random`, for unbiased evaluation'
+    )
+
+    # Node
+    node_name: str = Field('wholebody', min_length=1, description='Name of the node in the Loop')
+    node_version: str | None = Field(None, description='Version of the node in the Loop')
     node_host: str = Field('0.0.0.0', description='Address to bind to')
     backend_port: int = Field(
         8004,
@@ -129,104 +129,119 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(
         False,
-        description='Log at level DEBUG, whatever `LOG_LEVEL` says, and what holds the event loop up for over 0.1 s',
+        description='Log at level DEBUG, whatever `LOG_LEVEL` says, and log what blocks the event loop for over 0.1 s',
     )
     log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
-        'INFO', description='Least severe messages that are logged'
+        'INFO', description='Lowest level of the messages that are logged'
     )
     log_format: Annotated[Literal['console', 'json'], BeforeValidator(_lower)] = Field(
-        'console', description='Lines of the log: `console`, for people, or `json`, one object each'
+        'console', description='Form of log lines: `console` for people, `json` for one object per line'
+    )
+    use_backdoor_controls: bool = Field(
+        False, description='Add `POST /reset`, which deletes `DATA_FOLDER`; for tests only'
     )
 
-    # engine
+    # Model and engine
+    mode: Annotated[Literal['lightweight', 'balanced', 'performance'] | None, BeforeValidator(_lower)] = Field(
+        None, description='Published model to download at the start if no model is installed'
+    )
+    model_catalogue: Path | None = Field(
+        None, description='Catalogue of published models to use instead of `model_files/catalogue.json`'
+    )
+    keep_models: int = Field(3, ge=1, description='Number of installed versions to keep, including the current one')
+    exclusive_model_build: bool = Field(
+        False, description='Unload the old model before the new one is loaded (for small GPUs)'
+    )
     backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], BeforeValidator(_lower)] = Field(
-        'auto', description='Inference runtime: `onnxruntime`, `openvino`, `opencv`, or `auto`: the fastest here'
+        'auto', description='Inference runtime; `auto` takes the fastest one on this machine'
     )
     precision: Annotated[Literal['auto', 'f32', 'bf16'], BeforeValidator(_lower)] = Field(
-        'auto', description='`f32`, `bf16` (OpenVINO), or `auto`: bf16 where the CPU has matrix units for it'
+        'auto', description='Precision; `bf16` needs OpenVINO, `auto` takes it if the CPU has matrix units for it'
     )
     device: Annotated[str, BeforeValidator(_lower)] = Field(
         'cpu',
         pattern=r'^(cpu|cuda(:\d+)?|tensorrt(:\d+)?|mps|gpu|npu)$',
-        description='`cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps` (CoreML), or `gpu`, `npu` (OpenVINO)',
-    )
-    mode: Annotated[Literal['lightweight', 'balanced', 'performance'] | None, BeforeValidator(_lower)] = Field(
-        None,
-        description='Published model to pull at the start if none is installed: `lightweight`, `balanced` …',
-    )
-    model_catalogue: Path | None = Field(
-        None, description='Catalogue of published models, if not the shipped `model_files/catalogue.json`'
+        description='Device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `tensorrt:N`, `mps` (CoreML), or `gpu`, `npu` '
+        '(OpenVINO)',
     )
     confidence_threshold: Fraction = Field(
-        0.3, description='Keypoints below are not drawn, and in Label Studio not labelled'
+        0.3, description='Keypoints with a lower confidence are neither drawn nor labelled in Label Studio'
+    )
+    max_persons: int = Field(
+        50, ge=1, le=1000, description='Largest number of persons per image; the most certain ones are kept'
+    )
+    max_image_pixels: int = Field(64_000_000, ge=64, description='Larger images are refused before they are decoded')
+    detection_interval: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description='Run the person detector on every n-th frame of a `camera_id`; between, persons are followed',
     )
     deadline: float = Field(
         5, gt=0, le=600, description='Seconds after which a request that still waits for its turn is refused'
     )
     max_waiting: int = Field(
-        16, ge=1, le=1000, description='Requests that may wait for their turn; the next hears 503 at once'
+        16, ge=1, le=1000, description='Requests that may wait for their turn; further ones are refused with 503'
     )
-    detection_interval: int = Field(
-        1, ge=1, le=100, description='Frames of one `camera_id` per run of the person detector; between, it is tracked'
-    )
-    max_persons: int = Field(50, ge=1, le=1000, description='Persons per image, the most certain ones')
-    max_image_pixels: int = Field(64_000_000, ge=64, description='Larger images are refused before decoding')
 
-    # limits and access
+    # Limits and access
     max_requests: int = Field(
-        100, ge=1, le=10_000, description='HTTP requests at a time; the next hears 503 at once. Probes do not count'
+        100, ge=1, le=10_000, description='Concurrent HTTP requests except probes; further ones are refused with 503'
     )
     max_body_mib: int = Field(
         65, ge=1, le=4096, description="MiB of a request's body (twice as much for Label Studio's tasks)"
     )
     body_seconds: float = Field(
-        60, gt=0, le=3600, description='Seconds that a body, or the parts of an event, may take to come'
+        60, gt=0, le=3600, description='Time limit for receiving a body or the parts of an event, in seconds'
     )
-    max_tasks: int = Field(10_000, ge=1, description='Tasks of one `/predict`')
-    max_clients: int = Field(64, ge=1, le=10_000, description='Socket.IO clients at a time')
+    max_tasks: int = Field(10_000, ge=1, description='Number of tasks in one `/predict`')
+    max_clients: int = Field(64, ge=1, le=10_000, description='Number of concurrent Socket.IO clients')
     max_frame_mib: int = Field(65, ge=1, le=1024, description='MiB of one Socket.IO message')
     max_in_flight_mib: int = Field(
         1024,
         ge=1,
-        description='MiB that requests and Socket.IO events under way have sent together; for more there is 503. '
-        'One alone may have as much as its own limit allows',
+        description='MiB of all requests and Socket.IO events in progress together; further ones are refused with 503. '
+        'A single one may always use its own limit',
     )
     api_token: SecretStr | None = Field(
         None,
-        description='Token that is asked for wherever images are carried or something is changed; unset: open to all',
+        description='Token required by all requests that carry images or change something. Unset: no token is required',
     )
     cors_origins: str = Field(
         '',
-        description='Web pages of other origins that may use the node, or of its own where a proxy gives it a name: '
-        "`https://host:port`, comma separated, or `*`; unset: none but the node's own",
+        description='Origins of web pages that may use the node: `https://host:port`, comma separated, or `*`. Needed '
+        "for other origins, and for the node's own pages behind a proxy with another name. Unset: only the node's own",
     )
 
     # Label Studio
     label_studio_url: str | None = Field(
-        None, pattern=r'^https?://', description='Label Studio, e.g. `http://localhost:8080`'
+        None, pattern=r'^https?://', description='Address of Label Studio, e.g. `http://localhost:8080`'
+    )
+    label_studio_api_token: SecretStr | None = Field(
+        None, description='API token of Label Studio, legacy or personal access token'
+    )
+    label_studio_hostnames: str = Field(
+        '',
+        description="Other names of Label Studio in tasks' addresses: `host` or `host:port`, comma separated",
     )
     basic_auth_user: str | None = Field(
-        None, description="User name that Label Studio's requests must carry, with BASIC_AUTH_PASS"
+        None, description="User name that Label Studio's requests must carry; requires BASIC_AUTH_PASS"
     )
-    basic_auth_pass: SecretStr | None = Field(None, description='The password')
+    basic_auth_pass: SecretStr | None = Field(None, description="Password that Label Studio's requests must carry")
     predict_seconds: float = Field(
         85, gt=0, le=3600, description='Seconds in which `/predict` answers; Label Studio gives up after 100'
     )
-    label_studio_api_token: SecretStr | None = Field(None, description='Its API token, legacy or personal access token')
-    label_studio_hostnames: str = Field(
-        '', description="Its other names: `host` or `host:port` in tasks' addresses, comma separated"
-    )
     image_hosts: str = Field(
         '*',
-        description='Other hosts that task images may come from: `host`, `host:port`, `*`: any in the internet, but '
-        'none in private networks unless listed as well; `none`: no other host',
+        description='Other hosts that task images may come from: `host`, `host:port`, comma separated; `*` for any '
+        'public host (private ones must be listed as well); `none` for no other host',
     )
-    image_seconds: float = Field(20, gt=0, le=600, description='Seconds that fetching one task image may take')
+    image_seconds: float = Field(20, gt=0, le=600, description='Time limit for fetching one task image, in seconds')
 
     @model_validator(mode='before')
     @classmethod
-    def _host_may_be_no_loop(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """`HOST` is often an address to bind to, or this machine's own: then it is no Loop."""
+    def _ignore_own_address_as_loop(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Ignore HOST if it is an address to bind to or a name of this machine."""
         host = os.environ.get('HOST')
         if 'LOOP_HOST' in os.environ or not host or values.get('LOOP_HOST') != host or not _is_own_address(host):
             return values
@@ -236,7 +251,7 @@ class Settings(BaseSettings):
     @classmethod
     def _host_with_or_without_scheme(cls, host: str | None) -> str | None:
         if host is not None and not re.fullmatch(r'(https?://)?[^/?#@\s]+/?', host):
-            raise ValueError('give a host name, with or without http:// or https:// and port')
+            raise ValueError('give a host name, optionally with http:// or https:// and a port')
         return host and host.rstrip('/')
 
     @field_validator('label_studio_hostnames', 'image_hosts')
@@ -245,7 +260,7 @@ class Settings(BaseSettings):
         entries = [entry.strip().lower() for entry in text.split(',') if entry.strip()]
         for entry in entries:
             if not _HOST.fullmatch(entry) and not (entry == '*' and field.field_name == 'image_hosts'):
-                raise ValueError(f'{entry!r} is neither host nor host:port')
+                raise ValueError(f'{entry!r} is neither a host nor host:port')
         return ','.join(entries)
 
     @field_validator('api_token')
@@ -253,7 +268,7 @@ class Settings(BaseSettings):
     def _fits_into_a_header(cls, token: SecretStr | None) -> SecretStr | None:
         text = '' if token is None else token.get_secret_value()
         if not text.isascii() or not text.isprintable() or ' ' in text:
-            raise ValueError('use letters, digits and punctuation of ASCII only, as `openssl rand -hex 24` gives them')
+            raise ValueError('use ASCII letters, digits and punctuation only, for instance from `openssl rand -hex 24`')
         return token
 
     @field_validator('cors_origins')
@@ -280,26 +295,26 @@ class Settings(BaseSettings):
         if self.loop_host is not None:
             for field in ('loop_organization', 'loop_project'):
                 if field not in self.model_fields_set:
-                    raise ValueError(f'{field.upper()} must be set when LOOP_HOST is')
+                    raise ValueError(f'{field.upper()} must be set if LOOP_HOST is set')
         return self
 
     @property
     def loop_url(self) -> str | None:
-        """Base address of the Learning Loop; without a scheme by upstream's rule: https only for learning-loop.ai."""
+        """Base address of the Loop. Without a scheme, https is used for learning-loop.ai only, like upstream."""
         if self.loop_host is None or '://' in self.loop_host:
             return self.loop_host
         return f'{"https" if "learning-loop.ai" in self.loop_host else "http"}://{self.loop_host}'
 
     @property
     def label_studio_login(self) -> tuple[str, str] | None:
-        """User name and password that Label Studio's requests must carry: its own, else any name and API_TOKEN."""
+        """User name and password that Label Studio's requests must carry: BASIC_AUTH_*, or else API_TOKEN."""
         if self.basic_auth_user is not None and self.basic_auth_pass is not None:
             return self.basic_auth_user, self.basic_auth_pass.get_secret_value()
         return None if self.api_token is None else ('label-studio', self.api_token.get_secret_value())
 
     @property
     def request_headers(self) -> dict[str, str]:
-        """What our own commands send along to a running node."""
+        """Headers that this project's own commands send to a running node."""
         return {} if self.api_token is None else {'Authorization': f'Bearer {self.api_token.get_secret_value()}'}
 
     @property
@@ -307,9 +322,9 @@ class Settings(BaseSettings):
         return self.data_folder / 'outbox'
 
     def make_data_folder(self) -> None:
-        """Create DATA_FOLDER where it is missing, and try it.
+        """Create DATA_FOLDER if it is missing, and check that it is writable.
 
-        :raises InvalidSettings: it cannot be written.
+        :raises InvalidSettings: the folder cannot be written.
         """
         try:
             self.data_folder.mkdir(parents=True, exist_ok=True)
@@ -332,14 +347,14 @@ def _is_own_address(host: str) -> bool:
 
 
 def environment_name(field: str) -> str:
-    """The environment variable of a settings field."""
+    """Return the environment variable of a settings field."""
     return field.upper()
 
 
 def load_settings(**overrides: object) -> Settings:
     """Read the environment and `.env`.
 
-    :param overrides: fields that the caller sets, e.g. from the command line.
+    :param overrides: values for fields, e.g. from the command line.
     :raises InvalidSettings: one line per setting that cannot be used.
     """
     try:
@@ -358,7 +373,7 @@ def _explain(problem: object) -> str:
 
 
 def secret_names() -> set[str]:
-    """The environment variables that hold credentials, with their aliases."""
+    """Return the environment variables that hold credentials, with their aliases."""
     names: set[str] = set()
     for field, info in Settings.model_fields.items():
         if info.annotation in (SecretStr, SecretStr | None):
@@ -368,5 +383,5 @@ def secret_names() -> set[str]:
 
 
 def without_logins(text: str) -> str:
-    """A text whose addresses show no `user:password@`."""
+    """Return a text with `user:password@` removed from its addresses."""
     return _LOGIN.sub('…@', text)

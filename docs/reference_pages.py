@@ -56,8 +56,9 @@ def settings_page() -> str:
 
 GROUPS: Final = {
     'loop_host': 'Learning Loop',
+    'upload_seconds': 'Outbox and relevance',
     'node_name': 'Node',
-    'backend_type': 'Engine',
+    'mode': 'Model and engine',
     'max_requests': 'Limits and access',
     'label_studio_url': 'Label Studio',
 }
