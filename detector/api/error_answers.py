@@ -1,4 +1,4 @@
-"""What HTTP callers get when something goes wrong: a JSON `detail` that says what to change."""
+"""Turns errors into HTTP answers: a status, and a JSON `detail` that tells the caller what to change."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ log = logging.getLogger('wholebody.node')
 
 
 def install(app: FastAPI) -> None:
-    """Let an app answer our errors and those of FastAPI's own checks."""
+    """Make an app answer our errors, and those of FastAPI's validation, in the same form."""
     app.add_exception_handler(WholebodyError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid_request)
     app.add_exception_handler(HTTPException, _answer_http_error)
@@ -29,9 +29,9 @@ async def _answer_error(_: Request, error: Exception) -> JSONResponse:
 
 
 def answer(error: WholebodyError, **headers: str) -> JSONResponse:
-    """The answer to a request that failed.
+    """Return the answer for an error, with its Retry-After or WWW-Authenticate header.
 
-    :param headers: further ones.
+    :param headers: additional headers.
     """
     note_error(error)
     if isinstance(error, Busy):
@@ -42,24 +42,24 @@ def answer(error: WholebodyError, **headers: str) -> JSONResponse:
 
 
 async def _answer_failure(_: Request, __: Exception) -> JSONResponse:
-    detail = f'the request fails inside the node; its log says why, at the request id {request_id()}'
+    detail = f'the request failed inside the node; its log gives the reason under the request id {request_id()}'
     return JSONResponse({'detail': detail}, status_code=500)
 
 
 async def _answer_invalid_request(_: Request, error: Exception) -> JSONResponse:
-    """Say which field is wrong and why, without the value, which may be large or no text."""
+    """Name the wrong fields and the reasons. The values are left out: they may be large or binary."""
     assert isinstance(error, RequestValidationError)
     faults = [f'{".".join(str(part) for part in fault["loc"][1:])}: {fault["msg"]}' for fault in error.errors()]
     return answer(InvalidRequest('; '.join(faults)))
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
-    """As FastAPI does, but for large bodies that cannot be kept: it calls every fault of reading them the client's."""
+    """Answer like FastAPI, except that a failure to buffer a large body is the node's fault and not the client's."""
     assert isinstance(error, HTTPException)
     cause = error.__cause__
     if isinstance(cause, OSError):
         reason = cause.strerror or str(cause)
-        log.error('a request cannot be kept in the folder for temporary files: %s', reason)
-        detail = f"the request cannot be kept in the node's folder for temporary files (TMPDIR): {reason}"
+        log.error('a request cannot be stored in the folder for temporary files: %s', reason)
+        detail = f"the request cannot be stored in the node's folder for temporary files (TMPDIR): {reason}"
         return answer(OutboxFault(detail))
     return await http_exception_handler(request, error)

@@ -1,4 +1,7 @@
-"""Which Socket.IO clients come in: those with the token, and not more than MAX_CLIENTS."""
+"""Access control for Socket.IO: clients need the token, and at most MAX_CLIENTS may connect.
+
+A connection exists before its client has authenticated. Until then it may only send small messages, and not for long.
+"""
 
 import asyncio
 import logging
@@ -19,20 +22,20 @@ from .error_answers import answer
 log = logging.getLogger('wholebody.access')
 
 _SPARE: Final = 16
-"""Connections beyond MAX_CLIENTS that may be open, so that who is refused hears why."""
-_STRANGER_SECONDS: Final = 5.0
-"""So long a connection may be open that is no client's."""
+"""Number of connections beyond MAX_CLIENTS that may be open, so that refused clients receive the reason."""
+_HANDSHAKE_SECONDS: Final = 5.0
+"""Time limit for a connection without an accepted client, in seconds."""
 _CONNECTION: Final = 'wholebody.connection'
-"""Key of a WebSocket's ASGI scope: the connection of the client that came in by it."""
-_MAX_STRANGER_BYTES: Final = 16 * 1024
-"""Of a message by somebody who has not shown the token."""
+"""Key of a WebSocket's ASGI scope; its value is the connection id of the accepted client."""
+_MAX_HANDSHAKE_BYTES: Final = 16 * 1024
+"""Size limit of a message from an unauthenticated connection, in bytes."""
 
 
 class ConnectionGuard:
-    """Decides who becomes a client of a Socket.IO server.
+    """Accepts or refuses the clients of a Socket.IO server, and closes connections without a client.
 
-    :param max_clients: clients at a time.
-    :param seconds: in which a connection must become a client, or be one again; 5 at most.
+    :param max_clients: maximum number of connected clients.
+    :param seconds: time limit for a connection without an accepted client; values above 5 count as 5.
     """
 
     def __init__(
@@ -41,49 +44,49 @@ class ConnectionGuard:
         self._server = server
         self._access_policy = access_policy
         self._max_clients = max_clients
-        self._seconds = min(seconds, _STRANGER_SECONDS)
+        self._seconds = min(seconds, _HANDSHAKE_SECONDS)
         self._clients: dict[str, str] = {}
-        """Client to its connection."""
+        """Connection id by client id."""
         self._closing: set[asyncio.Task[None]] = set()
         self._opened = server.eio.handlers['connect']
         server.eio.on('connect', self._open)
 
     async def admit(self, client: str, environ: Mapping[str, Any], auth: object = None) -> None:
-        """Let a client in.
+        """Accept a client.
 
-        :param auth: what it has sent to be let in, `{'token': …}`.
-        :raises socketio.exceptions.ConnectionRefusedError: says why not.
+        :param auth: payload of the client's handshake, `{'token': …}`.
+        :raises socketio.exceptions.ConnectionRefusedError: the client is refused; the text gives the reason.
         """
         scope = environ['asgi.scope']
         given = auth.get('token') if isinstance(auth, Mapping) else None
         if not scope[AUTHORIZED] and not (given is not None and self._access_policy.accepts_token(given)):
             connection = HTTPConnection(scope)
             if given is None and 'authorization' not in connection.headers:
-                raise Refused("this node asks for its token: connect with auth={'token': API_TOKEN}")
+                raise Refused("this node requires its token: connect with auth={'token': API_TOKEN}")
             await self._access_policy.delay_failed_attempt(address_of(connection))
             raise Refused('the token is wrong (API_TOKEN)')
         if len(self._clients) >= self._max_clients:
-            log.warning('a Socket.IO client is refused: there are MAX_CLIENTS=%d', self._max_clients)
-            raise Refused(f'{len(self._clients)} clients are connected, as many as may be (MAX_CLIENTS)')
+            log.warning('a Socket.IO client is refused: MAX_CLIENTS=%d are connected', self._max_clients)
+            raise Refused(f'{len(self._clients)} clients are connected, the maximum (MAX_CLIENTS)')
         self._clients[client] = scope[_CONNECTION] = self._server.manager.eio_sid_from_sid(client, '/')
 
     def knows(self, client: str) -> bool:
-        """Whether a client has been let in; it may send events before, while that is decided."""
+        """Return True if the client has been accepted. Clients may send events earlier, while that is being decided."""
         return client in self._clients
 
     def leave(self, client: str) -> None:
-        """A client has gone; its connection may stay a little, for another one."""
+        """Forget a client that has disconnected. Its connection stays open for a few seconds, for another handshake."""
         connection = self._clients.pop(client, None)
         if connection is not None:
             self._close_if_idle_later(connection)
 
     def knows_connection(self, scope: Scope) -> bool:
-        """Whether a request or WebSocket belongs to a client."""
+        """Return True if a request or WebSocket belongs to an accepted client."""
         return any(connection in self._clients.values() for connection in (_session_of(scope), scope.get(_CONNECTION)))
 
     async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
         if len(self._server.environ) >= self._max_clients + _SPARE:
-            await self._close_oldest_stranger()
+            await self._close_oldest_unauthenticated()
         self._close_if_idle_later(connection)
         return await self._opened(connection, environ)
 
@@ -96,8 +99,8 @@ class ConnectionGuard:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _close_oldest_stranger(self) -> None:
-        """Make room: nobody shall keep clients out by opening connections."""
+    async def _close_oldest_unauthenticated(self) -> None:
+        """Make room for a new connection, so that idle connections cannot lock out clients."""
         clients = set(self._clients.values())
         oldest = next((connection for connection in self._server.environ if connection not in clients), None)
         if oldest is not None:
@@ -107,20 +110,20 @@ class ConnectionGuard:
         session = self._server.eio.sockets.get(connection)
         if session is not None:
             await session.close(wait=False, abort=True)
-            session.queue.put_nowait(None)  # ends its poll, or its WebSocket, which would wait for a ping else
+            session.queue.put_nowait(None)  # ends its poll or its WebSocket, which would otherwise wait for a ping
             self._server.eio.sockets.pop(connection, None)
 
 
 class HandshakeMiddleware:
-    """ASGI app before that of Socket.IO: who is no client sends small messages only, and does not stay.
+    """ASGI middleware before Socket.IO that limits connections without an accepted client.
 
-    :param seconds: that a WebSocket may be open without being a client's; 5 at most.
+    :param seconds: time limit for a WebSocket without an accepted client; values above 5 count as 5.
     """
 
     def __init__(self, app: ASGIApp, guard: ConnectionGuard, *, seconds: float) -> None:
         self._app = app
         self._guard = guard
-        self._seconds = min(seconds, _STRANGER_SECONDS)
+        self._seconds = min(seconds, _HANDSHAKE_SECONDS)
         self._posting: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,16 +135,16 @@ class HandshakeMiddleware:
             await self._app(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Messages of a client that polls; Engine.IO has it send one request at a time."""
+        """Pass on the messages of a polling client. Engine.IO requires that it sends one request at a time."""
         declared = dict(scope['headers']).get(b'content-length', b'')
-        is_small = declared.isdigit() and int(declared) <= _MAX_STRANGER_BYTES
-        if not is_small and self._is_stranger(scope):
-            error = RequestTooLarge(f'show the token before you send more than {_MAX_STRANGER_BYTES} bytes')
+        is_small = declared.isdigit() and int(declared) <= _MAX_HANDSHAKE_BYTES
+        if not is_small and self._is_unauthenticated(scope):
+            error = RequestTooLarge(f'send the token before a message of more than {_MAX_HANDSHAKE_BYTES} bytes')
             await answer(error, Connection='close')(scope, receive, send)
             return
         session = _session_of(scope)
         if session != '' and session in self._posting:
-            again = InvalidRequest('this connection is sending messages already: one request after the other')
+            again = InvalidRequest('this connection is already sending messages; send one request after the other')
             await answer(again, Connection='close')(scope, receive, send)
             return
         self._posting.add(session)
@@ -151,7 +154,7 @@ class HandshakeMiddleware:
             self._posting.discard(session)
 
     async def _next_message(self, scope: Scope, receive: Receive) -> Message:
-        """The next message; the end of the connection instead if it is a stranger's, and large or late."""
+        """Return the next message, or a disconnect if an unauthenticated connection sends a large message or none."""
         while True:
             try:
                 async with asyncio.timeout(self._seconds):
@@ -161,22 +164,22 @@ class HandshakeMiddleware:
                     return {'type': 'websocket.disconnect', 'code': 1008}
                 continue
             content = message.get('bytes') or message.get('text') or b''
-            if len(content) > _MAX_STRANGER_BYTES and self._is_stranger(scope):
+            if len(content) > _MAX_HANDSHAKE_BYTES and self._is_unauthenticated(scope):
                 return {'type': 'websocket.disconnect', 'code': 1009}
             return message
 
-    def _is_stranger(self, scope: Scope) -> bool:
+    def _is_unauthenticated(self, scope: Scope) -> bool:
         return not scope[AUTHORIZED] and not self._guard.knows_connection(scope)
 
 
 def _session_of(scope: Scope) -> str:
-    """What a poll says that its connection is; empty if nothing."""
+    """Return the connection id in the query of a poll, or an empty string."""
     query: bytes = scope['query_string']
     return parse_qs(query.decode('latin-1')).get('sid', [''])[0]
 
 
 def _in_two_parts(receive: Receive) -> Receive:
-    """The body of a request as its first part and the rest: Engine.IO copies all that it has for each further part."""
+    """Deliver a body as its first part and the rest, because Engine.IO copies all received bytes for each part."""
     is_first = True
 
     async def receive_parts() -> Message:

@@ -1,5 +1,6 @@
-"""How much memory the requests and events hold together that are under way: numbers and sizes of each alone do not
-bound it.
+"""A limit on the memory that all unanswered requests and events hold together.
+
+Limits on the number of requests and on the size of each do not bound their sum.
 """
 
 from typing import Final
@@ -10,9 +11,9 @@ _RETRY_SECONDS: Final = 1
 
 
 class InFlight:
-    """The bytes that have come and are not answered yet.
+    """The bytes of all requests and events that are not answered yet.
 
-    :param limit: bytes. One sender alone may have more, if its own limit is higher.
+    :param limit: limit in bytes. A single sender may exceed it if no other holds bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -21,21 +22,21 @@ class InFlight:
 
 
 class Claim:
-    """What one sender has sent so far; given back with the last reference to it, if not before."""
+    """The bytes that one request or event holds. They are released by `release`, or with the last reference."""
 
     def __init__(self, all_: InFlight) -> None:
         self.held = 0
         self._all = all_
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes more may come."""
+        """Return True if the sender may hold this many more bytes."""
         return not size or self._all.held == self.held or self._all.held + size <= self._all.limit
 
     def refusal(self) -> Busy:
-        """What the sender hears for whose bytes there is no room."""
+        """Return the error for a sender whose bytes exceed the limit."""
         return Busy(
-            f'other requests under way hold {self._all.held - self.held} bytes, of {self._all.limit} that all may '
-            'have (MAX_IN_FLIGHT_MIB); try again later',
+            f'other requests in progress hold {self._all.held - self.held} bytes; the limit for all is '
+            f'{self._all.limit} (MAX_IN_FLIGHT_MIB); try again later',
             retry_after=_RETRY_SECONDS,
             reason='memory',
         )

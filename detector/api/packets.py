@@ -1,7 +1,7 @@
-"""Socket.IO messages as they arrive, read so that every event with an id can be answered.
+"""Parses Socket.IO messages so that every event with an id can be answered.
 
-The library drops a message that it cannot read, and the client waits for its time-out; after an event whose binary
-part is not as announced it never hears that client again.
+The Socket.IO library drops a message that it cannot parse, and the client waits until it times out. After an event
+with fewer or more binary parts than announced, it ignores all further messages of that client.
 """
 
 import asyncio
@@ -17,23 +17,26 @@ from detector.errors import InvalidRequest, RequestTooLarge, RequestTooSlow, Who
 from .in_flight import Claim, InFlight
 
 UNREADABLE: Final = '\0unreadable'
-"""The event that stands for a message which cannot be read; its payload says why."""
+"""Name of the event that replaces an unreadable message; its payload is the reason."""
 MAX_ATTACHMENTS: Final = 128
-"""Binary parts of one event."""
+"""Maximum number of binary parts of one event."""
 MAX_TEXT: Final = 8 * 1024**2
-"""Characters of an event beside its binary parts; as Python's objects they take many times as much."""
+"""Maximum number of characters of an event without its binary parts; parsed, they take many times that memory."""
 
 
 class TolerantJson:
-    """The json module, but for numbers so long that the Socket.IO library would drop the message without a word."""
+    """The json module, except for long integers: the library would silently drop a message that contains one."""
 
     dumps = staticmethod(json.dumps)
 
     @staticmethod
     def loads(text: str | bytes, **_: Any) -> Any:
-        """:raises ValueError: it is no JSON, too long, or nested too deeply."""
+        """Parse a JSON text; integers of 30 digits and more become floats.
+
+        :raises ValueError: the text is not JSON, too long, or nested too deeply.
+        """
         if len(text) > MAX_TEXT:
-            raise ValueError(f'it has more than {MAX_TEXT} characters beside its binary parts')
+            raise ValueError(f'it has more than {MAX_TEXT} characters besides its binary parts')
         try:
             return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits))
         except RecursionError:
@@ -41,10 +44,10 @@ class TolerantJson:
 
 
 class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no types
-    """A message that becomes the event `UNREADABLE` where the library would give up, or where there is no room for it.
+    """A message that becomes the event `UNREADABLE` if it is malformed, late or beyond the limits.
 
-    :param in_flight: counts the binary parts of events, until these are answered.
-    :param seconds: in which they must have come.
+    :param in_flight: counts the binary parts of unanswered events.
+    :param seconds: time limit for receiving the binary parts of an event.
     """
 
     json = TolerantJson
@@ -56,13 +59,16 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
 
     @classmethod
     def counted_by(cls, in_flight: InFlight, *, seconds: float) -> 'type[TolerantPacket]':
-        """Packets of a server of its own."""
+        """Return a subclass that is bound to these limits; a Socket.IO server takes a class, not an instance."""
         return type(cls.__name__, (cls,), {'in_flight': in_flight, 'seconds': seconds})
 
     def decode(self, encoded_packet: Any) -> int:
-        """:return: how many binary parts follow."""
+        """Parse the text of a message.
+
+        :return: number of binary parts that follow.
+        """
         if not isinstance(encoded_packet, str):
-            raise ValueError('a binary part without a message before')
+            raise ValueError('a binary part without a preceding message')
         try:
             count = int(super().decode(encoded_packet) or 0)
         except ValueError as error:
@@ -71,12 +77,12 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
             return self._give_up(str(error))
         if self.packet_type not in (packet.EVENT, packet.BINARY_EVENT):
             if self.packet_type == packet.BINARY_ACK and not 0 < count <= MAX_ATTACHMENTS:
-                raise ValueError('an answer with binary parts has none, or too many')
+                raise ValueError('an answer announces no binary parts, or too many')
             return count
         if not (isinstance(self.data, list) and self.data and isinstance(self.data[0], str)):
             return self._give_up('an event is a list that begins with a name')
         if count > MAX_ATTACHMENTS:
-            return self._give_up(f'{count} binary parts are announced; {MAX_ATTACHMENTS} is the limit')
+            return self._give_up(f'it announces {count} binary parts; the limit is {MAX_ATTACHMENTS}')
         if count == 0:
             self.packet_type = packet.EVENT
         return count
@@ -87,9 +93,9 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
         return 0
 
     def add_attachment(self, attachment: Any) -> bool:
-        """Take a binary part; all parts of an event that cannot be taken are let pass.
+        """Add a binary part; the parts of an event beyond the limits are discarded.
 
-        :return: whether it was the last one.
+        :return: True if it was the last one.
         """
         if self._parts is None:
             self._parts = _Parts(self.in_flight, seconds=self.seconds)
@@ -107,33 +113,33 @@ class TolerantPacket(packet.Packet):  # type: ignore[misc]  # the library has no
 
     @classmethod
     def reconstruct_binary(cls, data: Any, attachments: Sequence[Any]) -> Any:
-        """Put the binary parts where they belong."""
+        """Replace the placeholders of the payload by the binary parts."""
         try:
             return super().reconstruct_binary(data, attachments)
         except (LookupError, TypeError):
-            return [UNREADABLE, 'a placeholder names a binary part that is not there']
+            return [UNREADABLE, 'a placeholder names a binary part that does not exist']
 
 
 class _Parts:
-    """The binary parts of an event, until it is complete.
+    """The binary parts of an event that is being received.
 
-    :param seconds: from now on, in which they must have come.
+    :param seconds: time limit for receiving all parts, counted from now.
     """
 
     def __init__(self, in_flight: InFlight, *, seconds: float) -> None:
         self.content: list[Any] = []
-        """Bytes; None for each that is let pass."""
+        """The received parts; None for each discarded one."""
         self.claim = Claim(in_flight)
         self.fault: WholebodyError | None = None
         self._limit = in_flight.limit
         self._seconds = seconds
-        me = weakref.ref(self)  # who has gone shall not be kept until the time is up
+        me = weakref.ref(self)  # the timer must not keep the parts of a disconnected client alive
         self.timer = asyncio.get_running_loop().call_later(seconds, _expire, me)
 
     def check(self, part: Any) -> None:
-        """Count what has come last, or let all pass."""
+        """Count the latest part, or discard all parts if it is beyond the limits."""
         if not isinstance(part, bytes):
-            self.give_up(InvalidRequest('it has a binary part that is none'))
+            self.give_up(InvalidRequest('a binary part is not binary'))
         elif self.fault is not None:
             self.give_up(self.fault)
         elif self.claim.held + len(part) > self._limit:
@@ -149,7 +155,7 @@ class _Parts:
         self.claim.release()
 
     def expire(self) -> None:
-        self.give_up(RequestTooSlow(f'its binary parts did not come within {self._seconds:g} seconds (BODY_SECONDS)'))
+        self.give_up(RequestTooSlow(f'its binary parts did not arrive within {self._seconds:g} seconds (BODY_SECONDS)'))
 
 
 def _expire(parts: 'weakref.ref[_Parts]') -> None:
@@ -159,7 +165,7 @@ def _expire(parts: 'weakref.ref[_Parts]') -> None:
 
 
 class _Counted(list[Any]):
-    """An event's name and payload, for as long as somebody holds them."""
+    """Name and payload of an event; its bytes count as held until it is garbage-collected."""
 
     def __init__(self, data: Sequence[Any], claim: Claim) -> None:
         super().__init__(data)

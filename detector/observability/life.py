@@ -1,4 +1,4 @@
-"""Since when this process lives and its model serves, and which version of this software it is."""
+"""Start time and version of this process, and the time since which the active model serves."""
 
 import time
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ DISTRIBUTION: Final = 'wholebody-pose-node'
 
 
 def version() -> str | None:
-    """Of this software; None if it runs without being installed."""
+    """Return the version of this software; None if it is not installed as a distribution."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:
@@ -17,7 +17,7 @@ def version() -> str | None:
 
 
 class Life:
-    """The times of one node; dates are UTC, ISO 8601, durations do not follow jumps of the clock."""
+    """The times of one node. Dates are UTC in ISO 8601; durations are independent of changes of the clock."""
 
     def __init__(self) -> None:
         self.started = _now()
@@ -26,11 +26,11 @@ class Life:
         self._start = time.monotonic()
 
     def model_serves(self) -> None:
-        """Another model has begun to serve."""
+        """Note that another model has begun to serve."""
         self.model_since = _now()
 
     def about(self) -> dict[str, Any]:
-        """Version of this software, start, and seconds since then."""
+        """Return the version of this software, the start time, and the seconds since the start."""
         uptime = round(time.monotonic() - self._start, 1)
         return {'version': self.version, 'started': self.started, 'uptime_seconds': uptime}
 

@@ -1,4 +1,4 @@
-"""Lines of the log: for people, or one JSON object each; both with the id of the request that they belong to."""
+"""Formats of the log: readable lines, or one JSON object per line. Both contain the id of the current request."""
 
 import json
 import logging
@@ -14,21 +14,21 @@ from .request_context import request_id
 
 _LINE: Final = '%(asctime)s %(levelname)-8s %(name)s: %(message)s'
 _ESCAPES: Final = {code: f'\\x{code:02x}' for code in (*range(9), *range(11, 32), *range(127, 160))} | {10: '\\n'}
-"""Of control characters but the tab: what others have said shall not look like lines of the log."""
+"""Escapes for control characters except the tab, so that text from clients cannot imitate log lines."""
 _SECONDS: Final = 1.0
 log = logging.getLogger('wholebody')
 
 
 class OnceASecond:
-    """For lines that would come many times a second, as when a robot repeats a fault with each frame."""
+    """Limits a repeated log line to one a second, e.g. when a robot repeats a fault with each frame."""
 
     def __init__(self) -> None:
         self._last: dict[Hashable, float] = {}
 
     def due(self, what: Hashable = None) -> bool:
-        """Whether this has not been said for a second; it is taken to be said now.
+        """Return True if the line was not logged in the last second; the caller then logs it.
 
-        :param what: of a fixed set.
+        :param what: key of the line, from a fixed set.
         """
         now = time.monotonic()
         if now - self._last.get(what, -math.inf) < _SECONDS:
@@ -38,7 +38,7 @@ class OnceASecond:
 
 
 class ConsoleFormatter(logging.Formatter):
-    """Time, level, logger, message, and the request's id in brackets."""
+    """Formats time, level, logger, message, and the id of the request in brackets."""
 
     def __init__(self) -> None:
         super().__init__(_LINE)
@@ -51,11 +51,10 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """`time` (UTC, ISO 8601), `level`, `logger`, `message`; where there are, `request_id`, `exception`, `stack`.
+    """Formats a line as a JSON object of strings, in ASCII, so that it does not depend on the encoding of a terminal.
 
-    All are strings.
-
-    In ASCII, so that a terminal's encoding cannot spoil it.
+    The keys are `time` (UTC, ISO 8601), `level`, `logger` and `message`, and if present `request_id`, `exception` and
+    `stack`.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -76,7 +75,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_uncaught_errors() -> None:
-    """Let warnings and errors that nobody catches become lines of the log too."""
+    """Write Python warnings and uncaught exceptions to the log."""
     logging.captureWarnings(True)
     sys.excepthook = lambda _, error, __: log.critical('the process fails', exc_info=error)
     threading.excepthook = lambda details: log.critical('a thread fails', exc_info=details.exc_value)

@@ -1,6 +1,6 @@
-"""What a node counts and measures, for Prometheus.
+"""The counters and histograms of a node, for Prometheus.
 
-Labels come from fixed sets only: no image, camera, caller or credential becomes one. All times are seconds.
+Labels come from fixed sets only, never from images, cameras, callers or credentials. All times are in seconds.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from detector.pose.skeleton import PARTS
 
 from .request_context import RequestContext
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter, which no dashboard uses
 
 _STAGE_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0)
@@ -27,8 +27,8 @@ _CONFIDENCES: Final = tuple(round(0.1 * step, 1) for step in range(1, 10))
 _PART_STARTS: Final = [part.start for part in PARTS]
 _PART_SIZES: Final = [len(part.indices) for part in PARTS]
 
-NOBODY: Final = 499
-"""Stands for a request whose caller has gone before it was answered."""
+CLIENT_GONE: Final = 499
+"""Status of a request whose client disconnected before the answer."""
 _REASONS: Final = {
     400: 'bad_request',
     401: 'unauthorized',
@@ -41,7 +41,7 @@ _REASONS: Final = {
     415: 'image_format',
     422: 'invalid',
     429: 'too_many',
-    NOBODY: 'caller_gone',
+    CLIENT_GONE: 'caller_gone',
     502: 'no_answer',
     503: 'no_model',
     507: 'outbox_full',
@@ -56,25 +56,23 @@ class Metrics:
         ProcessCollector(registry=registry)
         self._requests = Counter(
             'wholebody_requests',
-            'Requests and Socket.IO events that were answered',
+            'Answered requests and Socket.IO events',
             ['route', 'outcome'],
             registry=registry,
         )
         self._request_seconds = Histogram(
             'wholebody_request_seconds',
-            'From the arrival of a request to its answer',
+            'Time from the arrival of a request to its answer',
             ['route'],
             buckets=_REQUEST_SECONDS,
             registry=registry,
         )
-        self._refused = Counter(
-            'wholebody_refused', 'Requests and events that were refused', ['reason'], registry=registry
-        )
-        self._images = Counter('wholebody_images', 'Images in which persons were looked for', registry=registry)
-        self._queue = self._stage('queue', 'From the decoded image to its turn, per image')
-        self._decode = self._stage('decode', 'Decoding of an image file')
-        self._inference = self._stage('inference', 'Inference, per image: an equal part of that of its group')
-        self._encode = self._stage('encode', 'Writing of an answer that holds poses')
+        self._refused = Counter('wholebody_refused', 'Refused requests and events', ['reason'], registry=registry)
+        self._images = Counter('wholebody_images', 'Images that were searched for persons', registry=registry)
+        self._queue = self._stage('queue', 'Waiting time from the decoded image to its turn, per image')
+        self._decode = self._stage('decode', 'Decoding time of an image file')
+        self._inference = self._stage('inference', 'Inference time per image: an equal share of the time of its group')
+        self._encode = self._stage('encode', 'Encoding time of an answer with poses')
         self._persons = Histogram('wholebody_persons', 'Persons per image', buckets=_PERSONS, registry=registry)
         self._confidence = Histogram(
             'wholebody_confidence',
@@ -84,15 +82,15 @@ class Metrics:
             registry=registry,
         )
         self._switches = Counter(
-            'wholebody_model_switches', 'Models that began to serve, or should have', ['outcome'], registry=registry
+            'wholebody_model_switches', 'Attempts to switch to another model', ['outcome'], registry=registry
         )
         self._fetches = Counter(
-            'wholebody_label_studio_fetches', 'Images of tasks that were asked for', ['outcome'], registry=registry
+            'wholebody_label_studio_fetches', 'Fetched images of Label Studio tasks', ['outcome'], registry=registry
         )
-        self._fetch_seconds = self._stage('label_studio_fetch', 'Fetching of an image of a task')
+        self._fetch_seconds = self._stage('label_studio_fetch', 'Fetching time of an image of a Label Studio task')
         self._lag = Histogram(
             'wholebody_event_loop_lag_seconds',
-            'How late the event loop is with what is due, sampled twice a second',
+            'Delay of the event loop, sampled twice a second',
             buckets=_LAG_SECONDS,
             registry=registry,
         )
@@ -107,7 +105,7 @@ class Metrics:
             'ending',
             'other',
         ):
-            self._refused.labels(reason)  # so that a rate exists before the first
+            self._refused.labels(reason)  # creates the series, so that a rate exists before the first refusal
         for outcome in ('ok', 'failed', 'refused'):
             self._switches.labels(outcome)
             self._fetches.labels(outcome)
@@ -116,11 +114,11 @@ class Metrics:
         return Histogram(f'wholebody_{name}_seconds', documentation, buckets=_STAGE_SECONDS, registry=self.registry)
 
     def request_ended(self, route: str, context: RequestContext, *, status: int, seconds: float) -> str:
-        """Count a request that is answered.
+        """Count an answered request.
 
-        :param route: of a fixed set.
-        :param status: of HTTP; for an event that of its error, or 200.
-        :return: its outcome, `ok`, `refused` or `failed`.
+        :param route: label of the route, from a fixed set.
+        :param status: HTTP status; for an event the status of its error, or 200.
+        :return: outcome: `ok`, `refused` or `failed`.
         """
         outcome = outcome_of(status)
         self._requests.labels(route, outcome).inc()
@@ -137,9 +135,9 @@ class Metrics:
     def estimated(self, found: Sequence[Sequence[Pose]], *, queue_seconds: float, inference_seconds: float) -> None:
         """Count the images of an inference.
 
-        :param found: the poses of each.
-        :param queue_seconds: that the group waited.
-        :param inference_seconds: of the group.
+        :param found: poses of each image.
+        :param queue_seconds: waiting time of the group.
+        :param inference_seconds: duration of the inference for the whole group.
         """
         for poses in found:
             self._images.inc()
@@ -154,16 +152,16 @@ class Metrics:
                     part.observe(mean)
 
     def switched(self, outcome: str) -> None:
-        """Count an attempt to let a model serve.
+        """Count an attempt to switch to a model.
 
-        :param outcome: `ok`; `failed`: it cannot be built; `refused`: its package is not valid.
+        :param outcome: `ok`; `failed` if the model cannot be built; `refused` if its package is not valid.
         """
         self._switches.labels(outcome).inc()
 
     def fetched(self, outcome: str, seconds: float) -> None:
-        """Count the image of a Label Studio task.
+        """Count a fetched image of a Label Studio task.
 
-        :param outcome: `ok`; `failed`; `refused`: its address is not allowed.
+        :param outcome: `ok`; `failed`; `refused` if its address is not allowed.
         """
         self._fetches.labels(outcome).inc()
         if outcome != 'refused':
@@ -174,14 +172,14 @@ class Metrics:
 
 
 def outcome_of(status: int) -> str:
-    """What an HTTP status means for the one who asked: `failed` is the node's fault, `refused` is on purpose."""
+    """Return the outcome of a request: `ok`, `refused` on purpose, or `failed` through a fault of the node."""
     if status < 400:
         return 'ok'
     return 'failed' if status == HTTPStatus.INTERNAL_SERVER_ERROR else 'refused'
 
 
 def status_of(error: Exception | None) -> int:
-    """The HTTP status that an error stands for."""
+    """Return the HTTP status of an error, or 200 for None."""
     if error is None:
         return HTTPStatus.OK
     return error.status if isinstance(error, WholebodyError) else HTTPStatus.INTERNAL_SERVER_ERROR

@@ -1,4 +1,4 @@
-"""How fast the node has been in the last minute, second by second, for the page."""
+"""Throughput and stage times of the last minute, by second, for the page."""
 
 import time
 from collections import deque
@@ -15,7 +15,7 @@ class Second:
     """One second of the node's work.
 
     :param at: seconds of the monotonic clock.
-    :param images: whose poses were found in it.
+    :param images: number of images processed in it.
     :param milliseconds: sums over these images, by stage.
     """
 
@@ -29,15 +29,16 @@ class Second:
 
 
 class Recent:
-    """The last minute: a sum per second, so that it costs the same however many images come."""
+    """Sums per second over the last minute; their memory does not depend on the number of images."""
 
     def __init__(self) -> None:
         self._seconds: deque[Second] = deque(maxlen=KEPT_SECONDS + 1)
 
     def note(self, timing: Mapping[str, float], images: int) -> None:
-        """Add images that are done.
+        """Add processed images.
 
         :param timing: milliseconds per image by stage, as in `Estimate`.
+        :param images: number of images.
         """
         now = int(time.monotonic())
         if not self._seconds or self._seconds[-1].at != now:
@@ -48,14 +49,14 @@ class Recent:
             second.milliseconds[stage] += images * timing[stage]
 
     def seconds(self, count: int = KEPT_SECONDS) -> list[Second]:
-        """The last whole seconds, oldest first, those without an image too."""
+        """Return the last complete seconds, oldest first, including those without an image."""
         now = int(time.monotonic())
         known = {second.at: second for second in self._seconds}
         return [known.get(at) or Second(at) for at in range(now - count, now)]
 
 
 def total(seconds: list[Second]) -> Second:
-    """The sum of several seconds."""
+    """Return the sum of several seconds."""
     return Second(
         at=seconds[0].at if seconds else 0,
         images=sum(second.images for second in seconds),

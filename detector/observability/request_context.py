@@ -1,6 +1,6 @@
-"""What belongs to one request or event, from its arrival to its answer, on the event loop and in threads.
+"""Data of one request or event, from its arrival to its answer, on the event loop and in threads.
 
-A context variable carries it; `asyncio.to_thread` hands it on by itself, other executors need `in_this_context`.
+A context variable carries it. `asyncio.to_thread` passes it on; other executors need `in_this_context`.
 """
 
 import contextvars
@@ -21,11 +21,11 @@ _REQUEST_ID: Final = re.compile(r'[\x20-\x7e]{1,128}')
 
 @dataclass(slots=True, kw_only=True)
 class RequestContext:
-    """One request.
+    """Data of one request.
 
-    :param request_id: the caller's, or a fresh one.
-    :param error: why it is refused or fails.
-    :param encode_seconds: spent on writing the answer; None if there was nothing to convert.
+    :param request_id: id from the caller, or a new one.
+    :param error: error that the request is answered with, if any.
+    :param encode_seconds: time spent on encoding the answer; None if nothing was encoded.
     """
 
     request_id: str
@@ -37,9 +37,9 @@ _current: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar
 
 
 def begin(wanted: object = None) -> RequestContext:
-    """Enter a request; what is logged from here on, in this task and what it starts, carries its id.
+    """Begin a request: log lines of this task and of the tasks it starts carry the id of the request from now on.
 
-    :param wanted: the caller's id; replaced unless it is text of 1 to 128 printable ASCII characters.
+    :param wanted: id from the caller; a new one replaces it unless it is 1 to 128 printable ASCII characters.
     """
     valid = isinstance(wanted, str) and _REQUEST_ID.fullmatch(wanted) is not None
     context = RequestContext(request_id=str(wanted) if valid else uuid.uuid4().hex)
@@ -48,18 +48,18 @@ def begin(wanted: object = None) -> RequestContext:
 
 
 def leave() -> None:
-    """What this task does from here on belongs to no request."""
+    """Separate this task from its request: its log lines carry no id from now on."""
     _current.set(None)
 
 
 def request_id() -> str | None:
-    """The id of the request that is being worked on, if there is one."""
+    """Return the id of the current request, or None."""
     context = _current.get()
     return None if context is None else context.request_id
 
 
 def note_error(error: Exception) -> None:
-    """Remember why the request is answered with an error."""
+    """Store the error that the current request is answered with."""
     context = _current.get()
     if context is not None:
         context.error = error
@@ -67,7 +67,7 @@ def note_error(error: Exception) -> None:
 
 @contextmanager
 def encoding() -> Iterator[None]:
-    """Count the time inside as spent on writing the answer of the request."""
+    """Add the time inside the context to the time for encoding the answer of the request."""
     start = time.perf_counter()
     try:
         yield
@@ -78,5 +78,5 @@ def encoding() -> Iterator[None]:
 
 
 def in_this_context(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:
-    """A call that sees this request, whichever thread makes it."""
+    """Return a call that runs in the context of the current request, whichever thread makes it."""
     return partial(contextvars.copy_context().run, function, *args, **kwargs)

@@ -1,6 +1,6 @@
-"""Keeps credentials out of the log: what this node knows to be secret, and what looks like it.
+"""Hides credentials in the log: the secrets of the settings, and everything that looks like a credential.
 
-A second line of defence: nothing here writes a secret on purpose, but libraries log addresses, headers and errors.
+This is a second line of defence. The node itself logs no secret, but libraries log addresses, headers and errors.
 """
 
 import base64
@@ -18,12 +18,12 @@ from .logs import JsonFormatter
 
 _HIDDEN: Final = '…'
 _MIN_LENGTH: Final = 5
-"""A shorter secret cannot be told from other text."""
+"""Minimum length of a secret to hide; a shorter one cannot be told from other text."""
 _PARAMETER: Final = re.compile(
     r'(?i)([?&;](?:[\w.-]*(?:token|password|passwd|secret|signature|credential|api_?key)[\w.-]*|auth|key|sig|pass)=)'
     r'[^&;\s"\'<>]+'
 )
-"""In the query of an address."""
+"""Matches a credential in the query of a URL."""
 _HEADER: Final = re.compile(
     r"""(?ix) (\b(?:proxy-)?authorization ['"]?\s*[:=,]\s*b?['"]?(?:(?:bearer|basic|token)\s+)?) [^\s'",)]+
     | (\b(?:set-)?cookie ['"]?\s*[:=,]\s*b?['"]?) [^'"\n)]+
@@ -34,10 +34,7 @@ _QUERY: Final = re.compile(r'\?[^\s"]+')
 
 
 class Secrets:
-    """The credentials of the settings.
-
-    Also as they are sent: as basic auth, and percent-encoded.
-    """
+    """The credentials of the settings, also in the forms in which they are sent: basic auth and percent-encoded."""
 
     def __init__(self, settings: Settings) -> None:
         values = [getattr(settings, field) for field in Settings.model_fields]
@@ -52,7 +49,7 @@ class Secrets:
         self._known = re.compile('|'.join(map(re.escape, longest_first))) if longest_first else None
 
     def hide(self, text: str) -> str:
-        """The text without credentials."""
+        """Return the text without credentials."""
         if self._known is not None:
             text = self._known.sub(_HIDDEN, text)
         if '://' in text:
@@ -62,7 +59,7 @@ class Secrets:
 
 
 def hide_secrets(settings: Settings) -> None:
-    """Let all that is logged from now on, by whomever, pass through `Secrets.hide`; to be called last."""
+    """Pass all log lines of all loggers through `Secrets.hide`. Call this after the handlers have been set up."""
     hidden = Secrets(settings)
     loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
@@ -70,7 +67,7 @@ def hide_secrets(settings: Settings) -> None:
 
 
 class _Hiding(logging.Formatter):
-    """Another formatter's text, tracebacks and all, without credentials."""
+    """Removes credentials from the text of another formatter, including tracebacks."""
 
     def __init__(self, hidden: Secrets, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -85,6 +82,6 @@ class _Hiding(logging.Formatter):
         return json.dumps({key: self._hidden(record, value) for key, value in line.items()})
 
     def _hidden(self, record: logging.LogRecord, text: str) -> str:
-        if record.name.startswith('uvicorn'):  # lists requests with whatever callers have put into addresses
+        if record.name.startswith('uvicorn'):  # logs requests with their queries, which clients may fill with secrets
             text = _QUERY.sub(f'?{_HIDDEN}', text)
         return self._secrets.hide(text)

@@ -1,8 +1,8 @@
-"""The outbox's folder: images and their metadata on disk until they are sent, in upstream's form.
+"""The folder of the outbox: images and their metadata on disk, in upstream's layout.
 
-`outbox/normal/<name>/image_<name>.jpg` and `….json`, the same below `outbox/priority`; a name is the time of saving.
-An image is in the outbox from the moment that its folder has been renamed into place, and leaves it by being renamed
-too: a kill or a power cut finds it there whole or not at all.
+An image lies in `outbox/normal/<name>/image_<name>.jpg` and `….json`, or below `outbox/priority`; its name is the time
+of saving. A rename of its folder puts it into the outbox, and another one takes it out. After a kill or a power cut it
+is therefore complete or absent.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from typing import Any, Final
 log = logging.getLogger('wholebody.outbox')
 
 MAX_SET_ASIDE: Final = 100
-"""Images that are kept for a look at what is wrong with them; the oldest go first."""
+"""Number of set-aside images that are kept for inspection; the oldest are deleted first."""
 _NAME: Final = re.compile(r'(19|20|21)\d\d-[01]\d-[0-3]\d_[0-2]\d:[0-5]\d:[0-5]\d\.\d{6}', re.ASCII)
 _QUEUES: Final = {True: 'priority', False: 'normal'}
 _SAVING: Final = '.saving'
@@ -29,10 +29,11 @@ _SET_ASIDE: Final = 'set_aside'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """An image in the outbox, as lists show it.
+    """What lists show of an image in the outbox.
 
-    :param saved_at: ISO 8601, local time.
-    :param persons: how many boxes it has; None, like what follows, if the metadata cannot be read.
+    :param bytes: size of image and metadata.
+    :param saved_at: time of saving, local, in ISO 8601; None if the name is not a valid time.
+    :param persons: number of boxes; None, like the fields below, if the metadata cannot be read.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Description:
 class Entry:
     """An image in the outbox.
 
-    :param size: bytes of image and metadata.
+    :param size: size of image and metadata, in bytes.
     """
 
     name: str
@@ -67,14 +68,14 @@ class Entry:
 
     @property
     def saved_at(self) -> datetime | None:
-        """Local time; None if the name is none, such as the 31st of February."""
+        """Local time of saving; None if the name is not a valid time, such as the 31st of February."""
         try:
             return datetime.fromisoformat(self.name).replace(tzinfo=None)
         except ValueError:
             return None
 
     def describe(self) -> Description:
-        """Read what it is about."""
+        """Read the metadata and return what lists show of the image."""
         saved_at = None if self.saved_at is None else self.saved_at.isoformat()
         known: dict[str, Any] = {'name': self.name, 'priority': self.priority, 'bytes': self.size, 'saved_at': saved_at}
         try:
@@ -89,15 +90,15 @@ class Entry:
 
 
 class OutboxFiles:
-    """The folder of an outbox. Whatever is missing of it is made anew when it is needed."""
+    """The folder of an outbox. Missing subfolders are created when they are needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def prepare(self) -> None:
-        """Make the folders, and remove the rest of interrupted saves and removals.
+        """Create the subfolders, and delete the remains of interrupted saves and removals.
 
-        :raises OSError: that cannot be done.
+        :raises OSError: a folder cannot be created or read.
         """
         self._make_folders()
         for name in (_SAVING, _REMOVING):
@@ -109,9 +110,9 @@ class OutboxFiles:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
     def scan(self) -> tuple[list[Entry], list[tuple[Path, str]]]:
-        """What the folder holds; changes nothing.
+        """List the content of the folder without changing it.
 
-        :return: the images, oldest first; what else lies among them, and what is wrong with it.
+        :return: images, oldest first; paths that are not complete images, each with the reason.
         :raises OSError: the folder cannot be read.
         """
         good: list[Entry] = []
@@ -127,15 +128,15 @@ class OutboxFiles:
         return good, bad
 
     def entry(self, name: str, *, priority: bool, size: int = 0) -> Entry:
-        """The image of a name, whether it is there or not."""
+        """Return the entry for a name, even if no such image exists."""
         return Entry(name=name, priority=priority, size=size, folder=self.folder / _QUEUES[priority] / name)
 
     def write(self, name: str, jpeg: bytes, metadata: bytes, *, priority: bool) -> Entry | None:
-        """Store an image; when this returns, it outlives a kill of the process and a power cut.
+        """Store an image. Once this returns, the image survives a kill of the process and a power cut.
 
-        :param metadata: JSON.
-        :return: None if the name is taken.
-        :raises OSError: the disk does not take it; then nothing is left of it.
+        :param metadata: JSON text.
+        :return: entry of the image; None if the name is taken.
+        :raises OSError: the disk refuses a file; nothing of the image is left.
         """
         entry = self.entry(name, priority=priority, size=len(jpeg) + len(metadata))
         saving, target = self.folder / _SAVING / name, entry.folder
@@ -155,9 +156,9 @@ class OutboxFiles:
         return entry
 
     def remove(self, entry: Entry) -> bool:
-        """Remove an image; one that cannot be removed is logged, and is there again after the next start.
+        """Remove an image. If that fails, the error is logged and the image reappears after the next start.
 
-        :return: whether it is gone.
+        :return: True if the image is gone.
         """
         removing = self.folder / _REMOVING / entry.name
         try:
@@ -172,26 +173,26 @@ class OutboxFiles:
         return True
 
     def set_aside(self, path: Path, why: str) -> None:
-        """Move what can never be sent to where it does no harm, if the disk lets us."""
-        log.error('%r is set aside: %s', str(path), why)  # by whatever name, in one line
+        """Move something that can never be sent out of the queue; a failure is logged."""
+        log.error('%r is set aside: %s', str(path), why)  # %r keeps any name on one line
         folder = self.folder / _SET_ASIDE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             names = itertools.chain([path.name], (f'{path.name}-{number}' for number in itertools.count(2)))
             path.rename(next(folder / name for name in names if not (folder / name).exists()))
             for old in sorted(folder.iterdir(), key=lambda kept: kept.lstat().st_ctime_ns)[:-MAX_SET_ASIDE]:
-                log.warning('%r was set aside before the last %d, and is deleted', str(old), MAX_SET_ASIDE)
+                log.warning('%r is deleted: only the last %d set aside are kept', str(old), MAX_SET_ASIDE)
                 _remove(old)
         except OSError as error:
             log.error('%r cannot be moved: %s', str(path), reason(error))
 
 
 def _read(path: Path, priority: bool) -> Entry | str:
-    """The image in a folder, or what is wrong with it."""
+    """Return the image in a folder, or the reason why it is not one."""
     if path.is_symlink() or not path.is_dir():
-        return 'it is no folder'
+        return 'it is not a folder'
     if not _NAME.fullmatch(path.name):
-        return 'its name is no time'
+        return 'its name is not a time'
     entry = Entry(name=path.name, priority=priority, size=0, folder=path)
     size = 0
     for file in (entry.metadata, entry.jpeg):
@@ -213,7 +214,7 @@ def _write_through(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Let a rename in a folder outlive a power cut, where the file system knows how."""
+    """Make a rename in a folder survive a power cut, if the file system supports it."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -237,5 +238,5 @@ def _remove(path: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, without path and number."""
+    """Return the message of the operating system, without path and error number."""
     return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""Posting images to the Learning Loop, as its own nodes do: multipart, per image its metadata and then its JPEG."""
+"""Posts images to the Learning Loop as upstream's nodes do: multipart, for each image its metadata, then its JPEG."""
 
 import asyncio
 import email.utils
@@ -16,35 +16,38 @@ import aiohttp
 from .files import Entry, reason
 
 _CONNECT_SECONDS: Final = 10
+"""Time limit for a connection to the Loop, in seconds."""
 
 
 class Outcome(Enum):
-    """What became of a batch."""
+    """Result of posting a batch."""
 
     TAKEN = auto()
     REFUSED = auto()
-    """The Loop finds an image faulty."""
+    """The Loop rejects an image of the batch."""
     TOO_LARGE = auto()
-    """The Loop, or a proxy before it, takes no request of this size."""
+    """The Loop, or a proxy in front of it, refuses a request of this size."""
     FAILED = auto()
-    """The batch may have arrived or not, and may be the reason."""
+    """The batch may or may not have arrived, and may have caused the failure."""
     TOO_SLOW = auto()
-    """As FAILED: no answer in time."""
+    """FAILED because no answer arrived in time."""
     UNAVAILABLE = auto()
-    """The Loop cannot be reached or takes nothing at the moment, whatever it is."""
+    """The Loop cannot be reached, or accepts no request at the moment; the images are not the cause."""
     VANISHED = auto()
-    """A file of the batch is gone: nothing was sent."""
+    """A file of the batch is missing, so nothing was sent."""
 
 
 _REFUSALS: Final = {413: Outcome.TOO_LARGE, 422: Outcome.REFUSED}
-_NO_FAULT_OF_IMAGES: Final = (401, 403, 404, 405, 407, 429, 502, 503, 504)
+_NOT_CAUSED_BY_IMAGES: Final = (401, 403, 404, 405, 407, 429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """:param detail: for the log.
-    :param retry_after: seconds that the Loop asks to wait; 0 if it does not say.
-    :param missing: the image whose file is gone.
+    """The Loop's answer to a batch.
+
+    :param detail: explanation for the log.
+    :param retry_after: pause that the Loop asks for, in seconds; 0 if it asks for none.
+    :param missing: image of the missing file, if the outcome is VANISHED.
     """
 
     outcome: Outcome
@@ -56,10 +59,11 @@ class Answer:
 class LoopPoster:
     """Posts batches to a project's images.
 
-    Opens a connection per batch, follows no redirect, sends no credentials: the Loop takes images without a login.
+    It opens a connection per batch, follows no redirect, and sends no credentials: the Loop accepts images without a
+    login.
 
     :param url: `https://…/api/organization/projects/project/images`.
-    :param ssl_context: what the Loop's certificate is checked against.
+    :param ssl_context: verifies the certificate of the Loop.
     """
 
     def __init__(self, url: str, ssl_context: ssl.SSLContext) -> None:
@@ -69,8 +73,8 @@ class LoopPoster:
     async def post(self, entries: Sequence[Entry], *, timeout: float, executor: Executor) -> Answer:
         """Send images in one request.
 
-        :param timeout: seconds for all of it.
-        :param executor: where the files are read.
+        :param timeout: time limit for the whole request, in seconds.
+        :param executor: reads the files.
         """
         parts = await asyncio.get_running_loop().run_in_executor(executor, _read, entries)
         if isinstance(parts, Answer):
@@ -100,7 +104,7 @@ class LoopPoster:
 
 
 def _read(entries: Sequence[Entry]) -> list[tuple[str, str, bytes]] | Answer:
-    """Name, type and content of each part, or why there is nothing to send."""
+    """Return name, content type and content of each part, or the reason why the batch cannot be sent."""
     parts = []
     for entry in entries:
         for path, kind in ((entry.metadata, 'text/plain; charset=utf-8'), (entry.jpeg, 'image/jpeg')):
@@ -108,7 +112,7 @@ def _read(entries: Sequence[Entry]) -> list[tuple[str, str, bytes]] | Answer:
                 parts.append((path.name, kind, path.read_bytes()))
             except (FileNotFoundError, NotADirectoryError) as error:
                 return Answer(outcome=Outcome.VANISHED, detail=str(error), missing=entry)
-            except OSError as error:  # too many open files, say: no reason to give the image up
+            except OSError as error:  # e.g. too many open files, which does not concern the image
                 return Answer(outcome=Outcome.UNAVAILABLE, detail=f'{path.name} cannot be read: {reason(error)}')
     return parts
 
@@ -116,12 +120,12 @@ def _read(entries: Sequence[Entry]) -> list[tuple[str, str, bytes]] | Answer:
 def _judge(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
     excerpt = ' '.join(content.decode(errors='replace').split())
     detail = f'the Learning Loop answers {status} {excerpt}'.rstrip()
-    is_page = headers.get('Content-Type', '').lower().startswith('text/html')  # of a captive portal, with status 200
+    is_page = headers.get('Content-Type', '').lower().startswith('text/html')  # a captive portal answers 200
     if 200 <= status < 300 and not is_page:
         return Answer(outcome=Outcome.TAKEN)
     if status in _REFUSALS:
         return Answer(outcome=_REFUSALS[status], detail=detail)
-    elsewhere = status < 400 or status in _NO_FAULT_OF_IMAGES
+    elsewhere = status < 400 or status in _NOT_CAUSED_BY_IMAGES
     return Answer(
         outcome=Outcome.UNAVAILABLE if elsewhere else Outcome.FAILED,
         detail=detail,
@@ -130,7 +134,7 @@ def _judge(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
 
 
 def _seconds(retry_after: str) -> float:
-    """The header's seconds or date (RFC 9110, 10.2.3) as seconds from now; 0 if it is neither."""
+    """Convert a Retry-After header, seconds or a date (RFC 9110, 10.2.3), to seconds from now; 0 if it is neither."""
     if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after[:9])
     try:

@@ -1,4 +1,4 @@
-"""The images in the outbox: the order in which they are sent, the limits that hold, and what became of each."""
+"""The queue of the outbox: order of sending, limits, retries, and counters of what happened to the images."""
 
 import logging
 import threading
@@ -15,24 +15,26 @@ from .files import Entry, OutboxFiles, reason
 log = logging.getLogger('wholebody.outbox')
 
 _MAX_ISOLATION_SECONDS: Final = 600.0
-"""Between retries of an image that fails while others arrive."""
+"""Longest pause between retries of an isolated image, in seconds."""
 _FUTURE: Final = timedelta(days=1)
-"""Names that much ahead of the clock are a clock's fault, and are not followed."""
+"""A name further ahead than this comes from a wrong clock; new names do not continue from it."""
 _ATTEMPTS: Final = 10
-"""Names that are tried for an image."""
+"""Number of names to try for an image."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Counters:
-    """What became of images since the start of the process.
+    """Numbers of images since the start of the process.
 
-    `found + saved = uploaded + set_aside + dropped + vanished + waiting`; `failed` ones never came in.
+    `found + saved = uploaded + set_aside + dropped + vanished + waiting`. Images in `failed` never entered the outbox.
 
-    :param found: lay there at the start.
-    :param failed: could not be stored.
-    :param set_aside: refused by the Loop, or incomplete at the start.
-    :param dropped: of normal priority, oldest first, to hold the limits.
-    :param vanished: removed from the folder by somebody else.
+    :param found: images in the folder at the start.
+    :param saved: images that were accepted.
+    :param failed: images that could not be stored.
+    :param uploaded: images that the Loop has taken.
+    :param set_aside: images that the Loop refused, or that were incomplete at the start.
+    :param dropped: images of normal priority that were dropped to keep the limits, the oldest first.
+    :param vanished: images that another program removed from the folder.
     """
 
     found: int = 0
@@ -46,9 +48,11 @@ class Counters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Isolation:
-    """When an image that fails while others arrive is tried again, the pause before that, and how often it was.
+    """State of an image that fails while others arrive. The queue sends it separately, after growing pauses.
 
-    Times are seconds.
+    :param retry_at: time of the next retry, in seconds of a monotonic clock.
+    :param pause: pause before that retry, in seconds.
+    :param retries: number of retries so far.
     """
 
     retry_at: float = 0
@@ -57,12 +61,12 @@ class _Isolation:
 
 
 class OutboxQueue:
-    """The images of an outbox folder, and where each of them ends.
+    """The images of an outbox folder in their order of sending.
 
-    May be called from several threads, but by one process only.
+    Several threads may use a queue, but only one process may use its folder.
 
-    :param max_images: of normal priority.
-    :param max_bytes: of all.
+    :param max_images: maximum number of images of normal priority.
+    :param max_bytes: maximum size of all images, in bytes.
     """
 
     def __init__(self, folder: Path, *, max_images: int, max_bytes: int) -> None:
@@ -79,7 +83,7 @@ class OutboxQueue:
         self._last = datetime.min
 
     def load(self) -> None:
-        """Begin with what the folder holds; what is no image with metadata is set aside.
+        """Load the images in the folder, and set aside everything that is not an image with metadata.
 
         :raises OutboxFault: the folder cannot be used.
         """
@@ -104,10 +108,10 @@ class OutboxQueue:
     # ---------------------------------------------------------------- in
 
     def save(self, jpeg: bytes, metadata: bytes, *, priority: bool) -> Entry:
-        """Store an image; where the limits demand it, the oldest of normal priority go.
+        """Store an image, and drop the oldest images of normal priority if the limits require it.
 
-        :param metadata: JSON.
-        :raises OutboxFault: the disk does not take it, or images of priority fill the outbox.
+        :param metadata: JSON text.
+        :raises OutboxFault: the disk refuses the image, or priority images fill the outbox.
         """
         try:
             self._check_room(len(jpeg) + len(metadata))
@@ -123,7 +127,7 @@ class OutboxQueue:
         return entry
 
     def not_saved(self) -> None:
-        """Count an image that should have come in and could not."""
+        """Count an image that could not be stored."""
         with self._lock:
             self.counters.failed += 1
 
@@ -135,12 +139,12 @@ class OutboxQueue:
         taken = self._bytes[True]
         if taken + size > self._max_bytes:
             raise OutboxFault(
-                f'the outbox is full: images of priority take {taken} of {self._max_bytes} bytes (MAX_OUTBOX_MIB), '
+                f'the outbox is full: priority images take {taken} of {self._max_bytes} bytes (MAX_OUTBOX_MIB), '
                 f'and this one needs {size}'
             )
 
     def _forget_vanished(self) -> None:
-        """Make room of what somebody else has deleted."""
+        """Free the space of images that another program has deleted."""
         for entry in self.waiting():
             if not entry.folder.exists():
                 self.vanished(entry)
@@ -154,10 +158,10 @@ class OutboxQueue:
                 raise OutboxFault(f'the outbox cannot store the image: {reason(error)}') from error
             if entry is not None:
                 return entry
-        raise OutboxFault(f'the outbox cannot store the image: another process writes the same names, {name} at last')
+        raise OutboxFault(f'the outbox cannot store the image: another process writes the same names, last {name}')
 
     def _next_name(self) -> str:
-        """The time, in upstream's form; later than any before, whatever the clock does."""
+        """Return the time in upstream's format; it is later than all earlier names even if the clock was set back."""
         with self._lock:
             now = datetime.now()
             ahead = self._last + timedelta(microseconds=1) if self._last < now + _FUTURE else now
@@ -169,7 +173,7 @@ class OutboxQueue:
         self._bytes[entry.priority] += entry.size
 
     def _take_out(self, entry: Entry) -> bool:
-        """:return: whether it was there."""
+        """Remove an image from the queue; return False if it was not there."""
         if self._entries[entry.priority].pop(entry.name, None) is None:
             return False
         self._bytes[entry.priority] -= entry.size
@@ -178,7 +182,7 @@ class OutboxQueue:
         return True
 
     def _take_excess(self) -> list[Entry]:
-        """Take out what is beyond the limits: the oldest of normal priority. What is on its way does not count."""
+        """Remove the oldest images of normal priority beyond the limits. Images in flight neither count nor go."""
         normal = [entry for entry in self._entries[False].values() if entry.name not in self._in_flight]
         count, size = len(normal), self._bytes[True] + sum(entry.size for entry in normal)
         excess = []
@@ -195,19 +199,19 @@ class OutboxQueue:
 
     def _remove_excess(self, entries: list[Entry]) -> None:
         if entries:
-            log.warning('the outbox is full: %d of its oldest images are dropped', len(entries))
+            log.warning('the outbox is full: its %d oldest images are dropped', len(entries))
         for entry in entries:
             self._files.remove(entry)
 
     # ---------------------------------------------------------------- waiting
 
     def waiting(self) -> list[Entry]:
-        """All images, in the order in which they are to be sent."""
+        """Return all images in the order of sending."""
         with self._lock:
             return list(self._in_order())
 
     def _in_order(self) -> Iterator[Entry]:
-        """Upstream's order: priority as it came, then normal, the newest first."""
+        """Yield the images in upstream's order: priority images, oldest first, then normal images, newest first."""
         yield from self._entries[True].values()
         yield from reversed(self._entries[False].values())
 
@@ -221,11 +225,11 @@ class OutboxQueue:
 
     @property
     def size(self) -> int:
-        """Bytes of all images that wait."""
+        """Size of all waiting images, in bytes."""
         return self._bytes[True] + self._bytes[False]
 
     def about(self) -> dict[str, int]:
-        """The counters, and what waits: images, those of priority among them, bytes."""
+        """Return the counters and the numbers of waiting images, waiting priority images, and waiting bytes."""
         with self._lock:
             waiting = {'waiting': self.count, 'waiting_priority': len(self._entries[True]), 'bytes': self.size}
             return asdict(self.counters) | waiting
@@ -233,14 +237,13 @@ class OutboxQueue:
     # ---------------------------------------------------------------- out
 
     def next_batch(self, count: int, size: int, now: float) -> list[Entry]:
-        """The next images to send; they are on their way until `landed`.
+        """Return the next images to send; they count as in flight until `landed`.
 
-        Images that are to blame for failures go singly, when their time has come; those that are under suspicion let
-        the others go first.
+        An isolated image is sent by itself when its retry is due. Failing images are sent after the others.
 
-        :param count: how many at most.
-        :param size: bytes at most, but for a single image.
-        :param now: seconds of a clock that does not run backwards.
+        :param count: maximum number of images.
+        :param size: maximum size in bytes; a single image may exceed it.
+        :param now: seconds of a monotonic clock.
         """
         with self._lock:
             due = [entry for entry in self._in_order() if self._isolated.get(entry.name, _Isolation()).retry_at <= now]
@@ -256,30 +259,32 @@ class OutboxQueue:
             return batch
 
     def landed(self) -> None:
-        """Nothing is on its way any more."""
+        """Mark the images in flight as no longer in flight."""
         with self._lock:
             self._in_flight = set()
 
     def retries(self, entry: Entry) -> int | None:
-        """How often an image to blame was tried again; None if it is not to blame for anything."""
+        """Return the number of retries of an isolated image; None if the image is not isolated."""
         isolation = self._isolated.get(entry.name)
         return None if isolation is None else isolation.retries
 
     def mark_failing(self, entry: Entry) -> None:
-        """It was sent singly and did not arrive, for its own sake or the Loop's: see how the others fare."""
+        """Mark an image that failed when sent by itself; `isolate` and `clear_failing` decide on the cause."""
         with self._lock:
             if entry.name in self._entries[entry.priority]:
                 self._failing.add(entry.name)
 
     def clear_failing(self) -> None:
-        """It is the Loop that fails."""
+        """Clear all marks, because the Loop is the cause of the failures."""
         with self._lock:
             self._failing.clear()
 
     def isolate(self, now: float, pause: float) -> None:
-        """Others arrive: one suspect is to blame, and waits; where several failed in a row it was the Loop.
+        """Isolate the failing image after another one has arrived.
 
-        :param pause: seconds before the first retry.
+        If several images failed in a row, the Loop was the cause, and all marks are cleared.
+
+        :param pause: pause before the first retry, in seconds.
         """
         with self._lock:
             if len(self._failing) == 1:
@@ -287,7 +292,7 @@ class OutboxQueue:
             self._failing.clear()
 
     def isolate_longer(self, entry: Entry, now: float) -> None:
-        """It failed again: the next retry comes later."""
+        """Double the pause of an isolated image that has failed again."""
         with self._lock:
             isolation = self._isolated.get(entry.name)
             if isolation is not None:
@@ -297,7 +302,7 @@ class OutboxQueue:
                 )
 
     def uploaded(self, entries: Iterable[Entry]) -> None:
-        """The Loop has them; their files are to be removed with `remove_files`."""
+        """Count images that the Loop has taken; the caller then removes their files with `remove_files`."""
         with self._lock:
             self.counters.uploaded += sum(self._take_out(entry) for entry in entries)
 
@@ -306,16 +311,16 @@ class OutboxQueue:
             self._files.remove(entry)
 
     def vanished(self, entry: Entry) -> None:
-        """Its files are gone, or some of them: what is left is set aside."""
+        """Count an image whose files have disappeared; if some are left, set them aside."""
         if entry.folder.exists():
-            self.set_aside(entry, 'a file of it is gone')
+            self.set_aside(entry, 'one of its files is missing')
             return
-        log.error('the image %s is gone from the outbox', entry.name)
+        log.error('the image %s has disappeared from the outbox', entry.name)
         with self._lock:
             self.counters.vanished += self._take_out(entry)
 
     def set_aside(self, entry: Entry, why: str) -> None:
-        """It can never be sent."""
+        """Count an image that can never be sent, and move its files out of the queue."""
         with self._lock:
             self.counters.set_aside += self._take_out(entry)
         self._files.set_aside(entry.folder, why)

@@ -1,9 +1,9 @@
-"""Which images are worth a person's time: those with a pose that the model is unsure of, once per camera and place.
+"""Decides which images are worth annotating: those with an uncertain or implausible pose that is new to its camera.
 
-A pose is judged by its box and by its parts, on the package's mapped confidences (see `model_package`). What was found
-relevant is remembered per camera, so that a person who stays as they are is sent once. Cost and memory are bounded:
-by `MAX_POSES` per image, `MAX_REMEMBERED` per camera and `MAX_CAMERAS`, whatever ids clients invent. So is what one
-camera sends: uncertain poses jitter, and their jitter is no news.
+A pose is judged by the mapped confidences of its box and its parts (see `models.package`). Relevant poses are
+remembered per camera, so that the images of a person who does not move are sent once. Cost and memory are bounded by
+`MAX_POSES` per image, `MAX_REMEMBERED` per camera and `MAX_CAMERAS`, whatever camera ids clients send. The number of
+images per camera is bounded too, because uncertain poses jitter and would look new in every frame.
 """
 
 import hashlib
@@ -27,53 +27,54 @@ Bools = NDArray[np.bool_]
 
 UNCERTAIN: Final = 'uncertain'
 UNCERTAIN_TAGS: Final = ('uncertain_person', *(f'uncertain_{part.name}' for part in PARTS))
-"""Of the box, then of each part; such a tag never comes without `uncertain`."""
+"""Tags for an uncertain box, then for each uncertain part; each is always accompanied by `uncertain`."""
 NO_BODY: Final = 'person_without_body'
 OUTSIDE_BOX: Final = 'keypoints_outside_box'
 SAME_BODY: Final = 'poses_share_body'
 RANDOM: Final = 'random'
 
 MAX_POSES: Final = 64
-"""Of an image, the best ones, that are judged."""
+"""Number of poses per image that are judged, the best ones."""
 MAX_REMEMBERED: Final = 512
-"""Poses per camera; the one that was seen longest ago makes room."""
+"""Number of remembered poses per camera; the one not seen for the longest time is replaced first."""
 MAX_CAMERAS: Final = 128
-"""Camera ids; the one that was heard of longest ago makes room. Images without an id have a place of their own."""
+"""Number of remembered camera ids; the least recently used is forgotten first. Images without an id share a history."""
 
 ABSENT: Final = 0.15
-"""A keypoint of lower confidence is plainly absent, as those of hidden legs are."""
+"""Confidence below which a keypoint is absent, such as those of hidden legs."""
 MIN_PRESENT_SHARE: Final = 0.25
-"""A part of which fewer keypoints are inside the image and not absent is not judged."""
+"""Share of a part's keypoints, 0..1, that must be present inside the image for the part to be judged."""
 BORDER_PIXELS: Final = 1.0
-"""Keypoints that close to the image's border lie outside: the engine moves them there."""
+"""Distance to the border, in pixels, within which a keypoint counts as outside: the engine clips it to the border."""
 MIN_BODY_EXTENT: Final = 0.1
-"""Of the box's diagonal, that the body's keypoints must span."""
+"""Share of the box's diagonal, 0..1, that the keypoints of the body must span."""
 BOX_MARGIN: Final = 0.1
-"""Of the box's width and height, that keypoints may leave it by."""
+"""Share of the box's width and height, 0..1, by which keypoints may lie outside the box."""
 MAX_OUTSIDE_SHARE: Final = 0.1
-"""Of the present keypoints, that may lie farther out."""
+"""Share of the present keypoints, 0..1, that may lie further outside."""
 MAX_POSTURES: Final = 10
-"""Of one place, that are news until they are forgotten."""
+"""Number of different postures at one place that are new; further ones wait until some are forgotten."""
 BURST: Final = 100
-"""Images that a camera may find relevant at once; from then on one in `REFILL_SECONDS`."""
+"""Number of relevant images that a camera may send at once; after that, one every `REFILL_SECONDS`."""
 REFILL_SECONDS: Final = 10.0
 SAME_PLACE_IOU: Final = 0.5
+"""Intersection over union from which two boxes are at the same place."""
 SAME_POSTURE_OKS: Final = 0.85
-"""A raised arm moves its two keypoints and, with them, the box: that is a new posture."""
+"""Object keypoint similarity from which two postures are the same. A raised arm gives a lower one."""
 
 _BODY_SIGMAS: Final = OKS_SIGMAS[BODY]
 _DIGITS: Final = 4
-"""Of confidences, as answers have them: the thresholds are compared with what can be seen."""
+"""Decimals of a confidence in comparisons with thresholds; answers have the same, so users can check a decision."""
 _STARTS: Final = [part.start for part in PARTS]
 _SIZES: Final = np.array([len(part.indices) for part in PARTS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was decided on an image.
+    """The decision on an image.
 
-    :param tags: why the image is relevant; empty if it is not.
-    :param remembered: what `Relevance.retract` needs to know.
+    :param tags: reasons why the image is relevant; empty if it is not.
+    :param remembered: the remembered poses, for `Relevance.retract`: history, slot and generation.
     """
 
     tags: tuple[str, ...]
@@ -81,16 +82,14 @@ class Verdict:
 
 
 class Relevance:
-    """Judges images, and remembers what it found relevant.
+    """Judges images and remembers the relevant poses. Several threads may use it.
 
-    May be called from several threads.
-
-    :param min_uncertain: confidences from here …
-    :param max_uncertain: … to here are uncertain, 0..1.
-    :param reset_seconds: a pose that was not seen for so long is forgotten.
-    :param random_share: share of all images, 0..1, that are relevant by chance, for evaluation data without bias.
-    :param clock: seconds, never running backwards.
-    :param chance: a number 0..1, evenly distributed.
+    :param min_uncertain: lowest uncertain confidence, 0..1.
+    :param max_uncertain: highest uncertain confidence, 0..1.
+    :param reset_seconds: time after which a pose that was not seen again is forgotten.
+    :param random_share: share of all images, 0..1, to select at random, as unbiased data for evaluation.
+    :param clock: returns the seconds of a monotonic clock.
+    :param chance: returns a random number, uniformly distributed in 0..1.
     """
 
     def __init__(
@@ -114,9 +113,9 @@ class Relevance:
         self._without_id = _History()
 
     def judge(self, poses: Sequence[Pose], *, size: tuple[int, int], camera_id: str | None = None) -> Verdict:
-        """Decide whether an image is relevant, and remember its poses if they made it so.
+        """Decide whether an image is relevant, and remember the poses that made it relevant.
 
-        :param poses: of the image, best first.
+        :param poses: poses of the image, best first.
         :param size: width, height of the upright image in pixels.
         """
         tags = [RANDOM] if self._random_share and self._chance() < self._random_share else []
@@ -140,7 +139,7 @@ class Relevance:
         return Verdict(tags=(*sorted(found), *tags), remembered=remembered)
 
     def retract(self, verdict: Verdict) -> None:
-        """Forget what an image was found relevant for, as it could not be kept: the next one will do."""
+        """Forget the poses of an image that could not be stored, so that the next image of them is relevant again."""
         with self._lock:
             for history, slot, generation in verdict.remembered:
                 history.forget(slot, generation)
@@ -164,10 +163,10 @@ class Relevance:
         return history
 
     def _causes(self, group: '_Group', size: tuple[int, int]) -> list[list[str]]:
-        """Per pose what is doubtful about it, as tags."""
+        """Return for each pose the tags of everything uncertain or implausible about it."""
         certain = np.concatenate([group.box_confidences[:, None], group.part_confidences(size)], axis=1)
         np.round(certain, _DIGITS, out=certain)
-        uncertain = (certain >= self._min) & (certain <= self._max)  # nan is neither
+        uncertain = (certain >= self._min) & (certain <= self._max)  # comparisons with nan are false
         present = group.confidences >= PRESENT
         faults = {
             NO_BODY: ~group.has_body(present),
@@ -184,7 +183,7 @@ class Relevance:
 
 
 def certainties(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
-    """How certain a model is of poses, (N,), 0..1: the lowest of the box's confidence and its judged parts'.
+    """Return the certainty of poses, (N,), 0..1: the lowest confidence among the box and the judged parts.
 
     :param size: width, height of the image in pixels.
     """
@@ -193,7 +192,9 @@ def certainties(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
 
 
 def confidences(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
-    """Of boxes, then of each part the mean over the keypoints that can be there, (N, 6), 0..1; nan: it is not judged.
+    """Return the confidences of the box and of the five parts, (N, 6), 0..1; nan for a part that is not judged.
+
+    The confidence of a part is the mean over its present keypoints inside the image.
 
     :param size: width, height of the image in pixels.
     """
@@ -203,11 +204,11 @@ def confidences(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _View:
-    """What makes a pose recognisable: its place, and its posture whatever the place and size.
+    """Place and posture of a pose; the posture is independent of place and size.
 
     :param box: (4,), x1, y1, x2, y2 in pixels.
-    :param posture: (17, 2), the body's keypoints about the box's centre, in square roots of the box's area.
-    :param visible: (17,), the keypoints that count.
+    :param posture: (17, 2), body keypoints relative to the centre of the box, in units of the square root of its area.
+    :param visible: (17,), True for the keypoints to compare.
     """
 
     box: Floats
@@ -223,7 +224,7 @@ class _Group:
         self.keypoints = np.array([pose.keypoints for pose in poses])
         self.confidences = np.array([pose.confidences for pose in poses])
         self.box_confidences = np.array([pose.box_confidence for pose in poses])
-        # by columns, since numpy is slow at reducing an axis of two
+        # as columns, because numpy reduces an axis of length two slowly
         self._x, self._y = self.keypoints[..., 0], self.keypoints[..., 1]
         self._sides = np.maximum(self.boxes[:, 2:] - self.boxes[:, :2], 1)
         self._areas = self._sides.prod(axis=1)
@@ -238,7 +239,7 @@ class _Group:
         )
 
     def part_confidences(self, size: tuple[int, int]) -> Floats:
-        """Mean confidence per part of the keypoints that can be there, (N, 5); nan where those are too few."""
+        """Return the mean confidence of each part's present keypoints, (N, 5); nan where too few are present."""
         right, bottom = (side - 1 - BORDER_PIXELS for side in size)
         inside = (self._x >= BORDER_PIXELS) & (self._x <= right) & (self._y >= BORDER_PIXELS) & (self._y <= bottom)
         judged = (inside & (self.confidences >= ABSENT)).astype(np.float32)
@@ -248,7 +249,7 @@ class _Group:
         return means
 
     def has_body(self, present: Bools) -> Bools:
-        """Whether a pose has a few keypoints of a body, and not all in one spot."""
+        """Return for each pose, (N,), whether it has enough body keypoints that are not all in one spot."""
         body = present[:, BODY]
         points, counted = self.keypoints[:, BODY], body[..., None]
         spans = np.where(counted, points, -np.inf).max(axis=1) - np.where(counted, points, np.inf).min(axis=1)
@@ -257,7 +258,7 @@ class _Group:
         return has
 
     def leaves_box(self, present: Bools) -> Bools:
-        """Whether many keypoints of a pose lie outside its box."""
+        """Return for each pose, (N,), whether many of its keypoints lie outside its box."""
         margin = BOX_MARGIN * self._sides
         left, top = (self.boxes[:, :2] - margin).T[..., None]
         right, bottom = (self.boxes[:, 2:] + margin).T[..., None]
@@ -267,10 +268,10 @@ class _Group:
 
 
 class _History:
-    """The poses that one camera's images were relevant for: place, posture, and when last seen."""
+    """The remembered poses of one camera: place, posture and time of the last sighting."""
 
     def __init__(self) -> None:
-        self._boxes = np.zeros((4, MAX_REMEMBERED), dtype=np.float32).T  # each coordinate lies in one piece
+        self._boxes = np.zeros((4, MAX_REMEMBERED), dtype=np.float32).T  # each coordinate is contiguous in memory
         self._postures = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS), 2), dtype=np.float32)
         self._visible = np.zeros((MAX_REMEMBERED, len(_BODY_SIGMAS)), dtype=np.bool_)
         self._seen = np.full(MAX_REMEMBERED, -np.inf)
@@ -279,7 +280,7 @@ class _History:
         self._generations = np.zeros(MAX_REMEMBERED, dtype=np.int64)
 
     def may_send(self, now: float) -> bool:
-        """Whether the camera has not sent too much of late; if so, it sends now."""
+        """Return True if the camera may send another relevant image, and count that image."""
         self._budget = min(BURST, self._budget + max(0.0, now - self._refilled) / REFILL_SECONDS)
         self._refilled = now
         if self._budget < 1:
@@ -288,7 +289,10 @@ class _History:
         return True
 
     def knows(self, view: _View, now: float, since: float) -> bool:
-        """Whether such a pose was seen since then, or so many others in its place; if so, it is seen now."""
+        """Return True if the pose is not new, and update the last sighting of equal poses.
+
+        A pose is not new if an equal one was seen since the given time, or `MAX_POSTURES` others at its place.
+        """
         near = (self._seen >= since) & (box_ious(view.box, self._boxes) >= SAME_PLACE_IOU)
         slots = np.flatnonzero(near)
         if not slots.size:
@@ -298,7 +302,7 @@ class _History:
         return bool(alike.size) or len(slots) >= MAX_POSTURES
 
     def _alike(self, view: _View, slots: NDArray[np.intp]) -> Bools:
-        """Whether the remembered postures are that of the view; without a body to compare, the place decides."""
+        """Return for each slot whether its posture equals the view's; without comparable bodies, the place decides."""
         theirs = self._visible[slots]
         both = theirs & view.visible
         similarity = oks(self._postures[slots], view.posture, both, area=BOX_TO_OKS_AREA, sigmas=_BODY_SIGMAS)
@@ -308,7 +312,10 @@ class _History:
         return alike
 
     def remember(self, view: _View, now: float) -> tuple[int, int]:
-        """:return: the place in memory and its generation, for `forget`."""
+        """Remember a pose in place of the one not seen for the longest time.
+
+        :return: slot and its generation, for `forget`.
+        """
         slot = int(np.argmin(self._seen))
         self._boxes[slot] = view.box
         self._postures[slot] = view.posture

@@ -19,7 +19,9 @@ def test_a_body_that_no_disk_takes_is_not_the_callers_fault(node: NodeProcess, r
     try:
         answer = httpx.post(f'{node.url}/{route}', files={field: b'x' * 3_000_000}, timeout=30)
         assert answer.status_code == 507
-        assert answer.json()['detail'].startswith("the request cannot be kept in the node's folder for temporary files")
+        assert answer.json()['detail'].startswith(
+            "the request cannot be stored in the node's folder for temporary files"
+        )
         assert httpx.post(f'{node.url}/{route}', files={field: b'x' * 3000}, timeout=30).status_code in (409, 415)
     finally:
         resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, limits)

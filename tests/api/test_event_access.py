@@ -91,7 +91,7 @@ def test_as_many_clients_as_may_be(closed: NodeProcess) -> None:
     with Visitor(closed, **options) as first:
         with Visitor(closed, **options) as second:
             with Visitor(closed, **options) as third:
-                assert '2 clients are connected, as many as may be (MAX_CLIENTS)' in str(third.reason)
+                assert '2 clients are connected, the maximum (MAX_CLIENTS)' in str(third.reason)
             assert second.client.call('about', timeout=10)
         wait_until_empty(closed)
         with Visitor(closed, **options) as fourth:
@@ -161,7 +161,7 @@ def test_strangers_send_little_and_do_not_stay(closed: NodeProcess) -> None:
     session = session_of(httpx.get(closed.url + POLLING))
     large = httpx.post(f'{closed.url}{POLLING}&sid={session}', content=20_000 * b' ')
     assert large.status_code == 413
-    assert 'show the token' in large.json()['detail']
+    assert 'send the token' in large.json()['detail']
 
 
 def session_of(answer: httpx.Response) -> str:
@@ -221,4 +221,4 @@ def test_a_stranger_says_how_much_he_sends(closed: NodeProcess) -> None:
     sid = json.loads(opened[1:])['sid']
     answer = httpx.post(f'{closed.url}{POLLING}&sid={sid}', content=iter([b'40']))
     assert answer.status_code == 413
-    assert 'show the token' in answer.json()['detail']
+    assert 'send the token' in answer.json()['detail']

@@ -12,7 +12,7 @@ def test_what_others_hold_leaves_less_room() -> None:
     one.add(60)
     assert other.has_room(40)
     assert not other.has_room(41)
-    assert 'hold 60 bytes, of 100' in str(other.refusal())
+    assert 'hold 60 bytes; the limit for all is 100' in str(other.refusal())
     other.add(40)
     assert not one.has_room(1)
     assert one.has_room(0)

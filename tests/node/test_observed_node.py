@@ -226,7 +226,7 @@ def test_the_id_is_in_the_lines_of_its_request(logging_node: NodeProcess) -> Non
         assert answer == {'status': 'OK', 'request_id': 'fifth'}
     said = {line['request_id']: line['message'] for line in lines(logging_node) if 'request_id' in line}
     assert set(said) == {'second', 'third', 'fourth', 'fifth'}
-    assert said['second'] == 'the outbox is full: 1 of its oldest images are dropped'
+    assert said['second'] == 'the outbox is full: its 1 oldest images are dropped'
     assert said['third'].startswith('POST /poses is answered with 415: GIF')
     assert said['fourth'].startswith('poses is answered with an error: GIF')
     scrape = Scrape.of_node(logging_node.url)

@@ -96,12 +96,12 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
     assert {path.name: reason for path, reason in bad} == {
         NAMES[0]: f'image_{NAMES[0]}.jpg: No such file or directory',
         NAMES[2]: f'image_{NAMES[2]}.json is empty',
-        'notes.txt': 'it is no folder',
-        'link': 'it is no folder',
+        'notes.txt': 'it is not a folder',
+        'link': 'it is not a folder',
         renamed: f'image_{renamed}.json: No such file or directory',
-        'new\nline': 'its name is no time',
-        'b\udcffd': 'its name is no time',
-        '9999-12-31_23:59:59.999999': 'its name is no time',
+        'new\nline': 'its name is not a time',
+        'b\udcffd': 'its name is not a time',
+        '9999-12-31_23:59:59.999999': 'its name is not a time',
     }
     for path, reason in bad:
         files.set_aside(path, reason)

@@ -23,7 +23,7 @@ from detector.errors import ModelUnavailable, WholebodyError
 from detector.loop import upstream
 from detector.observability import request_context
 from detector.observability.logs import OnceASecond
-from detector.observability.metrics import NOBODY, Metrics, status_of
+from detector.observability.metrics import CLIENT_GONE, Metrics, status_of
 
 if TYPE_CHECKING:
     from detector.node.wholebody_node import WholebodyNode
@@ -96,7 +96,7 @@ class ObservedRequests:
             nonlocal ended
             if not ended:
                 ended = True
-                self._end(scope['method'], route, context, NOBODY if status is None else status, arrival)
+                self._end(scope['method'], route, context, CLIENT_GONE if status is None else status, arrival)
 
         async def observing(message: Message) -> None:
             nonlocal status
@@ -131,7 +131,7 @@ class ObservedRequests:
 
 
 def _phrase(status: int) -> str:
-    if status == NOBODY:
+    if status == CLIENT_GONE:
         return 'the caller has gone'
     try:
         return HTTPStatus(status).phrase

@@ -117,7 +117,9 @@ async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogC
     """The answer tells the caller what to look for, and nothing of the bug."""
     answer = await Observed().get('/bug', **{'X-Request-ID': 'robot-7'})
     assert answer.status_code == 500
-    assert answer.json() == {'detail': 'the request fails inside the node; its log says why, at the request id robot-7'}
+    assert answer.json() == {
+        'detail': 'the request failed inside the node; its log gives the reason under the request id robot-7'
+    }
     (record,) = [record for record in caplog.records if record.levelname == 'ERROR']
     assert record.getMessage() == 'GET /bug fails inside the node'
     assert record.exc_info is not None
