@@ -36,7 +36,7 @@ def reference_pages() -> dict[str, str]:
         'reference/events.md': events_page(),
         'reference/errors.md': errors_page(),
         'reference/metrics.md': metrics_page(collected_metrics()),
-        'reference/python.md': PYTHON_PAGE,
+        'reference/python.md': python_page(),
     }
 
 
@@ -321,12 +321,25 @@ _METRICS_HEAD: Final = """# Metrics
 
 # ---------------------------------------------------------------- Python API
 
-PYTHON_PAGE: Final = """# Python API
 
-::: detector
-    options:
-      show_root_heading: false
-      show_root_toc_entry: false
+def python_page() -> str:
+    """Return directives for mkdocstrings: one for each public name, in the order of `detector.__all__`."""
+    return '\n'.join([_PYTHON_HEAD, *(f'::: detector.{name}\n' for name in detector.__all__ if name != '__version__')])
+
+
+_PYTHON_HEAD: Final = """# Python API
+
+These names can be imported from `detector`. `import detector` is fast: a name is loaded when it is first used.
+
+```python
+from detector import PoseEngine, installed_package, open_package, read_image
+
+engine = PoseEngine(open_package(installed_package()))
+for pose in engine.poses(read_image('photo.jpg')):
+    print(pose.box, pose.box_confidence, pose.keypoints.shape)
+```
+
+`detector.__version__` is the version of this project.
 """
 
 

@@ -9,6 +9,7 @@ import typer
 from fastapi.routing import iter_route_contexts
 from learning_loop_node.enums import OperationMode, OutboxMode
 
+import detector
 import detector.errors
 from benchmarks.support.processes import PROJECT
 from detector.api.events import EVENTS
@@ -118,6 +119,12 @@ def test_an_error_that_the_tree_lacks_fails_the_page() -> None:
     with pytest.raises(LookupError, match='does not explain Newcomer'):
         reference_pages.errors_page()
     newcomer.__module__ = __name__  # the class lives on: other tests must not find it
+
+
+def test_every_public_name_is_in_the_python_api(pages: dict[str, str]) -> None:
+    """mkdocstrings fills in the docstrings when the site is built."""
+    names = re.findall(r'^::: detector\.(\w+)$', pages['python'], re.MULTILINE)
+    assert ['__version__', *names] == detector.__all__
 
 
 def test_metrics_have_their_labels_and_types(pages: dict[str, str]) -> None:
