@@ -5,57 +5,58 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from detector.api.middleware.access import address_of
+from detector.api.middleware.access import AccessPolicy, address_of
+from detector.api.openapi import errors
+from detector.errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
 from detector.label_studio.backend.correction_queue import CorrectionQueue
 from detector.label_studio.backend.corrections import Corrections
 from detector.label_studio.backend.preannotation import Preannotator
 from detector.label_studio.labels import config
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
-from detector.models.package import ModelPackage
-from detector.observability.request_context import encoding
-
-from .errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
-from .loop import upstream
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
+from detector.observability.metrics import Metrics
+from detector.outbox.outbox import Outbox
+from detector.service import Models, encoded
+from detector.serving.inference import Inference
+from detector.settings import Settings
 
 log = logging.getLogger('wholebody.label_studio')
 
 _LARGE_BODY: Final = 4 * 1024**2
+"""Size from which bodies are parsed one at a time, in bytes: parsing blocks the interpreter."""
 _parsing: Final = asyncio.Semaphore(1)
-"""Large bodies are parsed one at a time: it keeps the interpreter, and so all else, waiting."""
-_TRAINING = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
+_TRAINING: Final = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
 
 
 class LabelStudioBackend:
-    """What the routes work with; part of a node.
+    """What the routes work with.
 
     :raises InvalidSettings: an address or a token cannot be used.
     """
 
-    def __init__(self, node: 'WholebodyNode') -> None:
-        settings = node.settings
-        self._node = node
+    def __init__(
+        self, settings: Settings, models: Models, inference: Inference, outbox: Outbox, metrics: Metrics
+    ) -> None:
         self._settings = settings
+        self._models = models
+        self._outbox = outbox
         self._connection = Connection.of(settings)
         self.images = TaskImages.of(settings, self._connection)
-        self.images.observe = node.metrics.fetched
-        self.preannotator = Preannotator(node.inference, settings)
+        self.images.observe = metrics.fetched
+        self.preannotator = Preannotator(inference, settings)
         self.corrections: Corrections | None = None
 
     async def start(self) -> None:
-        """Begin to work off corrections, if there is a Loop to send them to and a Label Studio to read them from."""
+        """Begin to process corrections if a Loop takes them and Label Studio's API can be read."""
         settings = self._settings
         wanted = settings.label_studio_api_token is not None and settings.loop_url is not None
         if self._connection is None or not wanted or self.corrections is not None:
             return
-        path = self._settings.data_folder / 'label_studio' / 'corrections.sqlite'
+        path = settings.data_folder / 'label_studio' / 'corrections.sqlite'
         try:
             queue = await asyncio.to_thread(CorrectionQueue, path)
         except OSError as error:
@@ -65,14 +66,14 @@ class LabelStudioBackend:
             queue,
             self._connection,
             self.images,
-            self._node.outbox,
-            category_ids=lambda: upstream.active_detector(self._node)[0].package.category_ids,
-            max_pixels=self._settings.max_image_pixels,
+            self._outbox,
+            category_ids=lambda: self._models.require().category_ids,
+            max_pixels=settings.max_image_pixels,
         )
         self.corrections.start()
 
     async def stop(self) -> None:
-        """Take no corrections any more; what waits is kept on the disk."""
+        """Stop processing corrections; those that wait stay on the disk."""
         if self.corrections is not None:
             await self.corrections.close()
             self.corrections = None
@@ -84,48 +85,84 @@ class LabelStudioBackend:
             await self._connection.close()
 
     def model_version(self) -> str | None:
-        """Name and version of the package that serves; None if none does."""
+        """Return name and version of the package that serves, or None."""
         try:
-            return upstream.active_detector(self._node)[0].package.model_version
+            return self._models.require().model_version
         except ModelUnavailable:
             return None
 
-    def require_model(self) -> None:
-        """:raises ModelUnavailable: none serves; says why."""
-        self._node.serving.active()
-
     def about(self) -> dict[str, Any]:
-        """Where images and corrections come from, and how many corrections wait."""
-        corrections = None if self.corrections is None else self.corrections.about()
+        """Describe where images and corrections come from, and how many corrections wait."""
         url = None if self._connection is None else str(self._connection.url)
-        return {'url': url, 'corrections': corrections}
+        return {'url': url, 'corrections': self.about_corrections()}
 
+    def about_corrections(self) -> dict[str, Any] | None:
+        """Return the counters of the corrections, or None if none are processed."""
+        return None if self.corrections is None else self.corrections.about()
 
-def _backend(request: Request) -> LabelStudioBackend:
-    backend: LabelStudioBackend = cast('WholebodyNode', request.app).label_studio
-    return backend
+    async def predict(self, body: Mapping[str, Any]) -> list[Any]:
+        """Predict for the tasks of a request, see `Preannotator`.
 
+        :raises InvalidRequest: the request is malformed.
+        :raises RequestTooLarge: there are more than MAX_TASKS tasks.
+        :raises ModelUnavailable: no model serves.
+        """
+        tasks, label_config, params = body.get('tasks'), body.get('label_config'), body.get('params')
+        if not isinstance(tasks, list):
+            raise InvalidRequest("'tasks' must be a list of tasks, each with an 'id' and 'data'")
+        limit = self._settings.max_tasks
+        if len(tasks) > limit:
+            raise RequestTooLarge(
+                f'{len(tasks)} tasks are more than {limit} (MAX_TASKS); send them in several requests'
+            )
+        if not isinstance(label_config, str | None):
+            raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")
+        chosen = await asyncio.to_thread(config.parse, label_config)
+        context = params.get('context') if isinstance(params, Mapping) else None
+        self._models.require()
+        async with self.images.batch() as source:
+            if not isinstance(context, Mapping):
+                return list(await self.preannotator.predict(tasks, chosen, source))
+            if len(tasks) != 1:
+                raise InvalidRequest(f'a context belongs to one task; there are {len(tasks)}')
+            return [await self.preannotator.interactive(tasks[0], chosen, context, source)]
 
-async def _authorized(request: Request) -> None:
-    """Ask for BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set; for API_TOKEN `AccessControl` has asked.
+    async def validate(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Describe what a labeling config offers for a pose.
 
-    :raises Unauthorized: they are not in the request.
-    """
-    node = cast('WholebodyNode', request.app)
-    if node.settings.basic_auth_user is None or node.access_policy.allows_label_studio(request):
-        return
-    if 'authorization' in request.headers:
-        await node.access_policy.delay_failed_attempt(address_of(request))
-    raise node.access_policy.unauthorized(request)
+        :raises InvalidRequest: the config offers nothing for a pose, or is malformed.
+        """
+        label_config = body.get('config', body.get('label_config'))
+        if not isinstance(label_config, str):
+            raise InvalidRequest("'config' must be a text, the XML of the labeling config")
+        found = await asyncio.to_thread(config.parse, label_config)
+        return {
+            'status': 'OK',
+            'image': found.image_key,
+            'boxes': found.boxes is not None,
+            'skeletons': [] if found.skeletons is None else list(found.skeletons.labels),
+            'keypoints': 0 if found.points is None else len(found.points.labels),
+        }
 
+    async def note_webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue the annotations that a webhook names.
 
-router = APIRouter(tags=['Label Studio'], dependencies=[Depends(_authorized)])
+        :raises OutboxFault: the queue cannot be written.
+        """
+        if body.get('action') == 'START_TRAINING':
+            return {'status': 'OK', 'detail': _TRAINING}
+        if self.corrections is None:
+            return {'status': 'OK', 'detail': 'corrections need LOOP_HOST, LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'}
+        try:
+            return {'status': 'OK', 'annotations': await self.corrections.note(body)}
+        except OSError as error:
+            raise OutboxFault(f'the correction cannot be stored: {error}') from error
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request.
+    """Return the JSON object of a request.
 
-    :raises InvalidRequest: it is none.
+    :raises InvalidRequest: the body is not a JSON object.
     """
     received = await request.body()
     try:
@@ -138,113 +175,78 @@ async def _body(request: Request) -> dict[str, Any]:
     return body
 
 
+Body = Annotated[dict[str, Any], Depends(_body)]
+
+
+def create_router(
+    backend: LabelStudioBackend, models: Models, access_policy: AccessPolicy, settings: Settings
+) -> APIRouter:
+    """Return the routes of this backend."""
+
+    async def authorize(request: Request) -> None:
+        """Check BASIC_AUTH_USER and BASIC_AUTH_PASS, if they are set; `AccessControl` has checked API_TOKEN.
+
+        :raises Unauthorized: the request does not carry them.
+        """
+        if settings.basic_auth_user is None or access_policy.allows_label_studio(request):
+            return
+        if 'authorization' in request.headers:
+            await access_policy.delay_failed_attempt(address_of(request))
+        raise access_policy.unauthorized(request)
+
+    router = APIRouter(tags=['Label Studio'], dependencies=[Depends(authorize)])
+
+    @router.get('/', include_in_schema=False)
+    @router.head('/', include_in_schema=False)
+    @router.head('/health', include_in_schema=False)
+    @router.get('/health', responses=errors(401))
+    async def health() -> dict[str, str]:
+        """Whether the process is alive; says nothing of a model."""
+        return {'status': 'UP'}
+
+    @router.post('/setup', responses=errors(422))
+    async def setup(body: Body) -> dict[str, str | None]:
+        """Label Studio introduces itself and asks for the version that predicts.
+
+        The token that it offers is not used.
+        """
+        backend.images.learn_hostname(body.get('hostname'))
+        return {'model_version': backend.model_version()}
+
+    @router.post('/predict', responses=errors(422))
+    async def predict(body: Body) -> Response:
+        """Predictions for tasks; with a `context`, the person in the box that was drawn or nearest to the click.
+
+            curl localhost:8004/predict --json '{"tasks": [{"id": 1, "data": {"image": "https://…/photo.jpg"}}]}'
+
+        A task that fails has `[]` among the `results`, and so has one for which the time was too short.
+        """
+        return await encoded(_answer, await backend.predict(body))
+
+    @router.get('/versions')
+    async def versions() -> dict[str, list[str]]:
+        """The model versions that are installed, the one that serves first."""
+        return {'versions': await asyncio.to_thread(models.names)}
+
+    @router.post('/validate', responses=errors(422))
+    async def validate(body: Body) -> dict[str, Any]:
+        """Whether a labeling config offers something for a pose, and what."""
+        return await backend.validate(body)
+
+    @router.post('/train', responses=errors(422))
+    async def train(body: Body) -> dict[str, str]:
+        """Says where training happens."""
+        return {'status': 'OK', 'detail': _TRAINING}
+
+    @router.post('/webhook', responses=errors(422, 507))
+    async def webhook(body: Body) -> dict[str, Any]:
+        """Takes news of annotations; they are read again from Label Studio and sent to the Learning Loop afterwards."""
+        return await backend.note_webhook(body)
+
+    return router
+
+
 def _answer(results: list[Any]) -> Response:
-    """Written piece by piece: one encoding of megabytes would keep the interpreter, and so `/health`, waiting."""
+    """Encode one result at a time: encoding megabytes at once would block the interpreter, and with it `/health`."""
     pieces = [json.dumps(result, allow_nan=False) for result in results]
     return Response('{"results": [' + ', '.join(pieces) + ']}', media_type='application/json')
-
-
-@router.get('/', include_in_schema=False)
-@router.head('/', include_in_schema=False)
-@router.head('/health', include_in_schema=False)
-@router.get('/health')
-async def health() -> dict[str, str]:
-    """Whether the process is alive; says nothing of a model."""
-    return {'status': 'UP'}
-
-
-@router.post('/setup')
-async def setup(request: Request) -> dict[str, str | None]:
-    """Label Studio introduces itself and asks for the version that predicts.
-
-    The token that it offers is not used.
-    """
-    body = await _body(request)
-    backend = _backend(request)
-    backend.images.learn_hostname(body.get('hostname'))
-    return {'model_version': backend.model_version()}
-
-
-@router.post('/predict')
-async def predict(request: Request) -> Response:
-    """Predictions for tasks; with a `context`, the person in the box that was drawn or nearest to the click.
-
-        curl localhost:8004/predict --json '{"tasks": [{"id": 1, "data": {"image": "https://…/photo.jpg"}}]}'
-
-    A task that fails has `[]` among the `results`, and so has one for which the time was too short.
-    """
-    body = await _body(request)
-    tasks = body.get('tasks')
-    if not isinstance(tasks, list):
-        raise InvalidRequest("'tasks' must be a list of tasks, each with an 'id' and 'data'")
-    max_tasks = cast('WholebodyNode', request.app).settings.max_tasks
-    if len(tasks) > max_tasks:
-        raise RequestTooLarge(
-            f'{len(tasks)} tasks are more than {max_tasks} (MAX_TASKS); send them in several requests'
-        )
-    label_config = body.get('label_config')
-    if not isinstance(label_config, str | None):
-        raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")
-    chosen = await asyncio.to_thread(config.parse, label_config)
-    params = body.get('params')
-    context = params.get('context') if isinstance(params, Mapping) else None
-    backend = _backend(request)
-    backend.require_model()
-    async with backend.images.batch() as source:
-        if isinstance(context, Mapping):
-            if len(tasks) != 1:
-                raise InvalidRequest(f'a context belongs to one task; there are {len(tasks)}')
-            results: list[Any] = [await backend.preannotator.interactive(tasks[0], chosen, context, source)]
-        else:
-            results = list(await backend.preannotator.predict(tasks, chosen, source))
-    with encoding():
-        return await asyncio.to_thread(_answer, results)
-
-
-@router.get('/versions')
-async def versions(request: Request) -> dict[str, list[str]]:
-    """The model versions that are installed, the one that serves first."""
-    node = cast('WholebodyNode', request.app)
-    serving = _backend(request).model_version()
-    packages = await asyncio.to_thread(node.store.installed)
-    others = {package.model_version for package in packages if isinstance(package, ModelPackage)} - {serving}
-    return {'versions': [*filter(None, [serving]), *sorted(others)]}
-
-
-@router.post('/validate')
-async def validate(request: Request) -> dict[str, Any]:
-    """Whether a labeling config offers something for a pose, and what."""
-    body = await _body(request)
-    label_config = body.get('config', body.get('label_config'))
-    if not isinstance(label_config, str):
-        raise InvalidRequest("'config' must be a text, the XML of the labeling config")
-    found = await asyncio.to_thread(config.parse, label_config)
-    return {
-        'status': 'OK',
-        'image': found.image_key,
-        'boxes': found.boxes is not None,
-        'skeletons': [] if found.skeletons is None else list(found.skeletons.labels),
-        'keypoints': 0 if found.points is None else len(found.points.labels),
-    }
-
-
-@router.post('/train')
-async def train(request: Request) -> dict[str, str]:
-    """Says where training happens."""
-    await _body(request)
-    return {'status': 'OK', 'detail': _TRAINING}
-
-
-@router.post('/webhook')
-async def webhook(request: Request) -> dict[str, Any]:
-    """Takes news of annotations; they are read again from Label Studio and sent to the Learning Loop afterwards."""
-    body = await _body(request)
-    if body.get('action') == 'START_TRAINING':
-        return {'status': 'OK', 'detail': _TRAINING}
-    corrections = _backend(request).corrections
-    if corrections is None:
-        return {'status': 'OK', 'detail': 'corrections need LOOP_HOST, LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'}
-    try:
-        return {'status': 'OK', 'annotations': await corrections.note(body)}
-    except OSError as error:
-        raise OutboxFault(f'the correction cannot be stored: {error}') from error

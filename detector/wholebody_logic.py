@@ -1,4 +1,4 @@
-"""The Learning Loop's door to the engine: DetectorLogic and its factory."""
+"""The Learning Loop's interface to the engine: its DetectorLogic and the factory of it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,35 +9,31 @@ from learning_loop_node import DetectorLogic, DetectorLogicFactory
 from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata, ModelInformation
 from numpy.typing import NDArray
 
-from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.pose_engine import PoseEngine
 from detector.loop.metadata import to_metadata
-from detector.models.package import MODEL_FORMAT, ModelPackage, open_package
+from detector.models.package import MODEL_FORMAT
+from detector.pose import images
 from detector.pose.pose import Pose
-
-from .pose import images
-from .settings import Settings
+from detector.serving.model_serving import load_model
+from detector.settings import Settings
 
 
 class WholebodyDetectorLogic(DetectorLogic):
     """Evaluates images with one model package.
 
-    In its results `box_detections[i]` is person i, best first, and `point_detections[133 * i : 133 * i + 133]` are
-    that person's points in schema order: always all 133, so that persons stay apart in a flat list.
+    In its results `box_detections[i]` is person i, best first. `point_detections[133 * i : 133 * i + 133]` are that
+    person's points in schema order. All 133 points are always present, so persons stay apart in a flat list.
     """
 
     def __init__(self, engine: PoseEngine, *, max_pixels: int = images.DEFAULT_MAX_PIXELS) -> None:
         self.engine = engine
         self._max_pixels = max_pixels
 
-    @property
-    def package(self) -> ModelPackage:
-        return self.engine.package
-
     def poses(self, image: NDArray[Any]) -> list[Pose]:
         """Find the poses in an image.
 
         :param image: RGB uint8, H×W×3.
-        :raises InvalidImage: another array.
+        :raises InvalidImage: the array has another type or shape, or too many pixels.
         """
         return self.engine.poses(images.check(image, max_pixels=self._max_pixels))
 
@@ -45,12 +41,12 @@ class WholebodyDetectorLogic(DetectorLogic):
         """Find the poses in an image, in the Loop's form.
 
         :param image: RGB uint8, H×W×3.
-        :raises InvalidImage: another array.
+        :raises InvalidImage: the array has another type or shape, or too many pixels.
         """
-        return to_metadata(self.poses(image), self.package)
+        return to_metadata(self.poses(image), self.engine.package)
 
     def batch_evaluate(self, images: Sequence[NDArray[Any]]) -> ImagesMetadata:
-        """As `evaluate`, for several images; as many results, in their order."""
+        """Do what `evaluate` does for several images; one item per image, in their order."""
         return ImagesMetadata(items=[self.evaluate(image) for image in images])
 
 
@@ -65,15 +61,11 @@ class WholebodyLogicFactory(DetectorLogicFactory):
         return MODEL_FORMAT
 
     async def build(self, model_info: ModelInformation) -> WholebodyDetectorLogic:
-        """Open the package in `model_info.model_root_path`, load its networks and try them on a blank image.
+        """Open the package in `model_info.model_root_path`, load its networks and run them once on a blank image.
 
-        :raises InvalidPackage: names the file or field and the reason.
+        :raises InvalidPackage: the package is not valid; the error names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """
         assert model_info.model_root_path is not None
-        return await asyncio.to_thread(self._build, Path(model_info.model_root_path))
-
-    def _build(self, folder: Path) -> WholebodyDetectorLogic:
-        engine = PoseEngine(open_package(folder), EngineOptions.of(self._settings))
-        engine.check()
-        return WholebodyDetectorLogic(engine, max_pixels=self._settings.max_image_pixels)
+        model = await asyncio.to_thread(load_model, Path(model_info.model_root_path), self._settings)
+        return WholebodyDetectorLogic(model.engine, max_pixels=self._settings.max_image_pixels)

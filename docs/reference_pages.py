@@ -289,8 +289,8 @@ its log has the reason under the request id of the answer.
 def collected_metrics() -> list[Metric]:
     """Return the metrics of a node that has answered one request, so that each label occurs."""
     with a_node() as node:
-        node.metrics.request_ended('/detect', RequestContext(request_id='example'), status=200, seconds=0.1)
-        return list(node.metrics.registry.collect())
+        node.parts.metrics.request_ended('/detect', RequestContext(request_id='example'), status=200, seconds=0.1)
+        return list(node.parts.metrics.registry.collect())
 
 
 def metrics_page(metrics: Iterable[Metric]) -> str:

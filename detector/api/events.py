@@ -1,143 +1,154 @@
-"""The Socket.IO events: upstream's, plus `poses`; every event gets an answer, an error as `{'error': …}`.
+"""The Socket.IO events: upstream's, and `poses`. Every event gets an answer; an error is `{'error': …}`.
 
-Upstream's own handlers leave a client without an answer, and so waiting for its time-out, when an event is unknown
-or comes without payload; that is why they are replaced rather than added to.
+Upstream's handlers leave an unknown event, or one without a payload, without an answer, so the client waits for its
+time-out. For that reason they are replaced.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import Any, Final
 
 import socketio
 from engineio.payload import Payload
-from learning_loop_node.data_classes import ImageMetadata, ImagesMetadata
 from learning_loop_node.helpers.misc import ImageData
 
-from detector.api.middleware.drain import cut_off
-from detector.api.middleware.observation import observed_event, refused_event
-from detector.api.route_policy import SOCKETIO_PATH
 from detector.errors import InvalidRequest, ModelUnavailable, Unauthorized, WholebodyError
-from detector.loop import metadata, upstream
 from detector.observability.logs import OnceASecond
-from detector.observability.request_context import encoding, note_error
+from detector.observability.metrics import Metrics
+from detector.observability.request_context import note_error
 from detector.pose import images
+from detector.service import MAX_BATCH, DetectRequest, Service, UploadRequest, encoded
+from detector.settings import Settings
 
 from .event_access import ConnectionGuard, HandshakeMiddleware
-from .outbox_routes import set_outbox_mode
+from .in_flight import InFlight
+from .middleware.access import AccessPolicy
+from .middleware.drain import Drain, cut_off
+from .middleware.observation import observed_event, refused_event
 from .packets import UNREADABLE, TolerantJson, TolerantPacket
-from .routes import about_node, grouped_poses
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
+from .route_policy import SOCKETIO_PATH
 
 log = logging.getLogger('wholebody.socketio')
 
-MAX_BATCH: Final = 64
-"""Images of one `batch_detect`."""
-
-Handler = Callable[['WholebodyNode', str, Any], Awaitable[dict[str, Any]]]
-"""Takes the node, the id of the connection, and the payload."""
+Answer = dict[str, Any]
 
 
-def create_server(node: 'WholebodyNode') -> tuple[socketio.AsyncServer, Any]:
-    """A Socket.IO server with all events registered, and the ASGI app to mount at `/ws`.
+class Handlers:
+    """Answers the events.
 
-    Which origins may connect, `AccessControl` decides.
+    :param max_pixels: limit for one image.
     """
-    Payload.max_decode_packets = MAX_BATCH + 16  # of one polling request; beyond, a message is lost without a word
-    server = socketio.AsyncServer(
-        async_mode='asgi',
-        max_http_buffer_size=node.settings.max_frame_mib * 1024**2,
-        cors_allowed_origins=[],
-        serializer=TolerantPacket.counted_by(node.in_flight, seconds=node.settings.body_seconds),
-        json=TolerantJson,
-    )
-    seconds = node.settings.body_seconds
-    guard = ConnectionGuard(server, node.access_policy, max_clients=node.settings.max_clients, seconds=seconds)
-    for name, handler in EVENTS.items():
-        server.on(name, observed_event(node.metrics, name, _answering(node, guard, name, handler)))
 
-    async def connect(sid: str, *details: Any) -> dict[str, str] | None:
-        if not details or details[0] is not server.get_environ(sid):
-            # a client can, and reaches this
-            return refused_event(node.metrics, InvalidRequest("'connect' is no event to send"))
-        await guard.admit(sid, *details)
-        node.connected_clients.append(sid)
-        return None
+    def __init__(self, service: Service, *, max_pixels: int) -> None:
+        self._service = service
+        self._max_pixels = max_pixels
 
-    async def disconnect(sid: str, *_: Any) -> dict[str, str]:
-        if not server.manager.is_connected(sid, '/'):  # else a client has sent an event of this name
-            guard.leave(sid)
-            if sid in node.connected_clients:
-                node.connected_clients.remove(sid)
-        return {'error': "'disconnect' is no event to send"}
+    async def detect(self, sid: str, payload: Any) -> Answer:
+        """Find the persons in an image: boxes, and 133 points per person in the order of the boxes.
 
-    logged = OnceASecond()
+        A frame with a `camera_id` replaces an older one of the same connection and camera that still waits, unless its
+        `autoupload` is `all`.
 
-    async def unknown(event: str, sid: str, *payload: Any) -> dict[str, str]:
-        if event != UNREADABLE:
-            known = ', '.join(EVENTS)
-            return refused_event(node.metrics, InvalidRequest(f'unknown event {event!r}; known are {known}'))
-        why, *name = payload or ('',)
-        if not isinstance(why, WholebodyError):
-            return refused_event(node.metrics, InvalidRequest(f'the message cannot be read: {why}'))
-        known_name = name[0] if name and name[0] in EVENTS else None
-        if logged.due(known_name):
-            log.warning('%s is answered with an error: %s', known_name or 'an unknown event', why)
-        return refused_event(node.metrics, why, known_name)
+        :param payload: `image`; optionally `camera_id`, `tags` (a list), `source`, `autoupload` (`filtered`, `all` or
+            `disabled`), `creation_date` and `request_id`.
+        :return: `ImageMetadata` of the Learning Loop.
+        """
+        fields = _object(payload)
+        request = DetectRequest.parse(fields)
+        stream = None if request.camera_id is None else (sid, request.camera_id)
+        image = self._image(fields.get('image'))
+        return await encoded(asdict, await self._service.detection.detect(image, request, stream=stream))
 
-    server.on('connect', connect)
-    server.on('disconnect', disconnect)
-    server.on('*', unknown)
-    return server, HandshakeMiddleware(socketio.ASGIApp(server, socketio_path=SOCKETIO_PATH), guard, seconds=seconds)
+    async def batch_detect(self, _: str, payload: Any) -> Answer:
+        """Find the persons in up to 64 images.
 
+        :param payload: as for `detect`, with `images` (a list) instead of `image`.
+        :return: `{'items': […]}`, one `ImageMetadata` per image in the same order.
+        """
+        fields = _object(payload)
+        request = DetectRequest.parse(fields)
+        received = fields.get('images')
+        if not isinstance(received, list):
+            raise InvalidRequest("'images' must be a list of images")
+        batch = [self._image(image) for image in received]
+        return await encoded(asdict, await self._service.detection.detect_batch(batch, request))
 
-def _answering(
-    node: 'WholebodyNode', guard: ConnectionGuard, name: str, handler: Handler
-) -> Callable[..., Awaitable[dict[str, Any]]]:
-    """Wrap a handler so that whatever arrives and whatever happens, the client gets an answer."""
+    async def poses(self, _: str, payload: Any) -> Answer:
+        """Find the persons in an image: one object per person, with its 133 named keypoints.
 
-    logged = OnceASecond()
+        :param payload: `image`; optionally `request_id`.
+        :return: the same object as `POST /poses`.
+        """
+        return await self._service.detection.poses(self._image(_object(payload).get('image')))
 
-    async def answer(sid: str, *payload: Any) -> dict[str, Any]:
-        if node.drain.begun:
-            return _refused(node.drain.refusal())
-        with node.drain.work() as work:
-            try:
-                return await answer_now(sid, *payload)
-            except asyncio.CancelledError:
-                if not work.resume_if_cut_off():
-                    raise
-                return _refused(cut_off())
+    async def upload(self, _: str, payload: Any) -> Answer:
+        """Queue an image for the Learning Loop.
 
-    async def answer_now(sid: str, *payload: Any) -> dict[str, Any]:
+        rosys sends `source` and `creation_date` in `metadata` or beside it; both work.
+
+        :param payload: `image`; optionally `metadata` (`ImageMetadata` of the Learning Loop), `source`,
+            `creation_date`, `upload_priority` (true or false) and `request_id`.
+        :return: `{'status': 'OK'}` once the image is stored.
+        """
+        fields = _object(payload)
+        request = await asyncio.to_thread(UploadRequest.parse, fields)
+        await self._service.uploads.upload([self._image(fields.get('image'))], request)
+        return {'status': 'OK'}
+
+    async def info(self, *_: Any) -> Answer:
+        """Describe the model in service.
+
+        :return: `ModelInformation` of the Learning Loop, or `{'status': 'No model loaded'}`.
+        """
         try:
-            if not guard.knows(sid):
-                raise Unauthorized('this client has not been let in')
-            if len(payload) > 1:
-                raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
-            return await handler(node, sid, payload[0] if payload else None)
-        except WholebodyError as error:
-            note_error(error)
-            if logged.due():
-                log.warning('%s is answered with an error: %s', name, error)
-            return {'error': str(error)}
-        except Exception as error:
-            note_error(error)
-            log.exception('the event %s failed', name)
-            return {'error': f'{name} failed inside the node; its log says why'}
+            return asdict(self._service.models.information())
+        except ModelUnavailable:
+            return {'status': 'No model loaded'}
 
-    return answer
+    async def about(self, *_: Any) -> Answer:
+        """Describe the node: what it does, which model serves and since when.
 
+        :return: the same object as `GET /about`.
+        """
+        return self._service.about.about()
 
-def _refused(error: WholebodyError) -> dict[str, Any]:
-    note_error(error)
-    return {'error': str(error)}
+    async def get_model_version(self, *_: Any) -> Answer:
+        """Name the model versions in service, wanted and installed.
 
+        :return: the same object as `GET /model_version`.
+        """
+        return asdict(await asyncio.to_thread(self._service.models.versions))
 
-# ---------------------------------------------------------------- payloads
+    async def set_model_version_mode(self, _: str, payload: Any) -> Answer:
+        """Follow the Loop's deployment target, pause, or serve one version.
+
+        :param payload: `'follow_loop'`, `'pause'` or a version.
+        :return: `{'status': 'OK'}`.
+        """
+        await self._service.models.set_mode(_string(payload, 'the mode or version'))
+        return {'status': 'OK'}
+
+    async def get_outbox_mode(self, *_: Any) -> Answer:
+        """Tell whether the outbox sends images.
+
+        :return: `{'outbox_mode': 'continuous_upload'}` or `{'outbox_mode': 'stopped'}`.
+        """
+        return {'outbox_mode': self._service.outbox.mode()}
+
+    async def set_outbox_mode(self, _: str, payload: Any) -> Answer:
+        """Start or stop sending images to the Loop.
+
+        :param payload: `'continuous_upload'` or `'stopped'`.
+        :return: `{'status': 'OK'}`.
+        """
+        await self._service.outbox.set_mode(_string(payload, 'the outbox mode'))
+        return {'status': 'OK'}
+
+    def _image(self, payload: Any) -> ImageData:
+        return images.from_payload(payload, max_pixels=self._max_pixels)
 
 
 def _object(payload: Any) -> Mapping[str, Any]:
@@ -146,194 +157,124 @@ def _object(payload: Any) -> Mapping[str, Any]:
     return payload
 
 
-def _optional_string(payload: Mapping[str, Any], field: str) -> str | None:
-    value = payload.get(field)
-    if value is not None and not isinstance(value, str):
-        raise InvalidRequest(f'{field!r} must be a string, not {type(value).__name__}')
-    return value and metadata.check_text(value)
-
-
-def _flag(payload: Mapping[str, Any], field: str) -> bool:
-    value = payload.get(field, False)
-    if not isinstance(value, bool):
-        raise InvalidRequest(f'{field!r} must be true or false, not {str(value)[:40]!r}')
-    return value
-
-
 def _string(payload: Any, what: str) -> str:
     if not isinstance(payload, str):
         raise InvalidRequest(f'{what} must be sent as a string, not {type(payload).__name__}')
     return payload
 
 
-def _options(payload: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `get_detections` beside the image."""
-    tags = payload.get('tags', [])
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise InvalidRequest("'tags' must be a list of strings; leave it out to send none")
-    for tag in tags:
-        metadata.check_text(tag)
-    return {
-        'tags': tags,
-        'camera_id': _optional_string(payload, 'camera_id'),
-        'source': _optional_string(payload, 'source'),
-        'autoupload': payload.get('autoupload', 'filtered'),
-        'creation_date': _optional_string(payload, 'creation_date'),
-    }
-
-
-def _image(node: 'WholebodyNode', payload: Any) -> ImageData:
-    return images.from_payload(payload, max_pixels=node.settings.max_image_pixels)
-
-
-# ---------------------------------------------------------------- events
-
-
-async def _detect(node: 'WholebodyNode', sid: str, payload: Any) -> dict[str, Any]:
-    """Find the persons in an image: boxes, and 133 points per person in the order of the boxes.
-
-    A frame with a `camera_id` replaces an older one of the same connection and camera that still waits, unless its
-    `autoupload` is `all`.
-
-    :param payload: `image`; optionally `camera_id`, `tags` (a list), `source`, `autoupload` (`filtered`, `all` or
-        `disabled`), `creation_date` and `request_id`.
-    :return: `ImageMetadata` of the Learning Loop.
-    """
-    payload = _object(payload)
-    options = _options(payload)
-    stream = None if options['camera_id'] is None else (sid, options['camera_id'])
-    detected = await node.get_detections(_image(node, payload.get('image')), **options, stream=stream)
-    with encoding():
-        return await asyncio.to_thread(asdict, detected)
-
-
-async def _batch_detect(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Find the persons in up to 64 images.
-
-    :param payload: as for `detect`, with `images` (a list) instead of `image`.
-    :return: `{'items': […]}`, one `ImageMetadata` per image in the same order.
-    """
-    payload = _object(payload)
-    options = _options(payload)
-    received = payload.get('images')
-    if not isinstance(received, list):
-        raise InvalidRequest("'images' must be a list of images")
-    batch = [_image(node, image) for image in received]
-    detected = await node.get_batch_detections(batch, **options)
-    with encoding():
-        return await asyncio.to_thread(asdict, detected)
-
-
-async def _poses(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Find the persons in an image: one object per person, with its 133 named keypoints.
-
-    :param payload: `image`; optionally `request_id`.
-    :return: the same object as `POST /poses`.
-    """
-    return await grouped_poses(node, _image(node, _object(payload).get('image')))
-
-
-async def _upload(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Queue an image for the Learning Loop.
-
-    rosys sends `source` and `creation_date` in `metadata` or beside it; both work.
-
-    :param payload: `image`; optionally `metadata` (`ImageMetadata` of the Learning Loop), `source`, `creation_date`,
-        `upload_priority` (true or false) and `request_id`.
-    :return: `{'status': 'OK'}` once the image is stored.
-    """
-    payload = _object(payload)
-    given = await asyncio.to_thread(_metadata, node, payload)
-    await node.upload_images(
-        images=[_image(node, payload.get('image'))],
-        images_metadata=ImagesMetadata(items=[given]),
-        upload_priority=_flag(payload, 'upload_priority'),
-    )
-    return {'status': 'OK'}
-
-
-def _metadata(node: 'WholebodyNode', payload: Mapping[str, Any]) -> ImageMetadata:
-    """The metadata of an upload, with category ids where a model is there that knows them."""
-    given = metadata.parse(payload.get('metadata'))
-    for field, name in (('source', 'source'), ('creation_date', 'created')):
-        value = _optional_string(payload, field)
-        if value is not None:
-            setattr(given, name, metadata.check_date(value) if name == 'created' else value)
-    try:
-        logic, model_info = upstream.active_detector(node)
-    except ModelUnavailable as error:
-        log.warning('an upload gets no category ids: %s', error)
-        return given
-    metadata.add_category_ids(given, logic.package, model_info)
-    return given
-
-
-async def _info(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
-    """Describe the model in service.
-
-    :return: `ModelInformation` of the Learning Loop, or `{'status': 'No model loaded'}`.
-    """
-    try:
-        model_info = upstream.active_detector(node)[1]
-    except WholebodyError:
-        return {'status': 'No model loaded'}
-    return asdict(model_info)
-
-
-async def _about(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
-    """Describe the node: what it does, which model serves and since when.
-
-    :return: the same object as `GET /about`.
-    """
-    return about_node(node)
-
-
-async def _get_model_version(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
-    """Name the model versions in service, wanted and installed.
-
-    :return: the same object as `GET /model_version`.
-    """
-    return asdict(node.get_model_version_response())
-
-
-async def _set_model_version_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Follow the Loop's deployment target, pause, or serve one version.
-
-    :param payload: `'follow_loop'`, `'pause'` or a version.
-    :return: `{'status': 'OK'}`.
-    """
-    mode = _string(payload, 'the mode or version')
-    await node.set_model_version_mode(mode)
-    return {'status': 'OK'}
-
-
-async def _get_outbox_mode(node: 'WholebodyNode', *_: Any) -> dict[str, Any]:
-    """Tell whether the outbox sends images.
-
-    :return: `{'outbox_mode': 'continuous_upload'}` or `{'outbox_mode': 'stopped'}`.
-    """
-    return {'outbox_mode': node.outbox.get_mode().value}
-
-
-async def _set_outbox_mode(node: 'WholebodyNode', _: str, payload: Any) -> dict[str, Any]:
-    """Start or stop sending images to the Loop.
-
-    :param payload: `'continuous_upload'` or `'stopped'`.
-    :return: `{'status': 'OK'}`.
-    """
-    await set_outbox_mode(node, _string(payload, 'the outbox mode'))
-    return {'status': 'OK'}
-
-
-EVENTS: Final[dict[str, Handler]] = {
-    'detect': _detect,
-    'batch_detect': _batch_detect,
-    'poses': _poses,
-    'upload': _upload,
-    'info': _info,
-    'about': _about,
-    'get_model_version': _get_model_version,
-    'set_model_version_mode': _set_model_version_mode,
-    'get_outbox_mode': _get_outbox_mode,
-    'set_outbox_mode': _set_outbox_mode,
+EVENTS: Final[dict[str, Callable[[Handlers, str, Any], Awaitable[Answer]]]] = {
+    'detect': Handlers.detect,
+    'batch_detect': Handlers.batch_detect,
+    'poses': Handlers.poses,
+    'upload': Handlers.upload,
+    'info': Handlers.info,
+    'about': Handlers.about,
+    'get_model_version': Handlers.get_model_version,
+    'set_model_version_mode': Handlers.set_model_version_mode,
+    'get_outbox_mode': Handlers.get_outbox_mode,
+    'set_outbox_mode': Handlers.set_outbox_mode,
 }
+"""Handlers by event; each takes the id of the client and the payload."""
+
+
+class EventServer:
+    """A Socket.IO server with all events registered. `AccessControl` checks the origin before a request gets here.
+
+    :param clients: ids of the connected clients; kept up to date.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        settings: Settings,
+        *,
+        access_policy: AccessPolicy,
+        drain: Drain,
+        in_flight: InFlight,
+        metrics: Metrics,
+        clients: list[str],
+    ) -> None:
+        Payload.max_decode_packets = MAX_BATCH + 16  # in one polling request; the library silently drops further ones
+        seconds = settings.body_seconds
+        self.sio = socketio.AsyncServer(
+            async_mode='asgi',
+            max_http_buffer_size=settings.max_frame_mib * 1024**2,
+            cors_allowed_origins=[],
+            serializer=TolerantPacket.counted_by(in_flight, seconds=seconds),
+            json=TolerantJson,
+        )
+        self.guard = ConnectionGuard(self.sio, access_policy, max_clients=settings.max_clients, seconds=seconds)
+        asgi = socketio.ASGIApp(self.sio, socketio_path=SOCKETIO_PATH)
+        self.app = HandshakeMiddleware(asgi, self.guard, seconds=seconds)
+        """The ASGI app to mount at `/ws`."""
+        self._drain = drain
+        self._metrics = metrics
+        self._clients = clients
+        self._logged = OnceASecond()
+        handlers = Handlers(service, max_pixels=settings.max_image_pixels)
+        for name, handler in EVENTS.items():
+            answer = partial(self._answer, name, partial(handler, handlers))
+            self.sio.on(name, observed_event(metrics, name, answer))
+        self.sio.on('connect', self._connect)
+        self.sio.on('disconnect', self._disconnect)
+        self.sio.on('*', self._unknown)
+
+    async def _connect(self, sid: str, *details: Any) -> Answer | None:
+        if not details or details[0] is not self.sio.get_environ(sid):  # a client has sent an event of this name
+            return refused_event(self._metrics, InvalidRequest("'connect' is not an event that clients may send"))
+        await self.guard.admit(sid, *details)
+        self._clients.append(sid)
+        return None
+
+    async def _disconnect(self, sid: str, *_: Any) -> Answer:
+        if not self.sio.manager.is_connected(sid, '/'):  # else a client has sent an event of this name
+            self.guard.leave(sid)
+            if sid in self._clients:
+                self._clients.remove(sid)
+        return {'error': "'disconnect' is not an event that clients may send"}
+
+    async def _unknown(self, event: str, sid: str, *payload: Any) -> Answer:
+        if event != UNREADABLE:
+            known = ', '.join(EVENTS)
+            return refused_event(self._metrics, InvalidRequest(f'unknown event {event!r}; known are {known}'))
+        why, *name = payload or ('',)
+        if not isinstance(why, WholebodyError):
+            return refused_event(self._metrics, InvalidRequest(f'the message cannot be read: {why}'))
+        known_name = name[0] if name and name[0] in EVENTS else None
+        self._log_refusal(known_name or 'an unknown event', why)
+        return refused_event(self._metrics, why, known_name)
+
+    async def _answer(
+        self, name: str, handler: Callable[[str, Any], Awaitable[Answer]], sid: str, *payload: Any
+    ) -> Answer:
+        """Answer an event in any case: with an error if the node is ending, the event is malformed or it fails."""
+        if self._drain.begun:
+            return _refused(self._drain.refusal())
+        with self._drain.work() as work:
+            try:
+                if not self.guard.knows(sid):
+                    raise Unauthorized('this client has not been let in')
+                if len(payload) > 1:
+                    raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
+                return await handler(sid, payload[0] if payload else None)
+            except asyncio.CancelledError:
+                if not work.resume_if_cut_off():
+                    raise
+                return _refused(cut_off())
+            except WholebodyError as error:
+                self._log_refusal(name, error)
+                return _refused(error)
+            except Exception as error:
+                note_error(error)
+                log.exception('the event %s failed', name)
+                return {'error': f'{name} failed inside the node; its log says why'}
+
+    def _log_refusal(self, name: str, error: WholebodyError) -> None:
+        if self._logged.due(name):
+            log.warning('%s is answered with an error: %s', name, error)
+
+
+def _refused(error: WholebodyError) -> Answer:
+    note_error(error)
+    return {'error': str(error)}

@@ -1,17 +1,12 @@
-"""The login page, for people whose browsers cannot send API_TOKEN as a header."""
+"""The login page. Browsers cannot send API_TOKEN as a header; a session's cookie stands for it."""
 
 import html
-from typing import TYPE_CHECKING, Annotated, Final, cast
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from detector.api.middleware.access import SESSION_SECONDS, address_of
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
-
-router = APIRouter(include_in_schema=False)
+from .middleware.access import SESSION_SECONDS, AccessPolicy, address_of
 
 _DEFAULT_TARGET: Final = '/ui'
 _HEADERS: Final = {
@@ -49,46 +44,48 @@ p {{ margin: .75rem 0 0; color: #b00020; }}
 """
 
 
-@router.get('/login')
-async def login_page(request: Request, target: Annotated[str, Query(alias='next')] = _DEFAULT_TARGET) -> Response:
-    """Ask for the token, unless whoever comes is known already, or none is needed."""
-    if cast('WholebodyNode', request.app).access_policy.allows(request):
-        return RedirectResponse(_own(target), 303)
-    return _page(target)
+def create_router(access_policy: AccessPolicy) -> APIRouter:
+    """Return the routes that log people in and out."""
+    router = APIRouter(include_in_schema=False)
 
+    @router.get('/login')
+    async def login_page(request: Request, target: Annotated[str, Query(alias='next')] = _DEFAULT_TARGET) -> Response:
+        """Ask for the token, or go on to the target if the request is allowed already."""
+        if access_policy.allows(request):
+            return RedirectResponse(_own(target), 303)
+        return _page(target)
 
-@router.post('/login')
-async def login(
-    request: Request,
-    token: Annotated[str, Form()] = '',
-    target: Annotated[str, Form(alias='next')] = _DEFAULT_TARGET,
-) -> Response:
-    """Take the token, and give a session for it."""
-    access_policy = cast('WholebodyNode', request.app).access_policy
-    if not access_policy.accepts_token(token.strip()):
-        await access_policy.delay_failed_attempt(address_of(request))
-        return _page(target, fault='<p>This is not the token.</p>', status=401)
-    answer = RedirectResponse(_own(target), 303)
-    if access_policy.has_token:
-        answer.set_cookie(
-            access_policy.cookie,
-            access_policy.sessions.open(),
-            max_age=SESSION_SECONDS,
-            httponly=True,
-            samesite='strict',
-            secure='https' in (request.scope['scheme'], request.headers.get('x-forwarded-proto')),
-        )
-    return answer
+    @router.post('/login')
+    async def login(
+        request: Request,
+        token: Annotated[str, Form()] = '',
+        target: Annotated[str, Form(alias='next')] = _DEFAULT_TARGET,
+    ) -> Response:
+        """Open a session if the token is right."""
+        if not access_policy.accepts_token(token.strip()):
+            await access_policy.delay_failed_attempt(address_of(request))
+            return _page(target, fault='<p>This is not the token.</p>', status=401)
+        answer = RedirectResponse(_own(target), 303)
+        if access_policy.has_token:
+            answer.set_cookie(
+                access_policy.cookie,
+                access_policy.sessions.open(),
+                max_age=SESSION_SECONDS,
+                httponly=True,
+                samesite='strict',
+                secure='https' in (request.scope['scheme'], request.headers.get('x-forwarded-proto')),
+            )
+        return answer
 
+    @router.post('/logout')
+    async def logout(request: Request) -> Response:
+        """End the session."""
+        access_policy.sessions.close(request.cookies.get(access_policy.cookie, ''))
+        answer = RedirectResponse('/login', 303)
+        answer.delete_cookie(access_policy.cookie)
+        return answer
 
-@router.post('/logout')
-async def logout(request: Request) -> Response:
-    """End the session."""
-    access_policy = cast('WholebodyNode', request.app).access_policy
-    access_policy.sessions.close(request.cookies.get(access_policy.cookie, ''))
-    answer = RedirectResponse('/login', 303)
-    answer.delete_cookie(access_policy.cookie)
-    return answer
+    return router
 
 
 def _page(target: str, *, fault: str = '', status: int = 200) -> HTMLResponse:
@@ -97,6 +94,6 @@ def _page(target: str, *, fault: str = '', status: int = 200) -> HTMLResponse:
 
 
 def _own(target: str) -> str:
-    """A path of this node; nobody is led elsewhere by a link to this page."""
+    """Return the target if it is a path of this node, else the default: a link must not redirect to another site."""
     own = target.startswith('/') and not target.startswith(('//', '/\\')) and target.isprintable()
     return target if own else _DEFAULT_TARGET

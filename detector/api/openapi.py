@@ -35,27 +35,20 @@ _MEANINGS: Final[Mapping[int, str]] = {
 }
 _EVERYWHERE: Final = (403, 503)
 _WITH_BODY: Final = (408, 413)
-_IMAGE: Final = (400, 415, 422, 507)
-_STATUSES: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
-    ('post', '/detect'): _IMAGE,
-    ('post', '/poses'): _IMAGE,
-    ('post', '/upload'): (*_IMAGE, 409),
-    ('get', '/outbox'): (409, 422),
-    ('get', '/outbox/{name}/image'): (404, 409, 422, 500),
-    ('get', '/outbox/{name}/metadata'): (404, 409, 500),
-    ('put', '/model_version'): (409, 422, 502),
-    ('put', '/outbox_mode'): (409, 422),
+IMAGE_ERRORS: Final = (400, 415, 422, 507)
+"""Statuses of the errors that routes answer which take images."""
+_UPSTREAM: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
     ('put', '/operation_mode'): (422,),
     ('put', '/debug_logging'): (400, 422),
     ('put', '/socketio'): (400, 422),
-    ('get', '/health'): (401,),
-    ('post', '/setup'): (422,),
-    ('post', '/predict'): (422,),
-    ('post', '/validate'): (422,),
-    ('post', '/train'): (422,),
-    ('post', '/webhook'): (422, 507),
 }
-"""Error answers by method and path; FastAPI's own 422, of another form, is left out elsewhere."""
+"""Statuses of errors by method and path, for upstream's routes."""
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers, for the parameter `responses` of a route."""
+    content = {'application/json': {'schema': {'$ref': f'#/components/schemas/{ERROR}'}}}
+    return {status: {'description': _MEANINGS[status], 'content': content} for status in statuses}
 
 
 def _text(*examples: str, pattern: str | None = None) -> Schema:
@@ -161,9 +154,9 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _statuses(method: str, path: str) -> set[int]:
-    """Those of the route itself, and those of the middlewares around it."""
-    found = {*_STATUSES.get((method, path), ()), *_EVERYWHERE}
+def _further_statuses(method: str, path: str) -> set[int]:
+    """Return the statuses that the middlewares around a route answer, and upstream's routes."""
+    found = {*_UPSTREAM.get((method, path), ()), *_EVERYWHERE}
     if method in ('post', 'put'):
         found.update(_WITH_BODY)
     if policy_of(path).access not in (Access.OPEN, Access.LOGIN):
@@ -173,13 +166,13 @@ def _statuses(method: str, path: str) -> set[int]:
 
 def _complete(operation: dict[str, Any], key: tuple[str, str]) -> None:
     responses = operation['responses']
-    responses.pop('422', None)
-    for status in sorted(_statuses(*key)):
-        content = {'application/json': {'schema': {'$ref': f'#/components/schemas/{ERROR}'}}}
-        responses[str(status)] = {'description': _MEANINGS[status], 'content': content}
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            seconds = {'description': 'Seconds', 'schema': {'type': 'integer'}}
-            responses[str(status)]['headers'] = {'Retry-After': seconds}
+    if 'HTTPValidationError' in str(responses.get('422')):  # FastAPI's own; `error_answers` gives it another form
+        del responses['422']
+    for status, answer in errors(*_further_statuses(*key)).items():
+        responses[str(status)] = answer
+    seconds = {'description': 'Seconds', 'schema': {'type': 'integer'}}
+    responses[str(HTTPStatus.SERVICE_UNAVAILABLE.value)]['headers'] = {'Retry-After': seconds}
+    operation['responses'] = dict(sorted(responses.items()))
     if key in _BODIES:
         operation['requestBody'] = _BODIES[key]
     if key in _ANSWERS:

@@ -68,6 +68,11 @@ def communicator(settings: Settings) -> LoopCommunicator:
     return client
 
 
+def project_path(settings: Settings) -> str:
+    """Return the path of the project in the Loop's API: `/organization/projects/project`."""
+    return f'/{settings.loop_organization}/projects/{settings.loop_project}'
+
+
 async def connected_client(loop: LoopCommunicator) -> httpx.AsyncClient:
     """The HTTP client, logged in where the Loop lets us; model files are handed out without a login too."""
     with suppress(httpx.HTTPError, LoopCommunicationException):

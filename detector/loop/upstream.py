@@ -1,42 +1,51 @@
-"""What this project knows of learning_loop_node's inside; the reason why its version is pinned.
+"""What this project knows about the inside of learning_loop_node; the reason why its version is pinned.
 
-- It reads its settings from the environment, some at import (`GLOBALS.data_folder`), some when a node is made, and
-  takes `HOST` and other common names for its own: `apply_settings` writes exactly what our settings say.
-- `DetectorNode._detector` is the state of the model, one of three private classes; `active_detector` reads it,
-  `serve_with`, `unload` and `serve_nothing` change it. Its own way of updating (`_update_model`, which ends the process
-  after two failures, and what that calls) is never entered: `WholebodyNode.on_repeat` takes its place.
-- `read_or_create_uuid` fails for ever on a truncated file; `node_id` does not.
-- `DetectorNode._setup_sio_server` registers the Socket.IO events and `include_router` adds the routes, both called
-  by its constructor; `WholebodyNode` overrides both, since FastAPI offers no way to replace a route later.
+- Settings: it reads them from the environment, some at import (`GLOBALS.data_folder`), some when a node is made, and
+  takes `HOST` and other common names for its own. `apply_settings` writes exactly what our settings say.
+- Model: `DetectorNode._detector` holds it, as one of three private classes. `ModelServing` owns our model, and
+  `mirror_model` copies it there. Upstream's own update (`_update_model`, which ends the process after two failures) is
+  never entered, because `WholebodyNode.on_repeat` replaces it; so `_repeat_cycles_to_next_sync` stays unused.
+- Targets and errors: `target_model`, `loop_deployment_target`, `version_control`, `operation_mode` and `status` are
+  public, but only upstream's status report and its route `/operation_mode` read them. `mirror_state` copies ours there.
+- Status report: `DetectorNode._sync_status_with_loop` posts it, without a time limit. `send_status` adds one.
+- Muting: `PUT /socketio` sets `Node._skip_repeat_loop`, which stops the cycle. `is_muted` reads it for the outbox.
+- Id: `read_or_create_uuid` fails for ever on a truncated file. `node_id` does not.
+- Hooks: the constructor of DetectorNode calls `init_loop_communicator`, `include_router` and `_setup_sio_server`.
+  `WholebodyNode` overrides them, since FastAPI cannot replace a route later.
+- Clients: `connected_clients` lists the Socket.IO clients. Our Socket.IO server keeps it, for the metrics.
 """
 
-import gc
+import asyncio
 import json
+import logging
 import os
 import uuid
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from learning_loop_node import DetectorLogic
 from learning_loop_node.data_classes import ModelInformation
 from learning_loop_node.detector.detector_node import (
     DetectorNode,
-    DetectorUnavailableError,
     _ActiveDetector,
     _Initializing,
-    _unwrap_detector,
-    _Updating,
 )
+from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.globals import GLOBALS
 
-from detector.errors import ModelUnavailable
 from detector.settings import Settings
-from detector.wholebody_logic import WholebodyDetectorLogic
 
+from .model_updates import Target
+
+log = logging.getLogger('wholebody.node')
+
+_STATUS_SECONDS: Final = 8
+"""Time limit for the Loop to accept a status report, in seconds."""
 _ALIASES: Final = ('HOST', 'ORGANIZATION', 'PROJECT', 'USERNAME', 'PASSWORD')
 
 
 def apply_settings(settings: Settings) -> None:
-    """Make learning_loop_node see these settings and no others; to be called before a node is made."""
+    """Make learning_loop_node see exactly these settings; call this before a node is made."""
     GLOBALS.data_folder = str(settings.data_folder)
     values = {
         'DATA_FOLDER': settings.data_folder,
@@ -61,37 +70,57 @@ def apply_settings(settings: Settings) -> None:
     os.environ.update({name: str(value) for name, value in values.items() if value is not None})
 
 
-def active_detector(node: DetectorNode) -> tuple[WholebodyDetectorLogic, ModelInformation]:
-    """The logic and the model that serve now.
+class State(Protocol):
+    """What `mirror_state` copies, see `Following`."""
 
-    :raises ModelUnavailable: none does.
-    """
+    operation_mode: OperationMode
+    version_control: VersionMode
+    target: Target | None
+    loop_target: Target | None
+    errors: dict[str, str]
+
+
+def mirror_state(node: DetectorNode, state: State) -> None:
+    """Copy targets, modes and errors to where upstream reads them."""
+    node.operation_mode = state.operation_mode
+    node.version_control = state.version_control
+    node.target_model = _information(node, state.target)
+    node.loop_deployment_target = _information(node, state.loop_target)
+    node.status.errors = dict(state.errors)
+
+
+def _information(node: DetectorNode, target: Target | None) -> ModelInformation | None:
+    if target is None:
+        return None
+    return ModelInformation(
+        id=target.model_id, host='', organization=node.organization, project=node.project, version=target.version
+    )
+
+
+def mirror_model(node: DetectorNode, logic: DetectorLogic | None, model_info: ModelInformation | None) -> None:
+    """Copy the model that serves, or that none does, to where upstream reads it."""
+    if logic is None or model_info is None:
+        node._detector = _Initializing()
+    else:
+        node._detector = _ActiveDetector(logic, model_info)
+
+
+async def send_status(node: DetectorNode) -> None:
+    """Post the status report to the Loop; a failure is logged."""
     try:
-        active = _unwrap_detector(node._detector)
-    except DetectorUnavailableError as error:
-        raise ModelUnavailable(f'no model serves: {error}') from None
-    assert isinstance(active.logic, WholebodyDetectorLogic)
-    return active.logic, active.model_info
+        async with asyncio.timeout(_STATUS_SECONDS):
+            await node._sync_status_with_loop()
+    except TimeoutError:
+        log.warning('the Learning Loop does not take a status report within %d seconds', _STATUS_SECONDS)
 
 
-def serve_with(node: DetectorNode, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
-    """Let a logic serve from now on."""
-    node._detector = _ActiveDetector(logic, model_info)
-
-
-def unload(node: DetectorNode, version: str) -> None:
-    """Let nothing serve until the model of a version is ready, so that the old one's memory is free for it."""
-    node._detector = _Updating(version=version)
-    gc.collect()
-
-
-def serve_nothing(node: DetectorNode) -> None:
-    """Say that no model is there."""
-    node._detector = _Initializing()
+def is_muted(node: DetectorNode) -> bool:
+    """Return True while `PUT /socketio` or SKIP_REPEAT_ON_START has stopped the traffic to the Loop."""
+    return node._skip_repeat_loop
 
 
 def node_id(data_folder: Path, name: str) -> str:
-    """The node's id in upstream's file `uuids.json`; a file that cannot be read is set aside and begun anew."""
+    """Return the node's id from upstream's file `uuids.json`; an unreadable file is set aside and written anew."""
     path = data_folder / 'uuids.json'
     key = name.lower().replace(' ', '_')
     try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from detector.api.middleware.drain import Drain
 
     from .shutdown import NodeShutdown
+    from .wholebody_node import WholebodyNode
 
 log = logging.getLogger('wholebody.node')
 
@@ -43,8 +44,6 @@ def serve(settings: Settings) -> None:
     for number in uvicorn.server.HANDLED_SIGNALS:
         signal.signal(number, lambda *_: end_at_once())
     logging.disable(logging.INFO)  # learning_loop_node logs a line on import, in a format of its own
-    from detector import page
-
     from .wholebody_node import WholebodyNode
 
     logging.disable(logging.NOTSET)
@@ -52,7 +51,7 @@ def serve(settings: Settings) -> None:
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings, _lock(settings))
-    page.install(node)
+    install_page(node)
     gc.collect()
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
     config = uvicorn.Config(
@@ -66,8 +65,27 @@ def serve(settings: Settings) -> None:
         ws_per_message_deflate=False,  # a small compressed frame could inflate to MAX_FRAME_MIB before authentication
         timeout_graceful_shutdown=node.shutdown.budget.connections,
     )
-    _Server(config, node.drain, node.shutdown).run()
+    _Server(config, node.parts.drain, node.shutdown).run()
     end_at_once()
+
+
+def install_page(node: 'WholebodyNode') -> None:
+    """Add the page at `/ui` to a node."""
+    from detector.page import page
+    from detector.page.context import PageContext
+
+    parts = node.parts
+    context = PageContext(
+        settings=parts.settings,
+        access_policy=parts.access_policy,
+        service=parts.service,
+        serving=parts.serving,
+        following=parts.following,
+        updates=parts.updates,
+        inference=parts.inference,
+        outbox=parts.outbox,
+    )
+    page.install(node, context)
 
 
 def _lock(settings: Settings) -> FolderLock:

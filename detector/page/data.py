@@ -2,69 +2,58 @@
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 
-from detector.api.routes import ImageFile, grouped_poses
+from detector.api.routes import ImageFile
 from detector.models.embedded import EXAMPLE_CARD
 from detector.outbox import images as outbox_images
 from detector.outbox.files import Entry
+from detector.outbox.outbox import Outbox
+from detector.service import Detection
+from detector.settings import Settings
 
 from .pictures import poses_of_picture, thumbnail
 
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
-
-router = APIRouter()
-
-_FOR_GOOD: Final = {'Cache-Control': 'private, max-age=86400, immutable'}
+_CACHEABLE: Final = {'Cache-Control': 'private, max-age=86400, immutable'}
 
 
-def _node(request: Request) -> 'WholebodyNode':
-    return cast('WholebodyNode', request.app.state.node)
+def create_router(detection: Detection, outbox: Outbox, settings: Settings) -> APIRouter:
+    """Return the routes, to be mounted at `/ui`."""
+    router = APIRouter()
 
+    @router.post('/poses')
+    async def poses(file: ImageFile) -> JSONResponse:
+        """Answer as `POST /poses` does."""
+        return await asyncio.to_thread(JSONResponse, await detection.poses(await file.read()))
 
-@router.post('/poses')
-async def poses(request: Request, file: ImageFile) -> JSONResponse:
-    """As `POST /poses`."""
-    return await asyncio.to_thread(JSONResponse, await grouped_poses(_node(request), await file.read()))
+    @router.get('/test-card')
+    async def test_card() -> FileResponse:
+        """Send the card that the embedded model reads."""
+        return FileResponse(EXAMPLE_CARD, media_type='image/jpeg')
 
+    @router.get('/outbox/{name}/thumbnail')
+    async def outbox_thumbnail(name: str) -> Response:
+        """Send a thumbnail of an image that waits, with its skeletons."""
+        draw = partial(thumbnail, confidence_threshold=settings.confidence_threshold)
+        small = await outbox_images.draw(outbox, name, draw, max_pixels=settings.max_image_pixels)
+        return Response(small, media_type='image/jpeg', headers=_CACHEABLE)
 
-@router.get('/test-card')
-async def test_card() -> FileResponse:
-    """The card that the embedded model reads."""
-    return FileResponse(EXAMPLE_CARD, media_type='image/jpeg')
+    @router.get('/outbox/{name}/image')
+    async def outbox_image(name: str) -> Response:
+        """Send an image that waits, unchanged."""
+        jpeg = await outbox_images.read(outbox, name, lambda entry: entry.jpeg.read_bytes())
+        return Response(jpeg, media_type='image/jpeg', headers=_CACHEABLE)
 
+    @router.get('/outbox/{name}/poses')
+    async def outbox_poses(name: str) -> Response:
+        """Send the poses of an image that waits, in the form of `POST /poses`."""
+        return Response(await outbox_images.read(outbox, name, read_poses), media_type='application/json')
 
-@router.get('/outbox/{name}/thumbnail')
-async def outbox_thumbnail(request: Request, name: str) -> Response:
-    """A small picture of an image that waits, with its skeletons."""
-    node = _node(request)
-    small = await outbox_images.draw(
-        node.outbox,
-        name,
-        partial(thumbnail, confidence_threshold=node.settings.confidence_threshold),
-        max_pixels=node.settings.max_image_pixels,
-    )
-    return Response(small, media_type='image/jpeg', headers=_FOR_GOOD)
+    def read_poses(entry: Entry) -> bytes:
+        stored = outbox_images.metadata_of(entry)
+        return poses_of_picture(entry.jpeg.read_bytes(), stored, max_pixels=settings.max_image_pixels)
 
-
-@router.get('/outbox/{name}/image')
-async def outbox_image(request: Request, name: str) -> Response:
-    """An image that waits, as it will be sent."""
-    jpeg = await outbox_images.read(_node(request).outbox, name, lambda entry: entry.jpeg.read_bytes())
-    return Response(jpeg, media_type='image/jpeg', headers=_FOR_GOOD)
-
-
-@router.get('/outbox/{name}/poses')
-async def outbox_poses(request: Request, name: str) -> Response:
-    """The poses of an image that waits, as `POST /poses` answers."""
-    node = _node(request)
-    max_pixels = node.settings.max_image_pixels
-
-    def read(entry: Entry) -> bytes:
-        return poses_of_picture(entry.jpeg.read_bytes(), outbox_images.metadata_of(entry), max_pixels=max_pixels)
-
-    return Response(await outbox_images.read(node.outbox, name, read), media_type='application/json')
+    return router

@@ -1,15 +1,13 @@
-"""The card of the page that says how fast the node is."""
+"""The card of the page that shows how fast the node is."""
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from nicegui import ui
 
 from detector.observability.recent import KEPT_SECONDS, STAGES, Second, total
+from detector.serving.inference import Inference
 
 from .look import Figures, panel
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
 
 _MEAN_SECONDS: Final = 10
 _NAMES: Final = {'wait_ms': 'Waiting, ms', 'decode_ms': 'Decoding, ms', 'inference_ms': 'Inference, ms'}
@@ -17,8 +15,8 @@ _GREY: Final = '#8593a5'  # readable on light and on dark
 
 
 class LoadCard:
-    def __init__(self, node: 'WholebodyNode') -> None:
-        self._node = node
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
         self._drawn: list[tuple[int, float | None]] = []
         with panel('Load') as head:
             self._figures = Figures('Images/s', *_NAMES.values(), 'Requests now', 'Refused')
@@ -27,13 +25,12 @@ class LoadCard:
             ui.label(f'mean of {_MEAN_SECONDS} s').classes('faint')
 
     def refresh(self) -> None:
-        inference = self._node.inference
-        seconds = inference.recent.seconds()
+        seconds = self._inference.recent.seconds()
         mean = total(seconds[-_MEAN_SECONDS:])
         self._figures.show('Images/s', f'{mean.images / _MEAN_SECONDS:.1f}')
         for stage, name in _NAMES.items():
             self._figures.show(name, _short(mean.mean(stage)))
-        requests = inference.admission.about()
+        requests = self._inference.admission.about()
         self._figures.show('Requests now', str(requests['present']))
         self._figures.show('Refused', str(requests['refused']))
         self._draw(seconds)

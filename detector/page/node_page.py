@@ -1,66 +1,60 @@
 """The node's page."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from fastapi import Request
 from nicegui import ui
 
-from detector.errors import ModelUnavailable
-from detector.loop import upstream
-
+from .context import PageContext
 from .load_card import LoadCard
 from .look import ICON, SkeletonView, Text, bar, panel, use_look
 from .model_card import ModelCard
 from .outbox_card import OutboxCard
 
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
-
 _REFRESH_SECONDS: Final = 1.0
 
 
-def build(node: 'WholebodyNode') -> None:
+def build(context: PageContext) -> None:
     """Register the page."""
+    settings, service = context.settings, context.service
     use_look()
 
-    @ui.page('/', title=f'{node.settings.node_name} · poses', favicon=ICON)
+    @ui.page('/', title=f'{settings.node_name} · poses', favicon=ICON)
     def node_page(request: Request) -> None:
         client, told = ui.context.client, False
-        with bar(node.settings.node_name):
+        with bar(settings.node_name):
             state = Text('span', classes='pill')
-            if node.access_policy.has_token:
+            if context.access_policy.has_token:
                 with ui.element('form').props('method=post action=/logout').classes('log-out'):
                     Text('button', 'Log out')
         with ui.element('main').classes('cards'):
             with panel('Try an image'):
-                SkeletonView(threshold=node.settings.confidence_threshold, card='test-card')
+                SkeletonView(threshold=settings.confidence_threshold, card='test-card')
             with ui.element('div').classes('side'):
-                model, load = ModelCard(node), LoadCard(node)
-            outbox = OutboxCard(node)
+                model = ModelCard(
+                    settings,
+                    service.models,
+                    serving=context.serving,
+                    following=context.following,
+                    updates=context.updates,
+                )
+                load = LoadCard(context.inference)
+            outbox = OutboxCard(settings, service.outbox, context.outbox)
 
         async def refresh() -> None:
             nonlocal told
-            if not node.access_policy.allows(request):  # somebody has logged out, in this window or another
-                if told:  # and this browser does not obey
+            if not context.access_policy.allows(request):  # the user has logged out, in this window or another
+                if told:  # the browser has not reloaded the page
                     client.delete()
                 else:
                     ui.navigate.reload()
                 told = True
                 return
-            ready = _state(node)
-            state.set_text(ready or 'no model serves')
-            state.classes(remove='error' if ready else '', add='' if ready else 'error')
+            package = context.serving.current()
+            state.set_text('no model serves' if package is None else f'{package.model_version} serves')
+            state.classes(add='error') if package is None else state.classes(remove='error')
             await model.refresh()
             load.refresh()
             await outbox.refresh()
 
         ui.timer(_REFRESH_SECONDS, refresh)  # runs while the page is open
-
-
-def _state(node: 'WholebodyNode') -> str | None:
-    """The model that serves; None if none does."""
-    try:
-        logic, _ = upstream.active_detector(node)
-    except ModelUnavailable:
-        return None
-    return f'{logic.package.model_version} serves'

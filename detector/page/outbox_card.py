@@ -1,22 +1,20 @@
 """The card of the page that shows what waits for the Learning Loop."""
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote
 
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
-from detector.api.outbox_routes import set_outbox_mode
 from detector.errors import WholebodyError
 from detector.outbox.files import Description, Entry
 from detector.outbox.outbox import Outbox, OutboxMode
+from detector.service import OutboxControl
+from detector.settings import Settings
 from detector.wording import counted
 
 from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
 
 PAGE_PICTURES: Final = 12
 _COUNTERS: Final = {
@@ -29,37 +27,38 @@ _COUNTERS: Final = {
 
 
 class OutboxCard:
-    def __init__(self, node: 'WholebodyNode') -> None:
-        self._node = node
+    def __init__(self, settings: Settings, control: OutboxControl, outbox: Outbox) -> None:
+        self._control = control
+        self._outbox = outbox
+        self._has_loop = settings.loop_url is not None
         self._listed: list[Entry] | None = None
         self._newest: list[Entry] | None = None
         with panel('Outbox', classes='wide') as head:
-            if not node.has_loop:
+            if not self._has_loop:
                 ui.label('No Learning Loop is configured (LOOP_HOST), so no image is stored or sent.').classes('faint')
                 return
             self._figures = Figures(*_COUNTERS, 'Size, MiB')
             self._error = Notice('error')
             self._empty = ui.label('No image waits.').classes('faint')
-            self._grid = PictureGrid(threshold=node.settings.confidence_threshold)
+            self._grid = PictureGrid(threshold=settings.confidence_threshold)
             self._pager = Pager(PAGE_PICTURES)
         with head:
             self._sending = ui.switch('Send to the Learning Loop', on_change=self._switch)
             self._sending.props('data-control=outbox')
 
     async def refresh(self) -> None:
-        if not self._node.has_loop:
+        if not self._has_loop:
             return
-        outbox = self._node.outbox
-        about = outbox.about()
+        about = self._outbox.about()
         for name, counter in _COUNTERS.items():
             self._figures.show(name, str(about[counter]))
         self._figures.show('Size, MiB', f'{about["bytes"] / 1024**2:.1f}')
         self._error.say(about['error'] and f'The last upload failed: {about["error"]}')
-        self._sending.set_value(_is_sending(outbox))
-        await self._list(outbox)
+        self._sending.set_value(self._is_sending())
+        await self._list()
 
-    async def _list(self, outbox: Outbox) -> None:
-        waiting = outbox.waiting()
+    async def _list(self) -> None:
+        waiting = self._outbox.waiting()
         self._empty.set_visibility(not waiting)
         entries = waiting[self._pager.slice(len(waiting))]
         if entries == self._listed:
@@ -72,18 +71,17 @@ class OutboxCard:
         self._grid.show([_picture(description) for description in described])
 
     async def _switch(self, event: ValueChangeEventArguments[bool | None]) -> None:
-        if event.value in (None, _is_sending(self._node.outbox)):
+        if event.value in (None, self._is_sending()):
             return
         mode = OutboxMode.CONTINUOUS_UPLOAD if event.value else OutboxMode.STOPPED
         try:
-            await set_outbox_mode(self._node, mode.value)
+            await self._control.set_mode(mode.value)
         except WholebodyError as error:
             complain(error)
         await self.refresh()
 
-
-def _is_sending(outbox: Outbox) -> bool:
-    return outbox.get_mode() == OutboxMode.CONTINUOUS_UPLOAD
+    def _is_sending(self) -> bool:
+        return self._outbox.get_mode() == OutboxMode.CONTINUOUS_UPLOAD
 
 
 def _picture(description: Description) -> Picture:

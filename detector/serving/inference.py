@@ -1,4 +1,4 @@
-"""From received images to poses: admission, decoding, inference; never on the event loop."""
+"""From received images to poses: admission, decoding and inference, all off the event loop."""
 
 import asyncio
 import time
@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from learning_loop_node.helpers.misc import ImageData
 
+from detector.engine.pose_engine import PoseEngine
 from detector.engine.streams import Streams
 from detector.errors import DeadlineExceeded, InferenceFailed, InvalidImage, ModelUnavailable
 from detector.models.package import ModelPackage
@@ -21,22 +22,22 @@ from detector.observability.request_context import in_this_context
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
 from detector.settings import Settings
-from detector.wholebody_logic import WholebodyDetectorLogic
 
 from .admission import Admission, Ticket
 from .decoding import Decoder
 from .recovery import Recovery
 
 GROUP_IMAGES: Final = 4
-"""Of a batch, that share a turn, so that others get theirs in between."""
+"""Number of images of a batch that share a turn; other requests get their turns in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """The poses of an image, and how they came about.
+    """The poses in an image, and how they were found.
 
-    :param package: the model that found them.
-    :param timing: milliseconds by stage; images that shared an inference have equal parts of it.
+    :param image: RGB uint8, H×W×3, upright.
+    :param package: the model that found the poses.
+    :param timing: milliseconds by stage; images that shared an inference get equal parts of its time.
     """
 
     image: Image
@@ -46,34 +47,36 @@ class Estimate:
 
 
 class Inference:
-    """Runs one inference at a time, in a thread of its own.
+    """Runs one inference at a time, in its own thread.
 
-    :param lock: held during an inference, and by whoever replaces the model without keeping the old one.
-    :param active: gives the logic that serves, or raises ModelUnavailable.
-    :param metrics: where images, persons and times are counted.
+    :param engine: returns the engine of the model that serves, or raises ModelUnavailable.
+    :param lock: held during an inference; whoever unloads a model holds it meanwhile.
+    :param metrics: counts images, persons and times.
     :param recovery: is told how inferences end.
+    :param is_exchanging: returns True while requests should wait for a model that is being loaded.
     """
 
     def __init__(
         self,
         settings: Settings,
-        lock: asyncio.Lock,
-        active: Callable[[], WholebodyDetectorLogic],
+        engine: Callable[[], PoseEngine],
+        *,
+        lock: asyncio.Lock | None = None,
         metrics: Metrics | None = None,
         recovery: Recovery | None = None,
+        is_exchanging: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._metrics = Metrics() if metrics is None else metrics
         self._recovery = recovery
-        self._lock = lock
-        self._active = active
+        self._lock = asyncio.Lock() if lock is None else lock
+        self._engine = engine
+        self._is_exchanging = is_exchanging
         self._thread = ThreadPoolExecutor(1, thread_name_prefix='inference')
         self.decoder = Decoder(max_pixels=settings.max_image_pixels, metrics=self._metrics)
-        self._streams: tuple[WholebodyDetectorLogic, Streams] | None = None
+        self._streams: tuple[PoseEngine, Streams] | None = None
         self.admission = Admission(max_waiting=settings.max_waiting, deadline=settings.deadline)
         self.recent = Recent()
-        self.unloading = False
-        """While a model is replaced that had to be unloaded first: requests wait for the new one."""
 
     async def estimate(
         self,
@@ -85,14 +88,14 @@ class Inference:
     ) -> Estimate:
         """Find the poses in an image.
 
-        :param received: an encoded image, or an RGB array.
-        :param camera_id: whose frames may do without a detection each (DETECTION_INTERVAL).
-        :param stream: an earlier frame of the same stream that still waits is given up for this one.
-        :param boxes: gives (N, 4), x1, y1, x2, y2 in pixels, for width and height: the poses of the persons in these,
-            found by somebody else.
-        :raises InvalidImage: it is broken or not acceptable.
+        :param received: an encoded image, or an RGB uint8 array H×W×3.
+        :param camera_id: with it, the person detector need not run on every frame (DETECTION_INTERVAL).
+        :param stream: this image replaces an earlier one of the same stream that still waits.
+        :param boxes: returns boxes (N, 4), x1, y1, x2, y2 in pixels, for width and height. The persons in these boxes
+            are estimated, and the person detector does not run.
+        :raises InvalidImage: the image is broken or not acceptable.
         :raises ModelUnavailable: no model serves.
-        :raises Busy: other work keeps this from starting in time, or a newer frame has come.
+        :raises Busy: the turn would come too late, or a newer image of the stream has arrived.
         """
         self._fail_fast()
         async with self.admission.enter(stream=stream) as ticket:
@@ -101,37 +104,40 @@ class Inference:
             return estimate
 
     async def estimate_batch(self, received: Sequence[ImageData]) -> AsyncIterator[Estimate]:
-        """Find the poses in several images, which share inferences; others have their turns in between.
+        """Find the poses in several images. Images share inferences; other requests get their turns in between.
 
-        :raises WholebodyError: see `estimate`; before any of the images that share an inference is given.
+        :raises WholebodyError: see `estimate`; raised before any image of the same inference is returned.
         """
         self._fail_fast()
         for start in range(0, len(received), GROUP_IMAGES):
             async with self.admission.enter() as ticket:
-                group = _sound(await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, _together))
+                group = _sound(
+                    await self._estimate_group(
+                        received[start : start + GROUP_IMAGES], ticket, PoseEngine.poses_of_images
+                    )
+                )
             for estimate in group:
                 yield estimate
 
     async def estimate_bulk(self, received: Sequence[ImageData]) -> list[Estimate | InvalidImage]:
-        """Find the poses in a few images, when nobody waits for an answer now.
+        """Find the poses in a few images with low priority: live requests go first.
 
-        :param received: up to `GROUP_IMAGES`.
-        :return: in the order of `received`; for an image that is broken or not acceptable, why.
+        :param received: up to `GROUP_IMAGES` images.
+        :return: one item per image, in their order; an error for an image that is broken or not acceptable.
         :raises ModelUnavailable: see `estimate`.
         """
         self._fail_fast()
         async with self.admission.enter(live=False) as ticket:
-            return await self._estimate_group(received, ticket, _together)
+            return await self._estimate_group(received, ticket, PoseEngine.poses_of_images)
 
     def _fail_fast(self) -> None:
-        """Before the decoding, if no model is there."""
-        if not self.unloading:
-            self._active()
+        """Refuse the request before its image is decoded if no model serves."""
+        if not self._is_exchanging():
+            self._engine()
 
     async def _estimate_group(
         self, received: Sequence[ImageData], ticket: Ticket, run: 'Run'
     ) -> list[Estimate | InvalidImage]:
-        """:param run: what is done in the inference thread."""
         start = time.perf_counter()
         async with self.decoder.decoded(received, ticket) as decoded:
             group = [image for image in decoded if not isinstance(image, InvalidImage)]
@@ -140,8 +146,8 @@ class Inference:
             waiting = time.perf_counter()
             async with self.admission.turn(ticket), self._model(ticket):
                 running = time.perf_counter()
-                logic = self._active()
-                found = await self._watched(logic, in_this_context(run, logic, group))
+                engine = self._engine()
+                found = await self._watched(engine, in_this_context(run, engine, group))
             done = time.perf_counter()
         self.admission.took(done - running)
         self._metrics.estimated(found, queue_seconds=running - waiting, inference_seconds=done - running)
@@ -156,46 +162,49 @@ class Inference:
         return [
             image
             if isinstance(image, InvalidImage)
-            else Estimate(image=image, poses=next(poses), package=logic.package, timing=timing)
+            else Estimate(image=image, poses=next(poses), package=engine.package, timing=timing)
             for image in decoded
         ]
 
-    async def _watched(self, logic: WholebodyDetectorLogic, run: Callable[[], list[list[Pose]]]) -> list[list[Pose]]:
-        """:raises InferenceFailed: the runtime does; whoever can help knows of it."""
+    async def _watched(self, engine: PoseEngine, run: Callable[[], list[list[Pose]]]) -> list[list[Pose]]:
+        """Run an inference, and tell the recovery how it ends.
+
+        :raises InferenceFailed: the runtime fails.
+        """
         try:
             found = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         except InferenceFailed as error:
             self.forget_streams()
-            if self._recovery is not None and self._serves(logic):
-                self._recovery.failed(logic, error)
+            if self._recovery is not None and self._serves(engine):
+                self._recovery.failed(engine.package, error)
             raise
         if self._recovery is not None:
             self._recovery.inferred()
         return found
 
     def forget_streams(self) -> None:
-        """Let go of the model that they belong to."""
+        """Release the engine that the camera streams use."""
         self._streams = None
 
-    def _serves(self, logic: WholebodyDetectorLogic) -> bool:
+    def _serves(self, engine: PoseEngine) -> bool:
         try:
-            return self._active() is logic
+            return self._engine() is engine
         except ModelUnavailable:
             return False
 
-    def _frame(self, logic: WholebodyDetectorLogic, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
+    def _frame(self, engine: PoseEngine, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
         interval = self._settings.detection_interval
         if interval == 1 or camera_id is None:
-            return _together(logic, group)
-        if self._streams is None or self._streams[0] is not logic:
-            self._streams = logic, Streams(logic.engine, interval=interval)
+            return engine.poses_of_images(group)
+        if self._streams is None or self._streams[0] is not engine:
+            self._streams = engine, Streams(engine, interval=interval)
         return [self._streams[1].poses(image, camera_id) for image in group]
 
     @asynccontextmanager
     async def _model(self, ticket: Ticket) -> AsyncIterator[None]:
-        """Keep the model in place.
+        """Keep the model from being replaced.
 
-        :raises DeadlineExceeded: it is being replaced, and that takes too long.
+        :raises DeadlineExceeded: the model is being replaced, and that takes too long.
         """
         try:
             async with asyncio.timeout(max(0.0, ticket.deadline - time.monotonic())):
@@ -211,30 +220,25 @@ class Inference:
             self._lock.release()
 
     def close(self) -> None:
-        """Start no more inferences; one that runs is not waited for."""
+        """Start no more inferences; a running one is not awaited."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-Run = Callable[[WholebodyDetectorLogic, Sequence[Image]], list[list[Pose]]]
-"""What happens to a group of images in the inference thread."""
+Run = Callable[[PoseEngine, Sequence[Image]], list[list[Pose]]]
+"""Work on a group of images in the inference thread."""
 
 
 def _sound(found: Sequence[Estimate | InvalidImage]) -> list[Estimate]:
-    """:raises InvalidImage: one of the images is; a new error, since one that is kept would keep all that led to it."""
+    """Return the estimates of images that are all sound.
+
+    :raises InvalidImage: one of the images is broken; a copy of its error, whose traceback keeps nothing alive.
+    """
     for one in found:
         if isinstance(one, InvalidImage):
             raise type(one)(str(one))
     return [one for one in found if isinstance(one, Estimate)]
 
 
-def _together(logic: WholebodyDetectorLogic, group: Sequence[Image]) -> list[list[Pose]]:
-    return logic.engine.poses_of_images(group)
-
-
-def _in_boxes(
-    logic: WholebodyDetectorLogic, group: Sequence[Image], boxes: Callable[[int, int], FloatArray]
-) -> list[list[Pose]]:
+def _in_boxes(engine: PoseEngine, group: Sequence[Image], boxes: Callable[[int, int], FloatArray]) -> list[list[Pose]]:
     found = [(image, boxes(image.shape[1], image.shape[0])) for image in group]
-    return logic.engine.poses_in_boxes(
-        [(image, given, np.ones(len(given), dtype=np.float32)) for image, given in found]
-    )
+    return engine.poses_in_boxes([(image, given, np.ones(len(given), dtype=np.float32)) for image, given in found])

@@ -1,126 +1,178 @@
-"""Which model serves: the first one at the start, others in its place, and the same again when its runtime fails."""
+"""Select, load and replace the model that serves."""
 
 import asyncio
 import contextvars
+import gc
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from learning_loop_node.data_classes import ModelInformation
-from learning_loop_node.enums import OperationMode
 
+from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.verification import verify
 from detector.errors import InferenceFailed, InvalidPackage, ModelUnavailable, RuntimeUnavailable, WholebodyError
-from detector.loop import upstream
 from detector.models import catalogue
 from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
 from detector.models.package import ModelPackage, open_package
+from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.metrics import Metrics
+from detector.settings import Settings
 from detector.system import memory
-from detector.wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
 
 from .recovery import Recovery
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
 
 log = logging.getLogger('wholebody.node')
 
 _LOADING: Final = 'the model is being loaded'
 _PULL_AGAIN_SECONDS: Final = 60
+"""Pause between two attempts to download the model that MODE names, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingModel:
+    """A loaded model.
+
+    :param information: description of the model in the Learning Loop's form.
+    """
+
+    engine: PoseEngine
+    information: ModelInformation
+
+    @property
+    def package(self) -> ModelPackage:
+        return self.engine.package
+
+
+def load_model(folder: Path, settings: Settings) -> ServingModel:
+    """Open an installed package, load its networks and run them once on a blank image.
+
+    :raises InvalidPackage: the package is not valid; the error names the file or field and the reason.
+    :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
+    :raises InferenceFailed: the device fails in the trial inference.
+    """
+    engine = PoseEngine(open_package(folder), EngineOptions.of(settings))
+    engine.check()
+    information = ModelInformation.load_from_disk(str(folder))
+    assert information is not None, 'the package has a model.json: it has just been opened'
+    return ServingModel(engine=engine, information=information)
 
 
 class ModelServing:
-    """Builds models and lets them serve.
+    """Owns the model that serves.
 
-    :param factory: builds the logic of a model.
+    :param on_change: called with the new model, or with None when the old one stops serving.
+    :param on_started: called when loading the first model has ended, with or without success.
     """
 
-    def __init__(self, node: 'WholebodyNode', factory: WholebodyLogicFactory) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: ModelStore,
+        *,
+        metrics: Metrics,
+        life: Life,
+        on_change: Callable[[ServingModel | None], None] = lambda _: None,
+        on_started: Callable[[], None] = lambda: None,
+    ) -> None:
         self.unavailable: str | None = _LOADING
         """Why no model serves; None while one does."""
+        self.exchanging = False
+        """True while the old model is unloaded and the new one is not loaded yet; requests wait for the new one."""
+        self.lock = asyncio.Lock()
+        """Held during an inference, and while a model is exchanged."""
         self.recovery = Recovery(unload=self.unload, reload=self.reload)
-        self._node = node
-        self._factory = factory
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._life = life
+        self._on_change = on_change
+        self._on_started = on_started
+        self._active: ServingModel | None = None
         self._first: asyncio.Task[None] | None = None
         self._exchange: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
         self._building = asyncio.Lock()
-        """One model at a time."""
+        """Held while a model is loaded: one at a time."""
 
     def start(self) -> None:
-        """Begin to load the first model; `operation_mode` is `startup` until that has ended."""
+        """Begin to load the first model."""
         self._first = asyncio.create_task(self._serve_first())
 
     async def stop(self) -> None:
-        """Break off what was begun at the start, and the attempts to mend a runtime."""
-        if self._first is not None:
-            self._first.cancel()
-        if self._exchange is not None:
-            self._exchange.cancel()
+        """Cancel loading the first model, an exchange of models and attempts to recover."""
         tasks = [task for task in (self._first, self._exchange) if task is not None]
+        for task in tasks:
+            task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         await self.recovery.stop()
 
+    def reset(self) -> None:
+        """Unload the model."""
+        self._serve_nothing(_LOADING)
+
     def current(self) -> ModelPackage | None:
-        """The model that serves."""
-        try:
-            return upstream.active_detector(self._node)[0].package
-        except WholebodyError:
-            return None
+        """Return the package that serves, or None."""
+        return None if self._active is None else self._active.package
 
-    def active(self) -> tuple[WholebodyDetectorLogic, ModelInformation]:
-        """The logic and the model that serve.
+    def intended(self) -> ModelPackage | None:
+        """Return the package that serves, or the one that is being loaded again after its runtime failed."""
+        return self.current() or self.recovery.package
 
-        :raises ModelUnavailable: none does; says why.
+    def fault(self) -> str | None:
+        """Return why the model's runtime fails, or None while no model is being recovered."""
+        return None if self.recovery.package is None else self.unavailable
+
+    def active(self) -> ServingModel:
+        """Return the model that serves.
+
+        :raises ModelUnavailable: no model serves; the error says why.
         """
-        try:
-            return upstream.active_detector(self._node)
-        except ModelUnavailable as error:
-            raise (
-                error if self.unavailable is None else ModelUnavailable(f'no model serves: {self.unavailable}')
-            ) from None
+        if self._active is None:
+            raise ModelUnavailable(f'no model serves: {self.unavailable}')
+        return self._active
 
     async def switch(self, folder: Path) -> None:
-        """Build the model in a folder and let it serve; until then the old one does.
+        """Load the model in a folder, then let it serve; the old model serves until then.
 
-        With EXCLUSIVE_MODEL_BUILD the old one is unloaded first, and requests wait; if the new one does not work,
-        the old one is built again. That goes on to its end if this is cancelled.
+        With EXCLUSIVE_MODEL_BUILD the old model is unloaded first, and requests wait. If the new one does not work,
+        the old one is loaded again. Cancelling this call does not interrupt such an exchange.
 
-        :raises InvalidPackage: names the file or field and the reason.
+        :raises InvalidPackage: the package is not valid; the error names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         :raises InferenceFailed: the device fails in the trial inference.
         """
-        if self._node.settings.exclusive_model_build:
+        if self._settings.exclusive_model_build:
             self._exchange = asyncio.create_task(self._exchange_models(folder))
-            self._exchange.add_done_callback(_seen)
+            self._exchange.add_done_callback(_retrieve_error)
             await asyncio.shield(self._exchange)
         else:
             async with self._building:
                 await self._build(folder)
 
     async def _exchange_models(self, folder: Path) -> None:
-        async with self._building, self._node.detection_lock:
+        async with self._building, self.lock:
             old = self.current()
             if old is None:
                 await self._build(folder)
                 return
-            self._node.inference.unloading = True
+            self.exchanging = True
             try:
-                self.unavailable = f'model {folder.name} is being built'
-                self._node.inference.forget_streams()
-                upstream.unload(self._node, folder.name)
+                self._serve_nothing(f'model {folder.name} is being built')
                 await self._build(folder)
             except Exception as error:
-                upstream.serve_nothing(self._node)
-                await self._restore(old, error)
+                self._serve_nothing(str(error))
+                await self._restore(old)
                 raise
             finally:
-                self._node.inference.unloading = False
+                self.exchanging = False
 
-    async def _restore(self, old: ModelPackage, fault: Exception) -> None:
-        """Build the old model again, now or, if that does not work, as soon as it does."""
-        self.unavailable = str(fault)
+    async def _restore(self, old: ModelPackage) -> None:
+        """Load the old model again: now or, if that fails, as soon as it works."""
         try:
             await self._build(old.folder)
         except Exception as error:
@@ -129,47 +181,41 @@ class ModelServing:
 
     async def _build(self, folder: Path) -> None:
         try:
-            built = await self._load(folder)
+            model = await asyncio.to_thread(load_model, folder, self._settings)
         except Exception:
-            self._node.metrics.switched('failed')
+            self._metrics.switched('failed')
             raise
-        self._serve(*built)
-        # not waited for: who breaks off the switch now must not miss that it has succeeded
+        self._serve(model)
+        # Not awaited: the switch has succeeded, and a caller that is cancelled now must not believe otherwise.
         self._tidying = asyncio.create_task(asyncio.to_thread(memory.give_back), context=contextvars.Context())
 
-    async def _load(self, folder: Path) -> tuple[WholebodyDetectorLogic, ModelInformation]:
-        model_info = await asyncio.to_thread(ModelInformation.load_from_disk, str(folder))
-        if model_info is None:
-            await asyncio.to_thread(open_package, folder)  # says what is wrong
-            raise AssertionError('unreachable')
-        logic = await self._factory.build(model_info)
-        assert isinstance(logic, WholebodyDetectorLogic)
-        return logic, model_info
-
-    def _serve(self, logic: WholebodyDetectorLogic, model_info: ModelInformation) -> None:
-        self._node.inference.forget_streams()
-        upstream.serve_with(self._node, logic, model_info)
-        self.recovery.served()
-        self._node.life.model_serves()
-        self._node.metrics.switched('ok')
+    def _serve(self, model: ServingModel) -> None:
+        self._active = model
         self.unavailable = None
-        log.info('serving %s with %s', logic.package.model_version, logic.engine.runtime)
+        self._on_change(model)
+        self.recovery.served()
+        self._life.model_serves()
+        self._metrics.switched('ok')
+        log.info('serving %s with %s', model.package.model_version, model.engine.runtime)
+
+    def _serve_nothing(self, why: str) -> None:
+        self.unavailable = why
+        self._active = None
+        self._on_change(None)
+        gc.collect()  # frees the old model's memory now, before another model needs it
 
     def unload(self, why: str) -> None:
-        """Let nothing serve, since the runtime fails; unless another model does by now."""
-        if self.recovery.package is not None and self.current() not in (None, self.recovery.package):
-            return
-        self.unavailable = why
-        self._node.inference.forget_streams()
-        upstream.serve_nothing(self._node)
+        """Stop serving the model whose runtime fails, unless another model serves already."""
+        if self.recovery.package is None or self.current() in (None, self.recovery.package):
+            self._serve_nothing(why)
 
     async def reload(self, folder: Path) -> None:
-        """Load a model anew whose runtime has failed.
+        """Load the model whose runtime failed, unless another model serves already.
 
-        :raises WholebodyError: it cannot be loaded.
+        :raises WholebodyError: the model cannot be loaded.
         """
         async with self._building:
-            if self.current() is None:
+            if self._active is None:
                 await self._build(folder)
 
     # ---------------------------------------------------------------- the first model
@@ -178,16 +224,16 @@ class ModelServing:
         """Serve the best model that works."""
         self.unavailable = _LOADING
         try:
-            await asyncio.to_thread(self._node.store.clean)
-            if self._node.settings.mode is not None and not self._node.store.has_current:
-                self._leave_startup()
-                await self._pull_first_model(self._node.settings.mode)
+            await asyncio.to_thread(self._store.clean)
+            if self._settings.mode is not None and not self._store.has_current:
+                self._on_started()
+                await self._pull_first_model(self._settings.mode)
                 return
             faults: list[tuple[Path, Exception]] = []
-            for folder in await asyncio.to_thread(self._node.store.to_start_with):
+            for folder in await asyncio.to_thread(self._store.to_start_with):
                 if await self._starts_with(folder, faults):
                     return
-            self.unavailable = str(faults[0][1])  # that of the best candidate
+            self.unavailable = str(faults[0][1])  # the reason of the best candidate
             for folder, error in faults:
                 if isinstance(error, RuntimeUnavailable | InferenceFailed):  # the device may come back
                     self.recovery.begin(await asyncio.to_thread(open_package, folder), str(error))
@@ -199,11 +245,7 @@ class ModelServing:
             self.unavailable = f'loading the model failed inside the node: {error!r}'
             log.exception('loading the model failed inside the node')
         finally:
-            self._leave_startup()
-
-    def _leave_startup(self) -> None:
-        if self._node.operation_mode == OperationMode.Startup:
-            self._node.operation_mode = OperationMode.Idle
+            self._on_started()
 
     async def _starts_with(self, folder: Path, faults: list[tuple[Path, Exception]]) -> bool:
         try:
@@ -212,34 +254,28 @@ class ModelServing:
             faults.append((folder, error))
             log.error('the model in %s cannot serve: %s', folder, error)
             return False
-        logic, _ = upstream.active_detector(self._node)
-        if logic.package.name == EMBEDDED_NAME:
+        if self.active().package.name == EMBEDDED_NAME:
             log.warning(EMBEDDED_NOTICE)
         return True
 
     async def _pull_first_model(self, mode: str) -> None:
-        """Fetch the published model that MODE names; until then nothing serves, unless the Loop is faster."""
-        archive = self._node.store.download_path(mode)
-        while not self._node.store.has_current:
+        """Download the published model that MODE names, and serve it; give up when the Loop's model is installed."""
+        archive = self._store.download_path(mode)
+        while not self._store.has_current:
             self.unavailable = f'the {mode} model (MODE) is being downloaded'
             try:
-                await catalogue.pull(
-                    mode,
-                    archive,
-                    verify=verify,
-                    cache=archive.parent,
-                    catalogue=self._node.settings.model_catalogue,
-                )
-                if self._node.store.has_current:
+                cache, known = archive.parent, self._settings.model_catalogue
+                await catalogue.pull(mode, archive, verify=verify, cache=cache, catalogue=known)
+                if self._store.has_current:
                     return
-                package = await asyncio.to_thread(self._node.store.add, archive)
+                package = await asyncio.to_thread(self._store.add, archive)
                 await self.switch(package.folder)
-                await asyncio.to_thread(self._node.store.select, package.version)
+                await asyncio.to_thread(self._store.select, package.version)
                 archive.unlink()
                 return
             except Exception as error:
                 if isinstance(error, InvalidPackage):
-                    self._node.metrics.switched('refused')
+                    self._metrics.switched('refused')
                 expected = isinstance(error, WholebodyError | OSError)
                 self.unavailable = f'the {mode} model (MODE) cannot be downloaded: {error}'
                 pause = _PULL_AGAIN_SECONDS
@@ -247,7 +283,7 @@ class ModelServing:
                 await asyncio.sleep(pause)
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from complaining of an error that nobody waits for any more."""
+def _retrieve_error(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from logging an error as never retrieved: the caller may have been cancelled."""
     if not task.cancelled():
         task.exception()

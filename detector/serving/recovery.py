@@ -1,7 +1,7 @@
-"""An inference runtime that fails while it runs, as when its device is gone: the model is loaded anew.
+"""Recovery from an inference runtime that fails while it runs, for example because its device is gone.
 
-One failure may be an accident, and costs one request. After `FAULTS` in a row nothing serves until the model has been
-loaded anew and has passed its trial inference; that is tried again and again, since a driver may take its time.
+A single failure costs one request. After `FAULTS` failures in a row the model is unloaded, then loaded again until it
+passes its trial inference.
 """
 
 import asyncio
@@ -13,26 +13,27 @@ from typing import Final
 
 from detector.errors import InferenceFailed, WholebodyError
 from detector.models.package import ModelPackage
-from detector.wholebody_logic import WholebodyDetectorLogic
 
 log = logging.getLogger('wholebody.recovery')
 
 FAULTS: Final = 3
+"""Failures in a row after which the model is loaded again."""
 FIRST_PAUSE_SECONDS: Final = 0.5
-"""In which what holds the old model's memory ends; then twice as long each time, up to …"""
+"""Pause before the first attempt, in seconds; requests that still hold the old model's memory end in it."""
 MAX_PAUSE_SECONDS: Final = 60.0
+"""Upper bound of the pause, which doubles with each attempt, in seconds."""
 
 
 class Recovery:
     """Watches the inferences of the model that serves.
 
-    :param unload: lets nothing serve, with a text that says why.
-    :param reload: builds the model in a folder and lets it serve, unless another one does by then.
+    :param unload: unloads the model, given the reason.
+    :param reload: loads the model in a folder and lets it serve, unless another model serves by then.
     """
 
     def __init__(self, *, unload: Callable[[str], None], reload: Callable[[Path], Awaitable[None]]) -> None:
         self.package: ModelPackage | None = None
-        """That is being loaded anew."""
+        """The package that is being loaded again; None while no model is being recovered."""
         self._unload = unload
         self._reload = reload
         self._faults = 0
@@ -40,30 +41,30 @@ class Recovery:
         self._task: asyncio.Task[None] | None = None
 
     def inferred(self) -> None:
-        """An inference succeeded."""
+        """Note that an inference succeeded."""
         self._faults = 0
 
-    def failed(self, logic: WholebodyDetectorLogic, error: InferenceFailed) -> None:
-        """An inference failed."""
+    def failed(self, package: ModelPackage, error: InferenceFailed) -> None:
+        """Note that an inference with a package failed."""
         if self.package is not None:
             return
-        if logic.package != self._faulty:  # another model had the faults before
-            self._faulty, self._faults = logic.package, 0
+        if package != self._faulty:  # the failures counted so far are another model's
+            self._faulty, self._faults = package, 0
         self._faults += 1
         log.error('an inference failed, the last %d did: %s', self._faults, str(error))
         if self._faults >= FAULTS:
             self._unload(f'{error}; the model is being loaded anew')
-            self.begin(logic.package, str(error))
+            self.begin(package, str(error))
 
     def begin(self, package: ModelPackage, why: str) -> None:
-        """Load a model anew, which does not serve, until it does or another one serves."""
+        """Load a model that does not serve again and again, until it or another one serves."""
         self._faults = 0
         self.package = package
-        # A context of its own: that of the request holds the failed model, whose memory is wanted.
+        # An empty context: the request's context references the failed model, whose memory is needed.
         self._task = asyncio.create_task(self._recover(package.folder, why), context=contextvars.Context())
 
     def served(self) -> None:
-        """A model has begun to serve."""
+        """Note that a model has begun to serve."""
         self._faults = 0
         self.package = None
         if self._task is not None and self._task is not asyncio.current_task():
@@ -85,7 +86,7 @@ class Recovery:
                 self._unload(f'{why}; the model cannot be loaded anew: {error}')
 
     async def stop(self) -> None:
-        """Try no more."""
+        """Cancel the attempts."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -104,8 +104,8 @@ def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
     wait_until_empty(closed)
     with Visitor(closed, auth={'token': TOKEN}) as visitor:
         for payload in ({'asgi.scope': {'wholebody.admitted': True}}, None, ({}, {'token': TOKEN})):
-            assert 'no event to send' in visitor.client.call('connect', payload, timeout=5)['error']
-            assert 'no event to send' in visitor.client.call('disconnect', payload, timeout=5)['error']
+            assert 'is not an event' in visitor.client.call('connect', payload, timeout=5)['error']
+            assert 'is not an event' in visitor.client.call('disconnect', payload, timeout=5)['error']
         assert visitor.client.call('about', timeout=10)
         with Visitor(closed, auth={'token': TOKEN}) as second:
             assert second.client.call('about', timeout=10)

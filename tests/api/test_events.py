@@ -89,7 +89,7 @@ BAD: dict[str, tuple[str, tuple[Any, ...], str]] = {
     'batch of one': ('batch_detect', ({'images': RAW_CARD},), "'images' must be a list"),
     'large batch': ('batch_detect', ({'images': [JPEG] * 65},), 'up to 64'),
     'long number': ('detect', ({'image': RAW_CARD | {'shape': (10**120, 5, 3)}},), 'shape'),
-    'reserved': ('connect', ({'image': RAW_CARD},), 'no event to send'),
+    'reserved': ('connect', ({'image': RAW_CARD},), 'is not an event'),
     'metadata of lists': ('upload', ({'image': JPEG, 'metadata': {'box_detections': {'a': 1}}},), "'metadata' is not"),
     'bad in batch': ('batch_detect', ({'images': [RAW_CARD, JPEG | {'bytes': b'x'}]},), 'not an image'),
     'poses': ('poses', ({'image': 5},), "'image' must be an object"),

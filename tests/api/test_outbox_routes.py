@@ -14,12 +14,18 @@ from fastapi import FastAPI
 from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.cards import CARD
-from detector.api import error_answers, openapi
-from detector.api import outbox_routes as routes_outbox
+from detector.api import error_answers, openapi, outbox_routes
+from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.metrics import Metrics
+from detector.outbox.collector import Collector
 from detector.outbox.files import Entry
 from detector.outbox.outbox import NoOutbox, Outbox
 from detector.page import data
 from detector.pose import overlay
+from detector.service import Detection, OutboxControl, Uploads
+from detector.serving.inference import Inference
+from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
 from tests.support.outboxes import make_outbox
 
@@ -30,9 +36,13 @@ READ = ('/outbox/{name}/image?skeletons=true', '/ui/outbox/{name}/thumbnail', '/
 def make_app(outbox: Outbox, folder: Path, **settings: Any) -> Any:
     """As much of a node as these routes need."""
     app: Any = FastAPI()
-    app.outbox, app.settings, app.state.node = outbox, Settings(data_folder=folder, **settings), app
-    app.include_router(routes_outbox.router)
-    app.include_router(data.router, prefix='/ui')
+    chosen = Settings(data_folder=folder, **settings)
+    serving = ModelServing(chosen, ModelStore(folder), metrics=Metrics(), life=Life())
+    collector = Collector(outbox, chosen)
+    uploads, control = Uploads(serving, collector), OutboxControl(outbox)
+    detection = Detection(Inference(chosen, lambda: serving.active().engine), collector)
+    app.include_router(outbox_routes.create_router(uploads, control, outbox, chosen))
+    app.include_router(data.create_router(detection, outbox, chosen), prefix='/ui')
     error_answers.install(app)
     return app
 

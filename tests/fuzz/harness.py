@@ -343,7 +343,7 @@ def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
         handshake: Any = next(route for route in node.routes if isinstance(route, Mount) and route.path == '/ws').app
         handshake._guard.knows = lambda _: True
         (folder / 'embedded').mkdir()
-        await node.serving.switch(model_package.unpack(EMBEDDED_PACKAGE, folder / 'embedded').folder)
+        await node.parts.serving.switch(model_package.unpack(EMBEDDED_PACKAGE, folder / 'embedded').folder)
         return node
 
     return loop.run_until_complete(make()), loop

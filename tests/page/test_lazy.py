@@ -30,11 +30,10 @@ def test_the_page_costs_nothing_until_somebody_opens_it(tmp_path: Path) -> None:
     """A node that serves has not imported NiceGUI."""
     program = """
 import sys
-from detector import page
 from detector.node import server
 from detector.node.wholebody_node import WholebodyNode
 from detector.settings import Settings
-page.install(WholebodyNode(Settings()))
+server.install_page(WholebodyNode(Settings()))
 assert 'nicegui' not in sys.modules
 """
     environment = clean_environment(DATA_FOLDER=tmp_path / 'data', PYTHONPATH=':'.join(sys.path))

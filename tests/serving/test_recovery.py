@@ -136,13 +136,13 @@ async def test_the_failed_model_is_let_go() -> None:
         except InferenceFailed as error:
             request_context.note_error(error)
             for _ in range(FAULTS):
-                watched.failed(logic, error)
+                watched.failed(package, error)
 
     async def reload(_: Path) -> None:
         raise RuntimeUnavailable('gone')
 
     watched = Recovery(unload=lambda _: None, reload=reload)
-    logic: Any = SimpleNamespace(package=SimpleNamespace(folder=Path('model')))
+    package: Any = SimpleNamespace(folder=Path('model'))
     engine = Engine()
     kept = weakref.ref(engine)
     await asyncio.create_task(fail(engine))
@@ -173,15 +173,15 @@ async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(recovery.asyncio, 'sleep', no_sleep)
     watched = Recovery(unload=told.append, reload=reload)
-    logic: Any = SimpleNamespace(package=SimpleNamespace(folder=Path('model')))
+    package: Any = SimpleNamespace(folder=Path('model'))
     fault = InferenceFailed('runtime fails')
     for _ in range(5):
         for _ in range(FAULTS - 1):
-            watched.failed(logic, fault)
+            watched.failed(package, fault)
         watched.inferred()
     assert not told
     for _ in range(FAULTS + 2):
-        watched.failed(logic, fault)
+        watched.failed(package, fault)
     assert told == ['runtime fails; the model is being loaded anew']
     while watched.package is not None:
         await sleep(0)
@@ -189,6 +189,6 @@ async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatc
     assert told[-1] == 'runtime fails; the model cannot be loaded anew: gone'
     faults.extend([RuntimeUnavailable('gone')] * 1000)
     for _ in range(FAULTS):
-        watched.failed(logic, fault)
+        watched.failed(package, fault)
     await watched.stop()
     assert watched.package is None

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -20,13 +20,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detector.api.route_policy import policy_of
 from detector.errors import ModelUnavailable, WholebodyError
-from detector.loop import upstream
 from detector.observability import request_context
 from detector.observability.logs import OnceASecond
 from detector.observability.metrics import CLIENT_GONE, Metrics, status_of
-
-if TYPE_CHECKING:
-    from detector.node.wholebody_node import WholebodyNode
+from detector.outbox.outbox import Outbox
+from detector.serving.admission import Admission
+from detector.serving.model_serving import ModelServing
 
 log = logging.getLogger('wholebody.requests')
 
@@ -36,20 +35,23 @@ OTHER: Final = 'other'
 LAG_SECONDS: Final = 0.5
 """Between two looks at the event loop."""
 
-router = APIRouter()
 
+def create_router(registry: CollectorRegistry) -> APIRouter:
+    """Return the route `/metrics`."""
+    router = APIRouter()
 
-@router.get(
-    '/metrics',
-    tags=['operation'],
-    response_class=PlainTextResponse,
-    responses={200: {'content': {'application/openmetrics-text': {}}}},
-)
-async def metrics(request: Request) -> Response:
-    """What the node counts and measures, in Prometheus' text format, or in OpenMetrics if the caller accepts that."""
-    node = cast('WholebodyNode', request.app)
-    text, content_type = await asyncio.to_thread(_exposition, node.metrics.registry, request.headers.get('Accept', ''))
-    return Response(text, headers={'Content-Type': content_type})
+    @router.get(
+        '/metrics',
+        tags=['operation'],
+        response_class=PlainTextResponse,
+        responses={200: {'content': {'application/openmetrics-text': {}}}},
+    )
+    async def metrics(request: Request) -> Response:
+        """The metrics, in Prometheus' text format, or in OpenMetrics if the caller accepts that."""
+        text, content_type = await asyncio.to_thread(_exposition, registry, request.headers.get('Accept', ''))
+        return Response(text, headers={'Content-Type': content_type})
+
+    return router
 
 
 def _exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
@@ -237,10 +239,26 @@ class EventLoopLag:
 
 
 class NodeState(Collector):
-    """What is not counted as it happens, but read from the node at a scrape."""
+    """Metrics that are read from the parts of the node at a scrape, rather than counted as things happen.
 
-    def __init__(self, node: 'WholebodyNode') -> None:
-        self._node = node
+    :param corrections: returns the counters of the corrections, or None.
+    :param clients: returns the number of Socket.IO clients.
+    """
+
+    def __init__(
+        self,
+        *,
+        serving: ModelServing,
+        outbox: Outbox,
+        admission: Admission,
+        corrections: Callable[[], dict[str, Any] | None],
+        clients: Callable[[], int],
+    ) -> None:
+        self._serving = serving
+        self._outbox_state = outbox
+        self._admission = admission
+        self._corrections_state = corrections
+        self._clients = clients
 
     def describe(self) -> Iterable[Metric]:
         """None in advance, since the node is not complete when this is registered."""
@@ -250,25 +268,25 @@ class NodeState(Collector):
         yield from self._model()
         yield from self._outbox()
         yield from self._corrections()
-        clients = len(self._node.connected_clients)
+        clients = self._clients()
         yield GaugeMetricFamily('wholebody_connected_clients', 'Socket.IO clients that are connected', value=clients)
-        present = self._node.inference.admission.present
+        present = self._admission.present
         yield GaugeMetricFamily('wholebody_requests_present', 'Requests that wait or are at their turn', value=present)
 
     def _model(self) -> Iterable[Metric]:
         info = InfoMetricFamily('wholebody_model', 'The model that serves')
         try:
-            logic, _ = upstream.active_detector(self._node)
+            model = self._serving.active()
         except ModelUnavailable:
             yield GaugeMetricFamily('wholebody_ready', 'Whether a model serves', value=0)
         else:
-            package = logic.package
-            info.add_metric([], {'name': package.name, 'version': package.version, 'runtime': logic.engine.runtime})
+            package = model.package
+            info.add_metric([], {'name': package.name, 'version': package.version, 'runtime': model.engine.runtime})
             yield GaugeMetricFamily('wholebody_ready', 'Whether a model serves', value=1)
         yield info
 
     def _outbox(self) -> Iterable[Metric]:
-        about = self._node.outbox.about()
+        about = self._outbox_state.about()
         waiting, high = about.get('waiting', 0), about.get('waiting_priority', 0)
         images = GaugeMetricFamily(
             'wholebody_outbox_images', 'Images that wait for the Learning Loop', labels=['priority']
@@ -282,7 +300,7 @@ class NodeState(Collector):
 
     def _corrections(self) -> Iterable[Metric]:
         try:
-            about = self._node.label_studio.about()['corrections'] or {}
+            about = self._corrections_state() or {}
         except OSError:  # the disk of the queue; the rest is wanted all the more
             return
         waiting = about.get('waiting', 0)

@@ -21,7 +21,6 @@ from detector.label_studio.server.project import Json, Project
 from detector.models.package import ModelPackage
 from detector.serving.inference import Inference
 from detector.settings import Settings
-from detector.wholebody_logic import WholebodyDetectorLogic
 
 _BATCH_TASKS: Final = 32
 _BATCH_REGIONS: Final = 10_000
@@ -48,8 +47,7 @@ class LocalPredictor:
     def __init__(self, settings: Settings, package: ModelPackage, connection: Connection | None) -> None:
         engine = PoseEngine(package, EngineOptions.of(settings))
         engine.check()
-        logic = WholebodyDetectorLogic(engine, max_pixels=settings.max_image_pixels)
-        self._preannotator = Preannotator(Inference(settings, asyncio.Lock(), lambda: logic), settings)
+        self._preannotator = Preannotator(Inference(settings, lambda: engine), settings)
         self._images = TaskImages.of(settings, connection)
 
     def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:

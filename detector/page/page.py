@@ -1,0 +1,27 @@
+"""The page at `/ui`, for people: NiceGUI, which the extra `page` brings.
+
+lazy.py        loads NiceGUI when a client requests the page for the first time
+pictures.py    thumbnails with skeletons
+data.py        what the page shows beside text, as REST routes below /ui
+node_page.py   the node's page; model_card.py, load_card.py, outbox_card.py are its cards
+look.py        the look, and the elements that the mock Loop's page uses too
+skeleton_view.js   draws skeletons over an image, in the browser
+"""
+
+from fastapi import FastAPI
+
+from .context import PageContext
+from .lazy import LazyPage
+
+
+def install(app: FastAPI, context: PageContext) -> None:
+    """Add `/ui` to an app. Without the extra `page` it answers 404 and says what to install."""
+
+    def build(page: LazyPage) -> None:
+        from . import data
+        from .node_page import build as build_page
+
+        page.app.include_router(data.create_router(context.service.detection, context.outbox, context.settings))
+        build_page(context)
+
+    LazyPage(build, title=context.settings.node_name).install(app)

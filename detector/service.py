@@ -1,0 +1,359 @@
+"""Use cases that REST, Socket.IO, the page and Label Studio's routes share. They know nothing of any transport."""
+
+import asyncio
+import copy
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, ParamSpec, TypeVar
+
+from learning_loop_node.data_classes import (
+    AboutResponse,
+    ImageMetadata,
+    ImagesMetadata,
+    ModelInformation,
+    ModelVersionResponse,
+)
+from learning_loop_node.data_classes.general import NodeState
+from learning_loop_node.helpers.misc import ImageData
+
+from detector.errors import InvalidRequest, ModelUnavailable
+from detector.loop import metadata
+from detector.loop.following import Following
+from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from detector.models.package import ModelPackage
+from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.request_context import encoding
+from detector.outbox.collector import AUTOUPLOAD_MODES, Collector
+from detector.outbox.outbox import Outbox, OutboxMode
+from detector.pose.pose import poses_to_json
+from detector.serving.inference import Estimate, Inference
+from detector.serving.model_serving import ModelServing
+
+P = ParamSpec('P')
+T = TypeVar('T')
+
+log = logging.getLogger('wholebody.service')
+
+MAX_BATCH: Final = 64
+"""Maximum number of images in one batch."""
+
+
+async def encoded(convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Convert an answer in a thread; the time counts as encoding."""
+    with encoding():
+        return await asyncio.to_thread(convert, *args, **kwargs)
+
+
+# ---------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectRequest:
+    """What a client may say about the images that it sends.
+
+    :param camera_id: camera that took the images; relevance and camera streams are kept per camera.
+    :param autoupload: `filtered`, `all` or `disabled`: which images go to the Loop.
+    :param creation_date: ISO 8601; None stands for now.
+    """
+
+    tags: list[str] = field(default_factory=list)
+    camera_id: str | None = None
+    source: str | None = None
+    autoupload: str = 'filtered'
+    creation_date: str | None = None
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> 'DetectRequest':
+        """Read the fields of the same names.
+
+        :raises InvalidRequest: a field has a wrong type or value.
+        """
+        tags = fields.get('tags', [])
+        if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+            raise InvalidRequest("'tags' must be a list of strings; leave it out to send none")
+        for tag in tags:
+            metadata.check_text(tag)
+        autoupload = fields.get('autoupload', 'filtered')
+        if autoupload not in AUTOUPLOAD_MODES:
+            raise InvalidRequest(f"autoupload is {autoupload!r}; send 'filtered', 'all' or 'disabled'")
+        return cls(
+            tags=tags,
+            camera_id=_optional_string(fields, 'camera_id'),
+            source=_optional_string(fields, 'source'),
+            autoupload=autoupload,
+            creation_date=_date(fields),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest:
+    """What a client may say about the images that it uploads.
+
+    :param metadata: metadata of each image.
+    :param has_labels: True if the client sent metadata, whose categories may lack their ids.
+    :param priority: True to send the images before others.
+    """
+
+    metadata: ImageMetadata
+    has_labels: bool = False
+    priority: bool = False
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> 'UploadRequest':
+        """Read `metadata`, `upload_priority`, and `source` and `creation_date`, which override the metadata.
+
+        :raises InvalidRequest: a field has a wrong type or value.
+        """
+        given = metadata.parse(fields.get('metadata'))
+        source, created = _optional_string(fields, 'source'), _date(fields)
+        given.source = given.source if source is None else source
+        given.created = given.created if created is None else created
+        priority = fields.get('upload_priority', False)
+        if not isinstance(priority, bool):
+            raise InvalidRequest(f"'upload_priority' must be true or false, not {str(priority)[:40]!r}")
+        return cls(metadata=given, has_labels=fields.get('metadata') is not None, priority=priority)
+
+
+def _optional_string(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        raise InvalidRequest(f'{name!r} must be a string, not {type(value).__name__}')
+    return value and metadata.check_text(value)
+
+
+def _date(fields: Mapping[str, Any]) -> str | None:
+    value = _optional_string(fields, 'creation_date')
+    return None if value is None else metadata.check_date(value)
+
+
+# ---------------------------------------------------------------- use cases
+
+
+class Detection:
+    """Finds poses in images, and passes the images on to be collected for the Loop."""
+
+    def __init__(self, inference: Inference, collector: Collector) -> None:
+        self._inference = inference
+        self._collector = collector
+
+    async def detect(
+        self, image: ImageData, request: DetectRequest, *, stream: Hashable | None = None
+    ) -> ImageMetadata:
+        """Find the persons in an image, in the Loop's form.
+
+        :param image: an encoded image, or an RGB uint8 array H×W×3.
+        :param stream: see `Inference.estimate`; ignored if the image is to be uploaded in any case.
+        :raises WholebodyError: see `Inference.estimate`.
+        """
+        estimate = await self._inference.estimate(
+            image, camera_id=request.camera_id, stream=None if request.autoupload == 'all' else stream
+        )
+        return await self._finish(image, estimate, request)
+
+    async def detect_batch(self, images: Sequence[ImageData], request: DetectRequest) -> ImagesMetadata:
+        """Find the persons in several images of one camera.
+
+        :return: one item per image, in their order.
+        :raises InvalidRequest: the batch has more than `MAX_BATCH` images.
+        :raises WholebodyError: see `Inference.estimate`.
+        """
+        if len(images) > MAX_BATCH:
+            raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {MAX_BATCH}')
+        items: list[ImageMetadata] = []
+        async for estimate in self._inference.estimate_batch(images):
+            items.append(await self._finish(images[len(items)], estimate, request))
+        return ImagesMetadata(items=items)
+
+    async def _finish(self, image: ImageData, estimate: Estimate, request: DetectRequest) -> ImageMetadata:
+        item = await encoded(metadata.to_metadata, estimate.poses, estimate.package)
+        item.tags.extend(request.tags)
+        item.source = request.source
+        item.created = item.created if request.creation_date is None else request.creation_date
+        if request.autoupload != 'disabled':
+            filtered = request.autoupload == 'filtered'
+            await self._collector.collect(image, estimate, item, camera_id=request.camera_id, filtered=filtered)
+        return item
+
+    async def poses(self, image: ImageData) -> dict[str, Any]:
+        """Find the persons in an image, grouped by person; nothing is collected.
+
+        :param image: an encoded image, or an RGB uint8 array H×W×3.
+        :return: the form of `poses_to_json`, and the timing.
+        :raises WholebodyError: see `Inference.estimate`.
+        """
+        estimate = await self._inference.estimate(image)
+        height, width = estimate.image.shape[:2]
+        version = estimate.package.model_version
+        answer = await encoded(poses_to_json, estimate.poses, width=width, height=height, model_version=version)
+        return answer | {'timing': estimate.timing}
+
+
+class Uploads:
+    """Accepts images for the Loop."""
+
+    def __init__(self, serving: ModelServing, collector: Collector) -> None:
+        self._serving = serving
+        self._collector = collector
+
+    async def upload(self, images: Sequence[ImageData], request: UploadRequest) -> list[str]:
+        """Accept images with the same metadata. Categories get the ids of the model that serves.
+
+        :return: the images' names in the outbox.
+        :raises InvalidRequest: the model does not know a category that has no id.
+        :raises WholebodyError: see `Collector.accept`.
+        """
+        if request.has_labels:
+            await asyncio.to_thread(self._add_category_ids, request.metadata)
+        copies = [copy.deepcopy(request.metadata) for _ in images]
+        return await self._collector.accept(list(zip(images, copies, strict=True)), priority=request.priority)
+
+    def _add_category_ids(self, given: ImageMetadata) -> None:
+        try:
+            model = self._serving.active()
+        except ModelUnavailable as error:
+            log.warning('an upload gets no category ids: %s', error)
+        else:
+            metadata.add_category_ids(given, model.package, model.information)
+
+
+class Models:
+    """Tells which models serve, are wanted and are installed, and switches between them."""
+
+    def __init__(self, serving: ModelServing, store: ModelStore, following: Following) -> None:
+        self._serving = serving
+        self._store = store
+        self._following = following
+
+    def versions(self) -> ModelVersionResponse:
+        """Return the versions that serve, are wanted and are installed, in upstream's form; reads the disk."""
+        serving, following = self._serving.current(), self._following
+        return ModelVersionResponse(
+            current_version='None' if serving is None else serving.version,
+            target_version='None' if following.target is None else following.target.version,
+            loop_version='None' if following.loop_target is None else following.loop_target.version,
+            local_versions=self._store.versions(),
+            version_control=following.version_control.value,
+        )
+
+    def names(self) -> list[str]:
+        """Return name and version of every installed model, the one that serves first; reads the disk."""
+        serving = self._serving.current()
+        first = [] if serving is None else [serving.model_version]
+        others = {package.model_version for package in self._store.installed() if isinstance(package, ModelPackage)}
+        return [*first, *sorted(others.difference(first))]
+
+    async def set_mode(self, mode: str) -> None:
+        """Follow the Loop, pause, or serve one version.
+
+        :raises WholebodyError: see `Following.set_mode`.
+        """
+        await self._following.set_mode(mode)
+
+    def information(self) -> ModelInformation:
+        """Return the description of the model that serves.
+
+        :raises ModelUnavailable: no model serves.
+        """
+        return self._serving.active().information
+
+    def require(self) -> ModelPackage:
+        """Return the package that serves.
+
+        :raises ModelUnavailable: no model serves; the error says why.
+        """
+        return self._serving.active().package
+
+
+class OutboxControl:
+    """Shows what waits for the Loop, and starts and stops sending."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def mode(self) -> str:
+        """Return `continuous_upload` or `stopped`."""
+        return str(self._outbox.get_mode().value)
+
+    async def set_mode(self, mode: str) -> None:
+        """Start or stop sending.
+
+        :raises InvalidRequest: the mode is unknown.
+        :raises NoLearningLoop: sending is to start, and no Loop is configured.
+        """
+        mode = mode.strip()
+        if mode not in {known.value for known in OutboxMode}:
+            raise InvalidRequest(f"the outbox mode {mode[:40]!r} is none of 'continuous_upload', 'stopped'")
+        await self._outbox.set_mode(mode)
+
+    def listing(self, *, limit: int, offset: int) -> dict[str, Any]:
+        """Return counters, and some of the images that wait, in the order of sending; reads the disk.
+
+        :raises NoLearningLoop: no Loop is configured.
+        """
+        waiting = self._outbox.waiting()
+        oldest = min((entry.saved_at for entry in waiting if entry.saved_at is not None), default=None)
+        return self._outbox.about() | {
+            'oldest': None if oldest is None else oldest.isoformat(),
+            'images': [asdict(entry.describe()) for entry in waiting[offset : offset + limit]],
+        }
+
+
+class About:
+    """Describes the node.
+
+    :param sections: further parts of the description, by key.
+    """
+
+    def __init__(
+        self,
+        serving: ModelServing,
+        following: Following,
+        life: Life,
+        sections: Mapping[str, Callable[[], dict[str, Any]]],
+    ) -> None:
+        self._serving = serving
+        self._following = following
+        self._life = life
+        self._sections = sections
+
+    def about(self) -> dict[str, Any]:
+        """Return upstream's description of a node, the sections, and `wholebody`: which model serves, and how."""
+        target = self._following.target
+        answer = AboutResponse(
+            operation_mode=self._following.operation_mode.value,
+            state=NodeState.Online,
+            model_info=None if self._serving.current() is None else self._serving.active().information,
+            target_model=None if target is None else target.version,
+            version_control=self._following.version_control.value,
+        )
+        sections = {name: section() for name, section in self._sections.items()}
+        return asdict(answer) | sections | {'wholebody': self._wholebody()}
+
+    def _wholebody(self) -> dict[str, Any]:
+        try:
+            model = self._serving.active()
+        except ModelUnavailable as error:
+            return {'model_version': None, 'notice': str(error)}
+        embedded = model.package.name == EMBEDDED_NAME
+        return {
+            'model_version': model.package.model_version,
+            'runtime': model.engine.runtime,
+            'since': self._life.model_since,
+            'embedded': embedded,
+            'origin': model.package.wholebody.origin,
+            'licence': model.package.wholebody.licence,
+            'notice': EMBEDDED_NOTICE if embedded else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """All use cases of a node."""
+
+    detection: Detection
+    uploads: Uploads
+    models: Models
+    outbox: OutboxControl
+    about: About
