@@ -1,4 +1,4 @@
-"""`wholebody doctor`: what is installed, what works, what can be reached."""
+"""`wholebody doctor`: check what is installed, what works and what can be reached."""
 
 import asyncio
 import platform
@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, distributions, version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,15 +21,20 @@ from detector.models.package import open_package, unpack
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.settings import Settings
+from detector.system.opencv import opencv_distributions, opencv_fault
 
 _PACKAGES: Final = ('learning-loop-node', 'rtmlib')
 _RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
 _TIMEOUT_SECONDS: Final = 5
+"""Time limit for an answer from the Learning Loop and from Label Studio."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one check found."""
+    """Result of one check.
+
+    :param detail: what was found; if it is a fault, with its remedy.
+    """
 
     name: str
     state: Literal['ok', 'warning', 'failed', 'skipped']
@@ -41,7 +46,7 @@ class Check:
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Run all checks, one after the other."""
+    """Run the checks one after the other and yield their results."""
     yield _checked('packages', _packages)
     yield _checked('opencv', _single_opencv)
     yield Check('cpus', 'ok', f'{usable_cpus()} usable, {platform.machine()}')
@@ -51,7 +56,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _checked('devices', _devices)
     yield _checked('model', lambda: _model(settings))
     if settings.loop_url is None:
-        yield Check('Learning Loop', 'skipped', 'LOOP_HOST is not set: nothing is sent to anybody')
+        yield Check('Learning Loop', 'skipped', 'LOOP_HOST is not set: the node sends no data')
     else:
         yield _checked('Learning Loop', lambda: _learning_loop(settings))
     if settings.label_studio_url is None:
@@ -61,7 +66,7 @@ def examine(settings: Settings) -> Iterator[Check]:
 
 
 class _Failed(Exception):
-    """A check found a fault; the text says which."""
+    """A check found a fault, which the text describes."""
 
 
 def _checked(name: str, check: Callable[[], str]) -> Check:
@@ -84,10 +89,10 @@ def _packages() -> str:
 
 
 def _single_opencv() -> str:
-    found = sorted({dist.name.lower() for dist in distributions() if dist.name.lower().startswith('opencv')})
-    if len(found) != 1:
-        raise _Failed(f'{", ".join(found)} overwrite each other; uninstall all and install opencv-python-headless')
-    return found[0]
+    fault = opencv_fault()
+    if fault is not None:
+        raise _Failed(fault)
+    return opencv_distributions()[0]
 
 
 def _data_folder(folder: Path) -> str:
@@ -96,17 +101,17 @@ def _data_folder(folder: Path) -> str:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise _Failed(f'{folder} cannot be written: {error.strerror}; set DATA_FOLDER') from None
+        raise _Failed(f'{folder} is not writable: {error.strerror}; set DATA_FOLDER') from None
     return str(folder)
 
 
 def _runtime(backend_type: Backend) -> str:
-    """Read the example card with a runtime on the CPU."""
+    """Read the example card with one runtime on the CPU."""
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         engine = PoseEngine(unpack(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
         found = len(engine.poses(images.read(EXAMPLE_CARD)))
     if found != 2:
-        raise _Failed(f'finds {found} persons on the example card, which shows 2')
+        raise _Failed(f'finds {found} persons on the example card, not 2')
     return 'reads the example card'
 
 
@@ -122,7 +127,7 @@ def _model(settings: Settings) -> str:
     package = open_package(ModelStore(settings.data_folder).current_or_embedded())
     engine = PoseEngine(package, EngineOptions.of(settings))
     engine.check()
-    note = '; embedded, finds nobody in photographs' if package.name == EMBEDDED_NAME else ''
+    note = '; embedded, finds no persons in photographs' if package.name == EMBEDDED_NAME else ''
     return f'{package.model_version} works with {engine.runtime}{note}'
 
 
@@ -136,8 +141,10 @@ def _learning_loop(settings: Settings) -> str:
         password = settings.loop_password.get_secret_value()
         response = client.post('/api/login', data={'username': settings.loop_username, 'password': password})
     if response.status_code != httpx.codes.OK:
-        raise _Failed(f'{settings.loop_url} refuses the login ({response.status_code}): LOOP_USERNAME, LOOP_PASSWORD')
-    return f'{settings.loop_url} answers, the login works'
+        raise _Failed(
+            f'{settings.loop_url} refuses the login ({response.status_code}): check LOOP_USERNAME and LOOP_PASSWORD'
+        )
+    return f'{settings.loop_url} answers, and the login works'
 
 
 def _certificate(settings: Settings) -> str | bool:
@@ -145,7 +152,7 @@ def _certificate(settings: Settings) -> str | bool:
 
 
 def _label_studio(settings: Settings) -> str:
-    """Reach Label Studio and try the token."""
+    """Connect to Label Studio and try the token."""
     connection = Connection.of(settings, seconds=_TIMEOUT_SECONDS)
     assert connection is not None
     return asyncio.run(_whoami(connection))
@@ -157,5 +164,7 @@ async def _whoami(connection: Connection) -> str:
     finally:
         await connection.close()
     if not isinstance(user, dict) or 'email' not in user:
-        raise _Failed(f'{connection.url} does not say whose the token is: is LABEL_STUDIO_URL Label Studio?')
-    return f'{connection.url} answers, the token is that of {user["email"]}'
+        raise _Failed(
+            f'{connection.url} does not name the user of the token: check that LABEL_STUDIO_URL is a Label Studio'
+        )
+    return f'{connection.url} answers, and the token belongs to {user["email"]}'

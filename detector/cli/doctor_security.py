@@ -1,6 +1,6 @@
-"""`wholebody doctor --security`: what is open to whom, and what to do about it.
+"""`wholebody doctor --security`: check which interfaces are open to whom, and name the remedy.
 
-`failed` is what a stranger can use; `warning` is what is in order for some and should be known.
+A check fails if others can use the node or its data. It warns if the setting is right for some installations only.
 """
 
 import ipaddress
@@ -19,12 +19,13 @@ from detector.settings import Settings, secret_names
 from .doctor import Check
 
 _MIN_TOKEN: Final = 16
-"""Characters; shorter ones can be guessed."""
+"""Shortest API_TOKEN that cannot be guessed, in characters."""
 _MIN_PASSWORD: Final = 8
+"""Shortest BASIC_AUTH_PASS that cannot be guessed, in characters."""
 
 
 def examine(settings: Settings) -> Iterator[Check]:
-    """Look at the settings and the files; nothing is contacted, nothing changed."""
+    """Check settings and files, without connecting to anything or changing anything, and yield the results."""
     reachable = not _is_loopback(settings.node_host)
     yield _address(settings, reachable)
     yield _token(settings, reachable)
@@ -45,31 +46,33 @@ def _address(settings: Settings, reachable: bool) -> Check:
     where = f'NODE_HOST={settings.node_host}, port {settings.backend_port}'
     if not reachable:
         return Check('address', 'ok', f'{where}: this machine only')
-    remedy = 'NODE_HOST=127.0.0.1 if only this machine asks; else a proxy with TLS before it, or a trusted network'
+    remedy = (
+        'set NODE_HOST=127.0.0.1 if all clients run on this machine; else use a proxy with TLS or a trusted network'
+    )
     return Check(
-        'address', 'warning', f'{where}, plain http: all who reach it, and images can be read on the way; {remedy}'
+        'address', 'warning', f'{where}, plain http: open to the network, which can also read the images; {remedy}'
     )
 
 
 def _token(settings: Settings, reachable: bool) -> Check:
     if settings.api_token is None:
         state: Literal['warning', 'failed'] = 'failed' if reachable else 'warning'
-        who = 'everybody who reaches the node' if reachable else 'every program of this machine'
+        who = 'every client in the network' if reachable else 'every program on this machine'
         return Check(
             'API_TOKEN',
             state,
-            f'not set: {who} can detect, see the outbox, switch models; `openssl rand -hex 24` makes one',
+            f'not set: {who} can detect, read the outbox and switch models; `openssl rand -hex 24` makes a token',
         )
     length = len(settings.api_token.get_secret_value())
     if length < _MIN_TOKEN:
         return Check(
-            'API_TOKEN', 'failed', f'{length} characters can be guessed; `openssl rand -hex 24` makes a better one'
+            'API_TOKEN', 'failed', f'{length} characters can be guessed; `openssl rand -hex 24` makes a better token'
         )
     open_paths = ', '.join(sorted(OPEN_PATHS))
     return Check(
         'API_TOKEN',
         'ok',
-        f'asked for wherever images are carried or something is changed; open to read without it: {open_paths}',
+        f'required for images and for changes; open to read without it: {open_paths}',
     )
 
 
@@ -77,10 +80,10 @@ def _label_studio_routes(settings: Settings, reachable: bool) -> Check:
     name = 'Label Studio routes'
     if settings.basic_auth_pass is not None:
         if len(settings.basic_auth_pass.get_secret_value()) < _MIN_PASSWORD:
-            return Check(name, 'failed', f'BASIC_AUTH_PASS has less than {_MIN_PASSWORD} characters; take a longer one')
-        return Check(name, 'ok', 'ask for BASIC_AUTH_USER and BASIC_AUTH_PASS')
+            return Check(name, 'failed', f'BASIC_AUTH_PASS has fewer than {_MIN_PASSWORD} characters; set a longer one')
+        return Check(name, 'ok', 'require BASIC_AUTH_USER and BASIC_AUTH_PASS')
     if settings.api_token is not None:
-        return Check(name, 'ok', 'ask for any user name with API_TOKEN as password')
+        return Check(name, 'ok', 'require API_TOKEN as password, with any user name')
     state: Literal['warning', 'failed'] = 'failed' if reachable else 'warning'
     return Check(name, state, '/predict and /webhook are open; set API_TOKEN, or BASIC_AUTH_USER and BASIC_AUTH_PASS')
 
@@ -88,15 +91,17 @@ def _label_studio_routes(settings: Settings, reachable: bool) -> Check:
 def _origins(settings: Settings) -> Check:
     name = 'CORS_ORIGINS'
     if not settings.cors_origins:
-        return Check(name, 'ok', 'web pages of other origins are refused')
+        return Check(name, 'ok', 'the node refuses web pages of other origins')
     if '*' not in settings.cors_origins:
-        return Check(name, 'ok', f'web pages of {settings.cors_origins} may use the node, others may not')
+        return Check(name, 'ok', f'only web pages of {settings.cors_origins} may use the node')
     if settings.api_token is not None:
-        return Check(name, 'warning', 'web pages of all origins may try, with the token; list those that need it')
+        return Check(
+            name, 'warning', 'web pages of all origins may use the node with the token; list those that need it'
+        )
     return Check(
         name,
         'failed',
-        'every web page that somebody in this network opens can use the node; list origins, or set API_TOKEN',
+        'every web page opened in this network can use the node; list origins, or set API_TOKEN',
     )
 
 
@@ -112,7 +117,9 @@ def _image_hosts(settings: Settings) -> Check:
     if settings.image_hosts == 'none':
         return Check(name, 'ok', 'task images come from Label Studio only')
     if '*' in settings.image_hosts.split(','):
-        detail = 'who may predict lets the node fetch from any host in the internet; list those with images, or `none`'
+        detail = (
+            'clients of /predict can make the node fetch from any internet host; list those with images, or set `none`'
+        )
         return Check(name, 'warning', detail)
     return Check(name, 'ok', f'task images come from Label Studio and {settings.image_hosts}')
 
@@ -124,11 +131,9 @@ def _outgoing(name: str, setting: str, url: str | None, has_credentials: bool) -
     if address.scheme == 'https':
         return Check(name, 'ok', f'{address.host}: https')
     if _is_loopback(address.host):
-        return Check(name, 'ok', f'{address.host}: http, within this machine')
+        return Check(name, 'ok', f'{address.host}: http, on this machine')
     if has_credentials:
-        detail = (
-            f'the credentials go to {address.host} in plain http, for all on the way to read; use https:// in {setting}'
-        )
+        detail = f'credentials go to {address.host} in plain http, readable on the way; use https:// in {setting}'
         return Check(name, 'failed', detail)
     return Check(name, 'warning', f'images go to {address.host} in plain http; use https:// in {setting}')
 
@@ -138,42 +143,46 @@ def _data_folder(folder: Path) -> Check:
     try:
         mode = folder.stat().st_mode
     except OSError:
-        return Check(name, 'skipped', f'{folder} is not there yet')
+        return Check(name, 'skipped', f'{folder} does not exist yet')
     remedy = f'chmod -R o-rwx {folder}'
     if mode & stat.S_IWOTH:
-        return Check(name, 'failed', f'every user of this machine can exchange models and images; {remedy}')
+        return Check(name, 'failed', f'every user of this machine can replace models and images; {remedy}')
     if mode & stat.S_IROTH and mode & stat.S_IXOTH:
         return Check(name, 'warning', f'every user of this machine can read images of people in {folder}; {remedy}')
-    return Check(name, 'ok', f'{folder} is not for other users')
+    return Check(name, 'ok', f'other users cannot read {folder}')
 
 
 def _dotenv(file: Path) -> Check:
     try:
         mode = file.stat().st_mode
     except OSError:
-        return Check('.env', 'skipped', f'there is none in {Path.cwd()}')
+        return Check('.env', 'skipped', f'{Path.cwd()} has no .env')
     remedy = f'chmod 600 {file.absolute()}'
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         return Check('.env', 'failed', f'other users can change it; {remedy}')
     found = sorted(secret_names() & {name for name, value in dotenv_values(file).items() if value})
     if mode & (stat.S_IRGRP | stat.S_IROTH) and found:
         return Check('.env', 'failed', f'other users can read {", ".join(found)} in it; {remedy}')
-    return Check('.env', 'ok', f'{file.absolute()} shows no credentials to other users')
+    return Check('.env', 'ok', f'other users can read no credentials in {file.absolute()}')
 
 
 def _user() -> Check:
     if not hasattr(os, 'geteuid'):
-        return Check('user', 'skipped', 'not known on this system')
+        return Check('user', 'skipped', 'unknown on this system')
     if os.geteuid() == 0:
         return Check(
-            'user', 'warning', 'root: a fault would reach the whole machine; run it as a user, as the image does'
+            'user',
+            'warning',
+            'root: a fault can affect the whole machine; run the node as another user, as the image does',
         )
     return Check('user', 'ok', 'not root')
 
 
 def _log(settings: Settings) -> Check:
     if settings.effective_log_level == 'DEBUG':
-        return Check('log', 'warning', 'DEBUG: addresses of all requests are logged, without credentials; unset DEBUG')
+        return Check(
+            'log', 'warning', 'DEBUG: the log contains the addresses of all requests, without credentials; unset DEBUG'
+        )
     return Check('log', 'ok', settings.effective_log_level)
 
 

@@ -56,9 +56,9 @@ def _version(
     version: Annotated[bool, typer.Option('--version', help='Print the version and exit.')] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as version_of
+        from detector import __version__
 
-        print(version_of('wholebody-pose-node'))
+        print(__version__)
         raise typer.Exit
 
 

@@ -19,6 +19,7 @@ from detector.observability.logs import ConsoleFormatter, JsonFormatter, log_unc
 from detector.observability.secrecy import hide_secrets
 from detector.settings import Settings
 from detector.system.folder_lock import FolderLock
+from detector.system.opencv import opencv_fault
 from detector.system.shutdown_budget import ShutdownBudget
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def serve(settings: Settings) -> None:
 
     logging.disable(logging.NOTSET)
     configure_logging(settings)  # after the import of learning_loop_node, which replaces all handlers
+    if (fault := opencv_fault()) is not None:
+        log.warning('%s', fault)
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings, _lock(settings))

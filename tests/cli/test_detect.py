@@ -1,4 +1,4 @@
-"""The command `wholebody detect`."""
+"""`wholebody detect`."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.support import commands
 
 
 def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:
-    """The example card: two persons, all keypoints, and a picture that differs from the input."""
+    """The example card has two persons with all keypoints, and the output differs from the input."""
     output = commands.succeed(app, 'detect', EXAMPLE_CARD, '-o', tmp_path / 'drawn.png')
     assert '2 persons' in output
     assert '(133 keypoints)' in output
@@ -29,7 +29,7 @@ def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('remote', [False, True], ids=['local engine', 'running node'])
 def test_detect_prints_json_from_here_or_from_a_node(node: NodeProcess, remote: bool) -> None:
-    """The same poses either way."""
+    """The local engine and a running node return the same poses."""
     arguments = ['--url', node.url] if remote else []
     answer = json.loads(commands.succeed(app, 'detect', EXAMPLE_CARD, '--json', *arguments))
     assert answer['file'] == str(EXAMPLE_CARD)
@@ -37,7 +37,7 @@ def test_detect_prints_json_from_here_or_from_a_node(node: NodeProcess, remote: 
 
 
 def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
-    """Images in subfolders are found and drawn into the same tree; a broken one costs only itself."""
+    """Images in subfolders are drawn into the same tree, and a broken image affects no other."""
     images.write(tmp_path / 'in' / 'a.png', make_card())
     images.write(tmp_path / 'in' / 'sub' / 'b.jpg', make_card(()))
     (tmp_path / 'in' / 'broken.jpg').write_bytes(b'hello')
@@ -52,7 +52,7 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
 
 
 def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:
-    """`detect f -o f` and two files of one name would destroy pictures; both are refused before any work."""
+    """The command stops before any work if an output would overwrite an input or another output."""
     images.write(tmp_path / 'a' / 'x.png', make_card())
     images.write(tmp_path / 'b' / 'x.png', make_card())
     before = (tmp_path / 'a' / 'x.png').read_bytes()
@@ -69,7 +69,7 @@ def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:
 
 
 def test_detect_says_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    """An empty folder, a node that does not answer: one line, no traceback."""
+    """Wrong arguments and a node that does not answer lead to one line without a traceback."""
     (tmp_path / 'empty').mkdir()
     for arguments, message in (
         (['detect', str(tmp_path / 'empty')], 'error: no images'),

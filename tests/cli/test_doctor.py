@@ -1,3 +1,5 @@
+"""`wholebody doctor`."""
+
 import json
 import threading
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ JWT = 'aaa.bbb.ccc'
 
 
 class _Service(BaseHTTPRequestHandler):
-    """Answers like the few routes of a Learning Loop and of Label Studio that the doctor asks."""
+    """The routes of a Learning Loop and of Label Studio that `doctor` requests."""
 
     def do_GET(self) -> None:
         authorization = self.headers.get('Authorization')
@@ -69,7 +71,7 @@ def loop_settings(host: str, password: str = 'secret') -> dict[str, Any]:
 
 
 def test_a_fresh_installation_is_healthy(tmp_path: Path) -> None:
-    """Every runtime reads the example card; what is not configured is skipped, not failed."""
+    """Every runtime reads the example card, and checks of what is not configured are skipped."""
     checks = examined(tmp_path)
     assert {name for name, check in checks.items() if check.state == 'skipped'} == {'Learning Loop', 'Label Studio'}
     assert not [check for check in checks.values() if check.state == 'failed']
@@ -79,7 +81,7 @@ def test_a_fresh_installation_is_healthy(tmp_path: Path) -> None:
 
 
 def test_the_loop_and_its_login_are_tried(tmp_path: Path, service: str) -> None:
-    """Good, refused and unreachable are told apart."""
+    """The check distinguishes a good login, a refused one and a Loop that does not answer."""
     assert examined(tmp_path, **loop_settings(service))['Learning Loop'].state == 'ok'
     refused = examined(tmp_path, **loop_settings(service, 'wrong'))['Learning Loop']
     assert refused.state == 'failed'
@@ -103,7 +105,7 @@ def test_the_loop_and_its_login_are_tried(tmp_path: Path, service: str) -> None:
 def test_label_studio_and_its_token_are_tried(
     tmp_path: Path, service: str, token: str | None, state: str, message: str
 ) -> None:
-    """Legacy tokens and personal access tokens, good and bad."""
+    """The check accepts valid legacy and personal access tokens, and explains invalid ones."""
     settings = {'label_studio_url': f'http://{service}', 'label_studio_api_token': token}
     check = examined(tmp_path, **settings)['Label Studio']
     assert check.state == state
@@ -111,7 +113,7 @@ def test_label_studio_and_its_token_are_tried(
 
 
 def test_a_damaged_model_and_a_missing_device_are_found(tmp_path: Path) -> None:
-    """The check of the model says what is wrong with it."""
+    """The check of the model names a damaged file and a missing device."""
     package = ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip'), verify=verify)
     missing = examined(tmp_path, device='cuda')['model']
     assert missing.state == 'failed'
@@ -123,7 +125,7 @@ def test_a_damaged_model_and_a_missing_device_are_found(tmp_path: Path) -> None:
 
 
 def test_a_data_folder_that_cannot_be_written_is_found(tmp_path: Path) -> None:
-    """Here a file stands where the folder should be made."""
+    """The check names DATA_FOLDER if a file blocks its path."""
     (tmp_path / 'data').write_text('a file')
     check = examined(tmp_path)['data folder']
     assert check.state == 'failed'

@@ -20,7 +20,7 @@ def examined(tmp_path: Path, **settings: Any) -> dict[str, Check]:
 
 
 def test_a_node_for_this_machine_only_is_in_order(tmp_path: Path) -> None:
-    """Nothing fails on a loopback address; that other programs of the machine come in is said."""
+    """No check fails on a loopback address; a warning names the programs on the same machine."""
     checks = examined(tmp_path, node_host='127.0.0.1')
     assert [check.name for check in checks.values() if check.state == 'failed'] == []
     assert checks['address'].state == 'ok'
@@ -62,14 +62,14 @@ LOOP = {'loop_host': 'http://loop.example', 'loop_organization': 'o', 'loop_proj
 def test_what_is_open_is_said_with_a_remedy(
     tmp_path: Path, settings: dict[str, Any], name: str, state: str, remedy: str
 ) -> None:
-    """Each setting by itself, on an address that others reach."""
+    """Each setting is judged by itself, on an address that other machines reach."""
     check = examined(tmp_path, **{'node_host': '0.0.0.0'} | settings)[name]
     assert check.state == state
     assert remedy in check.detail
 
 
 def test_with_a_token_it_is_said_what_stays_open_to_read(tmp_path: Path) -> None:
-    """Each path, as information: that is as it should be."""
+    """With a token, the check passes and lists the paths that need none."""
     check = examined(tmp_path, node_host='0.0.0.0', api_token=GOOD_TOKEN)['API_TOKEN']
     assert check.state == 'ok'
     listed = check.detail.rpartition('open to read without it: ')[2]
@@ -78,7 +78,7 @@ def test_with_a_token_it_is_said_what_stays_open_to_read(tmp_path: Path) -> None
 
 
 def test_files_that_others_can_read_are_found(tmp_path: Path) -> None:
-    """The data folder and `.env`, by their permissions; a `.env` without credentials may be read."""
+    """The checks judge DATA_FOLDER and `.env` by their permissions; others may read a `.env` without credentials."""
     data, dotenv = tmp_path / 'data', Path('.env')
     assert examined(tmp_path)['DATA_FOLDER'].state == 'skipped'
     assert examined(tmp_path)['.env'].state == 'skipped'
@@ -101,7 +101,7 @@ def test_files_that_others_can_read_are_found(tmp_path: Path) -> None:
 
 
 def test_the_command_fails_where_something_is_dangerous(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With marks like the other checks."""
+    """The exit status is 1 if a check fails, and the output shows no token."""
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
     monkeypatch.setenv('NODE_HOST', '0.0.0.0')
     open_to_all = invoke(app, 'doctor', '--security')

@@ -1,3 +1,5 @@
+"""The command `wholebody` and its small subcommands."""
+
 import json
 import re
 import subprocess
@@ -14,14 +16,14 @@ from tests.support import commands
 
 @pytest.mark.parametrize('persons', [0, 1, 8, 12])
 def test_card_draws_what_detect_reads(tmp_path: Path, persons: int) -> None:
-    """From nobody to the model's limit, through a JPEG file."""
+    """`detect` finds all figures of a card in a JPEG file, from none to the model's limit."""
     commands.succeed(app, 'card', '-o', tmp_path / 'card.jpg', '--persons', persons)
     answer = json.loads(commands.succeed(app, 'detect', tmp_path / 'card.jpg', '--json'))
     assert len(answer['poses']) == persons
 
 
 def test_card_takes_a_background_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    """A photograph under the figures; too many for the size is an error."""
+    """Figures on a noisy background are found, and more figures than fit are an error."""
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     images.write(tmp_path / 'noise.png', noise)
     commands.succeed(app, 'card', '-o', tmp_path / 'card.png', '--persons', 2, '--background', tmp_path / 'noise.png')
@@ -40,7 +42,7 @@ SLOW_MODULES = {'numpy', 'cv2', 'onnxruntime', 'openvino', 'fastapi', 'learning_
     ['--version', '--help', 'model --help', 'outbox --help', 'labelstudio --help', 'labelstudio init --help'],
 )
 def test_help_and_version_load_no_slow_modules(arguments: str) -> None:
-    """A fresh process answers before it imports anything that only the commands' work needs."""
+    """A fresh process answers without importing what only the work of commands needs."""
     code = f"""
 import sys
 from detector.cli.main import main

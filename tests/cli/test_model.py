@@ -1,4 +1,4 @@
-"""The commands `wholebody model …`."""
+"""`wholebody model`."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support import commands
 
 
 def test_a_model_is_packed_verified_installed_listed_and_used(tmp_path: Path) -> None:
-    """The way to a real model, with the test card's networks as the two files."""
+    """Two ONNX files, here of the test card model, become the model that `detect` uses."""
     onnx.save(build_detector(), tmp_path / 'det.onnx')
     onnx.save(build_estimator(), tmp_path / 'pose.onnx')
     package = tmp_path / 'mine.zip'
@@ -37,7 +37,7 @@ def test_a_model_is_packed_verified_installed_listed_and_used(tmp_path: Path) ->
 
 
 def test_a_bad_package_is_named_by_field(tmp_path: Path) -> None:
-    """verify and install fail alike, and say why."""
+    """`verify` and `install` report the same reason."""
     bad = altered(tmp_path / 'bad.zip', lambda description: description['categories'].pop(3))
     for command in ('verify', 'install'):
         result = commands.invoke(app, 'model', command, bad)

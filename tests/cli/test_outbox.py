@@ -1,4 +1,4 @@
-"""The commands `wholebody outbox …`."""
+"""`wholebody outbox`."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def learner(tmp_path: Path) -> Iterator[NodeProcess]:
 def test_the_commands_list_export_and_clear(
     learner: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`wholebody outbox` on the folder of this machine and at a running node, which counts what was cleared."""
+    """The commands read the folder of this machine or a running node, which counts cleared images as vanished."""
     monkeypatch.setenv('DATA_FOLDER', str(learner.data_folder))
     assert (
         succeed(app, 'outbox', 'list') == succeed(app, 'outbox', 'list', '--url', learner.url) == '0 images, 0.0 MiB\n'

@@ -27,6 +27,15 @@ def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
     assert {line.split(':')[1].strip() for line in lines} == {'BACKEND_TYPE=tensorflow', 'BACKEND_PORT=x'}
 
 
+def test_a_second_opencv_is_named_at_the_start(tmp_path: Path) -> None:
+    """The log warns once, with the command that repairs the installation."""
+    fake = tmp_path / 'packages' / 'opencv_python-4.1.dist-info'
+    fake.mkdir(parents=True)
+    (fake / 'METADATA').write_text('Name: opencv-python\nVersion: 4.1\n')
+    with running_node(tmp_path, PYTHONPATH=fake.parent) as node:
+        assert node.log.read_text().count('pip uninstall -y opencv-python opencv-python-headless') == 1
+
+
 def test_sigterm_ends_the_node_with_status_0(tmp_path: Path) -> None:
     """Within Docker's 10 seconds, although a client is connected and waits for a large batch."""
     image = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}

@@ -1,0 +1,25 @@
+"""Check of the installed OpenCV distributions.
+
+Each distribution contains the module `cv2`, so that each overwrites files of the others.
+"""
+
+from importlib.metadata import distributions
+
+
+def opencv_distributions() -> list[str]:
+    """Return the names of the installed OpenCV distributions, e.g. `opencv-python-headless`."""
+    names = {(distribution.name or '').lower() for distribution in distributions()}
+    return sorted(name for name in names if name.startswith('opencv-'))
+
+
+def opencv_fault() -> str | None:
+    """Return what is wrong with the installed OpenCV and the command that repairs it, None if exactly one is there."""
+    found = opencv_distributions()
+    if len(found) == 1:
+        return None
+    if not found:
+        return 'OpenCV is not installed; repair it: pip install opencv-python-headless'
+    return (
+        f'{", ".join(found)} are installed and overwrite each other; repair it: '
+        f'pip uninstall -y {" ".join(found)} && pip install opencv-python-headless'
+    )
