@@ -27,7 +27,7 @@ FORBIDDEN = {
 
 
 def lint_imports(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name('lint-imports'), '--no-logo', '--no-cache', *options]
+    command = [str(Path(sys.executable).with_name('lint-imports')), '--no-logo', '--no-cache', *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
