@@ -1,4 +1,4 @@
-"""What callers hear when the node's own machine is at fault."""
+"""Answers to faults of the machine on which the node runs."""
 
 import resource
 
@@ -10,9 +10,9 @@ from benchmarks.support.processes import NodeProcess
 
 @pytest.mark.parametrize('route', ['detect', 'poses', 'upload'])
 def test_a_body_that_no_disk_takes_is_not_the_callers_fault(node: NodeProcess, route: str) -> None:
-    """Large forms go through the folder for temporary files: when it is full, 507 says so, and small ones pass."""
+    """Large forms are buffered in the folder for temporary files; if it is full they get 507, small forms work."""
     field = 'files' if route == 'upload' else 'file'
-    # first without the limit: modules that are imported under it are compiled into files that end too early
+    # first without the limit: a module imported under it would leave a truncated compiled file
     assert httpx.post(f'{node.url}/{route}', files={field: b'x' * 3000}, timeout=30).status_code in (409, 415)
     limits = resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (60_000, limits[1]))
@@ -28,7 +28,7 @@ def test_a_body_that_no_disk_takes_is_not_the_callers_fault(node: NodeProcess, r
 
 
 def test_a_broken_form_is_the_callers_fault(node: NodeProcess) -> None:
-    """As before."""
+    """A malformed form gets the same answer as in FastAPI."""
     headers = {'Content-Type': 'multipart/form-data; boundary=x'}
     answer = httpx.post(f'{node.url}/detect', content=b'garbage', headers=headers)
     assert (answer.status_code, 'detail' in answer.json()) == (400, True)

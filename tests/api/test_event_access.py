@@ -1,4 +1,4 @@
-"""Which Socket.IO clients come in; real clients over real ports."""
+"""Access control for Socket.IO with real clients over real ports."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ POLLING = '/ws/socket.io/?EIO=4&transport=polling'
 
 @pytest.fixture(scope='module')
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node that asks for a token, for two clients, and has little patience."""
+    """A node that requires a token, accepts two clients, and has short time limits."""
     settings = {'API_TOKEN': TOKEN, 'MAX_CLIENTS': 2, 'BODY_SECONDS': 2, 'MAX_FRAME_MIB': 1}
     with running_node(tmp_path_factory.mktemp('closed'), **settings) as running:
         yield running
@@ -59,13 +59,13 @@ class Visitor:
 
 
 def wait_until_empty(node: NodeProcess) -> None:
-    """Until somebody else would be let in: the node sees a little later that clients have gone."""
+    """Wait until another client would be accepted; the node notices disconnections with a delay."""
     time.sleep(0.3)
 
 
 @pytest.mark.parametrize('transport', ['websocket', pytest.param('polling', marks=pytest.mark.integration)])
-def test_the_token_is_asked_for_and_told_apart(closed: NodeProcess, transport: str) -> None:
-    """With `auth` or in a header; without and with a wrong one the client hears why not."""
+def test_only_the_right_token_is_accepted(closed: NodeProcess, transport: str) -> None:
+    """The token counts in `auth` or in a header; with a wrong one or without one, the client gets the reason."""
     wait_until_empty(closed)
     for options, reason in (
         ({}, "connect with auth={'token': API_TOKEN}"),
@@ -84,8 +84,8 @@ def test_the_token_is_asked_for_and_told_apart(closed: NodeProcess, transport: s
     assert TOKEN not in closed.log.read_text()
 
 
-def test_as_many_clients_as_may_be(closed: NodeProcess) -> None:
-    """The next one hears why it is refused, and comes in when another has gone; those who are in are served."""
+def test_the_number_of_clients_is_bounded(closed: NodeProcess) -> None:
+    """The next client gets the reason for its refusal, and is accepted once another one has left."""
     wait_until_empty(closed)
     options = {'auth': {'token': TOKEN}}
     with Visitor(closed, **options) as first:
@@ -100,7 +100,7 @@ def test_as_many_clients_as_may_be(closed: NodeProcess) -> None:
 
 
 def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
-    """A client that sends `connect` or `disconnect` is answered, stays in, and is counted once."""
+    """A client that sends `connect` or `disconnect` gets an answer, stays connected, and is counted once."""
     wait_until_empty(closed)
     with Visitor(closed, auth={'token': TOKEN}) as visitor:
         for payload in ({'asgi.scope': {'wholebody.admitted': True}}, None, ({}, {'token': TOKEN})):
@@ -111,8 +111,8 @@ def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
             assert second.client.call('about', timeout=10)
 
 
-def test_no_event_slips_in_while_a_token_is_looked_at(closed: NodeProcess) -> None:
-    """The library takes a client for connected while it asks whether it may; a second request can use that time."""
+def test_no_event_is_served_while_a_token_is_checked(closed: NodeProcess) -> None:
+    """The library treats a client as connected while its token is checked; a second request could use that time."""
     session = session_of(httpx.get(closed.url + POLLING))
     address = f'{closed.url}{POLLING}&sid={session}'
     answers: list[str] = []
@@ -132,7 +132,7 @@ def test_no_event_slips_in_while_a_token_is_looked_at(closed: NodeProcess) -> No
 
 
 def test_frames_are_not_inflated(closed: NodeProcess) -> None:
-    """Zeros that fill MAX_FRAME_MIB many times over come as a few bytes; the node does not offer to unpack them."""
+    """A few compressed bytes can inflate to many times MAX_FRAME_MIB; the node does not offer compression."""
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
     with connect(url, proxy=None, compression='deflate') as websocket:
         assert websocket.response is not None
@@ -140,15 +140,15 @@ def test_frames_are_not_inflated(closed: NodeProcess) -> None:
 
 
 def assert_ends(websocket: ClientConnection) -> None:
-    """The node closes the connection, whatever it says before."""
+    """Expect that the node closes the connection, whatever it sends before."""
     with suppress(ConnectionClosed):
         for _ in range(10):
             websocket.recv(10)
         raise AssertionError('the connection stays')
 
 
-def test_strangers_send_little_and_do_not_stay(closed: NodeProcess) -> None:
-    """Before the token is shown: small messages only, and not for long."""
+def test_unauthenticated_clients_send_little_and_do_not_stay(closed: NodeProcess) -> None:
+    """Before authentication a connection may send only small messages, and only for a short time."""
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
     with connect(url, proxy=None) as websocket:
         websocket.recv(5)
@@ -168,8 +168,8 @@ def session_of(answer: httpx.Response) -> str:
     return answer.text.split('"sid":"')[1].split('"')[0]
 
 
-def test_connections_that_are_no_clients_keep_nobody_out(closed: NodeProcess) -> None:
-    """They are bounded too: the oldest one ends when there are too many. Clients stay, and others come in."""
+def test_connections_without_a_client_lock_out_no_client(closed: NodeProcess) -> None:
+    """Of too many connections without a client the oldest one ends; clients stay, and new ones can connect."""
     wait_until_empty(closed)
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
     with httpx.Client(base_url=closed.url) as client, Visitor(closed, auth={'token': TOKEN}) as first:
@@ -186,7 +186,7 @@ def test_connections_that_are_no_clients_keep_nobody_out(closed: NodeProcess) ->
 
 
 def test_frames_are_bounded(closed: NodeProcess, tmp_path: Path) -> None:
-    """One beyond MAX_FRAME_MIB ends its connection, and nobody else's."""
+    """A frame beyond MAX_FRAME_MIB ends its own connection and no other."""
     wait_until_empty(closed)
     with Visitor(closed, auth={'token': TOKEN}) as bystander:
         with Visitor(closed, auth={'token': TOKEN}) as visitor:
@@ -201,7 +201,7 @@ def test_frames_are_bounded(closed: NodeProcess, tmp_path: Path) -> None:
 
 
 def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None:
-    """As Engine.IO has it; else one client could let the node read any number of messages at once."""
+    """Engine.IO requires this; otherwise one client could make the node read any number of messages at once."""
     opened = httpx.get(f'{node.url}{POLLING}').text
     sid = json.loads(opened[1:])['sid']
     head = f'POST {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n'
@@ -215,8 +215,8 @@ def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None
     assert httpx.post(f'{node.url}{POLLING}&sid={sid}', content='40').text == 'OK'
 
 
-def test_a_stranger_says_how_much_he_sends(closed: NodeProcess) -> None:
-    """Bytes of unknown number are not read."""
+def test_an_unauthenticated_client_declares_the_size_of_its_messages(closed: NodeProcess) -> None:
+    """A body of undeclared size from an unauthenticated client is not read."""
     opened = httpx.get(f'{closed.url}{POLLING}').text
     sid = json.loads(opened[1:])['sid']
     answer = httpx.post(f'{closed.url}{POLLING}&sid={sid}', content=iter([b'40']))

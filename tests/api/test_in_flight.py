@@ -1,4 +1,4 @@
-"""Bytes that are under way are counted, and given back whatever becomes of their senders."""
+"""The bytes of unanswered requests are counted, and released whatever happens to their senders."""
 
 import gc
 
@@ -6,7 +6,7 @@ from detector.api.in_flight import Claim, InFlight
 
 
 def test_what_others_hold_leaves_less_room() -> None:
-    """To the byte."""
+    """The limit holds to the byte."""
     in_flight = InFlight(100)
     one, other = Claim(in_flight), Claim(in_flight)
     one.add(60)
@@ -19,7 +19,7 @@ def test_what_others_hold_leaves_less_room() -> None:
 
 
 def test_who_is_alone_may_have_more() -> None:
-    """Its own limit is another's affair."""
+    """A single sender is bounded only by its own limit."""
     in_flight = InFlight(100)
     alone = Claim(in_flight)
     alone.add(99)
@@ -30,7 +30,7 @@ def test_who_is_alone_may_have_more() -> None:
 
 
 def test_claims_are_given_back() -> None:
-    """By hand, once; or with the last reference."""
+    """A claim is released once, explicitly or with its last reference."""
     in_flight = InFlight(100)
     claim = Claim(in_flight)
     claim.add(50)

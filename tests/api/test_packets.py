@@ -28,7 +28,7 @@ PACKETS = TolerantPacket.counted_by(InFlight(10**9), seconds=5)
     ],
 )
 def test_an_event_that_cannot_be_read_keeps_its_id(message: str) -> None:
-    """So that whoever waits for the answer gets one, which says what is wrong."""
+    """The waiting client gets an answer that names the fault."""
     received = TolerantPacket(encoded_packet=message)
     assert (received.packet_type, received.id, received.data[0]) == (packet.EVENT, 7, UNREADABLE)
     assert received.data[1]
@@ -36,21 +36,21 @@ def test_an_event_that_cannot_be_read_keeps_its_id(message: str) -> None:
 
 
 def test_an_event_without_the_binary_parts_that_it_announces_does_not_wait_for_them() -> None:
-    """Else it would take every later message of the connection for one."""
+    """Otherwise the library would take every later message of the connection for a binary part."""
     received = TolerantPacket(encoded_packet='50-7["info"]')
     assert (received.packet_type, received.id, received.data) == (packet.EVENT, 7, ['info'])
 
 
 @pytest.mark.parametrize('number', ['5', '"a"', 'null', '[]', '-7'])
 async def test_a_placeholder_of_nothing_is_an_error(number: str) -> None:
-    """The event ends with it, and the next message is one of its own."""
+    """The event ends with it, and the next message is a new event."""
     received = PACKETS(encoded_packet=f'51-7["detect",{{"_placeholder":true,"num":{number}}}]')
     assert received.add_attachment(b'bytes')
     assert received.data[0] == UNREADABLE
 
 
 async def test_a_good_event_is_as_it_was() -> None:
-    """Text, numbers of any length and binary parts."""
+    """Text, numbers of any length and binary parts are unchanged."""
     assert TolerantPacket(encoded_packet='27["info",1]').data == ['info', 1]
     assert TolerantPacket(encoded_packet='2["a",' + '9' * 5000 + ']').data == ['a', float('inf')]
     received = PACKETS(encoded_packet='51-7["detect",{"_placeholder":true,"num":0}]')
@@ -60,7 +60,7 @@ async def test_a_good_event_is_as_it_was() -> None:
 
 @pytest.mark.parametrize('message', ['60-7["a"]', '6999999-7["a"]', 'x7["a"]', '9'])
 def test_what_is_no_event_waits_for_nothing(message: str) -> None:
-    """It is refused, or comes to nothing at once."""
+    """It is refused, or ignored at once."""
     try:
         received = TolerantPacket(encoded_packet=message)
     except ValueError:
@@ -74,7 +74,7 @@ def binary_event(kind: type[TolerantPacket], count: int) -> TolerantPacket:
 
 
 async def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
-    """Its payload is what the handler holds; a packet that never becomes whole counts as long as it is there."""
+    """They count while the handler holds the payload; parts of an incomplete packet count while the packet exists."""
     in_flight = InFlight(100)
     kind = TolerantPacket.counted_by(in_flight, seconds=5)
     event = binary_event(kind, 2)
@@ -96,7 +96,7 @@ async def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
     [(0, bytes(40), RequestTooLarge), (30, bytes(40), Busy), (0, None, InvalidRequest), (0, 'text', InvalidRequest)],
 )
 async def test_an_event_that_cannot_be_taken_is_let_pass_and_answered(others: int, part: object, error: type) -> None:
-    """All its parts are taken off the line, none is kept, and the next event is one of its own."""
+    """All its parts are received and discarded, and the next event is unaffected."""
     in_flight = InFlight(100)
     other = Claim(in_flight)
     other.add(others)
@@ -109,7 +109,7 @@ async def test_an_event_that_cannot_be_taken_is_let_pass_and_answered(others: in
 
 
 async def test_parts_that_do_not_come_hold_no_room_for_ever() -> None:
-    """What comes after the time is up is let pass, and the event is answered."""
+    """Parts that arrive after the time limit are discarded, and the event is answered."""
     in_flight = InFlight(100)
     event = binary_event(TolerantPacket.counted_by(in_flight, seconds=0.05), 2)
     event.add_attachment(bytes(60))
@@ -120,14 +120,14 @@ async def test_parts_that_do_not_come_hold_no_room_for_ever() -> None:
 
 
 async def test_an_answer_with_parts_that_are_none_comes_to_nothing() -> None:
-    """The node asks clients nothing."""
+    """The node sends no event that a client could answer."""
     event = TolerantPacket.counted_by(InFlight(100), seconds=5)(encoded_packet='61-7')
     assert event.add_attachment(None)
     assert event.data == []
 
 
 def test_an_endless_text_is_not_read() -> None:
-    """As objects it would take many times its length; the event has its id, and is answered."""
+    """Parsed, it would take many times its length; the event keeps its id and is answered."""
     received = TolerantPacket(encoded_packet='27["a"' + ',[]' * (MAX_TEXT // 3) + ']')
     assert (received.id, received.data[0]) == (7, UNREADABLE)
     assert 'characters' in received.data[1]

@@ -1,4 +1,4 @@
-"""Since when a node lives."""
+"""The start time of a node."""
 
 import tomllib
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from detector.observability.life import Life
 
 
 def test_times_and_version() -> None:
-    """The start is UTC, the model has none until one serves, the version is that of the project."""
+    """The start is UTC, the model has no time until one serves, and the version is the project's."""
     life = Life()
     assert life.model_since is None
     life.model_serves()

@@ -1,4 +1,4 @@
-"""Lines of the log, for people and for machines."""
+"""Log lines for people and for machines."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def as_object(made: logging.LogRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize('text', ['plain', 'two\nlines', '"quoted" {', 'Grüße 北京', 'half a pair \ud83d', '\x00\x1b['])
 def test_each_line_is_one_object(text: str) -> None:
-    """Whatever a message holds; the time is UTC."""
+    """This holds for any message, and the time is UTC."""
     found = as_object(record('it said %s', text))
     assert set(found) == {'time', 'level', 'logger', 'message'}
     assert found['message'] == f'it said {text}'
@@ -48,7 +48,7 @@ def test_each_line_is_one_object(text: str) -> None:
 
 
 def test_the_request_and_the_trace_are_in_the_line() -> None:
-    """So that a line tells whom it concerns, and where it happened."""
+    """A line names the request that it concerns and the place of the error."""
     request_context.begin('robot-7')
     try:
         raise ZeroDivisionError('so\nit is')
@@ -64,7 +64,7 @@ def test_the_request_and_the_trace_are_in_the_line() -> None:
 
 
 def test_what_nobody_catches_is_a_line_too() -> None:
-    """Warnings, and errors that end a thread or the process."""
+    """Warnings, and errors that end a thread or the process, are logged."""
     code = """
 import threading, warnings
 from detector.node.server import configure_logging
@@ -88,7 +88,7 @@ raise KeyError('the end')
 
 
 def test_nobody_writes_lines_for_people_but_the_node() -> None:
-    """Control characters in a message are escaped; tracebacks have their lines."""
+    """Control characters in a message are escaped; tracebacks keep their lines."""
     forged = record('%s\tnot found', 'a\n2026-01-31 12:00:00,000 ERROR wholebody: \x1b[2J\r\x85')
     line = ConsoleFormatter().format(forged)
     assert line.endswith('a\\n2026-01-31 12:00:00,000 ERROR wholebody: \\x1b[2J\\x0d\\x85\tnot found')
@@ -100,7 +100,7 @@ def test_nobody_writes_lines_for_people_but_the_node() -> None:
 
 
 def test_what_is_repeated_is_said_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each thing; what is said counts, not what is held back."""
+    """The limit is per key, and only logged lines count, not suppressed ones."""
     now = 100.0
     monkeypatch.setattr('time.monotonic', lambda: now)
     once = OnceASecond()

@@ -1,4 +1,4 @@
-"""What is counted, by itself."""
+"""The counters and histograms by themselves."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.support.scrapes import Scrape
 
 
 def pose(**confidences: float) -> Pose:
-    """A pose whose parts have these confidences, and 0 elsewhere."""
+    """Return a pose whose parts have these confidences, and 0 elsewhere."""
     values = np.zeros(133, dtype=np.float32)
     for part in PARTS:
         values[part.slice] = confidences.get(part.name, 0)
@@ -25,7 +25,7 @@ def pose(**confidences: float) -> Pose:
 
 
 def test_nodes_do_not_share_their_metrics() -> None:
-    """Several nodes in a process each count their own."""
+    """Each of several nodes in a process counts for itself."""
     one, other = Metrics(), Metrics()
     one.switched('ok')
     assert Scrape.of_registry(one.registry).total('wholebody_model_switches_total') == 1
@@ -33,7 +33,7 @@ def test_nodes_do_not_share_their_metrics() -> None:
 
 
 def test_images_persons_and_parts_are_counted() -> None:
-    """Each image once, each person's parts once with their mean confidence; a group's inference is divided."""
+    """Each image counts once, each person's parts count with their mean confidence, and a group shares its time."""
     metrics = Metrics()
     found = [[pose(body=0.85, face=0.25), pose(body=0.15)], []]
     metrics.estimated(found, queue_seconds=0.2, inference_seconds=0.6)
@@ -64,7 +64,7 @@ def test_images_persons_and_parts_are_counted() -> None:
     ],
 )
 def test_outcomes_and_reasons(error: Exception | None, outcome: str, reason: str | None) -> None:
-    """What is on purpose is refused with its reason, what is not has failed; each refusal has one reason."""
+    """Intended refusals have one reason each; faults of the node have failed."""
     metrics = Metrics()
     context = RequestContext(request_id='x', error=error)
     assert metrics.request_ended('/detect', context, status=status_of(error), seconds=0.1) == outcome
@@ -76,14 +76,14 @@ def test_outcomes_and_reasons(error: Exception | None, outcome: str, reason: str
 
 
 def test_statuses() -> None:
-    """500 is the node's fault; 502, 503 and 507 are answered on purpose."""
+    """500 is a fault of the node; 502, 503 and 507 are intended answers."""
     assert [outcome_of(status) for status in (200, 204, 307, 400, 413, 418, 500, 502, 503, 507)] == [
         'ok', 'ok', 'ok', 'refused', 'refused', 'refused', 'failed', 'refused', 'refused', 'refused',
     ]  # fmt: skip
 
 
 def test_fetches_have_times_unless_they_are_refused() -> None:
-    """An address that is not allowed costs no time that could mislead."""
+    """The time of a refused address would distort the histogram."""
     metrics = Metrics()
     for outcome in ('ok', 'failed', 'refused'):
         metrics.fetched(outcome, 0.5)
@@ -93,7 +93,7 @@ def test_fetches_have_times_unless_they_are_refused() -> None:
 
 
 def test_the_process_is_watched() -> None:
-    """Memory, processor time, file handles and start."""
+    """Memory, processor time, file handles and start time are exported."""
     names = Scrape.of_registry(Metrics().registry).names
     assert {
         'process_resident_memory_bytes', 'process_cpu_seconds_total', 'process_open_fds', 'process_start_time_seconds',

@@ -1,4 +1,4 @@
-"""The last minute of timings."""
+"""The timings of the last minute."""
 
 from unittest.mock import patch
 
@@ -8,7 +8,7 @@ TIMING = {'wait_ms': 1.0, 'decode_ms': 2.0, 'inference_ms': 30.0}
 
 
 def test_seconds_are_summed_and_gaps_are_there() -> None:
-    """One entry per whole second, empty ones too; the present second is not whole yet."""
+    """There is one entry per complete second, also for seconds without images; the current second is incomplete."""
     recent = Recent()
     with patch('detector.observability.recent.time.monotonic') as now:
         for second, images in ((100.1, 1), (100.9, 3), (103.0, 2)):
@@ -25,7 +25,7 @@ def test_seconds_are_summed_and_gaps_are_there() -> None:
 
 
 def test_an_hour_takes_no_more_room_than_a_minute() -> None:
-    """Only the seconds that can be asked for are kept."""
+    """Only the seconds that can be requested are kept."""
     recent = Recent()
     with patch('detector.observability.recent.time.monotonic') as now:
         for second in range(3600):

@@ -1,4 +1,4 @@
-"""A request's id and what it notes, on the event loop and in threads."""
+"""The id and data of a request, on the event loop and in threads."""
 
 import asyncio
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ def _leave_the_request() -> Iterator[None]:
 
 @pytest.mark.parametrize('wanted', ['a', 'robot 7/frame-12', '~' * 128])
 def test_a_callers_id_is_kept(wanted: str) -> None:
-    """Printable ASCII up to 128 characters."""
+    """An id is printable ASCII of up to 128 characters."""
     assert begin(wanted).request_id == wanted
     assert request_id() == wanted
 
 
 @pytest.mark.parametrize('wanted', [None, '', 'x' * 129, 'line\nbreak', 'a\n', 'tab\t', 'ümlaut', b'bytes', 7, ['a']])
 def test_what_is_no_id_is_replaced_by_a_fresh_one(wanted: object) -> None:
-    """Nothing that could break a header or a line of the log passes."""
+    """An id that could break a header or a log line is not used."""
     first, second = begin(wanted).request_id, begin(wanted).request_id
     assert first != second
     assert first != wanted
@@ -33,7 +33,7 @@ def test_what_is_no_id_is_replaced_by_a_fresh_one(wanted: object) -> None:
 
 
 async def test_threads_and_tasks_see_the_request_that_started_them() -> None:
-    """Two requests at the same time keep apart, in `to_thread`, in executors of our own and in new tasks."""
+    """Two concurrent requests stay separate in `to_thread`, in own executors and in new tasks."""
     with ThreadPoolExecutor(1) as pool:
 
         async def request(name: str) -> list[str | None]:
@@ -51,7 +51,7 @@ async def test_threads_and_tasks_see_the_request_that_started_them() -> None:
 
 
 async def test_errors_and_encoding_are_noted_in_the_request() -> None:
-    """Also from a task that the request has started; outside of any it is no fault."""
+    """This works from a task that the request has started; outside a request it does nothing."""
     context = begin()
     error = ValueError('no')
 

@@ -1,4 +1,4 @@
-"""No credential is shown: not in logs, answers, metrics, errors of settings, or what commands print."""
+"""No credential appears in logs, answers, metrics, errors of settings, or the output of commands."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ BEARER = {'Authorization': f'Bearer {SECRETS["API_TOKEN"]}'}
 
 
 def assert_hushed(text: str, where: str) -> None:
-    """Neither plain nor encoded; all our secrets begin alike."""
+    """Expect no secret, neither plain nor encoded; all secrets of this test start alike."""
     encoded = base64.b64encode(f'ann:{SECRETS["BASIC_AUTH_PASS"]}'.encode()).decode()
     for secret in (*SECRETS.values(), encoded, quote(SECRETS['LOOP_PASSWORD'], safe='')):
         assert secret not in text, where
@@ -46,7 +46,7 @@ def assert_hushed(text: str, where: str) -> None:
 
 
 class _Unkind(BaseHTTPRequestHandler):
-    """A Learning Loop and Label Studio that refuses everything, and says again what it was sent."""
+    """A Learning Loop and Label Studio that refuses every request and repeats what it received."""
 
     protocol_version = 'HTTP/1.1'
 
@@ -66,7 +66,7 @@ class _Unkind(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_: Any) -> None:
-        """A node that ends leaves connections as they are."""
+        """Ignore connections that a node closes at its end."""
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def settings_for(service: str) -> dict[str, Any]:
 
 
 def provoke(node: NodeProcess, service: str) -> str:
-    """Errors in every path; all that was answered."""
+    """Cause an error on every path and return all answers."""
     heard: list[httpx.Response] = []
     with httpx.Client(base_url=node.url, headers=BEARER, timeout=30) as client:
         heard += [client.post('/detect', files={'file': CARD}, headers={'autoupload': 'all'})]
@@ -95,7 +95,7 @@ def provoke(node: NodeProcess, service: str) -> str:
             client.get(path, params=query, headers={'Authorization': ''}) for path in ('/outbox', '/no', '/about')
         ]
         heard += [client.put('/model_version', content=content) for content in ('9.9', 'nonsense')]
-        client.put('/outbox_mode', content=SECRETS['API_TOKEN'])  # the caller reads it again, the log does not get it
+        client.put('/outbox_mode', content=SECRETS['API_TOKEN'])  # the answer repeats it, the log must not contain it
         address = 'http://ann:hush-media@127.0.0.1:9/photo.jpg?X-Amz-Signature=hush-signature'
         tasks = [{'id': 1, 'data': {'image': image}} for image in (address, f'{service}/data/x.jpg?token=hush-query')]
         heard += [client.post('/predict', json={'tasks': tasks, 'label_config': None})]
@@ -123,10 +123,10 @@ def provoke(node: NodeProcess, service: str) -> str:
 
 @pytest.mark.parametrize('log_format', ['console', 'json'])
 def test_a_node_keeps_its_secrets_whatever_is_done_to_it(tmp_path: Path, log_format: str) -> None:
-    """At DEBUG, with a Loop and a Label Studio that refuse it, and callers who put tokens where they do not belong."""
+    """The log level is DEBUG, Loop and Label Studio refuse the node, and clients send tokens in wrong places."""
     with unkind_service() as service, running_node(tmp_path, **settings_for(service), LOG_FORMAT=log_format) as node:
         heard = provoke(node, service)
-        time.sleep(1.5)  # for the outbox and the updates, which fail too
+        time.sleep(1.5)  # for the outbox and the model updates, which fail too
         process = node.process
         assert_hushed(heard, 'answers')
     assert process.returncode == 0
@@ -152,7 +152,7 @@ FAULTY = {
 
 @pytest.mark.parametrize('name', FAULTY)
 def test_errors_of_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The line names the setting; the rest of an address may be shown."""
+    """The line names the setting; the rest of an address may appear."""
     monkeypatch.setenv(name, FAULTY[name])
     with pytest.raises(InvalidSettings, match=name) as caught:
         load_settings()
@@ -160,7 +160,7 @@ def test_errors_of_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch, name
 
 
 def test_a_node_that_does_not_start_shows_no_secret(tmp_path: Path) -> None:
-    """What the process writes, with all these faults at once."""
+    """All these faults occur at once, and the output of the process is checked."""
     ended = subprocess.run(
         [sys.executable, '-m', 'detector', 'serve'],
         env=clean_environment(DATA_FOLDER=tmp_path / 'data', DEBUG=1, **FAULTY) | {'PYTHONPATH': str(PROJECT)},
@@ -176,7 +176,7 @@ def test_a_node_that_does_not_start_shows_no_secret(tmp_path: Path) -> None:
 
 
 def test_commands_show_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`doctor`, and commands that ask a node at an address with user name and password."""
+    """This covers `doctor`, and commands that use a node at a URL with user name and password."""
     with unkind_service() as service:
         for name, value in (settings_for(service) | {'DATA_FOLDER': tmp_path / 'data'}).items():
             monkeypatch.setenv(name, str(value))
@@ -215,21 +215,21 @@ def test_commands_show_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_looks_like_a_credential_is_hidden(text: str, tmp_path: Path) -> None:
-    """Known ones by value, others by where they stand; what stands around them stays."""
+    """Known secrets are found by value, others by their position; the surrounding text stays."""
     hidden = Secrets(Settings(data_folder=tmp_path, api_token='hush-known', loop_password='hush-known/'))
     assert 'hush' not in hidden.hide(text)
     assert hidden.hide(text)[:4] == text[:4]
 
 
 def test_other_text_is_left_alone(tmp_path: Path) -> None:
-    """A log that hides too much is of no use; short secrets cannot be told from other text."""
+    """A log that hides too much is useless; short secrets cannot be told from other text."""
     hidden = Secrets(Settings(data_folder=tmp_path, loop_password='8004'))
     for text in ('GET http://host:8004/outbox?limit=5&key_count=3', 'the token is wrong', 'monkey=1', 'a cookie'):
         assert hidden.hide(text) == text
 
 
 def test_tracebacks_are_covered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A formatter adds them last."""
+    """A formatter adds tracebacks last."""
     from detector.node.server import configure_logging
 
     before = logging.root.handlers[:], logging.root.level

@@ -1,4 +1,4 @@
-"""From robots and people through the outbox to the Learning Loop: real processes of both, real sockets."""
+"""From robots and users through the outbox to the Learning Loop, with real processes and sockets."""
 
 import io
 import resource
@@ -23,11 +23,11 @@ from detector.pose.skeleton import PART_BY_NAME, PARTS, category_id
 from mock.test_card.cards import Figure
 
 FADED = 0.32
-"""Shrinks a dot until its confidence is about 0.43, in the middle of the default thresholds."""
+"""Scale at which the confidence of a dot is about 0.43, in the middle of the default thresholds."""
 
 
 def faded(*parts: str, x: float = 40, y: float = 30, height: float = 420) -> Figure:
-    """A figure of whose parts the model is unsure."""
+    """A figure with parts of uncertain confidence."""
     fading = np.zeros(133, dtype=np.float32)
     for part in parts:
         fading[PART_BY_NAME[part].slice] = FADED
@@ -58,7 +58,7 @@ def _clean(loop: MockLoopProcess) -> None:
 
 
 def arrived(node: NodeProcess, loop: MockLoopProcess, count: int) -> list[dict[str, Any]]:
-    """The images that the Loop has got, once the outbox is empty and some time has passed for more to come."""
+    """Return the images in the Loop after the outbox is empty and late duplicates would have arrived."""
     eventually(lambda: len(loop.images()) >= count)
     eventually(lambda: node.outbox()['waiting'] == 0)
     time.sleep(0.5)
@@ -68,7 +68,7 @@ def arrived(node: NodeProcess, loop: MockLoopProcess, count: int) -> list[dict[s
 
 
 def test_exactly_the_uncertain_images_arrive_once_each(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Cards over REST and Socket.IO, as JPEG and raw: right tags, 133 points that match; confident ones stay."""
+    """Cards over REST and Socket.IO, JPEG and raw, arrive with the right tags and 133 points; confident ones do not."""
     sent: dict[str, tuple[list[Figure], set[str]]] = {}
 
     def card(camera: str, *figures: Figure, tags: set[str]) -> Image:
@@ -93,7 +93,7 @@ def test_exactly_the_uncertain_images_arrive_once_each(learner: NodeProcess, loo
         answer = client.call(
             'batch_detect', {'images': frames, 'camera_id': 'batch', 'source': 'batch', 'tags': ['robot']}
         )
-        assert [len(item['tags']) for item in answer['items']] == [1, 4, 1, 1], 'the answer tells the causes'
+        assert [len(item['tags']) for item in answer['items']] == [1, 4, 1, 1], 'the answer contains the causes'
         for number in range(3):
             client.call('detect', {'image': raw(make_card()), 'source': 'confident', 'camera_id': f'c{number}'})
             client.call('detect', {'image': raw(make_card([faded('face', x=300)])), 'autoupload': 'disabled'})
@@ -114,7 +114,7 @@ def test_exactly_the_uncertain_images_arrive_once_each(learner: NodeProcess, loo
 
 
 def test_autoupload_all_sends_every_image_as_it_came(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """JPEG bytes to the bit, the same image twice; a tag of the causes is not added."""
+    """JPEG bytes arrive unchanged, the same image twice if sent twice, and no relevance tag is added."""
     for number in range(3):
         assert learner.detect(CARD, {'autoupload': 'all', 'source': f'{number}', 'tags': 'a'}).json()['tags'] == ['a']
     received = arrived(learner, loop, 3)
@@ -123,7 +123,7 @@ def test_autoupload_all_sends_every_image_as_it_came(learner: NodeProcess, loop:
 
 
 def test_stored_images_are_upright_jpegs_whatever_came(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """PNG, WebP, and a JPEG that EXIF turns: their coordinates are those of the stored picture."""
+    """PNG, WebP and rotated JPEG are stored so that their coordinates are pixels of the stored picture."""
     picture = PillowImage.fromarray(make_card())
     exif = PillowImage.Exif()
     exif[0x0112] = 6
@@ -145,7 +145,7 @@ def test_stored_images_are_upright_jpegs_whatever_came(learner: NodeProcess, loo
 
 
 def test_uploads_over_rest(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Several files; source, date and priority in the query or as headers, with either spelling."""
+    """An upload has several files; source, date and priority are query parameters or headers, in either spelling."""
     jpegs = [images.encode_jpeg(make_card([figure])) for figure in FIGURES]
     answer = httpx.post(
         f'{learner.url}/upload?source=query&creation_date=2026-01-31T12:00:00&upload_priority=true',
@@ -166,7 +166,7 @@ def test_uploads_over_rest(learner: NodeProcess, loop: MockLoopProcess) -> None:
 
 
 def test_uploads_over_socketio_with_metadata(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """As rosys sends them, new and old: without asking for an answer, `creation_date` in the metadata."""
+    """Old and new versions of rosys upload without waiting for an answer, with `creation_date` in the metadata."""
     detected = learner.detect(CARD, {'autoupload': 'disabled'}).json()
     annotations = {
         'box_annotations': [{'category_name': 'person', 'x': 1.0, 'y': 1, 'width': 2, 'height': 2}],
@@ -194,7 +194,7 @@ def test_uploads_over_socketio_with_metadata(learner: NodeProcess, loop: MockLoo
 
 
 def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """No image, one broken among good ones, a wrong date or priority; the counters stand still."""
+    """A file that is not an image, a broken one among good ones, or a wrong date or priority changes no counter."""
     before = learner.outbox()['saved']
     good = ('files', CARD)
     for files, query, status, message in (
@@ -225,7 +225,7 @@ def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeP
 
 
 def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Count, bytes, age, and per image what it is about; its picture as it will be sent, or with skeletons."""
+    """The list has count, bytes, age and details per image; pictures are available plain or with skeletons."""
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     try:
         learner.detect(CARD, {'autoupload': 'all', 'source': 'first', 'tags': 'a,b'})
@@ -255,7 +255,7 @@ def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess
 
 
 def test_without_a_loop_there_is_no_outbox(node: NodeProcess) -> None:
-    """409 that says what to set."""
+    """Its routes answer 409 and name the setting."""
     for path in ('outbox', 'outbox/x/image', 'outbox/x/metadata'):
         answer = httpx.get(f'{node.url}/{path}')
         assert answer.status_code == 409
@@ -263,7 +263,7 @@ def test_without_a_loop_there_is_no_outbox(node: NodeProcess) -> None:
 
 
 def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """No file may grow: uploads get 507, detections their answer, the log the request; then all is as before."""
+    """While no file may grow, uploads get 507, detections their answer, the log the request; later all works."""
     failed = learner.outbox()['failed']
     large = images.encode_jpeg(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     uncertain = images.encode_jpeg(make_card([faded('face', x=200)]))
@@ -285,13 +285,15 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
     line = next(line for line in learner.log.read_text().splitlines() if 'is lost for the Learning Loop' in line)
     assert "camera 'full-disk'" in line
     assert "source 'robot-7'" in line
-    assert 'uncertain' in learner.detect(uncertain, headers).json()['tags'], 'what could not be kept is news again'
+    assert 'uncertain' in learner.detect(uncertain, headers).json()['tags'], (
+        'an image that could not be stored is relevant again'
+    )
     (image,) = arrived(learner, loop, 1)
     assert image['source'] == 'robot-7'
 
 
 def test_a_deleted_outbox_folder_is_made_anew(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """What was in it is counted as vanished; what comes next arrives."""
+    """Its images count as vanished; later images arrive."""
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     before = learner.outbox()['vanished']
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
@@ -304,7 +306,7 @@ def test_a_deleted_outbox_folder_is_made_anew(learner: NodeProcess, loop: MockLo
 
 
 def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """507 until it is mended; the node serves on."""
+    """Uploads get 507 until it is repaired, and the node continues to serve."""
     folder = learner.data_folder / 'outbox' / 'normal'
     failed = learner.outbox()['failed']
     folder.rmdir()
@@ -318,7 +320,7 @@ def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, 
 
 
 def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Over Socket.IO, while the Loop hangs: answered within rosys' 5 seconds, and the last one holds."""
+    """Over Socket.IO, while the Loop hangs, each call is answered within rosys' 5 seconds, and the last mode wins."""
     loop.fault('images', 'delay', seconds=30)
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
     time.sleep(0.5)
@@ -331,7 +333,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
         assert client.call('set_outbox_mode', 'continuous_upload', timeout=5) == {'status': 'OK'}
         assert client.call('get_outbox_mode') == {'outbox_mode': 'continuous_upload'}
         loop.clear_faults()
-        client.call('set_outbox_mode', 'stopped')  # the request that hangs would do so for half a minute
+        client.call('set_outbox_mode', 'stopped')  # the hanging request would otherwise last half a minute
         client.call('set_outbox_mode', 'continuous_upload')
     eventually(lambda: learner.outbox()['waiting'] == 0)
     assert len({image['name'] for image in loop.images()}) == 1
@@ -347,7 +349,7 @@ def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProc
 )
 @pytest.mark.integration
 def test_sigterm_during_a_hanging_upload(tmp_path: Path, loop: MockLoopProcess, client: str) -> None:
-    """Exit within 5 seconds with code 0, the image still in the outbox; the next start sends it."""
+    """The node exits within 5 seconds with code 0, keeps the image, and sends it after the next start."""
     loop.fault('images', 'delay', seconds=60)
     settings = {'UPLOAD_SECONDS': 0.1, **loop.settings}
     with running_node(tmp_path, **settings) as node:

@@ -1,4 +1,4 @@
-"""What is kept of the images that come in, when the disk is slow or refuses."""
+"""What the collector does with images while the disk is slow or refuses them."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ def collector(outbox: Outbox) -> Collector:
 
 
 class Slow:
-    """A disk that takes its time."""
+    """A slow disk."""
 
     def __init__(self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = asyncio.Event()
@@ -51,7 +51,7 @@ class Slow:
 
 
 async def collect(collector: Collector, package: ModelPackage, *, x: float = 300, filtered: bool = True) -> list[str]:
-    """Collect a frame with an uncertain person; the tags that it gets."""
+    """Collect a frame with an uncertain person and return its tags."""
     estimate = Estimate(image=FRAME, poses=[person(x, face=0.45)], package=package, timing={})
     metadata = ImageMetadata()
     await collector.collect(FRAME, estimate, metadata, camera_id='c', filtered=filtered)
@@ -61,7 +61,7 @@ async def collect(collector: Collector, package: ModelPackage, *, x: float = 300
 async def test_the_answer_does_not_wait_for_the_disk(
     collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The image is saved behind it, and closing waits for that."""
+    """The image is saved after the answer, and closing waits for it."""
     disk = Slow(outbox, monkeypatch)
     async with asyncio.timeout(1):
         assert await collect(collector, embedded) == ['uncertain', 'uncertain_face']
@@ -78,7 +78,7 @@ async def test_a_disk_that_is_behind_costs_images_not_memory(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """So many are kept in memory; the next waits a moment, then is given up, counted, named, and news again."""
+    """Beyond the slots in memory, an image waits briefly and is then dropped, counted, named, and relevant again."""
     monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.1)
     disk = Slow(outbox, monkeypatch)
     for number in range(MAX_SAVING):
@@ -89,7 +89,7 @@ async def test_a_disk_that_is_behind_costs_images_not_memory(
     assert 'others are not on the disk yet' in caplog.text
     disk.go.set()
     await collector.close(seconds=2)
-    assert await collect(collector, embedded, x=10), 'news again'
+    assert await collect(collector, embedded, x=10), 'relevant again'
     assert not await collect(collector, embedded, x=500)
     await collector.close(seconds=2)
     assert outbox.queue.count == MAX_SAVING + 1
@@ -104,7 +104,7 @@ async def test_a_failed_save_fails_no_detection(
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
-    """It is logged; the same pose is tried again with the next frame; slots are not used up."""
+    """The failure is logged, the pose is relevant again in the next frame, and the slot is freed."""
 
     async def failing(*_: Any, **__: Any) -> None:
         raise error
@@ -126,7 +126,7 @@ async def test_what_the_disk_has_not_got_at_the_end_is_told(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Closing waits, but not for ever; the rest is counted and named."""
+    """Closing waits up to its time limit; the remaining images are counted and named."""
     Slow(outbox, monkeypatch)
     for number in range(3):
         await collect(collector, embedded, x=500 + 500 * number)
@@ -138,7 +138,7 @@ async def test_what_the_disk_has_not_got_at_the_end_is_told(
 async def test_a_disk_that_is_behind_holds_a_batch_back_once(
     collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first image that finds no place waits; the others of its batch are given up at once."""
+    """The first image without a slot waits; the others of its batch are dropped at once."""
     monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.3)
     disk = Slow(outbox, monkeypatch)
     start = time.monotonic()
@@ -154,7 +154,7 @@ async def test_a_disk_that_is_behind_holds_a_batch_back_once(
 
 
 async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One is decoded and stored at a time; those beyond the limit hear so at once."""
+    """Uploads are decoded and stored one at a time; those beyond the limit are refused at once."""
     collector = Collector(outbox, Settings(max_waiting=2))
     disk = Slow(outbox, monkeypatch)
     waiting = [asyncio.create_task(collector.accept([(JPEG, ImageMetadata())], priority=False)) for _ in range(3)]
@@ -168,7 +168,7 @@ async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.M
 async def test_an_upload_may_not_take_minutes(
     collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pixels are counted before any is decoded; none of its images is stored."""
+    """Its pixels are counted before any image is decoded, and none of its images is stored."""
     monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1000)
     uploads = [(JPEG, ImageMetadata()) for _ in range(3)] + [(np.zeros((16, 16, 3), dtype=np.uint8), ImageMetadata())]
     with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1000'):
@@ -178,7 +178,7 @@ async def test_an_upload_may_not_take_minutes(
 
 
 async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
-    """`autoupload: all` asks for no relevance and adds no tags."""
+    """`autoupload: all` skips the relevance filter and adds no tags."""
     for _ in range(3):
         assert await collect(collector, embedded, filtered=False) == []
     await collector.close(seconds=2)
@@ -188,7 +188,7 @@ async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, em
 async def test_accepted_uploads_are_counted_in_the_error(
     collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second of three does not fit: the first is accepted, and the caller hears how many are."""
+    """The second of three images does not fit: the first is accepted, and the error states that number."""
     save = outbox.save
 
     async def full(jpeg: bytes, *arguments: Any, **options: Any) -> Any:
@@ -205,7 +205,7 @@ async def test_accepted_uploads_are_counted_in_the_error(
 
 
 def test_empty_frames_cost_nothing(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
-    """Nobody there, nothing to send."""
+    """An image without persons is not relevant."""
 
     async def frame() -> None:
         estimate = Estimate(image=np.zeros((10, 10, 3), dtype=np.uint8), poses=[], package=embedded, timing={})

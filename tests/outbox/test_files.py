@@ -1,4 +1,4 @@
-"""The outbox's folder: what a kill, a stray file or a full disk does to it."""
+"""The folder of the outbox after kills, stray files and a full disk."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def all_files(folder: Path) -> set[str]:
 
 
 def test_images_lie_in_upstreams_form(files: OutboxFiles) -> None:
-    """A folder per image, below that of its priority, file names with the folder's name; nothing else is left."""
+    """Each image has a folder below that of its priority, its files carry that name, and nothing else remains."""
     entry = write(files, NAMES[0])
     urgent = write(files, NAMES[1], priority=True)
     assert all_files(files.folder) == {
@@ -44,7 +44,7 @@ def test_images_lie_in_upstreams_form(files: OutboxFiles) -> None:
 
 
 def test_upstreams_own_outbox_reads_it(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node of learning_loop_node on the same folder finds the same images."""
+    """A node of learning_loop_node finds the same images in the folder."""
     from learning_loop_node.detector.outbox import Outbox
     from learning_loop_node.globals import GLOBALS
 
@@ -56,7 +56,7 @@ def test_upstreams_own_outbox_reads_it(files: OutboxFiles, monkeypatch: pytest.M
 
 
 def test_a_taken_name_is_told_and_nothing_is_overwritten(files: OutboxFiles) -> None:
-    """Two processes that save in the same microsecond."""
+    """Two processes may save in the same microsecond."""
     entry = write(files, NAMES[0])
     assert files.write(NAMES[0], b'other', b'{"a": 1}', priority=False) is None
     assert entry.jpeg.read_bytes() == b'jpeg'
@@ -64,7 +64,7 @@ def test_a_taken_name_is_told_and_nothing_is_overwritten(files: OutboxFiles) -> 
 
 
 def test_interrupted_saves_and_removals_are_cleaned_up(files: OutboxFiles) -> None:
-    """What a kill leaves before the rename into place, and after the rename out of it."""
+    """The remains of a kill before the rename into place, and after the rename out of it, are deleted."""
     kept = write(files, NAMES[0])
     for name in ('.saving', '.removing'):
         (files.folder / name / NAMES[1]).mkdir()
@@ -75,7 +75,7 @@ def test_interrupted_saves_and_removals_are_cleaned_up(files: OutboxFiles) -> No
 
 
 def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
-    """Half a folder, an empty file, a stray file, a link, files of another name; the good ones among them stay."""
+    """Incomplete folders, empty and stray files, links and foreign names are reported; good images among them stay."""
     kept = write(files, NAMES[1])
     normal = files.folder / 'normal'
     lacking = write(files, NAMES[0])
@@ -110,7 +110,7 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
 
 
 def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So many, and equal names do not overwrite each other."""
+    """A fixed number is kept, and equal names do not overwrite each other."""
     monkeypatch.setattr(outbox_files, 'MAX_SET_ASIDE', 3)
     for number in range(5):
         entry = files.write(NAMES[0], f'{number}'.encode(), b'{}', priority=False)
@@ -121,7 +121,7 @@ def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch
 
 
 def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
-    """Somebody cleans up below a running node."""
+    """An operator may delete the folder below a running node."""
     import shutil
 
     shutil.rmtree(files.folder)
@@ -150,7 +150,7 @@ def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.Mo
 
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
-    """A file where the queue should be."""
+    """A file lies at the place of the queue's folder."""
     files = OutboxFiles(tmp_path)
     (tmp_path / 'normal').write_text('')
     with pytest.raises(OSError, match='exists'):
@@ -161,7 +161,7 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
-    """Persons, tags, source and dates; unreadable metadata and foreign names leave gaps."""
+    """They contain persons, tags, source and dates; unreadable metadata and foreign names leave fields empty."""
     about = {'box_detections': [{}, {}], 'tags': ['a'], 'source': 's', 'created': '2025-01-01'}
     entry = files.write(NAMES[0], b'jpeg', json.dumps(about).encode(), priority=True)
     assert entry is not None

@@ -1,4 +1,4 @@
-"""Sending: against a server that answers as told, and against the mock Learning Loop."""
+"""Uploads to a scripted server and to the mock Learning Loop."""
 
 import asyncio
 import shutil
@@ -19,7 +19,7 @@ from tests.support.outboxes import Script, fill, make_outbox, names, until_empty
 
 
 async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tmp_path: Path) -> None:
-    """Newest first, priority before; the pause between batches is for small ones only."""
+    """Priority images go first, then the newest; the outbox pauses only after an incomplete batch."""
     outbox = make_outbox(tmp_path, script.url, interval=3)
     normal = await fill(outbox, 45)
     urgent = await fill(outbox, 2, priority=True)
@@ -36,7 +36,7 @@ async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tm
 async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
     script: Script, outbox: Outbox, status: int
 ) -> None:
-    """It is set aside with the Loop's reason in the log; all others arrive once."""
+    """The refused image is set aside with the Loop's reason in the log; all others arrive once."""
     entries = await fill(outbox, 20)
     culprit = entries[7].name
 
@@ -53,7 +53,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
 
 
 async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Outbox) -> None:
-    """413 beyond four images: nothing is set aside, and later batches begin smaller."""
+    """The server answers 413 beyond four images: none is set aside, and later batches start smaller."""
 
     async def answer(received: list[str]) -> web.Response:
         return web.json_response({}, status=413 if len(received) > 4 else 200)
@@ -73,7 +73,7 @@ async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Ou
 async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Every request with it fails: the others arrive, it stays and is tried again, until the Loop is mended."""
+    """Every request with it fails: the others arrive, and it is retried until the Loop is repaired."""
     monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.3)
     outbox._batch_seconds = 0.3
     entries = await fill(outbox, 30)
@@ -103,7 +103,7 @@ async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
 
 @pytest.mark.parametrize('status', [500, pytest.param(503, marks=pytest.mark.integration)])
 async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, status: int) -> None:
-    """The Loop answers nothing but errors for a while: then those of priority come first, as ever."""
+    """While the Loop answers only errors, no image is isolated; afterwards priority images go first as usual."""
     await fill(outbox, 20)
     urgent = await fill(outbox, 3, priority=True)
 
@@ -120,7 +120,7 @@ async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, stat
 async def test_files_that_cannot_be_opened_are_kept(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many open files, say, for a while: nothing is deleted, and all arrive in the end."""
+    """E.g. with too many open files for a while: nothing is deleted, and all images arrive in the end."""
     entries = await fill(outbox, 5)
     read = Path.read_bytes
 
@@ -138,7 +138,7 @@ async def test_files_that_cannot_be_opened_are_kept(
 async def test_stopping_while_files_are_removed_sends_nothing_twice(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A slow disk, and a stop in the middle of it."""
+    """The disk is slow, and the outbox stops while it removes files."""
     monkeypatch.setattr(outbox_module, 'STOP_SECONDS', 0.05)
     remove = outbox.queue._files.remove
 
@@ -159,7 +159,7 @@ async def test_stopping_while_files_are_removed_sends_nothing_twice(
 
 
 async def test_nothing_is_sent_while_it_is_held(script: Script, tmp_path: Path) -> None:
-    """PUT /socketio off: the mode stays, the images wait."""
+    """After PUT /socketio off, the mode stays the same and the images wait."""
     held = True
     outbox = make_outbox(tmp_path, script.url)
     outbox._held = lambda: held
@@ -173,7 +173,7 @@ async def test_nothing_is_sent_while_it_is_held(script: Script, tmp_path: Path) 
 
 
 async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Path) -> None:
-    """Pauses double, up to a minute, each with some chance in it."""
+    """Pauses double up to a minute, and each is randomised."""
 
     async def answer(_: list[str]) -> web.Response:
         return web.json_response({}, status=503)
@@ -190,7 +190,7 @@ async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Pat
 
 
 async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
-    """At most a minute, at least half of that; the Loop may ask for five minutes, not more."""
+    """A pause lasts between half a minute and a minute; the Loop may ask for five minutes at most."""
     (entry,) = await fill(outbox, 1)
     failed = Answer(outcome=Outcome.UNAVAILABLE)
     pauses = [outbox._pause_after_failure(failed, [entry]) for _ in range(60)][-30:]
@@ -201,7 +201,7 @@ async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
 
 
 async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:
-    """429 with Retry-After: nothing comes earlier; the interval of this outbox is 0.02 s."""
+    """After 429 with Retry-After nothing arrives earlier, although the interval of this outbox is 0.02 s."""
 
     async def answer(_: list[str]) -> web.Response:
         first = len(script.batches) == 1
@@ -217,7 +217,7 @@ async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> 
 async def test_batches_that_are_too_slow_are_made_smaller(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: smaller batches, more time for one."""
+    """At 50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: batches shrink, and one image gets more time."""
     monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.2)
     outbox._batch_seconds = 0.2
     entries = await fill(outbox, 12)
@@ -236,7 +236,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
 
 
 async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -> None:
-    """Within rosys' 5 seconds; nothing is lost, and the next start sends it."""
+    """It stops within rosys' 5 seconds; nothing is lost, and the next start sends the image."""
     hanging = asyncio.Event()
 
     async def answer(_: list[str]) -> web.Response:
@@ -277,7 +277,7 @@ async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbo
 
 
 async def test_the_last_mode_wins(script: Script, outbox: Outbox) -> None:
-    """Stop and continue without waiting for either, in both orders, and twice the same."""
+    """Stop and continue are called without waiting for either, in both orders, and the same twice."""
     await outbox.start()
     for modes in (['stopped', 'continuous_upload'], ['continuous_upload', 'stopped'], ['stopped', 'stopped']):
         await asyncio.gather(*(outbox.set_mode(mode) for mode in modes))
@@ -287,7 +287,7 @@ async def test_the_last_mode_wins(script: Script, outbox: Outbox) -> None:
 
 
 async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path) -> None:
-    """Nobody listens: nothing is lost, no image is blamed, and all go when the Loop is there."""
+    """Without a server nothing is lost, no image is isolated, and all arrive once the Loop is back."""
     outbox = make_outbox(tmp_path, f'http://127.0.0.1:{free_port()}/images')
     entries = await fill(outbox, 30)
     await outbox.start()
@@ -301,7 +301,7 @@ async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path
 
 
 async def test_images_that_somebody_deletes_do_not_hold_up_the_others(script: Script, outbox: Outbox) -> None:
-    """A folder, a single file, and all that a batch had."""
+    """A folder, a single file, and all files of a batch disappear."""
     entries = await fill(outbox, 5)
     shutil.rmtree(entries[1].folder)
     entries[3].jpeg.unlink()
@@ -319,7 +319,7 @@ async def test_images_that_somebody_deletes_do_not_hold_up_the_others(script: Sc
 
 
 async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> None:
-    """Half a folder and a stray file, newer than the images: upstream would send nothing any more."""
+    """An incomplete folder and a stray file, newer than the images, would stop upstream's outbox for good."""
     entries = await fill(outbox, 2)
     normal = entries[0].folder.parent
     (normal / '2999-01-01_00:00:00.000000').mkdir()
@@ -333,7 +333,7 @@ async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> 
 async def test_an_outbox_that_cannot_be_read_does_not_stop_the_node(
     script: Script, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It starts, says so, and works once the disk does."""
+    """The node starts, logs the error, and the outbox works as soon as the disk does."""
     folder = tmp_path / 'outbox'
     folder.write_text('')
     outbox = make_outbox(folder, script.url)
@@ -347,7 +347,7 @@ async def test_an_outbox_that_cannot_be_read_does_not_stop_the_node(
 
 
 async def test_a_fault_inside_is_survived(script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever raises, the upload goes on after a pause."""
+    """Whatever exception is raised, uploads continue after a pause."""
     post: Any = outbox._poster.post
     calls = []
 

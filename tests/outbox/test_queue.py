@@ -1,4 +1,4 @@
-"""Order, limits and accounts of the outbox."""
+"""Order, limits and counters of the outbox."""
 
 import shutil
 import threading
@@ -26,14 +26,14 @@ def save(queue: OutboxQueue, *, priority: bool = False, size: int = 100) -> Entr
 
 
 def send(queue: OutboxQueue, entries: list[Entry]) -> None:
-    """They arrive."""
+    """Count entries as uploaded."""
     queue.uploaded(entries)
     queue.remove_files(entries)
     queue.landed()
 
 
 def assert_accounts(queue: OutboxQueue, **expected: int) -> None:
-    """All that came in is somewhere; the counters named have these values, all others are 0."""
+    """Expect that every accepted image is accounted for, the named counters have these values, and all others are 0."""
     counters = queue.about()
     came_in = counters['found'] + counters['saved']
     ends = ('uploaded', 'set_aside', 'dropped', 'vanished', 'waiting')
@@ -45,7 +45,7 @@ def assert_accounts(queue: OutboxQueue, **expected: int) -> None:
 
 
 def test_priority_comes_as_it_came_then_normal_newest_first(tmp_path: Path) -> None:
-    """Upstream's order, within a batch and over batches; a restart keeps it."""
+    """Upstream's order holds within a batch, across batches, and after a restart."""
     queue = make_queue(tmp_path)
     normal = [save(queue) for _ in range(3)]
     urgent = [save(queue, priority=True) for _ in range(2)]
@@ -71,7 +71,7 @@ def test_a_batch_is_bounded_in_bytes_but_never_empty(tmp_path: Path) -> None:
 
 
 def test_the_oldest_of_normal_priority_are_dropped_first(tmp_path: Path) -> None:
-    """By count: of the normal ones only; priority is not counted and never dropped."""
+    """The limit counts only normal images; priority images are never dropped."""
     queue = make_queue(tmp_path, max_images=2)
     urgent = [save(queue, priority=True) for _ in range(3)]
     normal = [save(queue) for _ in range(5)]
@@ -80,7 +80,7 @@ def test_the_oldest_of_normal_priority_are_dropped_first(tmp_path: Path) -> None
 
 
 def test_bytes_are_bounded_and_priority_is_refused_rather_than_dropped(tmp_path: Path) -> None:
-    """Normal ones make room; when only priority is left, the caller hears of it."""
+    """Normal images make room; if only priority images are left, the caller gets an error."""
     queue = make_queue(tmp_path, max_bytes=1000)
     for _ in range(4):
         save(queue, size=250)
@@ -96,7 +96,7 @@ def test_bytes_are_bounded_and_priority_is_refused_rather_than_dropped(tmp_path:
 
 
 def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
-    """Nor does it take the place of new images."""
+    """Images in flight do not take the place of new images either."""
     queue = make_queue(tmp_path, max_images=2)
     leaving = [save(queue), save(queue)]
     assert queue.next_batch(20, 10**6, 0) == leaving[::-1]
@@ -104,37 +104,37 @@ def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
     assert queue.waiting() == [new[2], new[1], *leaving[::-1]]
     queue.landed()
     save(queue)
-    assert len(queue.waiting()) == 2, 'back again, they count'
+    assert len(queue.waiting()) == 2, 'no longer in flight, they count'
     assert_accounts(queue, saved=6, dropped=4)
 
 
 def test_a_start_with_too_many_images_drops_the_oldest(tmp_path: Path) -> None:
-    """A limit that was lowered meanwhile."""
+    """The limit may have been lowered before the start."""
     names = [save(make_queue(tmp_path)).name for _ in range(4)]
     queue = make_queue(tmp_path, max_images=2)
     assert [entry.name for entry in queue.waiting()] == [names[3], names[2]]
     assert_accounts(queue, found=4, dropped=2)
 
 
-def test_a_suspect_lets_the_others_go_first(tmp_path: Path) -> None:
-    """Until one of them tells whose fault it is; alone it is tried again."""
+def test_a_failing_image_is_sent_after_the_others(tmp_path: Path) -> None:
+    """Another image's success or failure shows the cause; without other images it is retried."""
     queue = make_queue(tmp_path)
-    suspect = save(queue, priority=True)
-    queue.mark_failing(suspect)
-    assert queue.next_batch(20, 10**6, 0) == [suspect]
+    failing = save(queue, priority=True)
+    queue.mark_failing(failing)
+    assert queue.next_batch(20, 10**6, 0) == [failing]
     good = save(queue)
-    queue.mark_failing(suspect)
+    queue.mark_failing(failing)
     assert queue.next_batch(20, 10**6, 0) == [good]
     queue.mark_failing(good)
     queue.isolate(now=0, pause=10)
-    assert queue.next_batch(20, 10**6, 0) == [suspect, good], 'several failed: it was the Loop'
-    queue.mark_failing(suspect)
+    assert queue.next_batch(20, 10**6, 0) == [failing, good], 'several failed, so the Loop was the cause'
+    queue.mark_failing(failing)
     queue.clear_failing()
-    assert queue.next_batch(20, 10**6, 0) == [suspect, good]
+    assert queue.next_batch(20, 10**6, 0) == [failing, good]
 
 
-def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> None:
-    """Pauses double up to ten minutes; those of priority come first; what arrives is forgotten."""
+def test_an_isolated_image_is_retried_by_itself_after_growing_pauses(tmp_path: Path) -> None:
+    """Pauses double up to ten minutes, priority images come first, and an image that arrives is forgotten."""
     queue = make_queue(tmp_path)
     normal, urgent = save(queue), save(queue, priority=True)
     for entry in (normal, urgent):
@@ -164,7 +164,7 @@ def test_an_image_to_blame_is_tried_singly_and_ever_later(tmp_path: Path) -> Non
 
 
 def test_ends_are_counted(tmp_path: Path) -> None:
-    """Uploaded, set aside, vanished: each once, whatever happens twice."""
+    """Uploaded, set aside and vanished images are counted once, even if an event happens twice."""
     queue = make_queue(tmp_path)
     uploaded, aside, vanished, halved, *_ = (save(queue) for _ in range(6))
     shutil.rmtree(vanished.folder)
@@ -181,7 +181,7 @@ def test_ends_are_counted(tmp_path: Path) -> None:
 
 
 def test_room_is_made_of_what_somebody_else_deleted(tmp_path: Path) -> None:
-    """Before an image is refused; one that could never fit hears that."""
+    """It is freed before an image is refused; an image that could never fit gets a different error."""
     queue = make_queue(tmp_path, max_bytes=1000)
     for entry in [save(queue, priority=True, size=500) for _ in range(2)]:
         shutil.rmtree(entry.folder)
@@ -192,7 +192,7 @@ def test_room_is_made_of_what_somebody_else_deleted(tmp_path: Path) -> None:
 
 
 def test_a_start_counts_what_it_finds(tmp_path: Path) -> None:
-    """Good images and stray files; the latter are set aside."""
+    """Good images and stray files count, and stray files are set aside."""
     save(make_queue(tmp_path))
     (tmp_path / 'priority' / 'stray').write_text('')
     queue = make_queue(tmp_path)
@@ -201,7 +201,7 @@ def test_a_start_counts_what_it_finds(tmp_path: Path) -> None:
 
 
 class FrozenClock(datetime):
-    """A clock that stands still, or is set back."""
+    """A clock that stands still or is set back."""
 
     current = datetime(2026, 1, 1, 12)
 
@@ -211,7 +211,7 @@ class FrozenClock(datetime):
 
 
 def test_names_never_repeat_nor_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that stands still, then is set back an hour, over a restart too."""
+    """The clock stands still, then is set back an hour, also across a restart."""
     monkeypatch.setattr(outbox_queue, 'datetime', FrozenClock)
     monkeypatch.setattr(FrozenClock, 'current', datetime(2026, 1, 1, 12))
     queue = make_queue(tmp_path)
@@ -226,7 +226,7 @@ def test_names_never_repeat_nor_run_backwards(tmp_path: Path, monkeypatch: pytes
 
 
 def test_names_of_a_clock_gone_wrong_are_not_followed(tmp_path: Path) -> None:
-    """Of a folder of the far future, or when years are set back: images of today are named so, and none is lost."""
+    """After names from the far future, or a clock set back by years, names show today's date; no image is lost."""
     OutboxFiles(tmp_path).write('2199-12-31_23:59:59.999999', b'jpeg', b'{}', priority=False)
     queue = make_queue(tmp_path)
     names = [save(queue).name for _ in range(3)]
@@ -246,7 +246,7 @@ def test_a_name_that_another_process_took_is_passed_over(tmp_path: Path, monkeyp
 
 
 def test_many_threads_save_at_once(tmp_path: Path) -> None:
-    """400 images from 8 threads, while they are taken away: each is counted once."""
+    """Eight threads save 400 images while others are sent: each is counted once."""
     queue = make_queue(tmp_path)
     done = threading.Event()
 
@@ -266,7 +266,7 @@ def test_many_threads_save_at_once(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_disk_name_themselves(tmp_path: Path) -> None:
-    """A file where a folder should be: nothing is accepted, it is counted, and once it is gone saving works."""
+    """A file lies where a folder should be: images are refused and counted, and saving works once it is gone."""
     queue = make_queue(tmp_path / 'outbox')
     (tmp_path / 'outbox' / 'normal').rmdir()
     (tmp_path / 'outbox' / 'normal').write_text('')

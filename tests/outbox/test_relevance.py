@@ -22,7 +22,7 @@ SIZE = (1000, 800)
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -42,7 +42,7 @@ def with_keypoints(pose: Pose, indices: Sequence[int] | slice, points: Any) -> P
 
 
 def tags_of(*poses: Pose, size: tuple[int, int] = SIZE, **options: Any) -> tuple[str, ...]:
-    """What a fresh filter says of an image."""
+    """Return the tags that a new filter gives to an image."""
     return make_relevance(**options).judge(poses, size=size).tags
 
 
@@ -50,7 +50,7 @@ def tags_of(*poses: Pose, size: tuple[int, int] = SIZE, **options: Any) -> tuple
 
 
 def test_a_confident_person_is_not_relevant() -> None:
-    """Nor is an empty image, nor a person who is seen at a distance with absent hands."""
+    """Neither is an empty image, nor a distant person with absent hands."""
     assert tags_of() == ()
     assert tags_of(person()) == ()
     assert tags_of(person(left_hand=0.05, right_hand=0.1, face=0.02)) == ()
@@ -58,26 +58,26 @@ def test_a_confident_person_is_not_relevant() -> None:
 
 @pytest.mark.parametrize('part', [part.name for part in PARTS])
 def test_an_uncertain_part_is_named(part: str) -> None:
-    """A tag for the cause, one for each part."""
+    """There is one tag for the cause and one for each part."""
     assert tags_of(person(**{part: 0.45})) == ('uncertain', f'uncertain_{part}')
     assert set(tags_of(person(), person(600, **{part: 0.45}))) == {'uncertain', f'uncertain_{part}'}
 
 
 def test_an_uncertain_box_is_named() -> None:
-    """Confidence of the person detector."""
+    """The tag stands for the confidence of the person detector."""
     assert tags_of(person(box_confidence=0.5)) == ('uncertain', 'uncertain_person')
 
 
 @pytest.mark.parametrize(('confidence', 'relevant'), [(0.29, False), (0.3, True), (0.6, True), (0.61, False)])
 def test_the_thresholds_belong_to_the_range(confidence: float, relevant: bool) -> None:
-    """From MIN to MAX, both included, for confidences in single precision, as the engine has them."""
+    """MIN and MAX are both included, for confidences in single precision as the engine gives them."""
     single = float(np.float32(confidence))
     assert bool(tags_of(person(box_confidence=single))) is relevant
     assert bool(tags_of(person(face=single))) is relevant
 
 
 def test_all_can_be_uncertain_and_nothing() -> None:
-    """Thresholds at the ends: 0..1 makes any pose relevant, but names no absent part; 1..1 needs full confidence."""
+    """The range 0..1 makes any pose relevant but names no absent part; 1..1 requires full confidence."""
     tags = tags_of(person(left_hand=0.01), min_uncertain=0, max_uncertain=1)
     assert 'uncertain_body' in tags
     assert 'uncertain_left_hand' not in tags
@@ -86,7 +86,7 @@ def test_all_can_be_uncertain_and_nothing() -> None:
 
 
 def test_parts_outside_the_image_do_not_count() -> None:
-    """Someone cut off at the hips: legs and feet lie on the border with the low confidences that such points have."""
+    """Legs and feet of a person cut off at the hips lie on the border with low confidences."""
     legs = [KEYPOINT_INDEX[f'{side}_{joint}'] for side in ('left', 'right') for joint in ('hip', 'knee', 'ankle')]
     lower = [*legs, *PART_BY_NAME['feet'].indices]
     pose = person(y=500)
@@ -97,21 +97,21 @@ def test_parts_outside_the_image_do_not_count() -> None:
 
 
 def test_hidden_keypoints_of_a_part_do_not_make_it_uncertain() -> None:
-    """Someone at a table: sure of the upper body, and sure that there are no legs."""
+    """The model is certain of the upper body of a person at a table, and certain that no legs are visible."""
     pose = person(feet=0.05)
     pose.confidences[[KEYPOINT_INDEX[f'{s}_{joint}'] for s in ('left', 'right') for joint in ('knee', 'ankle')]] = 0.05
     assert tags_of(pose) == ()
 
 
 def test_a_box_without_a_body_is_relevant() -> None:
-    """No keypoint of the body, or all in one spot."""
+    """The body has no keypoint, or all of them are in one spot."""
     assert tags_of(person(confidence=0.05)) == ('person_without_body',)
     crowded = with_keypoints(person(), slice(0, 17), (370, 350))
     assert tags_of(crowded) == ('person_without_body',)
 
 
 def test_keypoints_that_leave_the_box_are_relevant() -> None:
-    """A hand a bit beyond is none of that, a body half a box away is."""
+    """A hand slightly outside is normal; a body half a box away is relevant."""
     pose = person()
     hand = PART_BY_NAME['left_hand'].slice
     assert tags_of(with_keypoints(pose, hand, pose.keypoints[hand] + np.array([12, 0]))) == ()
@@ -119,7 +119,7 @@ def test_keypoints_that_leave_the_box_are_relevant() -> None:
 
 
 def test_two_poses_of_one_body_are_relevant() -> None:
-    """The same body in a large and in a small box; two who stand close to each other are two."""
+    """The same body in a large and a small box is relevant; two persons close together are not."""
     first = person()
     second = Pose(
         box=np.array([300, 200, 450, 420], dtype=np.float32),
@@ -132,13 +132,13 @@ def test_two_poses_of_one_body_are_relevant() -> None:
 
 
 def test_causes_add_up() -> None:
-    """Over persons and parts; each tag once, `uncertain` for all."""
+    """Causes of several persons and parts are combined; each tag and `uncertain` occur once."""
     tags = tags_of(person(100, face=0.4), person(400, face=0.5, feet=0.5), person(700, confidence=0.01))
     assert tags == ('person_without_body', 'uncertain', 'uncertain_face', 'uncertain_feet')
 
 
 def test_a_package_with_raw_scores_from_1_to_8_works_as_well(embedded: ModelPackage) -> None:
-    """What counts are the mapped confidences: eightfold scores with a mapping for them give the same causes."""
+    """Mapped confidences count: eightfold scores with a suitable mapping give the same causes."""
 
     class Scaled(PoseEngine):
         def confidences(self, scores: Any) -> Any:
@@ -159,14 +159,14 @@ def test_a_package_with_raw_scores_from_1_to_8_works_as_well(embedded: ModelPack
     engines = PoseEngine(embedded), Scaled(package)
     found = [tags_of(*engine.poses(card), size=(720, 480)) for engine in engines]
     assert found == 2 * [('uncertain', 'uncertain_left_hand')]
-    assert PoseEngine(package).poses(card)[0].confidences.max() == 0, 'raw scores below 1 mean nothing there'
+    assert PoseEngine(package).poses(card)[0].confidences.max() == 0, 'raw scores below 1 mean an absent keypoint'
 
 
 # ---------------------------------------------------------------- news
 
 
 def test_the_same_pose_is_sent_once_until_it_is_forgotten() -> None:
-    """As long as it is seen it is known; one hour after it was last seen it is news."""
+    """A visible pose stays known; one hour after its last sighting it is relevant again."""
     clock = Clock()
     judge = make_relevance(clock=clock).judge
     rng = np.random.default_rng(0)
@@ -183,7 +183,7 @@ def test_the_same_pose_is_sent_once_until_it_is_forgotten() -> None:
 
 
 def test_another_place_or_posture_is_news() -> None:
-    """One step is not, several are; raised arms are; coming closer in the same posture is not."""
+    """Several steps or raised arms are new; one step, or coming closer in the same posture, is not."""
     judge = make_relevance().judge
     pose = person(face=0.45)
     assert judge([pose], size=SIZE).tags
@@ -197,35 +197,35 @@ def test_another_place_or_posture_is_news() -> None:
 
 
 def test_a_change_of_mind_about_the_same_pose_is_no_news() -> None:
-    """First the face is uncertain, then a hand: the same person in the same pose was sent."""
+    """The face is uncertain first and a hand later: the same person in the same pose is sent once."""
     judge = make_relevance().judge
     assert judge([person(face=0.45)], size=SIZE).tags
     assert not judge([person(left_hand=0.45)], size=SIZE).tags
 
 
 def test_confident_poses_are_not_remembered() -> None:
-    """A person who becomes uncertain where they stood all the time is news."""
+    """A person who becomes uncertain without having moved is relevant."""
     judge = make_relevance().judge
     assert not judge([person()], size=SIZE).tags
     assert judge([person(face=0.45)], size=SIZE).tags
 
 
 def test_someone_new_beside_a_known_pose_is_news_with_their_own_tags() -> None:
-    """Tags are those of the new pose."""
+    """The tags are those of the new pose."""
     judge = make_relevance().judge
     assert judge([person(face=0.45)], size=SIZE).tags
     assert judge([person(face=0.45), person(600, feet=0.5)], size=SIZE).tags == ('uncertain', 'uncertain_feet')
 
 
 def test_a_neighbour_is_news_and_both_keep_their_tags() -> None:
-    """Two close to each other in one frame, and one who comes close to somebody known."""
+    """Two persons are close together in one frame, or one approaches a known person."""
     both = [person(300, face=0.45), person(345, left_hand=0.45)]
     assert tags_of(*both) == ('uncertain', 'uncertain_face', 'uncertain_left_hand')
 
 
 @pytest.mark.parametrize('jitter', [0.01, 0.03, 0.05])
 def test_jitter_is_no_news(jitter: float) -> None:
-    """An uncertain pose wavers by parts of its height, frame by frame: a few postures of a place are enough."""
+    """An uncertain pose varies by a share of its height from frame to frame; its place sends a few postures only."""
     judge = make_relevance(clock=Clock()).judge
     rng = np.random.default_rng(0)
     sent = 0
@@ -237,7 +237,7 @@ def test_jitter_is_no_news(jitter: float) -> None:
 
 
 def test_a_camera_that_finds_news_all_the_time_is_slowed_down() -> None:
-    """A small person who walks, uncertain at every step: a burst, then one image in a while, for ever."""
+    """A small person who walks and is uncertain at every step causes a burst, then one image per interval."""
     clock = Clock()
     judge = make_relevance(clock=clock).judge
     sent = 0
@@ -252,7 +252,7 @@ def test_a_camera_that_finds_news_all_the_time_is_slowed_down() -> None:
 
 
 def test_cameras_do_not_know_of_each_other() -> None:
-    """Each id for itself, and no id is one of its own; very long ids too."""
+    """Each id, also a very long one, has its own history, and images without an id share one."""
     judge = make_relevance().judge
     for camera_id in (None, '', 'front', 'rear', 'x' * 10_000_000, 'x' * 9_999_999 + 'y', '\ud800' * 100):
         assert judge([person(face=0.45)], size=SIZE, camera_id=camera_id).tags
@@ -260,7 +260,7 @@ def test_cameras_do_not_know_of_each_other() -> None:
 
 
 def test_what_could_not_be_kept_is_news_again() -> None:
-    """A retracted verdict is forgotten, and only that one."""
+    """Only the retracted verdict is forgotten."""
     filter_ = make_relevance()
     first = filter_.judge([person(face=0.45)], size=SIZE)
     filter_.judge([person(600, face=0.45)], size=SIZE)
@@ -268,11 +268,11 @@ def test_what_could_not_be_kept_is_news_again() -> None:
     assert filter_.judge([person(face=0.45)], size=SIZE).tags
     assert not filter_.judge([person(600, face=0.45)], size=SIZE).tags
     filter_.retract(first)
-    assert not filter_.judge([person(face=0.45)], size=SIZE).tags, 'its place has been given to another'
+    assert not filter_.judge([person(face=0.45)], size=SIZE).tags, 'its slot holds another pose'
 
 
 def test_a_random_share_is_relevant_whatever_it_shows() -> None:
-    """Tagged `random`, beside the causes if there are any; independent of what is known."""
+    """Such images get the tag `random` besides their causes, independently of known poses."""
     draws = itertools.cycle([0.05, 0.5])
     judge = make_relevance(random_share=0.1, chance=lambda: next(draws)).judge
     assert judge([], size=SIZE).tags == ('random',)
@@ -289,7 +289,7 @@ def test_a_random_share_is_relevant_whatever_it_shows() -> None:
 
 @pytest.mark.parametrize('cameras', [1000, pytest.param(100_000, marks=pytest.mark.integration)])
 def test_invented_camera_ids_take_bounded_memory(cameras: int) -> None:
-    """Each is used once; a camera that is heard of all the time is not forgotten over them."""
+    """Each id is used once; a camera that sends continuously is not forgotten because of them."""
     filter_ = make_relevance()
     pose = person(face=0.45)
     assert filter_.judge([pose], size=SIZE, camera_id='real').tags
@@ -306,7 +306,7 @@ def test_invented_camera_ids_take_bounded_memory(cameras: int) -> None:
 
 
 def test_thousands_of_places_are_forgotten_oldest_first() -> None:
-    """Memory per camera is bounded; the latest poses are known."""
+    """Memory per camera is bounded, and the latest poses are known."""
     clock = Clock()
     filter_ = make_relevance(clock=clock, reset_seconds=1e6)
     places = [(x, y) for y in range(0, 4000, 400) for x in range(0, 40000, 400)]
@@ -321,14 +321,14 @@ def test_thousands_of_places_are_forgotten_oldest_first() -> None:
 
 
 def test_a_crowd_is_judged_in_bounded_time_and_without_warnings() -> None:
-    """Only the best of a thousand poses are looked at."""
+    """Only the best of a thousand poses are judged."""
     crowd = [person(300 + index % 7) for index in range(relevance.MAX_POSES)]
     assert tags_of(*crowd) == ('poses_share_body',)
     assert tags_of(*crowd, *(person(face=0.45) for _ in range(1000))) == ('poses_share_body',)
 
 
 def test_degenerate_poses_are_judged() -> None:
-    """A box without area, keypoints in one corner, no confidence at all."""
+    """A box without area, keypoints in one corner, and zero confidence."""
     nothing = Pose(
         box=np.zeros(4, dtype=np.float32),
         box_confidence=0.9,
@@ -340,7 +340,7 @@ def test_degenerate_poses_are_judged() -> None:
 
 
 def test_sigmas_of_the_body_are_cocos() -> None:
-    """The news of a posture is weighed with them; the first 17 of COCO-WholeBody are those of COCO."""
+    """They weight the comparison of postures; the first 17 of COCO-WholeBody are those of COCO."""
     assert OKS_SIGMAS[:17].tolist() == pytest.approx(
         [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The token, the login page, Label Studio's credentials and foreign origins: real nodes, real headers."""
+"""Access control on real nodes: the token, the login page, Label Studio's credentials and foreign origins."""
 
 import base64
 import socket
@@ -25,7 +25,7 @@ FOREIGN = 'http://evil.example'
 
 
 def test_all_but_the_listed_routes_ask_for_the_token(closed: NodeProcess) -> None:
-    """Every route of the OpenAPI document, hidden ones, mounted apps and what does not exist; probes stay open."""
+    """All documented, hidden, mounted and unknown paths need the token; open paths answer a GET without it."""
     described = httpx.get(f'{closed.url}/openapi.json').json()['paths']
     routes = [
         (method.upper(), path.replace('{name}', 'x')) for path, methods in described.items() for method in methods
@@ -53,7 +53,7 @@ def test_all_but_the_listed_routes_ask_for_the_token(closed: NodeProcess) -> Non
 
 
 def test_the_token_opens_everything(closed: NodeProcess) -> None:
-    """As a header; in the query of an address, which ends up in logs, it counts for nothing."""
+    """The token counts as a header. It does not count in the query, which appears in logs."""
     answer = httpx.post(f'{closed.url}/detect', files={'file': CARD}, headers=BEARER, timeout=30)
     assert len(answer.json()['box_detections']) == 2
     assert httpx.get(f'{closed.url}/docs', headers={'authorization': f'bearer {TOKEN}'}).status_code == 200
@@ -64,7 +64,7 @@ def test_the_token_opens_everything(closed: NodeProcess) -> None:
 
 
 def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> None:
-    """Nobody is locked out meanwhile, and no guess is in the log."""
+    """Meanwhile clients with the right token are served, and the log contains no guess."""
     guesses = [TOKEN[:-1], TOKEN + 'x', TOKEN.upper(), 'x', 'ä', 'guess-in-the-log']
     headers = [[(b'Authorization', b'Bearer ' + guess.encode())] for guess in guesses]
     before = closed.log.read_text().count('a wrong token')
@@ -88,7 +88,7 @@ def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> 
 def test_commands_send_the_token_of_their_settings(
     closed: NodeProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`detect --url` and `outbox --url`; without one they say what the node asks for."""
+    """`detect --url` and `outbox --url` send API_TOKEN; without it they report that the node requires a token."""
     (tmp_path / 'card.jpg').write_bytes(CARD)
     refused = invoke(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
     assert refused.exit_code == 1
@@ -96,7 +96,7 @@ def test_commands_send_the_token_of_their_settings(
     monkeypatch.setenv('API_TOKEN', TOKEN)
     assert '2 persons' in succeed(app, 'detect', tmp_path / 'card.jpg', '--url', closed.url)
     outbox = invoke(app, 'outbox', 'list', '--url', closed.url)
-    assert 'answers 409' in str(outbox.exception), 'let in, to a node without a Learning Loop'
+    assert 'answers 409' in str(outbox.exception), 'accepted by a node without a Learning Loop'
 
 
 # ---------------------------------------------------------------- Label Studio
@@ -107,7 +107,7 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None:
-    """It knows basic auth only; the same credentials open nothing else."""
+    """Label Studio supports only basic auth; the same credentials open no other route."""
     for path in ('/setup', '/predict', '/validate', '/train', '/webhook'):
         body = {'tasks': [], 'config': '<View/>'}
         assert httpx.post(closed.url + path, json=body).headers['WWW-Authenticate'].startswith('Basic')
@@ -122,14 +122,14 @@ def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None
 
 @pytest.fixture(scope='module')
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node with token and password that pages of all origins may ask."""
+    """A node with a token and a password that allows all origins."""
     settings = {'API_TOKEN': TOKEN, 'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame', 'CORS_ORIGINS': '*'}
     with running_node(tmp_path_factory.mktemp('mixed'), **settings) as running:
         yield running
 
 
 def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: NodeProcess) -> None:
-    """The token is no password then; `/health` asks for one of them, as it does without a token."""
+    """The token is not accepted as a password then; `/health` requires one of them, as it does without a token."""
     for path in ('/versions', '/health'):
         assert httpx.get(mixed.url + path, headers=basic('ann', 'sésame')).status_code == 200
         assert httpx.get(mixed.url + path, headers=BEARER).status_code == 200
@@ -142,7 +142,7 @@ def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: 
 
 
 def test_pages_of_other_origins_cannot_drive_the_node(node: NodeProcess) -> None:
-    """Without a token too: simple requests, which browsers send without asking, and WebSockets."""
+    """Without a token too: simple requests, which browsers send without a preflight, and WebSockets."""
     port = node.port
     for origin in (
         FOREIGN,
@@ -167,7 +167,7 @@ def test_pages_of_other_origins_cannot_drive_the_node(node: NodeProcess) -> None
 
 
 def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
-    """The same host, also behind a proxy that ends TLS; whoever sends no Origin is no browser."""
+    """Pages of the same host count, also behind a proxy that ends TLS; a client without Origin is not a browser."""
     host = f'127.0.0.1:{node.port}'
     for headers in (
         {},
@@ -184,7 +184,7 @@ def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
 
 
 def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
-    """DNS rebinding: to the browser the page is the node's own. CORS_ORIGINS lists true names, as those of proxies."""
+    """DNS rebinding makes a foreign page look like the node's own. CORS_ORIGINS lists the names of proxies."""
     rebound = {'Host': f'evil.example:{node.port}'}
     for origin in ({}, {'Origin': f'http://evil.example:{node.port}'}):
         for path in ('/ui', '/ui/', '/ui/outbox/x/image', '/outbox/x/image'):
@@ -194,7 +194,7 @@ def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProces
     refused = httpx.put(f'{node.url}/operation_mode', content='idle', headers=rebound | origin)
     assert refused.status_code == 403
     assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket', origin=FOREIGN, headers={'Host': FOREIGN}) == 403
-    assert httpx.get(f'{node.url}/outbox/x/image').status_code == 409, 'let in; there is no Learning Loop'
+    assert httpx.get(f'{node.url}/outbox/x/image').status_code == 409, 'accepted; the node has no Learning Loop'
     with running_node(tmp_path, CORS_ORIGINS='https://node.example:443') as named:
         for headers in (
             {'Host': 'node.example'},
@@ -208,7 +208,7 @@ def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProces
 
 
 def test_with_a_token_any_name_will_do(closed: NodeProcess) -> None:
-    """Somebody else's page does not have it, nor the cookie of the true name."""
+    """A foreign page has neither the token nor the session cookie of the genuine name."""
     own = {'Origin': 'https://node.example'}
     for headers in (own | {'Host': 'node.example:443'}, own | {'X-Forwarded-Host': 'node.example'}):
         answer = httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER | headers)
@@ -216,7 +216,7 @@ def test_with_a_token_any_name_will_do(closed: NodeProcess) -> None:
 
 
 def test_listed_origins_may_use_it_from_a_browser(closed: NodeProcess) -> None:
-    """What a browser asks before, and what it must find in answers, refusals included; once, or it refuses."""
+    """Preflights and answers, refusals included, carry each CORS header exactly once, or the browser rejects them."""
     asked = {'Origin': ALLOWED, 'Access-Control-Request-Method': 'POST'}
     asked['Access-Control-Request-Headers'] = 'authorization,camera_id'
     allowed = httpx.options(f'{closed.url}/detect', headers=asked)
@@ -239,7 +239,7 @@ def test_listed_origins_may_use_it_from_a_browser(closed: NodeProcess) -> None:
 
 
 def test_where_all_origins_may_ask_they_still_need_the_token(mixed: NodeProcess) -> None:
-    """From elsewhere the header counts, and the cookie, which a browser sends along by itself, does not."""
+    """A foreign page may send the token as a header; the cookie, which the browser sends by itself, does not count."""
     foreign = {'Origin': FOREIGN}
     with httpx.Client(base_url=mixed.url) as client:
         assert client.post('/login', data={'token': TOKEN}).status_code == 303
@@ -250,12 +250,12 @@ def test_where_all_origins_may_ask_they_still_need_the_token(mixed: NodeProcess)
         assert allowed.headers.get_list('access-control-allow-origin') == ['*']
         cookie = '; '.join('='.join(item) for item in client.cookies.items())
     assert handshake(mixed, '/ui/x', origin=FOREIGN, headers={'Cookie': cookie}) == 401
-    assert handshake(mixed, '/ui/x', headers={'Cookie': cookie}) == 403, 'let in, to a path that is not there'
+    assert handshake(mixed, '/ui/x', headers={'Cookie': cookie}) == 403, 'accepted, for a path that does not exist'
 
 
 @pytest.mark.parametrize('host', ['[', 'a b', '', '127.0.0.1:99999', 'ä'])
 def test_a_strange_host_is_no_fault_of_the_node(closed: NodeProcess, host: str) -> None:
-    """Asked as a browser asks, with and without an origin; never a 500."""
+    """A malformed Host, with and without an origin, never leads to a 500."""
     for origin in ('', f'Origin: http://{host}\r\n'):
         with socket.create_connection(('127.0.0.1', closed.port), timeout=10) as connection:
             head = f'GET /outbox?x HTTP/1.1\r\nHost: {host}\r\n{origin}Accept: text/html\r\nConnection: close\r\n\r\n'

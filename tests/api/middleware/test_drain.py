@@ -1,4 +1,4 @@
-"""The end of a node: what runs is answered, nothing new is begun, and it is over in time."""
+"""The shutdown of a node: running work is answered, new work is refused, and the process ends in time."""
 
 import asyncio
 import base64
@@ -48,14 +48,14 @@ def in_time(seconds: float = END_SECONDS) -> Iterator[None]:
 
 
 def end(node: NodeProcess, seconds: float = END_SECONDS) -> None:
-    """SIGTERM, and status 0 in time."""
+    """Send SIGTERM and expect status 0 in time."""
     with in_time(seconds):
         node.process.terminate()
         assert node.process.wait(END_SECONDS + 5) == 0
 
 
 def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
-    """Over REST and both transports of Socket.IO; the port is closed, open connections hear 503, the log sums up."""
+    """Over REST and both Socket.IO transports: the port closes, open connections get 503, the log has a summary."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
         ending_node(tmp_path, sabotage, DEADLINE=60) as node,
@@ -90,13 +90,13 @@ def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
     found = re.search(summed_up, log)
     assert found, log
     answered, refused = map(int, found.groups())
-    assert answered >= 3, log  # the last look at /about may count as well
+    assert answered >= 3, log  # the last poll of /about may count as well
     assert refused >= 2, log
     assert 'Traceback' not in log
 
 
 def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
-    """Whoever waits for it hears 503 or an error, and idle clients do not keep the node."""
+    """Its clients get 503 or an error, and idle clients do not delay the end."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
         ending_node(tmp_path, sabotage) as node,
@@ -116,7 +116,7 @@ def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """While the first one's requests are still waited for."""
+    """The process ends although requests from before the first signal still run."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with ending_node(tmp_path, sabotage) as node, ThreadPoolExecutor(1) as pool:
         sabotage.slow(60)
@@ -132,7 +132,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_body_that_trickles_in_is_cut_off(tmp_path: Path) -> None:
-    """A byte every now and then; the client hears 503 soon."""
+    """A client that sends a byte now and then soon gets 503."""
     with ending_node(tmp_path) as node, socket.create_connection(('127.0.0.1', node.port)) as slow:
         slow.sendall(b'POST /detect HTTP/1.1\r\nHost: node\r\nContent-Length: 100000\r\n')
         slow.sendall(b'Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n')
@@ -158,7 +158,7 @@ def test_a_body_that_trickles_in_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_client_that_reads_nothing_is_left_behind(tmp_path: Path) -> None:
-    """Its answer fills the socket's buffers, and nobody takes it."""
+    """Its answer fills the buffers of the socket, and the node ends nevertheless."""
     with ending_node(tmp_path) as node, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(('127.0.0.1', node.port))
@@ -169,7 +169,7 @@ def test_a_client_that_reads_nothing_is_left_behind(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_stalled_log_does_not_keep_the_node(tmp_path: Path) -> None:
-    """A pipe that nobody reads any more: also the last words do not come through."""
+    """The log is a full pipe without a reader; even the last log line cannot be written."""
     port, (reader, writer) = free_port(), os.pipe()
     environment = clean_environment(DATA_FOLDER=tmp_path, NODE_HOST='127.0.0.1', BACKEND_PORT=port, PYTHONPATH=PROJECT)
     with subprocess.Popen([sys.executable, '-m', 'detector', 'serve'], env=environment, stderr=writer) as process:
@@ -196,7 +196,7 @@ def test_a_stalled_log_does_not_keep_the_node(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_stalled_disk_does_not_keep_the_node(tmp_path: Path) -> None:
-    """Whatever syncs hangs, as on a dead NFS server: who uploads hears that it is not accepted."""
+    """Every sync hangs, as on a dead NFS server; the uploading client learns that its image was not accepted."""
     settings = {'LOOP_HOST': '127.0.0.1:9', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
     sabotage = tmp_path / 'slow-disk'
     sabotage.mkdir()
@@ -224,7 +224,7 @@ def test_a_stalled_disk_does_not_keep_the_node(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_label_studio_gets_what_is_done(tmp_path: Path) -> None:
-    """Of hundreds of tasks: predictions for some, none for the rest, for which it asks again later."""
+    """A request with hundreds of tasks gets predictions for some; Label Studio requests the others again later."""
     address = 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()
     tasks = [{'id': number, 'data': {'image': address}} for number in range(400)]
     sabotage = Sabotage(tmp_path / 'sabotage')
@@ -244,7 +244,7 @@ def test_label_studio_gets_what_is_done(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
-    """Of the first model, from a server that takes connections and says nothing."""
+    """The first model comes from a server that accepts connections and sends nothing."""
     with socket.socket() as mute:
         mute.bind(('127.0.0.1', 0))
         mute.listen()
@@ -259,7 +259,7 @@ def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize('moment', [0.0, 0.1, 0.3, 0.6, 1.0])
 def test_a_signal_while_the_node_starts(tmp_path: Path, moment: float) -> None:
-    """Whatever it is doing: importing, loading, or serving already."""
+    """The node ends in each phase of its start: while it imports, loads the model, or already serves."""
     environment = clean_environment(
         DATA_FOLDER=tmp_path / 'data',
         NODE_HOST='127.0.0.1',
@@ -293,7 +293,7 @@ def _scope(path: str = '/detect', *, body: bool = True) -> Scope:
 
 
 class Caller:
-    """Calls an app with a body that may stay away, and keeps what it answers."""
+    """Calls an app with a body that may never arrive, and records the answer."""
 
     def __init__(self, app: Draining, path: str = '/detect', *, body: bool = True) -> None:
         self.messages: list[Message] = []
@@ -315,7 +315,7 @@ QUICK = ShutdownBudget(bodies=0.1, requests=0.3, answers=0.1)
 
 
 async def test_bodies_have_less_time_than_what_runs() -> None:
-    """Who still sends is cut off first; then who takes too long; polls of Socket.IO at the end."""
+    """Requests whose body is late are cut off first, slow requests later, and polls of Socket.IO last."""
     hurry = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -351,7 +351,7 @@ async def test_bodies_have_less_time_than_what_runs() -> None:
 
 
 async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
-    """It ends where it is; and what swallows its cancellation does not keep the node."""
+    """The answer stops where it is; an app that ignores its cancellation does not delay the end."""
 
     async def begun(scope: Scope, receive: Receive, send: Send) -> None:
         await send({'type': 'http.response.start', 'status': 200, 'headers': []})
@@ -376,7 +376,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 
 
 async def test_a_cancellation_that_is_none_of_ours_goes_on() -> None:
-    """As when uvicorn gives a connection up."""
+    """E.g. when uvicorn abandons a connection."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(60)

@@ -1,4 +1,4 @@
-"""How much, how many and how slow: real requests, over raw sockets where a client library would be too polite."""
+"""Limits on size, number and speed of requests, over raw sockets where a client library would be too well-behaved."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 @contextmanager
 def request(node: NodeProcess, head: str, body: bytes = b'') -> Iterator[socket.socket]:
-    """A request whose body does not end by itself.
+    """Send a request whose body does not end on its own, and yield the connection.
 
     :param head: request line and headers, without Host.
     """
@@ -40,7 +40,7 @@ def request(node: NodeProcess, head: str, body: bytes = b'') -> Iterator[socket.
 
 
 def answer_of(connection: socket.socket) -> tuple[int, str, float]:
-    """Status, all that came, and the seconds that it took to come."""
+    """Return the status, all received bytes, and the seconds until they were received."""
     start = time.monotonic()
     received = b''
     while b'\r\n\r\n' not in received or b'"detail"' not in received:
@@ -60,7 +60,7 @@ COMMAND = 'PUT /operation_mode HTTP/1.1\r\nContent-Length: 9'
 
 @pytest.mark.parametrize('head', [SLOW, CHUNKED, TASKS, COMMAND])
 def test_a_body_that_does_not_come_is_not_waited_for(strict: NodeProcess, head: str) -> None:
-    """408 after BODY_SECONDS, and the end of the connection."""
+    """The client gets 408 after BODY_SECONDS, and the connection ends."""
     with request(strict, head, b'5\r\n--x\r\n\r\n' if head == CHUNKED else b'--x') as connection:
         status, text, seconds = answer_of(connection)
         assert status == 408, text
@@ -71,7 +71,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(strict: NodeProcess, head: 
 
 
 def test_a_body_that_trickles_is_not_waited_for_either(strict: NodeProcess) -> None:
-    """The time is that of the whole body, whatever keeps coming."""
+    """The time limit applies to the whole body, however many bytes keep arriving."""
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     with request(strict, SLOW, part) as connection:
         start = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_body_that_trickles_is_not_waited_for_either(strict: NodeProcess) -> N
 
 
 def test_requests_beyond_the_limit_hear_so_at_once(strict: NodeProcess) -> None:
-    """Before their bodies have come; probes are answered; the places are free again when the slow ones have ended."""
+    """They are refused before their bodies arrive, probes are answered, and ended requests free their places."""
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(request(strict, SLOW, b'--x'))
@@ -103,14 +103,14 @@ def test_requests_beyond_the_limit_hear_so_at_once(strict: NodeProcess) -> None:
             assert httpx.get(strict.url + path).status_code == 200
         with strict.socketio() as client:
             assert client.call('about')['operation_mode'] == 'idle'
-        refused = strict.detect(CARD)  # its body is sent, and let pass
+        refused = strict.detect(CARD)  # its body is sent and discarded
         assert refused.status_code == 503
         time.sleep(SECONDS)
     assert strict.detect(CARD).status_code == 200
 
 
 def test_slow_logins_take_nobodys_place(strict: NodeProcess) -> None:
-    """Who logs in has shown no token yet: he does not count, and does not stay."""
+    """A login comes from a client without a token, so it does not count and has a short time limit."""
     login = 'POST /login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000'
     with ExitStack() as stack:
         slow = [stack.enter_context(request(strict, login, b'token=')) for _ in range(6)]
@@ -120,7 +120,7 @@ def test_slow_logins_take_nobodys_place(strict: NodeProcess) -> None:
 
 
 def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
-    """To the byte, in bytes that are declared or not; Label Studio's may be twice as large."""
+    """The limit holds to the byte for declared and undeclared sizes; Label Studio's bodies may be twice as large."""
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     tail = b'\r\n--x--\r\n'
     headers = {'Content-Type': 'multipart/form-data; boundary=x'}
@@ -135,7 +135,7 @@ def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
 
 
 def test_the_refusal_arrives_while_the_body_is_still_sent(strict: NodeProcess) -> None:
-    """Whoever sends all before he reads gets the answer whole, not a reset connection; then the connection ends."""
+    """A client that sends everything before it reads gets the whole answer and no reset; then the connection ends."""
     size = 20 * MIB
     head = f'POST /poses HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length: {size}'
     for _ in range(5):
@@ -149,7 +149,7 @@ def test_the_refusal_arrives_while_the_body_is_still_sent(strict: NodeProcess) -
 
 
 def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
-    """Who comes on top hears 503, at once if he says how much it is; when the others have gone there is room again."""
+    """A further request gets 503, at once if it declares its size, until the others have ended."""
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(700_000)
     head = SLOW.replace('1000', str(MIB))
     with running_node(tmp_path, MAX_IN_FLIGHT_MIB=1, MAX_BODY_MIB=1, MAX_FRAME_MIB=4) as node:
@@ -181,7 +181,7 @@ def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
 
 
 def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:
-    """The request is refused as a whole."""
+    """A request with too many tasks is refused as a whole."""
     tasks = [{'id': number, 'data': {'image': 'data:,'}} for number in range(4)]
     answer = httpx.post(f'{strict.url}/predict', json={'tasks': tasks})
     assert answer.status_code == 413
@@ -190,7 +190,7 @@ def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:
 
 
 def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None:
-    """Who sends only the head of a request hears 503 already; each refusal is counted once."""
+    """A client that has sent only the head of a request already gets 503, and each refusal is counted once."""
     heard: list[tuple[int, str, float]] = []
     statuses: list[int] = []
 
@@ -203,7 +203,7 @@ def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None
             futures = [pool.submit(crowd) for _ in range(4)]
             while len(heard) < 3:
                 with request(node, SLOW) as connection, suppress(TimeoutError):
-                    connection.settimeout(0.3)  # there may be a place, and the node waits for the body
+                    connection.settimeout(0.3)  # the node may have room, and wait for the body
                     heard.append(answer_of(connection))
             for future in futures:
                 future.result()

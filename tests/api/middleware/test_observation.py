@@ -1,4 +1,4 @@
-"""Requests and events are counted, timed and named."""
+"""Requests and events are counted, timed and identified."""
 
 import asyncio
 import os
@@ -79,7 +79,7 @@ class Observed:
 
 
 async def test_every_answer_carries_an_id() -> None:
-    """The caller's, or a fresh one; errors of all kinds too."""
+    """The id is the caller's or a new one, and errors of all kinds carry it too."""
     observed = Observed()
     for path in ('/good', '/items/a/image', '/teapot', '/bug', '/nowhere', '/stream', '/ws/socket.io/'):
         answer = await observed.get(path, **{'X-Request-ID': 'robot 7'})
@@ -93,7 +93,7 @@ async def test_every_answer_carries_an_id() -> None:
 
 
 async def test_requests_are_counted_by_route_and_outcome() -> None:
-    """Once each; what no route offers is `other`, and a template stands for its paths."""
+    """Each request counts once; unknown paths count as `other`, and a template stands for its paths."""
     observed = Observed()
     for path in ('/good', '/good', '/items/a/image', '/items/b/image', '/teapot', '/bug', '/stream', '/ws/socket.io/'):
         await observed.get(path)
@@ -114,7 +114,7 @@ async def test_requests_are_counted_by_route_and_outcome() -> None:
 
 
 async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer tells the caller what to look for, and nothing of the bug."""
+    """The answer tells the caller where to look, and reveals nothing about the bug."""
     answer = await Observed().get('/bug', **{'X-Request-ID': 'robot-7'})
     assert answer.status_code == 500
     assert answer.json() == {
@@ -127,7 +127,7 @@ async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogC
 
 
 async def test_who_goes_before_the_answer_is_counted_as_refused() -> None:
-    """And an application that ends without a word does not spoil the sums."""
+    """An application that ends without an answer does not falsify the sums either."""
     metrics = Metrics()
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,7 +147,7 @@ async def test_who_goes_before_the_answer_is_counted_as_refused() -> None:
 
 
 async def test_refusals_are_logged_with_their_reason_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    """Per route, without the path that was asked for."""
+    """The limit is per route; the log line does not contain the requested path."""
     caplog.set_level('INFO', 'wholebody.requests')
     observed = Observed()
     for path in ('/items/secret/image', '/items/secret/image', '/teapot', '/nowhere', '/good'):
@@ -160,7 +160,7 @@ async def test_refusals_are_logged_with_their_reason_once_a_second(caplog: pytes
 
 
 def test_every_route_of_the_node_has_its_label(tmp_path: Path) -> None:
-    """Also those of routers that are included, those with parameters, and the mounted Socket.IO server."""
+    """This includes the routes of included routers, routes with parameters, and the mounted Socket.IO server."""
     from detector.node.wholebody_node import WholebodyNode
 
     with patch.dict(os.environ):
@@ -192,7 +192,7 @@ async def succeed(sid: str, *payload: Any) -> dict[str, Any]:
 
 
 async def test_events_are_counted_by_name_and_outcome() -> None:
-    """What is no event is `other`, whatever it is called."""
+    """Every unknown event counts as `other`, whatever its name."""
     metrics = Metrics()
     for handler in (succeed, refuse, fail, succeed):
         await observed_event(metrics, 'detect', handler)('sid', {})
@@ -208,7 +208,7 @@ async def test_events_are_counted_by_name_and_outcome() -> None:
 
 
 async def test_events_give_their_id_back() -> None:
-    """To those who pass one; who passes none gets the answer as it was."""
+    """A client that sends no id gets the answer unchanged."""
     answer = observed_event(Metrics(), 'detect', succeed)
     assert await answer('sid', {'request_id': 'r1'}) == {'seen': 'r1', 'request_id': 'r1'}
     refused = await observed_event(Metrics(), 'detect', refuse)('sid', {'request_id': 'r2'})
@@ -221,7 +221,7 @@ async def test_events_give_their_id_back() -> None:
 
 
 async def test_a_late_event_loop_is_measured() -> None:
-    """Blocked for a quarter of a second, it shows in the histogram."""
+    """An event loop that is blocked for a quarter of a second appears in the histogram."""
     import time
 
     metrics = Metrics()
@@ -229,7 +229,7 @@ async def test_a_late_event_loop_is_measured() -> None:
     lag.start()
     lag.start()
     await asyncio.sleep(0.4)
-    time.sleep(0.4)  # from before the look that is due at 0.5 s until after it
+    time.sleep(0.4)  # spans the measurement that is due at 0.5 s
     await asyncio.sleep(0.05)
     lag.stop()
     scrape = Scrape.of_registry(metrics.registry)
