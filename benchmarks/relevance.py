@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from statistics import median
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from learning_loop_node.data_classes import ImageMetadata
+from learning_loop_node.detector.outbox import Outbox
+from learning_loop_node.helpers.misc import ImageData
 
 from detector.loop.metadata import to_metadata
 from detector.loop.upstream import apply_settings
@@ -108,8 +110,13 @@ class _SimulatedTime(datetime):
         return cls.current
 
 
-class _NoStore:
-    async def save(self, *_: Any) -> None:
+class _NoStore(Outbox):
+    def __init__(self) -> None:
+        """Make no folder and read no environment."""
+
+    async def save(
+        self, image: ImageData, image_metadata: ImageMetadata | None = None, upload_priority: bool = False
+    ) -> None:
         pass
 
 

@@ -2,6 +2,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -13,7 +14,7 @@ from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
 from tests.support.fuzz_budget import FUZZ_SECONDS
 
-_CALM = {
+_CALM: dict[str, Any] = {
     'deadline': timedelta(seconds=4),  # hypothesis adds a quarter: an example of over 5 s is a hang
     'suppress_health_check': list(hypothesis.HealthCheck),
     'print_blob': True,

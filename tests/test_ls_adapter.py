@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import Request
 
 from benchmarks.support.cards import CARD, FIGURES, iou, make_card
-from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
 from benchmarks.support.studio import Studio, running_studio
 from detector import ls_adapter
 from detector.datasets.person import VISIBLE, Person
@@ -314,8 +314,8 @@ def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
 
 def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Path) -> None:
     """`setup` knows no version, `predict` answers 503: the task opens without predictions."""
-    with running_node(
-        tmp_path, ready=False, MODE='lightweight', MODEL_CATALOGUE=_catalogue_of_nothing(tmp_path)
+    with running_node_without_model(
+        tmp_path, MODE='lightweight', MODEL_CATALOGUE=_catalogue_of_nothing(tmp_path)
     ) as node:
         assert post(node, '/setup', {}).json() == {'model_version': None}
         answer = post(node, '/predict', {'tasks': [task(1, 'http://x/y.jpg')]})

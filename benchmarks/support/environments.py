@@ -21,7 +21,7 @@ def python_with(name: str, *requirements: str) -> Path:
         assert uv, 'uv is needed to make environments for integration tests'
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([uv, 'venv', '--quiet', '--python', '3.11', folder], check=True)
-        install = [uv, 'pip', 'install', '--quiet', '--compile-bytecode', '--python', python]
+        install = [uv, 'pip', 'install', '--quiet', '--compile-bytecode', '--python', str(python)]
         subprocess.run([*install, *requirements], check=True)
         complete.touch()
     return python

@@ -97,7 +97,7 @@ class SocketClient:
         self._client.emit(event, payload or None)
 
 
-def clean_environment(**settings: Any) -> dict[str, str]:
+def clean_environment(**settings: object) -> dict[str, str]:
     """This process's environment without settings of the node, plus those given."""
     from detector.settings import Settings, environment_name
 
@@ -109,14 +109,29 @@ def clean_environment(**settings: Any) -> dict[str, str]:
 
 
 @contextmanager
-def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterator[NodeProcess]:
-    """Start a node with a data folder of its own, wait until it serves, stop it at the end.
+def running_node(folder: Path, **settings: object) -> Iterator[NodeProcess]:
+    """Start a node with a data folder of its own, wait until it serves, and stop it at the end.
 
-    :param folder: becomes the working directory too, so that no `.env` of a developer is read.
-    :param ready: wait for a model; else until the node has tried to load one.
+    :param folder: also becomes the working directory, so that the node reads no `.env` of a developer.
     """
+    with node_process(folder, **settings) as node:
+        _wait(node, '/ready')
+        yield node
+
+
+@contextmanager
+def running_node_without_model(folder: Path, **settings: object) -> Iterator[NodeProcess]:
+    """Do the same as :func:`running_node`, but wait only until the node has tried to load a model."""
+    with node_process(folder, **settings) as node:
+        _wait(node, '/about', lambda answer: answer.json()['operation_mode'] != 'startup')
+        yield node
+
+
+@contextmanager
+def node_process(folder: Path, **settings: object) -> Iterator[NodeProcess]:
+    """Start a node with a data folder of its own, and stop it at the end."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = int(settings.get('BACKEND_PORT') or free_port())
+    port = int(str(settings.get('BACKEND_PORT') or free_port()))
     data_folder = folder / 'data'
     environment = clean_environment(
         **{'DATA_FOLDER': data_folder, 'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port} | settings
@@ -129,10 +144,6 @@ def running_node(folder: Path, *, ready: bool = True, **settings: Any) -> Iterat
         )
     node = NodeProcess(process=process, port=port, data_folder=data_folder, log=log)
     try:
-        if ready:
-            _wait(node, '/ready')
-        else:
-            _wait(node, '/about', lambda answer: answer.json()['operation_mode'] != 'startup')
         yield node
     finally:
         process.terminate()

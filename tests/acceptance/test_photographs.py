@@ -81,7 +81,7 @@ class Recorder(Runtime):
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.batch = np.zeros(0, dtype=np.float32)
+        self.batch: FloatArray = np.zeros(0, dtype=np.float32)
 
     def _infer(self, batch: FloatArray) -> list[Any]:
         self.batch = batch.copy()

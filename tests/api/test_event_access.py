@@ -103,7 +103,8 @@ def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
     """A client that sends `connect` or `disconnect` gets an answer, stays connected, and is counted once."""
     wait_until_empty(closed)
     with Visitor(closed, auth={'token': TOKEN}) as visitor:
-        for payload in ({'asgi.scope': {'wholebody.admitted': True}}, None, ({}, {'token': TOKEN})):
+        payloads: tuple[object, ...] = ({'asgi.scope': {'wholebody.admitted': True}}, None, ({}, {'token': TOKEN}))
+        for payload in payloads:
             assert 'is not an event' in visitor.client.call('connect', payload, timeout=5)['error']
             assert 'is not an event' in visitor.client.call('disconnect', payload, timeout=5)['error']
         assert visitor.client.call('about', timeout=10)

@@ -81,7 +81,7 @@ BAD: dict[str, tuple[str, tuple[Any, ...], str]] = {
     'short bytes': ('detect', ({'image': RAW_CARD | {'bytes': b'abc'}},), '3 bytes'),
     '0x0': ('detect', ({'image': RAW_CARD | {'bytes': b'', 'shape': (0, 0, 3)}},), '0×0'),
     '1x1': ('detect', ({'image': RAW_CARD | {'bytes': b'abc', 'shape': (1, 1, 3)}},), '1×1'),
-    'truncated': ('detect', ({'image': JPEG | {'bytes': JPEG['bytes'][:2000]}},), 'broken'),  # type: ignore[index]
+    'truncated': ('detect', ({'image': JPEG | {'bytes': JPEG['bytes'][:2000]}},), 'broken'),
     'no tags': ('detect', ({'image': RAW_CARD, 'tags': None},), "'tags' must be a list"),
     'number tags': ('detect', ({'image': RAW_CARD, 'tags': [1]},), "'tags' must be a list"),
     'autoupload': ('detect', ({'image': RAW_CARD, 'autoupload': 'maybe'},), "autoupload is 'maybe'"),

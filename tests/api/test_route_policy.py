@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from detector import page
 from detector.api.route_policy import DEFAULT, EXACT, OPEN_PATHS, PREFIXES, Access, policy_of
+from detector.node.server import install_page
 from detector.node.wholebody_node import WholebodyNode
 from detector.settings import Settings
 
@@ -31,7 +31,7 @@ UNDER_DEFAULT = {
 def routes(tmp_path: Path) -> set[str]:
     """The paths of all routes and mounted apps of a node, those for tests included."""
     node = WholebodyNode(Settings(data_folder=tmp_path, use_backdoor_controls=True))
-    page.install(node)
+    install_page(node)
     return {route.path for route in iter_route_contexts(node.routes) if route.path}
 
 

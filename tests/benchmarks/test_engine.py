@@ -26,8 +26,10 @@ def test_rtmlib_and_the_engine_find_the_same_keypoints(tmp_path: Path) -> None:
     images.write(tmp_path / 'card.png', make_card())
     output = tmp_path / 'bench.json'
     options = ['--persons', '0', '--interval', '2', '--rounds', '1', '--runtimes', 'onnxruntime,openvino']
-    command = [sys.executable, '-m', 'benchmarks.engine', EMBEDDED_PACKAGE, *options, '-o', output]
-    printed = subprocess.run([*command, '--image', tmp_path / 'card.png'], capture_output=True, text=True, check=True)
+    command = [sys.executable, '-m', 'benchmarks.engine', str(EMBEDDED_PACKAGE), *options, '-o', str(output)]
+    printed = subprocess.run(
+        [*command, '--image', str(tmp_path / 'card.png')], capture_output=True, text=True, check=True
+    )
     report = json.loads(output.read_bytes())
     assert set(report['variants']) == {
         RIVAL,

@@ -66,6 +66,7 @@ def test_the_dataset_s_oddities_are_understood() -> None:
     assert set(person.visibility[17:91]) == {2}
     assert set(person.visibility[91:112]) == {0}
     assert set(person.visibility[112:]) == {2}
+    assert person.box is not None
     np.testing.assert_allclose(person.box, [280.79, 44.73, 499.49, 391.41], atol=1e-3)
     assert not crowd.visibility.any()
     assert none == []

@@ -115,6 +115,7 @@ def test_what_lies_outside_the_image_is_unchanged_on_its_edge() -> None:
     before['keypoints'][3:6] = [-7, 300, 2]
     before['bbox'] = [-10.5, 20, 700.25, 100]
     person = read_person(before, 'x')
+    assert person.box is not None
     shown = replace(
         person, keypoints=person.keypoints.clip(0, SIZE), box=person.box.reshape(2, 2).clip(0, SIZE).ravel()
     )

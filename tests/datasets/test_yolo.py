@@ -140,6 +140,7 @@ def test_foreign_datasets_are_read(tmp_path: Path, shape: tuple[int, int]) -> No
     (image,) = read_yolo(foreign(tmp_path, shape=shape))
     assert (image.file_name, image.size, image.id) == ('a.jpg', SIZE, 1)
     (person,) = image.persons
+    assert person.box is not None
     np.testing.assert_allclose(person.box, [240, 120, 400, 360])
     assert person.visibility.tolist() == [0] + (shape[0] - 1) * [2] + (133 - shape[0]) * [0]
     assert person.keypoints[1].tolist() == [320, 120]

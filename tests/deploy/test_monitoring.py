@@ -115,6 +115,6 @@ def test_openmetrics_tells_the_same(node: NodeProcess, scrape: Scrape) -> None:
     other = Scrape.of_node(node.url, open_metrics=True)
     assert other.names == scrape.names
     for accept in ('*/*', 'application/openmetrics-text;version=abc', 'text/plain;version=1;escaping=;;', 'ü', ',;,='):
-        answer = httpx.get(f'{node.url}/metrics', headers={'Accept': accept.encode()})
+        answer = httpx.get(f'{node.url}/metrics', headers={b'Accept': accept.encode()})
         assert answer.status_code == 200, accept
         assert 'wholebody_requests_total' in answer.text

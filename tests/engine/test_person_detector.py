@@ -56,7 +56,8 @@ def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
 
 def test_an_empty_detector_output_means_no_person() -> None:
     """A network with NMS may return no row; then no person is found."""
-    detector = PersonDetector(Canned(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0))), detector_spec('nms'))
+    nothing = Canned(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0), np.float32))
+    detector = PersonDetector(nothing, detector_spec('nms'))
     boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)

@@ -18,7 +18,7 @@ def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
     seen = []
 
     class Recording(Canned):
-        def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+        def _infer(self, batch: FloatArray) -> list[FloatArray]:
             seen.append(batch.copy())
             return super()._infer(batch)
 

@@ -57,7 +57,7 @@ class Counted(Runtime):
         self.fault = fault
         self.sizes: list[int] = []
 
-    def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def _infer(self, batch: FloatArray) -> list[FloatArray]:
         self.sizes.append(len(batch))
         if len(batch) > 1 and self.fault == 'refuses':
             raise RuntimeError('Got invalid dimensions for input')

@@ -9,7 +9,7 @@ from benchmarks.support.cards import assert_read, make_card
 from detector.engine import runtime_choice
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtime_choice import Choice, choose
-from detector.engine.runtimes import Backend
+from detector.engine.runtimes import Backend, open_runtime
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage, unpack
@@ -68,7 +68,7 @@ def test_unsupported_bf16_is_an_error(real_model: ModelPackage, monkeypatch: pyt
     """PRECISION=bf16 is an error, and never silently f32, if the runtime or the CPU lacks bf16."""
     for backend in ('onnxruntime', 'opencv'):
         with pytest.raises(RuntimeUnavailable, match=f'PRECISION=bf16: {backend} supports f32 only'):
-            PoseEngine(real_model, EngineOptions(backend_type=backend, precision='bf16'))  # type: ignore[arg-type]
+            PoseEngine(real_model, EngineOptions(backend_type=backend, precision='bf16'))
     import openvino
 
     if 'BF16' not in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
@@ -128,7 +128,7 @@ def test_a_runtime_that_rejects_the_networks_is_skipped(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A runtime that rejects the networks is skipped; if all do, the error gives all reasons."""
-    real = runtime_choice.open_runtime
+    real = open_runtime
 
     def opening(path: Path, *, backend_type: Backend, **options: object) -> object:
         if backend_type in rejecting:

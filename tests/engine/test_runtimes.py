@@ -1,5 +1,7 @@
 """The inference runtimes."""
 
+import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +84,13 @@ def test_a_file_that_is_not_a_network_is_an_error(tmp_path: Path, backend: Backe
 
 def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` skips a missing runtime; demanding it by name is an error."""
-    real = runtimes.importlib.util.find_spec
-    monkeypatch.setattr(
-        runtimes.importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else real(name)
-    )
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'onnxruntime' else real(name))
     assert runtimes.installed_for('cpu') == ['openvino', 'opencv']
     assert PoseEngine(embedded).runtime == 'openvino on CPU, f32'
     with pytest.raises(RuntimeUnavailable, match='onnxruntime is not installed'):
         open_runtime(embedded.detector_path, backend_type='onnxruntime')
-    monkeypatch.setattr(runtimes.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(RuntimeUnavailable, match='no inference runtime'):
         runtimes.installed_for('cpu')
 
@@ -101,10 +101,10 @@ def test_onnxruntime_is_known_under_both_names(monkeypatch: pytest.MonkeyPatch) 
     def version(name: str) -> str:
         if name == 'onnxruntime-gpu':
             return '1.2.3'
-        raise runtimes.importlib.metadata.PackageNotFoundError(name)
+        raise importlib.metadata.PackageNotFoundError(name)
 
     assert runtimes.installed_version('onnxruntime').startswith('onnxruntime 1.')
-    monkeypatch.setattr(runtimes.importlib.metadata, 'version', version)
+    monkeypatch.setattr(importlib.metadata, 'version', version)
     assert runtimes.installed_version('onnxruntime') == 'onnxruntime-gpu 1.2.3'
     with pytest.raises(RuntimeUnavailable, match='openvino is not installed'):
         runtimes.installed_version('openvino')

@@ -1,6 +1,6 @@
 """Frames of a camera between two runs of the person detector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -93,11 +93,12 @@ def test_a_changed_picture_is_detected_again(engine: PoseEngine, counter: Counti
     streams = Streams(engine, interval=100)
     figure = Figure(x=50, y=40, height=420)
     walk(streams, [figure])
-    after = {
+    frames: dict[str, Callable[[], Image]] = {
         'scene': lambda: np.where(frame(figure) == 200, 90, frame(figure)).astype(np.uint8),
         'size': lambda: frame(figure, width=900),
         'jump': lambda: frame(Figure(x=600, y=100, height=420)),
-    }[change]()
+    }
+    after = frames[change]()
     expected = Figure(x=600, y=100, height=420) if change == 'jump' else figure
     assert_read(streams.poses(after, 'c'), [expected])
     assert counter.detections == 2

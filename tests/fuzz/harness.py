@@ -266,7 +266,7 @@ def _pictures() -> list[bytes]:
     found = []
     exif = Image.Exif()
     exif[0x0112] = 6
-    for kind, mode, options in (
+    variants: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ('JPEG', 'RGB', {'exif': exif}),
         ('JPEG', 'CMYK', {}),
         ('JPEG', 'L', {'progressive': True}),
@@ -274,9 +274,9 @@ def _pictures() -> list[bytes]:
         ('PNG', 'RGBA', {}),
         ('WEBP', 'RGB', {}),
         ('WEBP', 'RGBA', {'lossless': True}),
-    ):
+    )
+    for kind, mode, options in variants:
         buffer = io.BytesIO()
-        options: dict[str, Any]
         Image.fromarray(noise).convert(mode).save(buffer, format=kind, **options)
         found.append(buffer.getvalue())
     return found
@@ -372,11 +372,11 @@ def main() -> None:
 
 
 def _fuzz(name: str, seconds: int, corpus: Path) -> None:
-    import atheris  # type: ignore[import-not-found]
+    import atheris
 
     corpus.mkdir(parents=True, exist_ok=True)
     target = TARGETS[name]
-    os.fsync = lambda _: None  # files live as long as a round
+    os.fsync = lambda fd: None  # files live as long as a round
     with atheris.instrument_imports(include=['detector', 'PIL', 'zipfile', 'socketio', 'engineio']):
         for number, seed in enumerate(good := seeds(name)):
             (corpus / f'seed-{number}').write_bytes(seed)

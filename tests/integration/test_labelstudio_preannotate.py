@@ -61,7 +61,7 @@ def ended(process: Any) -> tuple[int, str]:
 
 def cards(count: int) -> list[tuple[tuple[Figure, ...], bytes]]:
     """Cards of two persons, each unlike the others."""
-    found = []
+    found: list[tuple[tuple[Figure, ...], bytes]] = []
     for number in range(count):
         first, second = FIGURES
         moved = (
@@ -91,7 +91,7 @@ def without_ids(prediction: Json) -> list[Json]:
 
 @pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
 def test_predictions_lie_where_the_figures_were_drawn(
-    strict_label_studio: LabelStudio, tmp_path: Path, style: str
+    strict_label_studio: LabelStudio, tmp_path: Path, style: Style
 ) -> None:
     drawn = cards(5)
     project, ids = project_of(strict_label_studio, [image for _, image in drawn], style)

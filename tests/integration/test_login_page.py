@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
 from benchmarks.support.processes import NodeProcess, running_node
 from tests.support.integration.browser import ARTEFACTS, chromium_executable
@@ -15,7 +15,7 @@ from tests.support.integration.browser import ARTEFACTS, chromium_executable
 pytestmark = pytest.mark.integration
 
 TOKEN = 'correct-horse-battery-staple'
-PHONE = {'width': 390, 'height': 780}
+PHONE: ViewportSize = {'width': 390, 'height': 780}
 
 ATTACK = """
 async node => {

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from benchmarks.support.cards import FIGURES, make_card, tolerance
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
@@ -126,7 +127,7 @@ def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> 
         ):
             view.drop(data, name, kind)
             said = httpx.post(f'{alone.url}/poses', files={'file': data}, timeout=30).json()['detail']
-            eventually(lambda said=said: alert.count() and said[1:] in alert.inner_text(), f'{name}: {said}')
+            expect(alert, f'{name}: {said}').to_contain_text(said[1:])
             assert view.page.locator('main circle.point').count() == 0
         view.assert_fits()
         view.screenshot('page-refused-phone')

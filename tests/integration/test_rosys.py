@@ -25,7 +25,9 @@ CLIENT = PROJECT / 'tests/support/integration/rosys_client.py'
 def drive(node: NodeProcess, frame: Image, transmission: str, folder: Path) -> dict[str, Any]:
     np.save(folder / 'frame.npy', frame)
     python = python_with('rosys-0.37', 'rosys==0.37.*')
-    command = [python, CLIENT, str(node.port), folder / 'frame.npy', transmission, folder / 'result.json']
+    command = [
+        str(part) for part in (python, CLIENT, node.port, folder / 'frame.npy', transmission, folder / 'result.json')
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert ended.returncode == 0, ended.stderr
     return dict(json.loads((folder / 'result.json').read_text()))

@@ -15,7 +15,6 @@ from benchmarks.support.cards import CARD, RAW_CARD, assert_read, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import make_package, with_network
 from benchmarks.support.processes import NodeProcess, running_node
-from benchmarks.support.waiting import eventually
 from mock.test_card.model import build_detector
 from tests.support.load import Load
 
@@ -70,8 +69,7 @@ def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
                     version = '2.0' if number % 2 == 0 else '1.1'
                     loop.set_target(version)
                     node.wait_for_version(version, 90)
-                    answers = a.answers
-                    eventually(lambda before=answers: a.answers > before + 1, 'answers')
+                    a.wait_for_answers(2)
             for load in (a, b, c, d):
                 assert load.failures == []
                 assert load.answers > 20

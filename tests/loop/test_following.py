@@ -12,7 +12,7 @@ import pytest
 from benchmarks.support.cards import CARD, assert_read, poses_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import constant_network, make_package, with_network
-from benchmarks.support.processes import NodeProcess, free_port, running_node
+from benchmarks.support.processes import NodeProcess, free_port, running_node, running_node_without_model
 from benchmarks.support.waiting import eventually
 from detector.engine.verification import verify
 from detector.models.store import ModelStore
@@ -289,7 +289,7 @@ def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
         (node.data_folder / 'models' / version).rmdir()
         assert_read(poses_of(node.detect(CARD).json()))
         (node.data_folder / 'uuids.json').write_text('{"wholebo')
-    with running_node(tmp_path, ready=False, **settings) as node:
+    with running_node_without_model(tmp_path, **settings) as node:
         node.wait_for_version(version)
         assert_read(poses_of(node.detect(CARD).json()))
         assert (node.data_folder / 'uuids.broken').exists()

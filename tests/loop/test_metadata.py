@@ -64,8 +64,9 @@ def test_metadata_is_read_as_rosys_sends_it() -> None:
     assert (box.x, box.width, given.point_detections[0].y) == (1, 3, 2)
     assert (given.tags, given.source, given.created) == (['a'], 's', '2026-01-31T12:00:00')
     assert metadata.parse({'created': '2026-01-31', 'creation_date': '2025-01-31'}).created == '2026-01-31'
-    for nothing in (None, {}):
-        given = metadata.parse(nothing)
+    nothing: dict[str, object] = {}
+    for empty in (None, nothing):
+        given = metadata.parse(empty)
         assert given == ImageMetadata(created=given.created)
 
 

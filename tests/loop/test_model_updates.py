@@ -1,6 +1,7 @@
 """The updater alone: what is remembered, what is tried again. Whole nodes are in test_following.py."""
 
 import errno
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import pytest
 from benchmarks.support.packages import altered, make_package
 from detector.engine.verification import verify
 from detector.errors import RuntimeUnavailable
-from detector.loop import model_updates
 from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
 from detector.models import archive as package_zip
 from detector.models.package import ModelPackage, open_package
@@ -158,7 +158,7 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
 async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package is neither removed nor refused, and tried again, later each time, until it serves."""
     now = 1000.0
-    monkeypatch.setattr(model_updates.time, 'monotonic', lambda: now)
+    monkeypatch.setattr(time, 'monotonic', lambda: now)
     bench.serving, bench.broken = False, True
     for pause in (1.0, 2.0, 4.0):
         attempts = bench.attempts

@@ -14,7 +14,7 @@ from rtmlib import Wholebody
 from rtmlib.tools.file import get_mirror_url
 
 from benchmarks.support.cards import CARD
-from benchmarks.support.processes import free_port, running_node
+from benchmarks.support.processes import free_port, running_node, running_node_without_model
 from detector.cli.main import app
 from detector.engine.verification import verify
 from detector.errors import DownloadFailed, InvalidPackage
@@ -187,7 +187,7 @@ def test_mode_pulls_the_model_at_the_first_start(servers: tuple[FileServer, File
     with running_node(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'lightweight 1.0'
         assert len(node.detect(CARD).json()['box_detections']) == 2
-    with running_node(tmp_path / 'b', ready=False, MODE='lightweight', MODEL_CATALOGUE=tmp_path / 'none.json') as node:
+    with running_node_without_model(tmp_path / 'b', MODE='lightweight', MODEL_CATALOGUE=tmp_path / 'none.json') as node:
         ready = httpx.get(f'{node.url}/ready')
         assert ready.status_code == 503
         assert 'the lightweight model (MODE)' in ready.json()['detail']

@@ -13,6 +13,7 @@ def test_times_and_version() -> None:
     assert life.model_since is None
     life.model_serves()
     about = life.about()
+    assert life.model_since is not None
     for date in (about['started'], life.model_since):
         assert timedelta(0) <= datetime.now(UTC) - datetime.fromisoformat(date) < timedelta(minutes=1)
     assert 0 <= about['uptime_seconds'] < 60

@@ -46,7 +46,8 @@ async def test_threads_and_tasks_see_the_request_that_started_them() -> None:
                 await asyncio.create_task(asyncio.to_thread(request_id)),
             ]
 
-        assert await asyncio.gather(request('a'), request('b')) == [['a'] * 3, ['b'] * 3]
+        first, second = await asyncio.gather(request('a'), request('b'))
+        assert (first, second) == (['a'] * 3, ['b'] * 3)
     assert request_id() is None
 
 

@@ -101,15 +101,15 @@ def test_exactly_the_uncertain_images_arrive_once_each(learner: NodeProcess, loo
             learner.detect(images.encode_jpeg(make_card(())), {'source': 'empty'})
     received = arrived(learner, loop, len(sent))
     assert {image['source'] for image in received} == set(sent)
-    for image in received:
-        figures, tags = sent[image['source']]
-        assert set(image['tags']) == tags | {'robot'}
-        assert_found(poses_of(image['metadata']), figures)
-        ids = {point['category_name']: point['category_id'] for point in image['metadata']['point_detections']}
+    for entry in received:
+        figures, tags = sent[entry['source']]
+        assert set(entry['tags']) == tags | {'robot'}
+        assert_found(poses_of(entry['metadata']), figures)
+        ids = {point['category_name']: point['category_id'] for point in entry['metadata']['point_detections']}
         assert ids['left_hand_20'] == category_id('left_hand_20')
         assert len(ids) == 133
-        assert image['metadata']['created'] is not None
-        stored = images.decode(loop.jpeg(image['id']))
+        assert entry['metadata']['created'] is not None
+        stored = images.decode(loop.jpeg(entry['id']))
         assert np.abs(stored.astype(int) - make_card(figures)).mean() < 3
 
 
@@ -128,11 +128,12 @@ def test_stored_images_are_upright_jpegs_whatever_came(learner: NodeProcess, loo
     exif = PillowImage.Exif()
     exif[0x0112] = 6
     turned = picture.transpose(PillowImage.Transpose.ROTATE_90)
-    for name, (kind, source, options) in {
+    forms: dict[str, tuple[str, PillowImage.Image, dict[str, Any]]] = {
         'png': ('PNG', picture, {}),
         'webp': ('WEBP', picture, {'quality': 95}),
         'turned': ('JPEG', turned, {'quality': 95, 'subsampling': 0, 'exif': exif}),
-    }.items():
+    }
+    for name, (kind, source, options) in forms.items():
         buffer = io.BytesIO()
         source.save(buffer, kind, **options)
         assert learner.detect(buffer.getvalue(), {'autoupload': 'all', 'source': name}).status_code == 200

@@ -142,7 +142,7 @@ def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.Mo
         if len(calls) == 2:
             raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(outbox_files.os, 'fsync', fsync)
+    monkeypatch.setattr(os, 'fsync', fsync)
     with pytest.raises(OSError, match='No space left'):
         files.write(NAMES[0], b'jpeg', b'{}', priority=False)
     assert all_files(files.folder) == set()

@@ -15,7 +15,7 @@ from detector.outbox import outbox as outbox_module
 from detector.outbox.files import Entry
 from detector.outbox.outbox import Outbox
 from detector.outbox.posting import Answer, Outcome
-from tests.support.outboxes import Script, fill, make_outbox, names, until_empty
+from tests.support.outboxes import Script, accept, fill, make_outbox, names, until_empty
 
 
 async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
     async def answer(received: list[str]) -> web.Response:
         return web.json_response({'detail': 'bad'}, status=status if culprit in received else 200)
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await outbox.start()
     await until_empty(outbox)
     assert sorted(script.taken) == sorted(set(names(entries)) - {culprit})
@@ -58,7 +58,7 @@ async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Ou
     async def answer(received: list[str]) -> web.Response:
         return web.json_response({}, status=413 if len(received) > 4 else 200)
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     entries = await fill(outbox, 60)
     await outbox.start()
     await until_empty(outbox)
@@ -89,7 +89,7 @@ async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
             return web.json_response({}, status=500)
         return web.json_response({})
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await outbox.start()
     await eventually_async(lambda: outbox.queue.count == 1)
     assert [entry.name for entry in outbox.queue.waiting()] == [poison]
@@ -110,7 +110,7 @@ async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, stat
     async def answer(_: list[str]) -> web.Response:
         return web.json_response({}, status=status if len(script.batches) <= 8 else 200)
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await outbox.start()
     await eventually_async(lambda: len(script.taken) >= 6, seconds=40)
     assert set(names(urgent)) <= set(script.taken[:6])
@@ -178,7 +178,7 @@ async def test_failures_are_tried_again_ever_later(script: Script, tmp_path: Pat
     async def answer(_: list[str]) -> web.Response:
         return web.json_response({}, status=503)
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     outbox = make_outbox(tmp_path, script.url, interval=0.1)
     await fill(outbox, 1)
     await outbox.start()
@@ -207,7 +207,7 @@ async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> 
         first = len(script.batches) == 1
         return web.json_response({}, status=429 if first else 200, headers={'Retry-After': '1'} if first else {})
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await fill(outbox, 1)
     await outbox.start()
     await until_empty(outbox)
@@ -227,7 +227,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
         await asyncio.sleep(sum(0.5 if name == slow else 0.05 for name in received))
         return web.json_response({})
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await outbox.start()
     await eventually_async(lambda: outbox.queue.count == 0, seconds=40)
     assert outbox.about()['uploaded'] == 12
@@ -244,7 +244,7 @@ async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -
         await asyncio.sleep(60)
         return web.json_response({})
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await fill(outbox, 3)
     await outbox.start()
     await hanging.wait()
@@ -253,7 +253,7 @@ async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -
     assert time.monotonic() - start < 4
     assert outbox.get_mode().value == 'stopped'
     assert outbox.queue.count == 3
-    del script.answer  # type: ignore[attr-defined]
+    script.answer = accept
     await outbox.set_mode('continuous_upload')
     await until_empty(outbox)
     assert len(script.taken) == 3
@@ -268,7 +268,7 @@ async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbo
         await asyncio.sleep(0.5)
         return web.json_response({})
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await fill(outbox, 3)
     await outbox.start()
     await begun.wait()

@@ -44,7 +44,7 @@ async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -
     async def answer(_: list[str]) -> web.Response:
         return web.Response(status=status)
 
-    script.answer = answer  # type: ignore[method-assign]
+    script.answer = answer
     await fill(outbox, 2)
     await outbox.start()
     await until_empty(outbox)
@@ -62,7 +62,7 @@ async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: 
 
     await fill(outbox, 2)
     for answer in (page, elsewhere):
-        script.answer = answer  # type: ignore[method-assign]
+        script.answer = answer
         seen = len(script.batches)
         await outbox.start()
         await eventually_async(lambda seen=seen: len(script.batches) >= seen + 3)  # type: ignore[misc]

@@ -140,6 +140,7 @@ def test_people_come_back_as_they_went(seed: int, size: tuple[int, int], boxed: 
         if found.boxes is None:
             assert other.box is None
         elif person.box is not None:
+            assert other.box is not None
             np.testing.assert_allclose(other.box, person.box, atol=0.002)
             assert other.box_score == person.box_score
 

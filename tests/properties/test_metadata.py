@@ -48,7 +48,8 @@ def test_categories_are_found_or_refused(categories: tuple[ModelPackage, Any]) -
         except InvalidRequest as error:
             assert str(error)
             return
-        assert all(item.category_id for item in [*taken.box_detections, *taken.point_annotations])
+        assert all(box.category_id for box in taken.box_detections)
+        assert all(point.category_id for point in taken.point_annotations)
 
     check()
 

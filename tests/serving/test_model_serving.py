@@ -7,7 +7,7 @@ import httpx
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.packages import make_package
-from benchmarks.support.processes import running_node
+from benchmarks.support.processes import running_node, running_node_without_model
 from detector.engine.verification import verify
 from detector.models.store import ModelStore
 
@@ -18,7 +18,7 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
     store = ModelStore(data)
     package = store.install(make_package(tmp_path / 'p.zip'), verify=verify)
     package.estimator_path.write_bytes(b'damaged')
-    with running_node(tmp_path, ready=False) as node:
+    with running_node_without_model(tmp_path) as node:
         deadline = time.monotonic() + 20
         while 'cannot serve' not in node.log.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -14,12 +14,11 @@ import pytest
 from benchmarks.support.cards import assert_read, make_card, poses_of
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.packages import make_package
-from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
 from detector.engine.runtimes import FloatArray, Runtime
 from detector.errors import InferenceFailed, RuntimeUnavailable
 from detector.observability import request_context
 from detector.pose import images
-from detector.serving import recovery
 from detector.serving.recovery import FAULTS, Recovery
 from tests.support.sabotage import Sabotage
 from tests.support.scrapes import Scrape
@@ -76,7 +75,7 @@ def test_a_device_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> Non
     """Nobody has to start the node again when it comes."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     sabotage.gone()
-    with running_node(tmp_path, ready=False, **sabotage.settings) as node:
+    with running_node_without_model(tmp_path, **sabotage.settings) as node:
         until_ready(node, 503, 'no CUDA-capable device')
         sabotage.end()
         until_ready(node, 200)
@@ -171,7 +170,7 @@ async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatc
         if fault is not None:
             raise fault
 
-    monkeypatch.setattr(recovery.asyncio, 'sleep', no_sleep)
+    monkeypatch.setattr(asyncio, 'sleep', no_sleep)
     watched = Recovery(unload=told.append, reload=reload)
     package: Any = SimpleNamespace(folder=Path('model'))
     fault = InferenceFailed('runtime fails')

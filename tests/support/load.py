@@ -7,6 +7,7 @@ import httpx
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess
+from benchmarks.support.waiting import eventually
 
 
 @dataclass
@@ -30,6 +31,11 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+
+    def wait_for_answers(self, count: int) -> None:
+        """Wait until so many more requests have been answered."""
+        before = self.answers
+        eventually(lambda: self.answers >= before + count, f'{count} more answers')
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -1,6 +1,6 @@
 """Networks for tests of their callers."""
 
-import numpy as np
+from typing import Literal
 
 from detector.engine.runtimes import FloatArray, Runtime
 from detector.models.package import Detector
@@ -11,14 +11,14 @@ class Canned(Runtime):
 
     name = 'canned'
 
-    def __init__(self, *outputs: np.ndarray) -> None:  # type: ignore[type-arg]
+    def __init__(self, *outputs: FloatArray) -> None:
         self.outputs = list(outputs)
 
-    def _infer(self, batch: FloatArray) -> list[np.ndarray]:  # type: ignore[type-arg]
+    def _infer(self, batch: FloatArray) -> list[FloatArray]:
         return [output.copy() for output in self.outputs]
 
 
-def detector_spec(output: str, size: int = 416) -> Detector:
+def detector_spec(output: Literal['nms', 'raw'], size: int = 416) -> Detector:
     return Detector(
         file='det.onnx', sha256=64 * '0', input_size=(size, size), color_order='BGR', output=output, score_threshold=0.3
-    )  # type: ignore[arg-type]
+    )

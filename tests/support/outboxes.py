@@ -2,7 +2,7 @@
 
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -22,11 +22,21 @@ def make_outbox(folder: Path, url: str, *, interval: float = 0.02) -> Outbox:
     return Outbox(queue, LoopPoster(url, ssl.create_default_context()), interval=interval)
 
 
+Answer = Callable[[list[str]], Awaitable[web.Response]]
+"""Answer to a request with the images of these names."""
+
+
+async def accept(_: list[str]) -> web.Response:
+    """Take all images."""
+    return web.json_response({})
+
+
 @dataclass
 class Script:
     """A Loop that answers as told.
 
     :param batches: names of the images of each request, and when it came.
+    :param answer: answers the next requests; accepts them by default.
     :param parts: file name and content type of each part so far.
     """
 
@@ -35,9 +45,7 @@ class Script:
     times: list[float] = field(default_factory=list)
     parts: list[tuple[str, str]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
-
-    async def answer(self, names: list[str]) -> web.Response:
-        return web.json_response({})
+    answer: Answer = accept
 
     async def handle(self, request: web.Request) -> web.Response:
         form = await request.post()

@@ -1,6 +1,7 @@
 """Persons for the tests of datasets."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ def make_person(kind: str = 'all', seed: int = 0) -> Person:
 
 def make_image(count: int, number: int = 1, **fields: Any) -> LabelledImage:
     persons = [make_person(KINDS[index % len(KINDS)], seed=100 * number + index) for index in range(count)]
-    named = {'id': number, 'file_name': f'{number:04}.jpg', 'width': SIZE[0], 'height': SIZE[1], 'persons': persons}
-    return LabelledImage(**(named | fields))
+    image = LabelledImage(id=number, file_name=f'{number:04}.jpg', width=SIZE[0], height=SIZE[1], persons=persons)
+    return replace(image, **fields)
 
 
 def assert_same_persons(

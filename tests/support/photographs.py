@@ -1,5 +1,7 @@
 """A photograph of a person that an installed package ships."""
 
+from pathlib import Path
+
 from matplotlib.cbook import get_sample_data
 
 from detector.pose import images
@@ -8,5 +10,4 @@ from detector.pose.images import Image
 
 def portrait() -> Image:
     """Return the portrait of Grace Hopper from matplotlib's sample data, 512×600 pixels."""
-    with get_sample_data('grace_hopper.jpg') as file:
-        return images.decode(file.read())
+    return images.read(Path(str(get_sample_data('grace_hopper.jpg', asfileobj=False))))

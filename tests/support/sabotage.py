@@ -41,7 +41,7 @@ class Sabotage:
         folder.mkdir()
         (folder / 'sitecustomize.py').write_text(_SITE)
         self._state = folder / 'state'
-        self.settings = {'PYTHONPATH': folder, 'BACKEND_TYPE': 'onnxruntime'}
+        self.settings: dict[str, object] = {'PYTHONPATH': folder, 'BACKEND_TYPE': 'onnxruntime'}
         """Of the node that is to suffer."""
         self.end()
 

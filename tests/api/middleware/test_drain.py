@@ -13,16 +13,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from benchmarks.support.cards import make_card, poses_of
-from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, free_port, running_node
+from benchmarks.support.processes import (
+    PROJECT,
+    NodeProcess,
+    clean_environment,
+    free_port,
+    running_node,
+    running_node_without_model,
+)
 from detector.api.middleware.drain import CUT_OFF, ENDING, Drain, Draining
-from detector.models.catalogue import CATALOGUE
+from detector.models.embedded import CATALOGUE
 from detector.pose import images
 from detector.system.shutdown_budget import ShutdownBudget
 from tests.support.sabotage import Sabotage
@@ -32,9 +38,8 @@ END_SECONDS = 8.0
 
 
 @contextmanager
-def ending_node(folder: Path, sabotage: Sabotage | None = None, **settings: Any) -> Iterator[NodeProcess]:
+def ending_node(folder: Path, **settings: object) -> Iterator[NodeProcess]:
     """A node that must end with status 0 in time after the block has sent it a signal."""
-    settings |= {} if sabotage is None else sabotage.settings
     with running_node(folder, **settings) as node:
         yield node
         assert node.process.wait(END_SECONDS + 5) == 0
@@ -58,7 +63,7 @@ def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
     """Over REST and both Socket.IO transports: the port closes, open connections get 503, the log has a summary."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
-        ending_node(tmp_path, sabotage, DEADLINE=60) as node,
+        ending_node(tmp_path, **sabotage.settings, DEADLINE=60) as node,
         node.socketio('websocket') as robot,
         node.socketio('polling') as polling,
         httpx.Client(base_url=node.url) as kept,
@@ -99,7 +104,7 @@ def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
     """Its clients get 503 or an error, and idle clients do not delay the end."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
-        ending_node(tmp_path, sabotage) as node,
+        ending_node(tmp_path, **sabotage.settings) as node,
         node.socketio('websocket') as robot,
         node.socketio('polling'),
         ThreadPoolExecutor(2) as pool,
@@ -118,7 +123,7 @@ def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """The process ends although requests from before the first signal still run."""
     sabotage = Sabotage(tmp_path / 'sabotage')
-    with ending_node(tmp_path, sabotage) as node, ThreadPoolExecutor(1) as pool:
+    with ending_node(tmp_path, **sabotage.settings) as node, ThreadPoolExecutor(1) as pool:
         sabotage.slow(60)
         request = pool.submit(node.detect, CARD)
         time.sleep(0.5)
@@ -228,7 +233,7 @@ def test_label_studio_gets_what_is_done(tmp_path: Path) -> None:
     address = 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()
     tasks = [{'id': number, 'data': {'image': address}} for number in range(400)]
     sabotage = Sabotage(tmp_path / 'sabotage')
-    with ending_node(tmp_path, sabotage) as node, ThreadPoolExecutor(1) as pool:
+    with ending_node(tmp_path, **sabotage.settings) as node, ThreadPoolExecutor(1) as pool:
         sabotage.slow(0.05)
         predict = pool.submit(httpx.post, f'{node.url}/predict', json={'tasks': tasks}, timeout=60)
         while httpx.get(f'{node.url}/about').json()['requests']['present'] == 0:
@@ -251,7 +256,7 @@ def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
         address = f'http://127.0.0.1:{mute.getsockname()[1]}/'
         catalogue = tmp_path / 'catalogue.json'
         catalogue.write_text(CATALOGUE.read_text().replace('https://', address))
-        with running_node(tmp_path, ready=False, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
+        with running_node_without_model(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
             assert 'is being downloaded' in httpx.get(f'{node.url}/ready').text
             end(node, 4)
 

@@ -112,7 +112,7 @@ def test_bf16_is_measured_where_cpu_and_package_allow_it(
 
     def names(package: ModelPackage, *runtimes: str) -> set[str]:
         chosen = [name for name in ('onnxruntime', 'openvino', 'opencv') if name in runtimes]
-        return {variant.name for variant in engine_comparison(package, chosen or None).variants}  # type: ignore[arg-type]
+        return {variant.name for variant in engine_comparison(package, chosen or None).variants}
 
     monkeypatch.setattr(measuring, 'openvino_capabilities', lambda device: ['FP32', 'BF16'])
     assert names(package) == {'onnxruntime f32', 'openvino f32', 'opencv f32', 'openvino bf16'}

@@ -221,6 +221,7 @@ def test_a_turned_rectangle_is_enclosed() -> None:
     value = {'x': 50, 'y': 50, 'width': 20, 'height': 10, 'rotation': 90, 'rectanglelabels': ['person']}
     region = {'id': 'r', 'from_name': 'bbox', 'type': 'rectanglelabels', 'value': value}
     (person,) = from_results([region], config_of('keypoints'), (200, 100))
+    assert person.box is not None
     np.testing.assert_allclose(person.box, [90, 50, 100, 90], atol=1e-4)
 
 

@@ -11,7 +11,7 @@ from learning_loop_node.annotation.annotator_node import AnnotatorNode
 from benchmarks.support.loops import MockLoopProcess
 
 
-class _Tool(AnnotatorLogic):  # type: ignore[misc]
+class _Tool(AnnotatorLogic):
     logged_out: str | None = None
 
     async def handle_user_input(self, user_input: Any, history: Any) -> Any:

@@ -31,7 +31,8 @@ def test_bad_packages_and_unknown_things_are_refused_by_name(loop: MockLoopProce
 
 def test_malformed_targets_and_twins_can_be_set_up(loop: MockLoopProcess, tmp_path: Path) -> None:
     """A target without version or with a number, two models of one version, and none at all."""
-    for body in ({'model_uuid': 'x'}, {'model_uuid': 'x', 'version': 1.1}, [], None):
+    bodies: tuple[object, ...] = ({'model_uuid': 'x'}, {'model_uuid': 'x', 'version': 1.1}, [], None)
+    for body in bodies:
         loop.set_raw_target(body)
         assert loop.http.get(f'{loop.api}/deployment/target').json() == body
     loop.upload_package(make_package(tmp_path / 'twin.zip'), '1.0', duplicate=True)

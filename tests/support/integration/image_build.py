@@ -123,7 +123,7 @@ class Image:
     def running(self, data: Path, *command: str, **environment: object) -> Iterator[subprocess.Popen[bytes]]:
         """A container that runs a command, by default CMD."""
         log = self.log(data)
-        line = self.command_line(command or self.config.command, data, **environment)
+        line = self.command_line(command or self.config.command, data, entrypoint=(), **environment)
         with log.open('wb') as sink:
             process = subprocess.Popen(line, stdout=sink, stderr=sink)
         try:
@@ -158,7 +158,7 @@ def build(folder: Path, **build_arguments: str) -> Image:
     :param folder: for its layers, 2 GB; on another file system than `/`, with which layers must not overlap.
     """
     assert os.geteuid() == 0, 'building the image takes root, for mounts'
-    all_stages = stages(**build_arguments)
+    all_stages = stages(PROJECT / 'Dockerfile', **build_arguments)
     needed = _needed(all_stages, all_stages[-1])
     base = _base(folder / 'base')
     built: dict[str, tuple[Path, ...]] = {}

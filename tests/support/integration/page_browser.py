@@ -16,8 +16,8 @@ from detector.pose.skeleton import KEYPOINT_NAMES
 
 from .browser import ACTION_MILLISECONDS, ARTEFACTS
 
-DESKTOP: Final = {'viewport': {'width': 1280, 'height': 900}}
-PHONE: Final = {'viewport': {'width': 360, 'height': 740}, 'device_scale_factor': 2, 'has_touch': True}
+DESKTOP: Final[dict[str, Any]] = {'viewport': {'width': 1280, 'height': 900}}
+PHONE: Final[dict[str, Any]] = {'viewport': {'width': 360, 'height': 740}, 'device_scale_factor': 2, 'has_touch': True}
 SCREENS: Final[dict[str, dict[str, Any]]] = {'desktop': DESKTOP, 'phone': PHONE}
 
 
