@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def test_the_architecture_names_every_room() -> None:
             assert f'| `detector/{path.name}/` | ' in text
         elif path.suffix == '.py' and not path.name.startswith('__'):
             assert f'| `detector/{path.name}` | ' in text
+
+
+def test_the_architecture_names_the_layers_that_are_enforced() -> None:
+    """The order is that of import-linter's contract; rooms in parentheses do not exist yet."""
+    contracts = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts']
+    (layers,) = [contract['layers'] for contract in contracts if contract['id'] == 'layers']
+    rooms = [[room.strip() for room in layer.split('|') if '(' not in room] for layer in layers]
+    lines = _code(DOCS / 'explanation' / 'architecture.md', 'text')[-1].splitlines()
+    assert lines == [', '.join(layer) for layer in rooms if layer]
 
 
 def test_the_architecture_answers_ten_questions() -> None:
