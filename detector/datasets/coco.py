@@ -26,12 +26,11 @@ from detector.pose.skeleton import (
 )
 
 from .coco_person import BODY, read_person, write_person
-from .fields import as_integer, as_list, as_mapping, as_side, as_text, read_as
-from .labelled_image import LabelledImage, check_ids, unique_ids
+from .fields import as_integer, as_list, as_mapping, read_as
+from .labelled_image import IMAGE_FIELDS, LabelledImage, check_ids, fields_of, read_fields, unique_ids
 from .person import Person
 
 _CATEGORY: Final = 1
-_IMAGE_FIELDS: Final = ('id', 'file_name', 'width', 'height')
 _LICENSE: Final = 'license_entry'
 """Key in an image's `extra`: the entry of the file's `licenses` that the image's `license` refers to."""
 _IDS_PER_IMAGE: Final = 1000
@@ -110,7 +109,7 @@ def _image(image: LabelledImage, licenses: _Licenses) -> dict[str, Any]:
     entry = extra.pop(_LICENSE, None)
     if isinstance(entry, Mapping):
         extra['license'] = licenses.id_of(entry)
-    return extra | {'id': image.id, 'file_name': image.file_name, 'width': image.width, 'height': image.height}
+    return extra | fields_of(image)
 
 
 # ---------------------------------------------------------------- from COCO
@@ -156,18 +155,11 @@ def from_coco(content: object) -> list[LabelledImage]:
 
 
 def _read_image(entry: Mapping[str, Any], where: str, licenses: Mapping[Any, Mapping[str, Any]]) -> LabelledImage:
-    extra = {key: value for key, value in entry.items() if key not in _IMAGE_FIELDS}
+    extra = {key: value for key, value in entry.items() if key not in IMAGE_FIELDS}
     number = extra.get('license')
     if isinstance(number, int) and number in licenses:
         extra[_LICENSE] = dict(licenses[number])
-    return LabelledImage(
-        id=as_integer(entry.get('id'), f'{where}.id'),
-        file_name=as_text(entry.get('file_name'), f'{where}.file_name'),
-        width=as_side(entry.get('width'), f'{where}.width'),
-        height=as_side(entry.get('height'), f'{where}.height'),
-        persons=[],
-        extra=extra,
-    )
+    return LabelledImage(**read_fields(entry, where), persons=[], extra=extra)
 
 
 def _license_entries(file: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:

@@ -152,8 +152,7 @@ def _place(person: Person, index: int) -> list[float]:
 
 
 def _original(person: Person) -> tuple[dict[str, Any], Triples]:
-    """Return the imported annotation and its keypoints; empty if damaged, since anybody who edits regions can change
-    it."""
+    """Return the imported annotation and its keypoints; empty if damaged, since Label Studio lets users edit them."""
     try:
         original = dict(as_mapping(person.extra.get(_EXTRA), _EXTRA))
         _corners(original, _EXTRA)

@@ -12,7 +12,10 @@ import numpy as np
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
 
+from .fields import as_integer, as_side, as_text
 from .person import Person, Size
+
+IMAGE_FIELDS: Final = ('id', 'file_name', 'width', 'height')
 
 Split = Literal['train', 'val']
 
@@ -42,6 +45,25 @@ class LabelledImage:
     @property
     def size(self) -> Size:
         return self.width, self.height
+
+
+def fields_of(image: LabelledImage) -> dict[str, Any]:
+    """Return the fields that all JSON files have about an image: id, name and size."""
+    return {name: getattr(image, name) for name in IMAGE_FIELDS}
+
+
+def read_fields(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check the `IMAGE_FIELDS` of a JSON object and return them.
+
+    :param where: name of the object in error messages.
+    :raises InvalidRequest: a field is missing or has the wrong type; the message names it.
+    """
+    return {
+        'id': as_integer(entry.get('id'), f'{where}.id'),
+        'file_name': as_text(entry.get('file_name'), f'{where}.file_name'),
+        'width': as_side(entry.get('width'), f'{where}.width'),
+        'height': as_side(entry.get('height'), f'{where}.height'),
+    }
 
 
 def split_of(name: str, val_share: float) -> Split:

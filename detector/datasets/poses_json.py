@@ -23,8 +23,8 @@ from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
 
-from .fields import as_integer, as_list, as_mapping, as_numbers, as_side, as_text, read_as
-from .labelled_image import LabelledImage, check_ids
+from .fields import as_list, as_mapping, as_numbers, read_as
+from .labelled_image import LabelledImage, check_ids, fields_of, read_fields
 from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 
 FORMAT: Final = 'wholebody-poses'
@@ -49,10 +49,7 @@ def to_poses_json(
         'version': _VERSION,
         'images': [
             {
-                'id': image.id,
-                'file_name': image.file_name,
-                'width': image.width,
-                'height': image.height,
+                **fields_of(image),
                 'origin': known.get(image.id),
                 **({'extra': dict(image.extra)} if image.extra else {}),
                 'persons': [_person(person) for person in image.persons],
@@ -110,10 +107,7 @@ def _read_image(value: object, where: str) -> LabelledImage:
     entry = as_mapping(value, where)
     persons = as_list(entry.get('persons'), f'{where}.persons')
     return LabelledImage(
-        id=as_integer(entry.get('id'), f'{where}.id'),
-        file_name=as_text(entry.get('file_name'), f'{where}.file_name'),
-        width=as_side(entry.get('width'), f'{where}.width'),
-        height=as_side(entry.get('height'), f'{where}.height'),
+        **read_fields(entry, where),
         persons=[_read_person(person, f'{where}.persons[{number}]') for number, person in enumerate(persons)],
         extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
     )

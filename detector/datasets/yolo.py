@@ -22,8 +22,18 @@ from PIL import Image, UnidentifiedImageError
 from detector.errors import InvalidRequest
 from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
 
-from .fields import as_integer, as_mapping, as_side, as_text, read_json, read_text
-from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
+from .fields import as_integer, as_mapping, as_text, read_json, read_text
+from .labelled_image import (
+    LabelledImage,
+    box_of,
+    check_ids,
+    fields_of,
+    file_names,
+    new_folder,
+    read_fields,
+    split_of,
+    write_image,
+)
 from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 
 _DATA: Final = 'data.yaml'
@@ -70,12 +80,7 @@ def write_yolo(
         lines = [line for person in image.persons if (line := _line(person, image.size)) is not None]
         label = folder / 'labels' / split / PurePosixPath(name).with_suffix('.txt')
         label.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
-        index[f'images/{split}/{name}'] = {
-            'id': image.id,
-            'file_name': image.file_name,
-            'width': image.width,
-            'height': image.height,
-        }
+        index[f'images/{split}/{name}'] = fields_of(image)
         if image_bytes is not None:
             write_image(folder / 'images' / split / name, image_bytes(image))
     (folder / _INDEX).write_text(json.dumps(index, indent=1), encoding='utf-8')
@@ -200,17 +205,8 @@ def _index(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / _INDEX
     if not path.exists():
         return {}
-    index = {}
-    for name, value in as_mapping(read_json(path), str(path)).items():
-        where = f'{path}: {name}'
-        entry = as_mapping(value, where)
-        index[name] = {
-            'id': as_integer(entry.get('id'), f'{where}: id'),
-            'file_name': as_text(entry.get('file_name'), f'{where}: file_name'),
-            'width': as_side(entry.get('width'), f'{where}: width'),
-            'height': as_side(entry.get('height'), f'{where}: height'),
-        }
-    return index
+    entries = as_mapping(read_json(path), str(path)).items()
+    return {name: read_fields(as_mapping(value, f'{path}: {name}'), f'{path}: {name}') for name, value in entries}
 
 
 def _names(folder: Path, place: str, index: Mapping[str, Any]) -> Iterator[str]:

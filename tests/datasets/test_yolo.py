@@ -181,7 +181,7 @@ def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
         ('train/labels/b.txt', b'', r'b.txt has no image train/images/b\.\*'),
         ('train/images/a.jpg', b'x', 'a.jpg is not an image'),
         ('images.json', b'[]', 'images.json must be a mapping'),
-        ('images.json', b'{"train/images/a.jpg": {"id": 1}}', 'images.json: train/images/a.jpg: file_name must be'),
+        ('images.json', b'{"train/images/a.jpg": {"id": 1}}', 'images.json: train/images/a.jpg.file_name must be'),
     ],
 )
 def test_broken_files_are_refused(tmp_path: Path, file: str, content: bytes, named: str) -> None:

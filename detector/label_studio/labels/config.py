@@ -1,18 +1,28 @@
 """Labeling configs: the controls for poses that a project's XML offers, and the recommended configs."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeVar
 from xml.etree.ElementTree import Element, ParseError, SubElement, indent, tostring
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from detector.errors import InvalidRequest
-from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, PART_BY_NAME, PARTS, PERSON, canonical_name, part_of
+from detector.pose.skeleton import (
+    KEYPOINT_COUNT,
+    KEYPOINT_INDEX,
+    KEYPOINT_NAMES,
+    PART_BY_NAME,
+    PARTS,
+    PERSON,
+    canonical_name,
+    part_of,
+)
 
 Style = Literal['skeleton', 'keypoints']
+T = TypeVar('T')
 
 WHOLE_SKELETON: Final = 'pose'
 """Label of a skeleton with all keypoints in the recommended config."""
@@ -93,20 +103,22 @@ def parse(xml: str | None) -> LabelingConfig:
     if xml is None or not xml.strip():
         xml = generate('keypoints')
     root = _read(xml)
-    boxes, points, skeletons = _boxes(root), _points(root), _skeletons(root)
-    if boxes is None and points is None and skeletons is None:
+    boxes = _first(root.iter('RectangleLabels'), _person_label)
+    points = _first(root.iter('KeyPointLabels'), _keypoint_labels)
+    skeletons = _first((tag for tag in root.iter('VectorLabels') if _is_skeleton(tag)), _skeleton_labels)
+    controls = [found[0] for found in (boxes, points, skeletons) if found is not None]
+    if not controls:
         raise InvalidRequest(
             'the labeling config has no RectangleLabels with a label for a person, no KeyPointLabels with names of '
             'keypoints, and no VectorLabels skeleton="true"'
         )
-    names = {element.get('toName', '') for element in (boxes, points, skeletons) if element is not None}
-    image = _image(root, names)
+    image = _image(root, {control.get('toName', '') for control in controls})
     return LabelingConfig(
         image=image.get('name', ''),
         image_key=_image_key(image),
-        boxes=None if boxes is None else _box_control(boxes),
-        skeletons=None if skeletons is None else _skeleton_control(skeletons),
-        points=None if points is None else _point_control(points),
+        boxes=boxes and BoxControl(name=boxes[0].get('name', ''), label=boxes[1]),
+        skeletons=skeletons and SkeletonControl(name=skeletons[0].get('name', ''), labels=skeletons[1]),
+        points=points and PointControl(name=points[0].get('name', ''), labels=points[1]),
     )
 
 
@@ -157,8 +169,10 @@ def _image_key(image: Element) -> str:
     return variable[1]
 
 
-def _boxes(root: Element) -> Element | None:
-    return next((control for control in root.iter('RectangleLabels') if _person_label(control)), None)
+def _first(controls: Iterable[Element], labels_of: Callable[[Element], T | None]) -> tuple[Element, T] | None:
+    """Return the first control with usable labels, and these labels."""
+    found = ((control, labels_of(control)) for control in controls)
+    return next(((control, labels) for control, labels in found if labels), None)
 
 
 def _person_label(control: Element) -> str | None:
@@ -167,18 +181,6 @@ def _person_label(control: Element) -> str | None:
         if any(canonical_name(name) == PERSON for name in _names(label)):
             return label.get('value')
     return labels[0].get('value') if len(labels) == 1 else None
-
-
-def _box_control(control: Element) -> BoxControl:
-    return BoxControl(name=control.get('name', ''), label=str(_person_label(control)))
-
-
-def _points(root: Element) -> Element | None:
-    return next((control for control in root.iter('KeyPointLabels') if _keypoint_labels(control)), None)
-
-
-def _point_control(control: Element) -> PointControl:
-    return PointControl(name=control.get('name', ''), labels=_keypoint_labels(control))
 
 
 def _keypoint_labels(control: Element) -> dict[int, str]:
@@ -198,13 +200,11 @@ def _keypoint(label: Element) -> int | None:
 
     A known name takes precedence, since `model_index` may count the labels of another model.
     """
-    for name in _names(label):
-        canonical = canonical_name(name)
-        if canonical in KEYPOINT_NAMES:
-            return KEYPOINT_NAMES.index(canonical)
-    index = label.get('model_index', '')
+    for name in map(canonical_name, _names(label)):
+        if name in KEYPOINT_INDEX:
+            return KEYPOINT_INDEX[name]
     if any(canonical_name(name) == PERSON for name in _split(label.get('predicted_values'))):
-        return _INDICES.get(index)
+        return _INDICES.get(label.get('model_index', ''))
     return None
 
 
@@ -212,7 +212,6 @@ _INDICES: Final = {str(index): index for index in range(KEYPOINT_COUNT)}
 
 
 def _names(label: Element) -> Iterator[str]:
-    """Yield all names of a label."""
     for name in (label.get('value'), label.get('alias')):
         if name:
             yield name
@@ -223,19 +222,8 @@ def _split(names: str | None) -> list[str]:
     return [name.strip() for name in (names or '').split(',') if name.strip()]
 
 
-def _skeletons(root: Element) -> Element | None:
-    return next(
-        (
-            control
-            for control in root.iter('VectorLabels')
-            if control.get('skeleton', '').lower() == 'true' and _skeleton_labels(control)
-        ),
-        None,
-    )
-
-
-def _skeleton_control(control: Element) -> SkeletonControl:
-    return SkeletonControl(name=control.get('name', ''), labels=_skeleton_labels(control))
+def _is_skeleton(control: Element) -> bool:
+    return control.get('skeleton', '').lower() == 'true'
 
 
 def _skeleton_labels(control: Element) -> dict[str, Sequence[int]]:
@@ -293,14 +281,7 @@ def generate(style: Style, parts: Iterable[str] = tuple(PART_BY_NAME)) -> str:
 
 def any_style() -> LabelingConfig:
     """Return the recommended controls of both styles, for exports whose config is unknown."""
-    keypoints, skeletons = parse(generate('keypoints')), parse(generate('skeleton'))
-    return LabelingConfig(
-        image=keypoints.image,
-        image_key=keypoints.image_key,
-        boxes=keypoints.boxes,
-        points=keypoints.points,
-        skeletons=skeletons.skeletons,
-    )
+    return replace(parse(generate('keypoints')), skeletons=parse(generate('skeleton')).skeletons)
 
 
 def _label(control: Element, value: str, colour: str, **attributes: str) -> None:

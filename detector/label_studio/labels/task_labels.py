@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.labelled_image import IMAGE_FIELDS, LabelledImage, fields_of
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
 
@@ -20,7 +20,6 @@ from .tasks import name_in, newest_annotation, newest_prediction, size_in, size_
 Json = dict[str, Any]
 
 _META: Final = 'wholebody'
-_OWN: Final = ('id', 'file_name', 'width', 'height')
 _OUTSIDE_PERCENT: Final = 1.0
 """Distance outside the image in percent beyond which a point is not a rounding error."""
 
@@ -121,13 +120,13 @@ def with_kept(meta: object, image: LabelledImage) -> Json:
     """Return a task's `meta` extended by the fields of a dataset about its image."""
     before = dict(meta) if isinstance(meta, Mapping) else {}
     own = before.get(_META)
-    kept = dict(image.extra) | {name: getattr(image, name) for name in _OWN}
+    kept = dict(image.extra) | fields_of(image)
     return before | {_META: (dict(own) if isinstance(own, Mapping) else {}) | {'image': kept}}
 
 
 def extra_of(kept: Mapping[str, Any]) -> Json:
     """Return the `extra` of a kept image."""
-    return {name: value for name, value in kept.items() if name not in _OWN}
+    return {name: value for name, value in kept.items() if name not in IMAGE_FIELDS}
 
 
 # ---------------------------------------------------------------- regions

@@ -181,6 +181,16 @@ class Addresses:
         return f'{path}?{quote(query, safe="%/?:@!$&()*+,;=~")}' if query else path
 
 
+def base_url(text: str) -> httpx.URL | None:
+    """Return the URL of a server; None if it has another scheme than http(s), a user name, a query or a fragment."""
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL:
+        return None
+    is_plain = not (url.userinfo or url.query or url.fragment)
+    return url if url.scheme in ('http', 'https') and url.raw_host and is_plain else None
+
+
 def shown(address: str) -> str:
     """Return an address for messages: shortened, without user name, password and query, except the name of a file."""
     path, _, query = address.partition('#')[0].partition('?')

@@ -12,6 +12,7 @@ import httpx
 from detector.errors import InvalidRequest, InvalidSettings, LabelStudioFault, NotInLabelStudio
 from detector.settings import Settings
 
+from .addresses import base_url
 from .credentials import credentials_of
 from .network import read_at_most, text_of
 
@@ -45,7 +46,12 @@ class Connection:
     """
 
     def __init__(self, url: str, token: str | None, *, seconds: float = 30, connect_seconds: float = 5) -> None:
-        self.url = _checked(url)
+        base = base_url(url)
+        if base is None:
+            raise InvalidSettings(
+                'LABEL_STUDIO_URL: give an address like http://localhost:8080, without user name and query'
+            )
+        self.url = base.copy_with(path=base.path.rstrip('/') or '/')
         self._seconds = seconds
         self._credentials = credentials_of(token, self._exchange)
         self._client = httpx.AsyncClient(
@@ -74,31 +80,19 @@ class Connection:
         return self.url.path.rstrip('/')
 
     async def annotation(self, annotation_id: int) -> dict[str, Any]:
-        """Return an annotation with its result and the id of its task.
-
-        :raises LabelStudioFault: see `request`.
-        """
+        """Return an annotation with its result and the id of its task; see `request`."""
         return await self.request_object('GET', f'/api/annotations/{annotation_id}/')
 
     async def task(self, task_id: int) -> dict[str, Any]:
-        """Return a task with its data and annotations; Label Studio may request a prediction from its backend first.
-
-        :raises LabelStudioFault: see `request`.
-        """
+        """Return a task with its data; Label Studio may request a prediction from its backend first. See `request`."""
         return await self.request_object('GET', f'/api/tasks/{task_id}/')
 
     async def project(self, project_id: int) -> dict[str, Any]:
-        """Return a project with its labeling config.
-
-        :raises LabelStudioFault: see `request`.
-        """
+        """Return a project with its labeling config; see `request`."""
         return await self.request_object('GET', f'/api/projects/{project_id}/')
 
     async def get_json(self, path: str, **params: str | int) -> Any:
-        """Send a GET request; see `request`.
-
-        :param path: path below the address of Label Studio, `/api/…`.
-        """
+        """Send a GET request; see `request`."""
         return await self.request('GET', path, params=params)
 
     async def request(
@@ -251,15 +245,3 @@ def _complaint(body: bytes) -> str:
     except (ValueError, AttributeError):
         text = body.decode(errors='replace')
     return text if len(text) <= _MAX_WORDS else f'{text[:_MAX_WORDS]}…'
-
-
-def _checked(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text.strip())
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ('http', 'https') or not url.raw_host or url.userinfo or url.query or url.fragment:
-        raise InvalidSettings(
-            'LABEL_STUDIO_URL: give an address like http://localhost:8080, without user name and query'
-        )
-    return url.copy_with(path=url.path.rstrip('/') or '/')

@@ -12,6 +12,9 @@ from .client import Connection
 
 Json = dict[str, Any]
 
+UNCERTAINTY_SAMPLING: Final = 'Uncertainty sampling'
+"""Value of a project's `sampling` with which the label stream follows the predictions' scores."""
+
 _PAGE_TASKS: Final = 500
 _PAGE_FULL_TASKS: Final = 50
 """Tasks per page with annotations and predictions, each of which may have a thousand regions."""
@@ -27,6 +30,11 @@ def _versions(operator: Literal['contains', 'not_contains'], model_version: str)
 
 def _filter(column: str, operator: str, kind: str, value: object) -> Json:
     return {'filter': f'filter:tasks:{column}', 'operator': operator, 'type': kind, 'value': value}
+
+
+def with_address(items: Iterable[Json], url: str) -> list[Json]:
+    """Return the backends or webhooks with this `url`, with or without a slash at the end."""
+    return [item for item in items if str(item.get('url')).rstrip('/') == url.rstrip('/')]
 
 
 def _has_longer(model_version: str, known: Iterable[str]) -> bool:
@@ -268,10 +276,8 @@ class Project:
         :param data: `title`, `ordering`, `filters` and so on, in the data manager's form.
         """
         body = {'project': self.id, 'data': data}
-        for view in await self.views():
-            if view.get('data', {}).get('title') == data['title']:
-                return await self._object('PATCH', f'/api/dm/views/{view["id"]}/', json=body)
-        return await self._object('POST', '/api/dm/views/', json=body)
+        known = [view for view in await self.views() if view.get('data', {}).get('title') == data['title']]
+        return await self._save('/api/dm/views/', '/', known, body)
 
     async def backends(self) -> list[Json]:
         return await self._list('/api/ml/')
@@ -290,10 +296,7 @@ class Project:
             body |= {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}
         else:
             body |= {'auth_method': 'NONE'}
-        for backend in await self.backends():
-            if str(backend.get('url')).rstrip('/') == url.rstrip('/'):
-                return await self._object('PATCH', f'/api/ml/{backend["id"]}', json=body)
-        return await self._object('POST', '/api/ml/', json=body)
+        return await self._save('/api/ml/', '', with_address(await self.backends(), url), body)
 
     async def webhooks(self) -> list[Json]:
         return await self._list('/api/webhooks/')
@@ -308,10 +311,7 @@ class Project:
             'send_for_all_actions': True,
             'is_active': True,
         }
-        for webhook in await self.webhooks():
-            if str(webhook.get('url')).rstrip('/') == url.rstrip('/'):
-                return await self._object('PATCH', f'/api/webhooks/{webhook["id"]}/', json=body)
-        return await self._object('POST', '/api/webhooks/', json=body)
+        return await self._save('/api/webhooks/', '/', with_address(await self.webhooks(), url), body)
 
     async def change_webhook(self, webhook: Json, **fields: Any) -> None:
         """Change a webhook, such as its `headers`.
@@ -338,6 +338,15 @@ class Project:
         """
         body = {'project': self.id, 'path': path, 'title': title, 'use_blob_urls': True, 'regex_filter': _NOTHING}
         return await self._object('POST', '/api/storages/localfiles/', json=body)
+
+    async def _save(self, path: str, end: str, known: Sequence[Json], body: Json) -> Json:
+        """Change the first known object, or create one.
+
+        :param end: end of the path of an existing object.
+        """
+        if known:
+            return await self._object('PATCH', f'{path}{known[0]["id"]}{end}', json=body)
+        return await self._object('POST', path, json=body)
 
     async def _object(self, method: str, path: str, **options: Any) -> Json:
         return await self.connection.request_object(method, path, **options)

@@ -5,13 +5,11 @@ one could not. If a run is killed, one annotation may be sent again.
 """
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from detector.errors import InvalidImage, InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
@@ -23,6 +21,7 @@ from detector.models.store import ModelStore
 from detector.outbox.outbox import Outbox, open_outbox
 from detector.pose import images
 from detector.settings import Settings
+from detector.system.folder_lock import locked
 
 from .exports import Labelled
 
@@ -119,7 +118,7 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
 
     :raises NoLearningLoop: LOOP_HOST is unset.
     :raises ModelUnavailable: no model is installed to take the Loop's category ids from.
-    :raises InvalidRequest: another export uses the same DATA_FOLDER.
+    :raises FolderInUse: another export uses the same DATA_FOLDER.
     """
     folder = settings.data_folder / 'label_studio'
     changes = {'data_folder': folder, 'max_outbox_size': 10**9, 'max_outbox_mib': 10**6}
@@ -134,8 +133,7 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
             'models: let a node follow the Loop on this DATA_FOLDER, or install a model with `wholebody model`'
         )
     category_ids = open_package(current).category_ids
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / 'export.lock'):
+    with locked(folder / 'export.lock', seconds=0):
         queue = CorrectionQueue(folder / 'corrections.sqlite')
         try:
             yield LoopExport(
@@ -154,16 +152,3 @@ def _hint(task: TaskLabels) -> Hint | None:
     if type(annotation) is not int or type(project) is not int:
         return None
     return Hint(annotation=annotation, project=project)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Exclude other processes; the lock ends with the process, even if it is killed."""
-    database = sqlite3.connect(path, timeout=0, isolation_level=None)
-    try:
-        database.execute('BEGIN EXCLUSIVE')
-        yield
-    except sqlite3.OperationalError as error:
-        raise InvalidRequest(f'another export to the Learning Loop seems to run ({path}: {error})') from None
-    finally:
-        database.close()

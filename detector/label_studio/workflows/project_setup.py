@@ -12,15 +12,16 @@ from defusedxml.ElementTree import fromstring
 
 from detector.errors import InvalidRequest, LabelStudioFault, WholebodyError
 from detector.label_studio.labels.config import parse
+from detector.label_studio.server.addresses import base_url
 from detector.label_studio.server.client import Connection
-from detector.label_studio.server.project import Json, Project
+from detector.label_studio.server.project import UNCERTAINTY_SAMPLING, Json, Project, with_address
 from detector.wording import counted
 
 Sampling = Literal['uncertainty', 'sequential', 'uniform']
 Say = Callable[[str], None]
 
 _SAMPLING: Final = {
-    'uncertainty': 'Uncertainty sampling',
+    'uncertainty': UNCERTAINTY_SAMPLING,
     'sequential': 'Sequential sampling',
     'uniform': 'Uniform sampling',
 }
@@ -46,11 +47,7 @@ class Node:
     password: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        try:
-            url = httpx.URL(self.url)
-        except httpx.InvalidURL:
-            url = httpx.URL()
-        if url.scheme not in ('http', 'https') or not url.raw_host or url.userinfo or url.query or url.fragment:
+        if base_url(self.url) is None:
             raise InvalidRequest(
                 '--node: give an address like http://localhost:8004; user name and password belong in '
                 'BASIC_AUTH_USER and BASIC_AUTH_PASS'
@@ -178,7 +175,8 @@ async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
     :return: the model version that the node told Label Studio; this process may not be able to reach the node.
     """
     backends = await project.backends()
-    backend = next((backend for backend in backends if _same_address(backend.get('url'), node.url)), None)
+    own = with_address(backends, node.url)
+    backend = own[0] if own else None
     if backend is None or not _is_connected(backend, node):
         backend = await _save(project, node, title=_UNNAMED if backend is None else str(backend['title']))
         say(f'the backend {node.url} is connected')
@@ -191,7 +189,7 @@ async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
         await _save(project, node, title=version)
         say(f'the title of the backend is its model version, "{version}"')
     for other in backends:
-        if not _same_address(other.get('url'), node.url):
+        if other not in own:
             warn(f'there is another backend, {_public(other.get("url"))}; Label Studio uses the first one only')
     return str(version)
 
@@ -235,7 +233,7 @@ def _explained(error: WholebodyError, url: str) -> WholebodyError:
 async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
     """Keep one webhook with the credentials of the node; Label Studio creates one without them beside the backend."""
     url = f'{node.url}/webhook'
-    webhooks = [webhook for webhook in await project.webhooks() if _same_address(webhook.get('url'), url)]
+    webhooks = with_address(await project.webhooks(), url)
     if not webhooks:
         await project.save_webhook(url=url, headers=node.headers)
         say('the webhook is made')
@@ -249,10 +247,6 @@ async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
     for other in others:
         await project.delete_webhook(int(other['id']))
         say('a second webhook of the same address is deleted')
-
-
-def _same_address(first: object, second: str) -> bool:
-    return str(first).rstrip('/') == second.rstrip('/')
 
 
 def _public(url: object) -> str:

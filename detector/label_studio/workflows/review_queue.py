@@ -29,7 +29,7 @@ from detector.label_studio.labels.tasks import (
     results_of,
     size_of,
 )
-from detector.label_studio.server.project import Project
+from detector.label_studio.server.project import UNCERTAINTY_SAMPLING, Project
 from detector.outbox.relevance import confidences
 from detector.pose.pose import Pose
 from detector.pose.skeleton import PART_BY_NAME, PERSON
@@ -39,7 +39,6 @@ from .postures import farthest_first, postures
 By = Literal['uncertainty', 'diversity', 'both']
 
 TAB: Final = 'Queue'
-UNCERTAINTY_SAMPLING: Final = 'Uncertainty sampling'
 AT_ONCE: Final = 8
 """Number of predictions that are changed at the same time."""
 LAST: Final = 1.0

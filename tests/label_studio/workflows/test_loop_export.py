@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from detector.cli.main import app
-from detector.errors import InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
+from detector.errors import FolderInUse, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.workflows import loop_export
 from detector.label_studio.workflows.loop_export import opened
 from detector.models.embedded import EMBEDDED_PACKAGE
@@ -94,7 +94,7 @@ def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
     for _ in range(2):
         with (
             opened(load_settings(), print),
-            pytest.raises(InvalidRequest, match='another export'),
+            pytest.raises(FolderInUse, match='label_studio is in use by process'),
             opened(load_settings(), print),
         ):
             pass
