@@ -19,11 +19,13 @@ CONTRACTS = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['tool']['imp
 FORBIDDEN = {
     'layers': ('detector/pose/pose.py', 'detector.api.routes'),
     'label-studio-layers': ('detector/label_studio/labels/config.py', 'detector.label_studio.workflows.exports'),
+    'formats': ('detector/datasets/yolo.py', 'detector.datasets.coco'),
+    'doors': ('detector/service.py', 'fastapi'),
     'mock': ('detector/models/embedded.py', 'mock.test_card.cards'),
     'page': ('detector/node/wholebody_node.py', 'detector.page.look'),
     'tests': ('benchmarks/load.py', 'tests.support.people'),
 }
-"""For each contract, a file and an import that the file may not have."""
+"""For each contract, a file and an import that the file must not have."""
 
 
 def lint_imports(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -43,6 +45,15 @@ def test_every_contract_holds() -> None:
     assert answer.returncode == 0, answer.stdout
     assert f'{len(CONTRACTS)} kept, 0 broken' in answer.stdout
     assert not [contract['id'] for contract in CONTRACTS if 'ignore_imports' in contract]
+
+
+def test_every_room_below_the_doors_is_free_of_web_frameworks() -> None:
+    """The contract `doors` names every layer below `api`."""
+    contracts = {contract['id']: contract for contract in CONTRACTS}
+    layers = contracts['layers']['layers']
+    below = {room for names in layers[layers.index('api') + 1 :] for room in re.findall(r'\w+', names)}
+    existing = {room for room in below if list((PROJECT / 'detector').glob(f'{room}*'))}
+    assert {f'detector.{room}' for room in existing} == set(contracts['doors']['source_modules'])
 
 
 @pytest.mark.parametrize('contract', [contract['id'] for contract in CONTRACTS])
