@@ -9,12 +9,12 @@ from detector.api.in_flight import InFlight
 from detector.api.middleware.access import AccessPolicy
 from detector.api.middleware.drain import Drain
 from detector.api.middleware.limits import MIB
-from detector.api.middleware.observation import EventLoopLag
 from detector.loop import client
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater
 from detector.ls_adapter import LabelStudioBackend
 from detector.models.store import ModelStore
+from detector.observability.event_loop_lag import EventLoopLag
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.outbox.collector import Collector, make_collector

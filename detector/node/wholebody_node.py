@@ -13,11 +13,11 @@ from learning_loop_node.helpers.misc import ImageData
 from starlette.types import ASGIApp
 
 from detector import ls_adapter
-from detector.api import error_answers, events, login, openapi, outbox_routes, routes
-from detector.api.middleware import access, observation
+from detector.api import error_answers, events, login, metrics_route, openapi, outbox_routes, routes
+from detector.api.middleware import access
 from detector.api.middleware.drain import Draining
 from detector.api.middleware.limits import RequestLimits
-from detector.api.middleware.observation import NodeState, ObservedRequests
+from detector.api.middleware.observation import ObservedRequests
 from detector.loop import upstream
 from detector.service import DetectRequest
 from detector.serving.model_serving import ServingModel
@@ -27,6 +27,7 @@ from detector.wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFacto
 
 from . import parts
 from .shutdown import NodeShutdown
+from .state_metrics import StateMetrics
 
 _REPLACED: Final = (detect.router, upload.router, about.router, model_version_control.router, outbox_mode.router)
 """Upstream's routes that our own replace."""
@@ -87,7 +88,7 @@ class WholebodyNode(DetectorNode):
 
     def _add_routes(self) -> None:
         own = self.parts
-        state = NodeState(
+        state = StateMetrics(
             serving=own.serving,
             outbox=own.outbox,
             admission=own.inference.admission,
@@ -100,7 +101,7 @@ class WholebodyNode(DetectorNode):
             outbox_routes.create_router(own.service.uploads, own.service.outbox, own.outbox, own.settings),
             login.create_router(own.access_policy),
             ls_adapter.create_router(own.label_studio, own.service.models, own.access_policy, own.settings),
-            observation.create_router(own.metrics.registry),
+            metrics_route.create_router(own.metrics.registry),
         ):
             self.include_router(router)
         openapi.install(self)
