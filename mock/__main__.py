@@ -1,4 +1,4 @@
-"""`python -m mock` is the mock Learning Loop."""
+"""Makes `python -m mock` the command of the mock Learning Loop."""
 
 from mock.loop.commands import app
 

@@ -1,7 +1,7 @@
-"""A mock Learning Loop: `uv run python -m mock` serves it.
+"""A mock Learning Loop, served by `uv run python -m mock`.
 
-It has the endpoints that nodes of learning_loop_node 0.27 call (`loop_routes`, `loop_trainer_routes`, `loop_events`),
-those that people and tests need on top, under /mock (`loop_mock_routes`), and makes faults on demand (`loop_faults`).
+It has the endpoints that nodes of learning_loop_node 0.27 call (`routes`, `trainer_routes`, `events`), paths under
+/mock for people and tests (`mock_routes`), and faults on demand (`faults`).
 """
 
 import importlib.util
@@ -20,21 +20,7 @@ from detector.api.middleware.access import is_own_page
 from detector.page.lazy import PATH as PAGE_PATH
 from detector.page.lazy import LazyPage
 
-from . import (
-    events as loop_events,
-)
-from . import (
-    mock_routes as loop_mock_routes,
-)
-from . import (
-    routes as loop_routes,
-)
-from . import (
-    seed as loop_seed,
-)
-from . import (
-    trainer_routes as loop_trainer_routes,
-)
+from . import events, mock_routes, routes, seed, trainer_routes
 from .errors import LoopError
 from .middleware import AbortableProtocol, LoopMiddleware
 from .state import Loop, Sessions
@@ -43,41 +29,41 @@ from .store import LoopStore
 SHUTDOWN_SECONDS: Final = 2
 
 _DESCRIPTION: Final = """
-Stands in for a Learning Loop. Point a node at it: `LOOP_HOST=127.0.0.1:5005`, `LOOP_ORGANIZATION=zauberzeug`,
-`LOOP_PROJECT=wholebody`.
+A server that stands in for a Learning Loop. To let a node follow it, set `LOOP_HOST=127.0.0.1:5005`,
+`LOOP_ORGANIZATION=zauberzeug` and `LOOP_PROJECT=wholebody`.
 
-The paths under `/api` are the Learning Loop's own; those under `/mock` are for people and tests: upload a package, set
-the deployment target, see what arrived, order faults.
+The paths under `/api` are those of the Learning Loop. The paths under `/mock` are for people and tests: upload a
+package, set the deployment target, list what was received, order faults.
 """
 
 
 def create_app(folder: Path, *, username: str | None = None, password: str = '') -> FastAPI:
-    """The mock as an ASGI application.
+    """Return the mock as an ASGI application.
 
-    :param folder: keeps all that shall survive a restart; seeded with one project if there is none in it.
-    :param username: the only one to be let in; None: everybody is, with empty credentials too.
+    :param folder: keeps everything that survives a restart; a new folder is seeded with one project.
+    :param username: the only user who may log in; None if every client may, also with empty credentials.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = LoopStore(folder)
-    loop_seed.seed_once(store)
-    loop = Loop(store=store, sessions=Sessions(username, password), sio=loop_events.make_server())
+    seed.seed_once(store)
+    loop = Loop(store=store, sessions=Sessions(username, password), sio=events.make_server())
     shutil.rmtree(loop.broken_files, ignore_errors=True)
-    loop_events.register(loop)
+    events.register(loop)
 
     app = FastAPI(title='Mock Learning Loop', version='0.27', description=_DESCRIPTION)
     app.state.loop = loop
     app.add_middleware(LoopMiddleware, loop=loop)
     app.add_exception_handler(LoopError, _refuse)
-    for router in (loop_routes.router, loop_mock_routes.router, loop_trainer_routes.router):
+    for router in (routes.router, mock_routes.router, trainer_routes.router):
         app.include_router(router)
-    app.mount('/ws', socketio.ASGIApp(loop.sio, socketio_path=f'/ws/{loop_events.SOCKETIO_PATH}'))
+    app.mount('/ws', socketio.ASGIApp(loop.sio, socketio_path=f'/ws/{events.SOCKETIO_PATH}'))
     app.add_api_route('/', _to_the_page, include_in_schema=False)
 
     def build_page(page: LazyPage) -> None:
-        from . import page as loop_page
+        from .page import build
 
         page.app.add_exception_handler(LoopError, _refuse)
-        loop_page.build(page.app, loop)
+        build(page.app, loop)
 
     LazyPage(build_page, title='Mock Learning Loop', may_connect=is_own_page).install(app)
     return app
@@ -88,13 +74,13 @@ async def _refuse(_request: Request, error: Any) -> JSONResponse:
 
 
 async def _to_the_page() -> RedirectResponse:
-    """To the API's, if the extra `page` is not installed."""
+    """Redirect to the page, or to the OpenAPI page if the extra `page` is not installed."""
     return RedirectResponse('/docs' if importlib.util.find_spec('nicegui') is None else f'{PAGE_PATH}/')
 
 
 def serve(folder: Path, *, host: str, port: int, username: str | None = None, password: str = '') -> None:
-    """Serve until SIGTERM or SIGINT; the process then ends with status 0."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal once more when it is done
+    """Serve until SIGTERM or SIGINT. The process then exits with status 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises the signal again when it has ended
     uvicorn.run(
         create_app(folder, username=username, password=password),
         host=host,

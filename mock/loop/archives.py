@@ -1,4 +1,4 @@
-"""Zips of models as the mock Learning Loop makes them: with its own identity in their model.json."""
+"""Model zips of the mock Learning Loop, which writes its own identity into their model.json."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ _CHUNK: Final = 1024**2
 
 
 def copy_with_identity(source: Path, target: Path, identity: Mapping[str, str]) -> None:
-    """Copy a zip, with an identity written into its model.json; folders and all else stay as they are.
+    """Copy a zip and write an identity into its model.json. Folders and all other files are copied unchanged.
 
     :param identity: `id`, `version`, `organization`, `project`, `format`.
-    :raises ValueError: no zip, or no model.json in it that is an object.
+    :raises ValueError: the file is not a zip, or holds no model.json that is an object.
     """
     try:
         with zipfile.ZipFile(source) as archive, zipfile.ZipFile(target, 'w') as copy:
@@ -34,9 +34,9 @@ def copy_with_identity(source: Path, target: Path, identity: Mapping[str, str]) 
 
 
 def with_identity(description: bytes, identity: Mapping[str, str]) -> bytes:
-    """A model.json with an identity in it.
+    """Return a model.json with an identity written into it.
 
-    :raises ValueError: it is no JSON object.
+    :raises ValueError: the description is not a JSON object.
     """
     try:
         content = json.loads(description)
@@ -50,8 +50,8 @@ def with_identity(description: bytes, identity: Mapping[str, str]) -> bytes:
 def pack_parts(target: Path, parts: Sequence[tuple[str, BinaryIO]]) -> str:
     """Pack the parts of an upload into a flat zip.
 
-    :param parts: file name and content, at its start.
-    :return: a hash of names and contents in any order.
+    :param parts: file name and content of each part; the content is read from its current position.
+    :return: a hash of names and contents that does not depend on their order.
     """
     hashes = []
     with zipfile.ZipFile(target, 'w') as archive:

@@ -1,4 +1,4 @@
-"""A client for the /mock paths of a running mock Learning Loop, for its commands and for tests."""
+"""A client for the /mock paths of a running mock Learning Loop, used by its commands and by tests."""
 
 import json
 from pathlib import Path
@@ -11,15 +11,15 @@ from .defaults import DEFAULT_URL, ORGANIZATION, PROJECT
 
 
 class LoopRefusal(Exception):
-    """The mock answered with an error, or not at all."""
+    """The mock answers with an error, or does not answer."""
 
 
 class LoopClient:
     """Talks to one project of a mock Learning Loop.
 
-    All methods raise `LoopRefusal` if the mock cannot be reached or refuses.
+    Every method raises `LoopRefusal` if the mock cannot be reached or refuses the request.
 
-    :param http: the HTTP client behind it; relative addresses are those of the mock.
+    :param http: the HTTP client that is used; relative addresses are those of the mock.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LoopClient:
 
     @property
     def api(self) -> str:
-        """Path of the project in the Learning Loop's own interface."""
+        """Path of the project in the Loop's own interface."""
         return f'/api/{self.organization}/projects/{self.project}'
 
     def upload_package(
@@ -55,10 +55,10 @@ class LoopClient:
     ) -> str:
         """Store a package as a new model.
 
-        :param version: the next minor version without.
-        :param rewrite: write the Loop's id, version and names into its model.json; without, any bytes are stored.
+        :param version: version of the model; by default the next minor version.
+        :param rewrite: write the Loop's id, version and names into its model.json; if False, any bytes are stored.
         :param duplicate: allow a version that exists already.
-        :return: the model's id.
+        :return: the id of the model.
         """
         fields = {'version': version, 'model_format': model_format, 'rewrite': rewrite, 'duplicate': duplicate}
         data = {name: str(value) for name, value in fields.items() if value is not None}
@@ -66,14 +66,14 @@ class LoopClient:
             return str(self._call('POST', f'{self._prefix}/models', data=data, files={'file': file})['id'])
 
     def models(self) -> list[dict[str, Any]]:
-        """The models, oldest first: id, version, formats, files (sha256, size), target …"""
+        """Return the models, oldest first: id, version, formats, files (sha256, size), target …"""
         return self._listed(f'{self._prefix}/models', 'models')
 
     def delete_model(self, model_id: str) -> None:
         self._call('DELETE', f'{self._prefix}/models/{model_id}')
 
     def target(self) -> dict[str, Any]:
-        """`model_uuid` and `version` of the deployment target, or `raw`."""
+        """Return `model_uuid` and `version` of the deployment target, or `raw`."""
         return self._call('GET', f'{self._prefix}/target')
 
     def set_target(self, version: str | None = None, *, model_uuid: str | None = None) -> None:
@@ -88,12 +88,12 @@ class LoopClient:
         self._call('PUT', f'{self._prefix}/target/raw', content=json.dumps(body), headers=headers)
 
     def images(self, tag: str | None = None, *, limit: int = 100_000, metadata: bool = True) -> list[dict[str, Any]]:
-        """What was received, in the order of arrival: id, name, tags, source, boxes, points, …, metadata."""
+        """Return the received images in the order of arrival: id, name, tags, source, boxes, points, …, metadata."""
         parameters = {'limit': limit, 'metadata': metadata} | ({'tag': tag} if tag is not None else {})
         return self._listed(f'{self._prefix}/images', 'images', parameters)
 
     def jpeg(self, image_id: str, *, skeletons: bool = False) -> bytes:
-        """An image as it was received, or with its skeletons drawn over it."""
+        """Return an image as it was received, or with its skeletons drawn over it."""
         name = 'skeletons' if skeletons else 'jpeg'
         return self._request('GET', f'{self._prefix}/images/{image_id}/{name}').content
 
@@ -101,32 +101,33 @@ class LoopClient:
         self._call('DELETE', f'{self._prefix}/images')
 
     def detectors(self) -> dict[str, dict[str, Any]]:
-        """Per detector uuid its latest status report."""
+        """Return the latest status report of each detector by its uuid."""
         found: dict[str, dict[str, Any]] = self._call('GET', f'{self._prefix}/detectors')['detectors']
         return found
 
     def reports(self, uuid: str) -> list[dict[str, Any]]:
-        """A detector's last 100 status reports, oldest first."""
+        """Return the latest 100 status reports of a detector, oldest first."""
         return self._listed(f'{self._prefix}/detectors/{uuid}', 'reports')
 
     def requests(self, endpoint: str | None = None, *, after: int = 0) -> list[dict[str, Any]]:
-        """The last requests to /api: number, time, endpoint, method, path, range, status."""
+        """Return the latest requests to /api: number, time, endpoint, method, path, range, status."""
         parameters: dict[str, Any] = {'after': after} | ({'endpoint': endpoint} if endpoint else {})
         return self._listed('/mock/requests', 'requests', parameters)
 
     def fault(self, endpoint: str, kind: str, **parameters: Any) -> int:
-        """Order a fault; for the parameters see `loop_faults.Fault`.
+        """Order a fault.
 
-        :return: its id.
+        :param parameters: see `faults.Fault`.
+        :return: the id of the fault.
         """
         return int(self._call('POST', '/mock/faults', json={'endpoint': endpoint, 'kind': kind} | parameters)['id'])
 
     def faults(self) -> list[dict[str, Any]]:
-        """All faults, with `fired` and `active`."""
+        """Return all faults, with `fired` and `active`."""
         return self._listed('/mock/faults', 'faults')
 
     def fired(self, fault_id: int) -> int:
-        """How many requests a fault has met."""
+        """Return how many requests a fault has affected."""
         return next(int(fault['fired']) for fault in self.faults() if fault['id'] == fault_id)
 
     def delete_fault(self, fault_id: int) -> None:
@@ -136,15 +137,15 @@ class LoopClient:
         self._call('DELETE', '/mock/faults')
 
     def expire_sessions(self) -> None:
-        """Make all logins invalid."""
+        """Invalidate all logins."""
         self._call('DELETE', '/mock/sessions')
 
     def reset(self) -> None:
-        """Forget everything and seed anew."""
+        """Delete everything and seed again."""
         self._call('POST', '/mock/reset')
 
     def login(self, username: str = '', password: str = '') -> httpx.Response:
-        """Log `http` in, so that it may use the Learning Loop's own paths."""
+        """Log `http` in, so that it may use the Loop's own paths."""
         return self.http.post('/api/login', data={'username': username, 'password': password})
 
     def _listed(self, path: str, name: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:

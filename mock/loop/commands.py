@@ -1,4 +1,4 @@
-"""The commands of the mock Learning Loop: `python -m mock`, or `wholebody mock-loop`."""
+"""Commands of the mock Learning Loop: `python -m mock`, or `wholebody mock-loop`."""
 
 import sys
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from .client import LoopClient
 
 app = typer.Typer(
-    help='A mock Learning Loop: serves one, and talks to a running one. Without a command it serves.',
+    help='Serve a mock Learning Loop, or control a running one. Without a command it serves.',
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-Folder = Annotated[Path, typer.Option(envvar='MOCK_LOOP_FOLDER', help='Keeps projects, models and images.')]
+Folder = Annotated[Path, typer.Option(envvar='MOCK_LOOP_FOLDER', help='Folder that keeps projects, models and images.')]
 Host = Annotated[str, typer.Option(help='Address to bind to.')]
 Port = Annotated[int, typer.Option(envvar='MOCK_LOOP_PORT', help='Port to bind to.', min=1, max=65535)]
 Username = Annotated[
-    str | None, typer.Option(envvar='MOCK_LOOP_USERNAME', help='Let in only this user; everybody without.')
+    str | None, typer.Option(envvar='MOCK_LOOP_USERNAME', help='The only user who may log in. Unset: every client may.')
 ]
 Password = Annotated[str, typer.Option(envvar='MOCK_LOOP_PASSWORD', help='Password of that user.')]
 
 Url = Annotated[str, typer.Option(envvar='MOCK_LOOP_URL', help='Address of the running mock.')]
-Organization = Annotated[str, typer.Option(help='Organization there.')]
-Project = Annotated[str, typer.Option(help='Project there.')]
+Organization = Annotated[str, typer.Option(help='Organization in the mock.')]
+Project = Annotated[str, typer.Option(help='Project in the mock.')]
 
 DEFAULT_FOLDER = Path('mock-loop-data')
 
@@ -41,7 +41,7 @@ def _serve_by_default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         assert isinstance(context.command, TyperGroup)
         command = context.command.commands['serve']
-        with command.make_context('serve', [], parent=context) as its_context:  # reads the environment, too
+        with command.make_context('serve', [], parent=context) as its_context:  # this reads the environment, too
             command.invoke(its_context)
 
 
@@ -66,13 +66,13 @@ def serve(
 @app.command()
 def upload(
     package: Annotated[Path, typer.Argument(help='A package: a zip with model.json.', exists=True, dir_okay=False)],
-    version: Annotated[str | None, typer.Option(help='The next minor version without.')] = None,
-    as_is: Annotated[bool, typer.Option('--as-is', help='Leave the bytes as they are, whatever they are.')] = False,
+    version: Annotated[str | None, typer.Option(help='Version; by default the next minor version.')] = None,
+    as_is: Annotated[bool, typer.Option('--as-is', help='Store any bytes unchanged.')] = False,
     url: Url = DEFAULT_URL,
     organization: Organization = ORGANIZATION,
     project: Project = PROJECT,
 ) -> None:
-    """Upload a package as a new version; it is not verified, so that bad ones can be handed out too."""
+    """Upload a package as a new version. It is not verified, so faulty packages can be served, too."""
     with _client(url, organization, project) as loop:
         model_id = loop.upload_package(package, version, rewrite=not as_is)
         model = next(model for model in loop.models() if model['id'] == model_id)
@@ -90,7 +90,7 @@ def models(url: Url = DEFAULT_URL, organization: Organization = ORGANIZATION, pr
 
 @app.command()
 def target(
-    version: Annotated[str | None, typer.Argument(help='Version to deploy; shows the target without.')] = None,
+    version: Annotated[str | None, typer.Argument(help='Version to deploy. Without it the target is shown.')] = None,
     url: Url = DEFAULT_URL,
     organization: Organization = ORGANIZATION,
     project: Project = PROJECT,
@@ -106,15 +106,15 @@ def target(
 @app.command()
 def images(
     tag: Annotated[str | None, typer.Option(help='Only images with this tag.')] = None,
-    limit: Annotated[int, typer.Option(help='The newest so many.', min=1)] = 20,
+    limit: Annotated[int, typer.Option(help='Number of images to list, newest ones.', min=1)] = 20,
     output: Annotated[
-        Path | None, typer.Option('--output', '-o', help='Folder to write them to, with their skeletons drawn.')
+        Path | None, typer.Option('--output', '-o', help='Folder to write the images to, with their skeletons drawn.')
     ] = None,
     url: Url = DEFAULT_URL,
     organization: Organization = ORGANIZATION,
     project: Project = PROJECT,
 ) -> None:
-    """List the images that were received, newest last."""
+    """List the received images, newest last."""
     with _client(url, organization, project) as loop:
         for image in loop.images(tag, limit=limit, metadata=False):
             print(_image_line(image))
@@ -144,17 +144,17 @@ def detectors(url: Url = DEFAULT_URL, organization: Organization = ORGANIZATION,
 def fault(
     endpoint: Annotated[str, typer.Argument(help=', '.join(get_args(Endpoint)))],
     kind: Annotated[str, typer.Argument(help=', '.join(get_args(Kind)))],
-    count: Annotated[int | None, typer.Option(help='Requests that it meets; until deleted without.', min=1)] = None,
-    share: Annotated[float | None, typer.Option(help='Part of the requests that meet it, by chance, 0..1.')] = None,
-    seconds: Annotated[float | None, typer.Option(help='Of a delay.')] = None,
-    at: Annotated[float | None, typer.Option(help='Part of the body, 0..1: delay, drop, truncate, corrupt.')] = None,
-    bytes_per_second: Annotated[int | None, typer.Option(help='Of throttle.')] = None,
+    count: Annotated[int | None, typer.Option(help='Number of affected requests. Unset: until deleted.', min=1)] = None,
+    share: Annotated[float | None, typer.Option(help='Share of the affected requests, at random, 0..1.')] = None,
+    seconds: Annotated[float | None, typer.Option(help='Length of a delay, in seconds.')] = None,
+    at: Annotated[float | None, typer.Option(help='Share of the body, 0..1: delay, drop, truncate, corrupt.')] = None,
+    bytes_per_second: Annotated[int | None, typer.Option(help='Rate of throttle.')] = None,
     status: Annotated[int | None, typer.Option(help='HTTP status to answer with.')] = None,
-    filename: Annotated[str | None, typer.Option(help='In the Content-Disposition.')] = None,
-    image: Annotated[str | None, typer.Option(help='Name of the image to reject; the first one without.')] = None,
+    filename: Annotated[str | None, typer.Option(help='File name in the Content-Disposition.')] = None,
+    image: Annotated[str | None, typer.Option(help='Name of the image to reject; by default the first one.')] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Order a fault: from now on, requests to the endpoint meet it."""
+    """Order a fault that affects requests to an endpoint from now on."""
     given = {
         'count': count,
         'share': share,
@@ -172,9 +172,9 @@ def fault(
 
 @app.command()
 def faults(
-    clear: Annotated[bool, typer.Option('--clear', help='End and forget all.')] = False, url: Url = DEFAULT_URL
+    clear: Annotated[bool, typer.Option('--clear', help='Delete all faults.')] = False, url: Url = DEFAULT_URL
 ) -> None:
-    """List the faults and how often each has fired, or clear them."""
+    """List the faults and how many requests each has affected, or delete them."""
     with _client(url, ORGANIZATION, PROJECT) as loop:
         if clear:
             loop.clear_faults()
@@ -186,7 +186,7 @@ def faults(
 
 @contextmanager
 def _client(url: str, organization: str, project: str) -> Iterator['LoopClient']:
-    """A client whose refusals become one message on standard error and exit status 1."""
+    """Provide a client whose refusals become one message on standard error and exit status 1."""
     from .client import LoopClient, LoopRefusal
 
     try:

@@ -1,4 +1,4 @@
-"""Where a mock Learning Loop is and what is in it, unless said otherwise."""
+"""Default address and content of a mock Learning Loop."""
 
 from typing import Final
 
@@ -8,4 +8,4 @@ DEFAULT_URL: Final = f'http://127.0.0.1:{DEFAULT_PORT}'
 ORGANIZATION: Final = 'zauberzeug'
 PROJECT: Final = 'wholebody'
 VERSION: Final = '1.0'
-"""Of the test card model that a new mock starts with."""
+"""Version of the test card model in a new mock."""

@@ -1,11 +1,14 @@
-"""What a mock Learning Loop refuses, each with the HTTP status that it is answered with."""
+"""Errors of the mock Learning Loop, each with the HTTP status of its answer."""
 
 from http import HTTPStatus
 from typing import Any, ClassVar
 
 
 class LoopError(Exception):
-    """Base of what the mock refuses; `detail` is the answer's text or object."""
+    """Base of the errors with which the mock refuses a request.
+
+    :param detail: text or object for the field `detail` of the answer.
+    """
 
     status: ClassVar[HTTPStatus] = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -15,8 +18,12 @@ class LoopError(Exception):
 
 
 class Unknown(LoopError):
+    """An addressed object does not exist."""
+
     status = HTTPStatus.NOT_FOUND
 
 
 class Conflict(LoopError):
+    """An object exists already."""
+
     status = HTTPStatus.CONFLICT

@@ -1,4 +1,4 @@
-"""The mock's Socket.IO side, to which trainers and annotators connect with the cookie of their login."""
+"""Socket.IO events of the mock. Trainers and annotators connect with the cookie of their login."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,15 +12,16 @@ from .project import now
 from .state import COOKIE, Loop
 
 SOCKETIO_PATH: Final = 'socket.io'
-"""Under the mount point /ws."""
+"""Path below the mount point /ws."""
 CALL_SECONDS: Final = 10
+"""Time limit for the answer of a node, in seconds."""
 _SUCCESS: Final = {'success': True, 'error_msg': None, 'payload': None}
 
 Answer = dict[str, Any]
 
 
 def make_server() -> Any:
-    """A socketio.AsyncServer without events."""
+    """Return a socketio.AsyncServer without events."""
     return socketio.AsyncServer(async_mode='asgi', max_http_buffer_size=16 * 1024**2)
 
 
@@ -35,7 +36,7 @@ def register(loop: Loop) -> None:
 async def emit(loop: Loop, event: str, arguments: list[Any], node_type: str | None) -> list[dict[str, Any]]:
     """Send an event to the connected nodes and collect their answers.
 
-    :param node_type: `trainer`, `annotation_node` …; None: to all.
+    :param node_type: `trainer`, `annotation_node` …; None for all nodes.
     :return: per node its session, type and name, and `answer` or `error`.
     """
     chosen = {sid: node for sid, node in loop.nodes.items() if node_type in (None, node['node_type'])}
@@ -43,7 +44,7 @@ async def emit(loop: Loop, event: str, arguments: list[Any], node_type: str | No
     async def call(sid: str) -> dict[str, Any]:
         try:
             answer = await loop.sio.call(event, tuple(arguments), to=sid, timeout=CALL_SECONDS)
-        except Exception as error:  # a node that does not answer is a result too
+        except Exception as error:  # a missing answer is a result, too
             return {'error': type(error).__name__}
         return {'answer': answer}
 

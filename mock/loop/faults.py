@@ -1,8 +1,8 @@
-"""Faults of the mock Learning Loop on demand: what they are, which are due, and the broken files that some serve.
+"""Faults of the mock Learning Loop: what they are, which are due, and the broken files that some of them serve.
 
-Faults of different kinds add up: a delay, then a status, say. Of the same kind the oldest that is left fires, so that a
-sequence can be set in advance; where chance spares a request, the next of the kind has its turn. They live as long as
-the process.
+Faults of different kinds add up, for instance a delay and a status. Of several faults of one kind the oldest active one
+applies, so a sequence can be ordered in advance; if chance spares a request, the next fault of the kind is tried.
+Faults end with the process.
 """
 
 import hashlib
@@ -22,36 +22,37 @@ Kind = Literal[
 
 FILE_KINDS: Final = ('truncate', 'corrupt', 'no_disposition', 'filename')
 FLIPPED_BYTES: Final = 64
+"""Number of bytes that `corrupt` inverts."""
 _CHUNK: Final = 1024**2
 
 
 class Fault(BaseModel):
-    """A fault as it is ordered.
+    """An ordered fault.
 
-    - `delay`: wait `seconds`; before answering, or with `at` when that part of the answer's body is sent.
+    - `delay`: wait `seconds` before the answer, or with `at` when that share of the answer's body has been sent.
     - `throttle`: send the answer's body at `bytes_per_second`.
-    - `status`: answer with `status`, once the request is read.
-    - `html`: answer 200 with a page of HTML.
-    - `drop`: reset the TCP connection when part `at` (0.5) of the body is through: of the request's body where it has
-      one, which then has no effect, else of the answer's.
-    - `lose_response`: do what is asked, then reset the connection in place of the answer.
-    - `truncate`: serve only part `at` (0.5) of the model file, with the Content-Length of that.
-    - `corrupt`: serve the model file with 64 bytes inverted from part `at` (0.5) on; the ETag is that of these bytes.
+    - `status`: read the request and answer with `status`.
+    - `html`: answer 200 with an HTML page.
+    - `drop`: reset the TCP connection when share `at` (0.5) of a body has been transferred. If the request has a body,
+      it is that one, and the request has no effect; otherwise it is the answer's.
+    - `lose_response`: process the request, then reset the connection instead of answering.
+    - `truncate`: serve only share `at` (0.5) of the model file, with the matching Content-Length.
+    - `corrupt`: serve the model file with 64 bytes inverted from share `at` (0.5) on; the ETag matches these bytes.
     - `no_disposition`: serve the model file without Content-Disposition.
-    - `filename`: serve it with `filename="…"` in its Content-Disposition.
-    - `reject_image`: 422 for every batch that holds the image of this name; without a name, for the first image of the
-      first batch from now on, whose name is then filled in.
+    - `filename`: serve the model file with `filename="…"` in its Content-Disposition.
+    - `reject_image`: answer 422 to every batch that holds the image of this name. Without a name, the first image of
+      the next batch is rejected, and its name is filled in.
 
-    All but `reject_image` can be left to chance: with `share` 0.1, every tenth request or so meets the fault. `count`
-    and `fired` are those that met it.
+    All faults except `reject_image` may be random: with `share` 0.1, about every tenth request is affected. `count` and
+    `fired` are numbers of affected requests.
     """
 
     endpoint: Endpoint
     kind: Kind
-    count: int | None = Field(None, ge=1, description='How many requests; until deleted without')
-    share: float = Field(1.0, gt=0, le=1, description='Part of the requests that meet it, by chance, 0..1')
+    count: int | None = Field(None, ge=1, description='Number of affected requests. Unset: until deleted')
+    share: float = Field(1.0, gt=0, le=1, description='Share of the affected requests, at random, 0..1')
     seconds: float = Field(1.0, ge=0, le=600)
-    at: float | None = Field(None, ge=0, le=1, description='Part of a body, 0..1')
+    at: float | None = Field(None, ge=0, le=1, description='Share of a body, 0..1')
     bytes_per_second: int = Field(100_000, ge=1)
     status: int = Field(500, ge=200, le=599)
     filename: str = ''
@@ -60,23 +61,26 @@ class Fault(BaseModel):
     @model_validator(mode='after')
     def _fits(self) -> Self:
         if self.kind in FILE_KINDS and self.endpoint != 'model_file':
-            raise ValueError(f'{self.kind} is a fault of model_file')
+            raise ValueError(f'{self.kind} is a fault of the endpoint model_file')
         if self.kind == 'reject_image' and self.endpoint != 'images':
-            raise ValueError('reject_image is a fault of images')
+            raise ValueError('reject_image is a fault of the endpoint images')
         if self.kind == 'reject_image' and self.share < 1:
-            raise ValueError('reject_image meets every batch that holds its image; it takes no share')
+            raise ValueError('reject_image affects every batch that holds its image; it has no share')
         if not (self.filename.isascii() and self.filename.isprintable()):
-            raise ValueError('the filename must fit into a header')
+            raise ValueError('the filename must consist of printable ASCII characters')
         return self
 
     @property
     def part(self) -> float:
-        """`at`, or the middle."""
+        """`at`, or 0.5."""
         return 0.5 if self.at is None else self.at
 
 
 class OrderedFault(Fault):
-    """:param fired: how many requests it has met."""
+    """A fault with its id.
+
+    :param fired: number of requests that it has affected.
+    """
 
     id: int
     fired: int = 0
@@ -87,7 +91,7 @@ class OrderedFault(Fault):
 
 
 class Faults:
-    """The faults that were ordered."""
+    """The ordered faults."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -101,14 +105,14 @@ class Faults:
             return ordered.model_copy()
 
     def listed(self) -> list[dict[str, Any]]:
-        """All faults, those that have ended too, with `fired` and `active`."""
+        """Return all faults, including those that have ended, with `fired` and `active`."""
         with self._lock:
             return [fault.model_dump() | {'active': fault.active} for fault in self._faults]
 
     def delete(self, fault_id: int | None = None) -> int:
         """Delete one fault, or all.
 
-        :return: how many there were.
+        :return: the number of deleted faults.
         """
         with self._lock:
             kept = [fault for fault in self._faults if fault_id is not None and fault.id != fault_id]
@@ -117,26 +121,26 @@ class Faults:
             return deleted
 
     def take(self, endpoint: str | None, kind: Kind) -> Fault | None:
-        """The fault of this kind that a request meets; counts it."""
+        """Return the fault of a kind that affects a request, and count it."""
         with self._lock:
             for fault in self._faults:
-                its_turn = fault.endpoint == endpoint and fault.kind == kind and fault.active
-                if its_turn and random.random() < fault.share:
+                applies = fault.endpoint == endpoint and fault.kind == kind and fault.active
+                if applies and random.random() < fault.share:
                     fault.fired += 1
                     return fault.model_copy()
         return None
 
     def rejected_image(self, names: list[str]) -> str | None:
-        """The name of the image for which a batch is to be rejected; counts it.
+        """Return the name of the image for which a batch is to be rejected, and count the fault.
 
-        :param names: of the images of the batch.
+        :param names: names of the images of the batch.
         """
         with self._lock:
             for fault in self._faults:
                 if fault.kind != 'reject_image' or not fault.active or not names:
                     continue
                 if fault.image is None:
-                    fault.image = names[0]  # the same again when the batch comes in halves
+                    fault.image = names[0]  # rejected again when the client halves the batch
                 if fault.image in names:
                     fault.fired += 1
                     return fault.image
@@ -144,9 +148,9 @@ class Faults:
 
 
 def broken_copy(source: Path, fault: Fault, folder: Path) -> Path:
-    """A truncated or corrupted copy of a file, the same for the same fault.
+    """Return a truncated or corrupted copy of a file; the same fault gives the same copy.
 
-    :param folder: where copies are kept; created if need be.
+    :param folder: keeps the copies; created if it is missing.
     """
     size = source.stat().st_size
     kept = int(size * fault.part) if fault.kind == 'truncate' else size

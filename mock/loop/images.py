@@ -1,4 +1,4 @@
-"""The images that a mock Learning Loop receives: pairs of JPEG and metadata, and pictures of what was received."""
+"""Images that a mock Learning Loop receives: pairs of JPEG and metadata, and pictures with skeletons."""
 
 import io
 import json
@@ -41,7 +41,7 @@ class _Point(_Detection):
 
 
 class _Metadata(_Lenient):
-    """ImageMetadata of learning_loop_node, with the types that its own reader demands."""
+    """ImageMetadata of learning_loop_node, with the types that its own reader requires."""
 
     box_detections: list[_Box] = []
     point_detections: list[_Point] = []
@@ -58,7 +58,9 @@ class _Metadata(_Lenient):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedImage:
-    """:param name: file name without its ending, decoded.
+    """An uploaded image and its metadata.
+
+    :param name: file name without its ending, decoded.
     :param size: width, height in pixels.
     """
 
@@ -69,22 +71,22 @@ class ReceivedImage:
 
 
 def names_of(filenames: Sequence[str]) -> list[str]:
-    """The names of the images of a batch, in its order."""
+    """Return the names of the images of a batch, in their order."""
     return list(dict.fromkeys(_stem(filename) for filename in filenames))
 
 
 def read_batch(files: Sequence[tuple[str, bytes]]) -> list[ReceivedImage]:
     """Pair the parts of an upload by their names and check each pair.
 
-    :param files: file name and content; `%3A` and the like are decoded.
-    :raises LoopError: the first part that is broken, by name; then nothing of the batch may be stored.
+    :param files: file name and content; escapes such as `%3A` are decoded.
+    :raises LoopError: names the first broken part; then no image of the batch may be stored.
     """
     pairs: dict[str, dict[str, bytes]] = {}
     for filename, content in files:
         kind = 'json' if PurePosixPath(unquote(filename)).suffix.lower() == '.json' else 'image'
         pair = pairs.setdefault(_stem(filename), {})
         if kind in pair:
-            _reject(filename, f'there is a second {kind} of this name in the batch')
+            _reject(filename, f'the batch has a second {kind} of this name')
         pair[kind] = content
     return [_read_pair(name, pair) for name, pair in pairs.items()]
 
@@ -95,14 +97,14 @@ def _stem(filename: str) -> str:
 
 def _read_pair(name: str, pair: dict[str, bytes]) -> ReceivedImage:
     if 'image' not in pair:
-        _reject(name, 'there is metadata, but no image')
+        _reject(name, 'the batch has metadata, but no image of this name')
     metadata = _read_metadata(name, pair['json']) if 'json' in pair else {}
     return ReceivedImage(name=name, jpeg=pair['image'], metadata=metadata, size=_check_jpeg(name, pair['image']))
 
 
 def _read_metadata(name: str, content: bytes) -> dict[str, Any]:
     try:
-        metadata = json.loads(content, parse_constant=_no_number)
+        metadata = json.loads(content, parse_constant=_refuse_constant)
         _Metadata.model_validate(metadata)
     except ValidationError as error:
         problem = error.errors()[0]
@@ -113,8 +115,8 @@ def _read_metadata(name: str, content: bytes) -> dict[str, Any]:
     return metadata
 
 
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f'{constant} is no JSON number')
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f'{constant} is not a JSON number')
 
 
 def _check_jpeg(name: str, content: bytes) -> tuple[int, int]:
@@ -126,7 +128,7 @@ def _check_jpeg(name: str, content: bytes) -> tuple[int, int]:
             return picture.size
     except LoopError:
         raise
-    except Exception as error:  # Pillow raises what it likes for broken files
+    except Exception as error:  # Pillow raises many types for broken files
         _reject(name, f'the image is broken: {error}')
 
 
@@ -135,5 +137,5 @@ def _reject(name: str, reason: str) -> NoReturn:
 
 
 def draw_skeletons(jpeg: bytes, metadata: dict[str, Any]) -> bytes:
-    """A JPEG with the skeletons of its metadata drawn over it."""
+    """Return a JPEG with the skeletons of its metadata drawn over it."""
     return images.encode_jpeg(overlay.draw(images.decode(jpeg), poses_from_metadata(metadata)), quality=90)

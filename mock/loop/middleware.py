@@ -1,4 +1,4 @@
-"""The layer around the mock's routes that notes requests and makes the faults that are not a matter of one route."""
+"""Middleware of the mock: records requests and produces the faults that do not belong to one route."""
 
 import asyncio
 import re
@@ -42,7 +42,7 @@ _TICKS_PER_SECOND: Final = 20
 
 
 def endpoint_of(method: str, path: str) -> str | None:
-    """The name by which faults call what a request asks for; None for all else."""
+    """Return the name that faults use for the endpoint of a request; None for other paths."""
     for name, its_method, pattern in _ENDPOINTS:
         if method == its_method and pattern.fullmatch(path):
             return name
@@ -57,8 +57,8 @@ class AbortableProtocol(HttpToolsProtocol):
         app = self.app
 
         def abort() -> None:
-            # Lingering 0 seconds makes the kernel send RST in place of FIN: an interruption, not an end.
-            with suppress(OSError, ValueError):  # the client may have gone
+            # With a linger time of 0 the kernel sends RST instead of FIN, like an interruption.
+            with suppress(OSError, ValueError):  # the client may have closed the connection
                 connection = transport.get_extra_info('socket')
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
             transport.abort()
@@ -71,7 +71,7 @@ class AbortableProtocol(HttpToolsProtocol):
 
 
 class LoopMiddleware:
-    """Notes requests to /api and applies the faults that they meet."""
+    """Records requests to /api and applies the faults that are due."""
 
     def __init__(self, app: App, loop: Loop) -> None:
         self._app = app
@@ -125,7 +125,7 @@ class LoopMiddleware:
 
 
 class _Body:
-    """Sends a response on, with what happens in the middle of it."""
+    """Forwards a response and applies the faults that happen during its body."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
@@ -158,7 +158,7 @@ class _Body:
             await self._send({'type': 'http.response.body', 'body': b'', 'more_body': False})
 
     def _next_stop(self) -> int:
-        """Bytes until something happens."""
+        """Return the number of bytes until the next fault or pause."""
         stops = [int(self._length * fault.part) - self._sent for fault in (self.delay, self.drop) if fault]
         if self.bytes_per_second:
             stops.append(max(1, self.bytes_per_second // _TICKS_PER_SECOND))
@@ -169,7 +169,7 @@ class _Body:
             seconds, self.delay = self.delay.seconds, None
             await asyncio.sleep(seconds)
         if self.drop and self._sent >= int(self._length * self.drop.part):
-            await asyncio.sleep(0.05)  # so that what was sent is read before the reset
+            await asyncio.sleep(0.05)  # the client reads what was sent before the reset
             await self._abort()
         if self.bytes_per_second and not self._ended:
             await asyncio.sleep(1 / _TICKS_PER_SECOND)
@@ -187,7 +187,7 @@ async def _answer(response: Response, scope: Scope, receive: Receive, send: Send
 def _refusal(status: int) -> Response:
     if status in {HTTPStatus.NO_CONTENT, HTTPStatus.RESET_CONTENT, HTTPStatus.NOT_MODIFIED}:
         return Response(status_code=status)
-    return JSONResponse({'detail': f'status {status}, as a fault ordered'}, status_code=status)
+    return JSONResponse({'detail': f'status {status}, as ordered by a fault'}, status_code=status)
 
 
 def _has_body(scope: Scope) -> bool:
@@ -196,7 +196,7 @@ def _has_body(scope: Scope) -> bool:
 
 
 async def _read(scope: Scope, receive: Receive, part: float) -> None:
-    """Read part of a request's body, 0..1."""
+    """Read a share of a request's body, 0..1."""
     length = int(Headers(scope=scope).get('content-length', 0))
     read = 0
     while part > 0:
@@ -209,10 +209,10 @@ async def _read(scope: Scope, receive: Receive, part: float) -> None:
 
 
 async def _abort(scope: Scope, receive: Receive) -> None:
-    """Reset the connection, and wait until uvicorn knows."""
+    """Reset the connection, and wait until uvicorn has noticed."""
     abort = scope.get(_ABORT)
     if abort is None:
-        raise ConnectionAbortedError('served without AbortableProtocol: the server ends the connection in its way')
+        raise ConnectionAbortedError('served without AbortableProtocol: the connection cannot be reset')
     abort()
     while (await receive())['type'] != 'http.disconnect':
         pass

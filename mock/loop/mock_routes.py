@@ -1,4 +1,4 @@
-"""What people and tests need beyond a Learning Loop's own endpoints; no login is asked for."""
+"""Paths for people and tests that a Learning Loop does not have. They require no login."""
 
 import shutil
 import tempfile
@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from detector.errors import InvalidImage
 from detector.models.package import MODEL_FORMAT, categories
 
-from . import events as loop_events
-from . import seed as loop_seed
+from . import events, seed
 from .errors import LoopError, Unknown
 from .faults import Fault
 from .images import draw_skeletons
@@ -27,34 +26,34 @@ PROJECT = '/projects/{organization}/{project}'
 
 @router.get('/projects', tags=['mock: projects'], responses=example({'projects': ['zauberzeug/wholebody']}))
 def projects(loop: CurrentLoop) -> dict[str, list[str]]:
-    """All projects, as organization/project."""
+    """Return all projects, as organization/project."""
     states = [project.state for project in loop.store.projects()]
     return {'projects': [f'{state.organization}/{state.project}' for state in states]}
 
 
 @router.put(PROJECT, tags=['mock: projects'])
 def create_project(loop: CurrentLoop, organization: str, project: str) -> dict[str, str]:
-    """Make an empty project with the whole-body categories."""
+    """Create an empty project with the whole-body categories."""
     loop.store.create(organization, project, categories())
     return {'status': 'OK'}
 
 
 @router.post('/reset', tags=['mock: projects'])
 def reset(loop: CurrentLoop) -> dict[str, str]:
-    """Forget everything: projects, images, faults, requests and logins; then seed as at the first start."""
+    """Delete all projects, images, faults, requests and logins, and seed as at the first start."""
     for project in loop.store.projects():
         loop.store.delete(project.state.organization, project.state.project)
     loop.faults.delete()
     loop.requests.entries.clear()
     loop.sessions.logout()
     shutil.rmtree(loop.broken_files, ignore_errors=True)
-    loop_seed.seed(loop.store)
+    seed.seed(loop.store)
     return {'status': 'OK'}
 
 
 @router.get(PROJECT + '/models', tags=['mock: models'])
 def models(project: CurrentProject, request: Request) -> dict[str, Any]:
-    """The models, oldest first, with their files; the deployment target is marked."""
+    """Return the models, oldest first, with their files. The deployment target is marked."""
     state = project.state
     return {
         'models': [
@@ -70,14 +69,14 @@ def models(project: CurrentProject, request: Request) -> dict[str, Any]:
 def upload_package(
     project: CurrentProject,
     file: Annotated[UploadFile, File(description='A package: a zip of model.json, det.onnx and pose.onnx')],
-    version: Annotated[str | None, Form(description='The next minor version without')] = None,
+    version: Annotated[str | None, Form(description='By default the next minor version')] = None,
     model_format: Annotated[str, Form()] = MODEL_FORMAT,
     rewrite: Annotated[bool, Form(description="Write the Loop's id, version and names into its model.json")] = True,
     duplicate: Annotated[bool, Form(description='Allow a version that exists already')] = False,
 ) -> dict[str, str]:
-    """Store a package as a new model; it is not verified, so that bad ones can be handed out too.
+    """Store a package as a new model. It is not verified, so faulty packages can be served, too.
 
-    With `rewrite=false` the bytes stay as they are, whatever they are.
+    With `rewrite=false` any bytes are stored unchanged.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / 'uploaded.zip'
@@ -91,13 +90,13 @@ def upload_package(
 
 @router.delete(PROJECT + '/models/{model_id}', tags=['mock: models'])
 def delete_model(project: CurrentProject, model_id: str) -> dict[str, str]:
-    """Delete a model; if it is the deployment target, there is none then."""
+    """Delete a model. If it is the deployment target, no target remains."""
     project.delete_model(model_id)
     return {'status': 'OK'}
 
 
 class Target(BaseModel):
-    """Which model to deploy: by version (the newest of several) or by id."""
+    """The model to deploy: by version (the newest of several models) or by id."""
 
     model_config = ConfigDict(extra='forbid', json_schema_extra={'example': {'version': '1.1'}})
     version: str | None = None
@@ -106,11 +105,11 @@ class Target(BaseModel):
 
 @router.get(PROJECT + '/target', tags=['mock: models'], responses=example({'model_uuid': MODEL_ID, 'version': '1.0'}))
 def target(project: CurrentProject) -> dict[str, Any]:
-    """The deployment target; `raw` is the body that is served in its place, if one was set."""
+    """Return the deployment target, or in `raw` the body that is served instead."""
     if project.state.raw_target is not None:
         return {'raw': project.state.raw_target}
     if project.state.target is None:
-        raise Unknown('there is no deployment target')
+        raise Unknown('the project has no deployment target')
     return _as_target(project.model(project.state.target))
 
 
@@ -128,7 +127,7 @@ async def set_raw_target(
     request: Request,
     _body: Annotated[Any, Body(examples=[{'model_uuid': MODEL_ID}, {'model_uuid': MODEL_ID, 'version': 1.1}])] = None,
 ) -> dict[str, str]:
-    """Answer questions for the deployment target with exactly this JSON, until a target is set again."""
+    """Serve exactly this JSON as the deployment target, until a target is set again."""
     with project.change() as state:
         state.raw_target = (await request.body()).decode()
     return {'status': 'OK'}
@@ -142,10 +141,10 @@ def _as_target(model: Model) -> dict[str, Any]:
 def images(
     project: CurrentProject,
     tag: Annotated[str | None, Query(description='Only images with this tag')] = None,
-    limit: Annotated[int, Query(ge=0, description='The newest so many')] = 1000,
+    limit: Annotated[int, Query(ge=0, description='Return only the newest images')] = 1000,
     metadata: Annotated[bool, Query(description="With each image's ImageMetadata")] = True,
 ) -> dict[str, Any]:
-    """The images that were received, in the order of arrival; `total` counts those with the tag."""
+    """Return the received images in the order of arrival. `total` is the number of images with the tag."""
     records = [record for record in project.images() if tag is None or tag in record.tags]
     newest = records[-limit:] if limit else []
     return {'total': len(records), 'images': [_image(project, record.id, metadata) for record in newest]}
@@ -153,7 +152,7 @@ def images(
 
 @router.get(PROJECT + '/images/{image_id}', tags=['mock: what was received'])
 def image(project: CurrentProject, image_id: str) -> dict[str, Any]:
-    """An image's record and metadata."""
+    """Return the record and metadata of an image."""
     return _image(project, image_id, True)
 
 
@@ -164,13 +163,13 @@ def _image(project: Project, image_id: str, metadata: bool) -> dict[str, Any]:
 
 @router.get(PROJECT + '/images/{image_id}/jpeg', tags=['mock: what was received'], response_class=FileResponse)
 def jpeg(project: CurrentProject, image_id: str) -> FileResponse:
-    """An image as it was received."""
+    """Return an image as it was received."""
     return FileResponse(project.image(image_id)[1], media_type='image/jpeg')
 
 
 @router.get(PROJECT + '/images/{image_id}/skeletons', tags=['mock: what was received'], response_class=Response)
 def skeletons(project: CurrentProject, image_id: str) -> Response:
-    """An image with the skeletons of its detections drawn over it."""
+    """Return an image with the skeletons of its detections drawn over it."""
     _, path = project.image(image_id)
     try:
         return Response(draw_skeletons(path.read_bytes(), project.metadata(image_id)), media_type='image/jpeg')
@@ -186,13 +185,13 @@ def delete_images(project: CurrentProject) -> dict[str, int]:
 
 @router.get(PROJECT + '/detectors', tags=['mock: what was received'])
 def detectors(project: CurrentProject) -> dict[str, Any]:
-    """Per detector uuid its latest status report."""
+    """Return the latest status report of each detector by its uuid."""
     return {'detectors': {uuid: reports[-1] for uuid, reports in project.reports().items()}}
 
 
 @router.get(PROJECT + '/detectors/{uuid}', tags=['mock: what was received'])
 def detector(project: CurrentProject, uuid: str) -> dict[str, Any]:
-    """A detector's last 100 status reports, oldest first."""
+    """Return the latest 100 status reports of a detector, oldest first."""
     reports = project.reports().get(uuid)
     if reports is None:
         raise Unknown(f'no detector {uuid} has reported')
@@ -201,24 +200,24 @@ def detector(project: CurrentProject, uuid: str) -> dict[str, Any]:
 
 @router.get(PROJECT + '/detections', tags=['mock: what was received'])
 def detections(project: CurrentProject) -> dict[str, Any]:
-    """The detections and annotations that trainers and annotators sent."""
+    """Return the detections and annotations that trainers and annotators sent."""
     return {'detections': project.detections()}
 
 
 @router.get('/requests', tags=['mock: what was received'])
 def requests(
     loop: CurrentLoop,
-    endpoint: Annotated[str | None, Query(description='Only these, by the names that faults use')] = None,
-    after: Annotated[int, Query(description='Only those with a higher number')] = 0,
+    endpoint: Annotated[str | None, Query(description='Only this endpoint, named as in faults')] = None,
+    after: Annotated[int, Query(description='Only requests with a higher number')] = 0,
 ) -> dict[str, Any]:
-    """The last 2000 requests to /api, oldest first; `status` is null as long as there is no answer."""
+    """Return the latest 2000 requests to /api, oldest first. `status` is null until a request is answered."""
     entries = [entry for entry in list(loop.requests.entries) if entry['number'] > after]
     return {'requests': [entry for entry in entries if endpoint is None or entry['endpoint'] == endpoint]}
 
 
 @router.get('/faults', tags=['mock: faults'])
 def faults(loop: CurrentLoop) -> dict[str, Any]:
-    """All faults, those that have ended too; `fired` counts the requests that each has met."""
+    """Return all faults, including those that have ended. `fired` is the number of affected requests."""
     return {'faults': loop.faults.listed()}
 
 
@@ -244,13 +243,13 @@ def order_fault(
 
 @router.delete('/faults', tags=['mock: faults'])
 def delete_faults(loop: CurrentLoop) -> dict[str, int]:
-    """End and forget all faults."""
+    """Delete all faults."""
     return {'deleted': loop.faults.delete()}
 
 
 @router.delete('/faults/{fault_id}', tags=['mock: faults'])
 def delete_fault(loop: CurrentLoop, fault_id: int) -> dict[str, int]:
-    """End and forget a fault."""
+    """Delete a fault."""
     if not loop.faults.delete(fault_id):
         raise Unknown(f'no fault {fault_id}')
     return {'deleted': 1}
@@ -258,7 +257,7 @@ def delete_fault(loop: CurrentLoop, fault_id: int) -> dict[str, int]:
 
 @router.delete('/sessions', tags=['mock: faults'])
 def expire_sessions(loop: CurrentLoop) -> dict[str, str]:
-    """Make all logins invalid: every cookie is answered with 401 from now on."""
+    """Invalidate all logins: from now on every cookie is answered with 401."""
     loop.sessions.logout()
     return {'status': 'OK'}
 
@@ -280,11 +279,11 @@ class Emission(BaseModel):
 
 @router.get('/nodes', tags=['mock: trainers and annotators'])
 def nodes(loop: CurrentLoop) -> dict[str, Any]:
-    """The trainers and annotators connected by Socket.IO, with their last status."""
+    """Return the trainers and annotators that are connected by Socket.IO, with their latest status."""
     return {'nodes': [{'sid': sid} | node for sid, node in list(loop.nodes.items())]}
 
 
 @router.post('/nodes/{event}', tags=['mock: trainers and annotators'])
 async def emit(loop: CurrentLoop, event: NodeEvent, emission: Emission) -> dict[str, Any]:
     """Send an event to the connected nodes and return their answers."""
-    return {'answers': await loop_events.emit(loop, event, emission.arguments, emission.node_type)}
+    return {'answers': await events.emit(loop, event, emission.arguments, emission.node_type)}

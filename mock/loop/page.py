@@ -1,4 +1,4 @@
-"""The mock's page at `/ui`: what was received, the models, the deployment target. NiceGUI, as the node's page."""
+"""The page of the mock at `/ui`: received images, models and the deployment target."""
 
 import asyncio
 from typing import Any, Final
@@ -47,7 +47,7 @@ def picture_poses(project: CurrentProject, image_id: str) -> Response:
 def build(app: FastAPI, loop: Loop) -> None:
     """Register the page, and add its routes to an app.
 
-    :param app: of the page, mounted at `/ui`.
+    :param app: the app of the page, mounted at `/ui`.
     """
     app.state.loop = loop
     app.include_router(router)
@@ -59,9 +59,9 @@ def build(app: FastAPI, loop: Loop) -> None:
 
 
 class LoopPage:
-    """The page, for one browser.
+    """The page in one browser.
 
-    :param name: `organization/project` to begin with.
+    :param name: project to show first, as `organization/project`.
     """
 
     def __init__(self, loop: Loop, name: str | None) -> None:
@@ -96,7 +96,7 @@ class LoopPage:
         return [f'{state.organization}/{state.project}' for state in states]
 
     def _current(self) -> Project | None:
-        """The project that was chosen; it may have been deleted."""
+        """Return the chosen project, or the first one if it has been deleted."""
         names = self._names()
         if names != self._project.options:
             value = self._project.value if self._project.value in names else next(iter(names), None)
@@ -125,7 +125,7 @@ class LoopPage:
     def _show_models(self, project: Project) -> None:
         state = project.state
         raw = state.raw_target
-        self._raw.say(None if raw is None else f'In its place this is answered, as was ordered: {raw[:200]}')
+        self._raw.say(None if raw is None else f'The mock serves this JSON instead of the target: {raw[:200]}')
         options = {model.id: f'Version {model.version}' for model in reversed(state.models)}
         if options != self._target.options or state.target != self._target.value:
             self._target.set_options(options, value=state.target)
@@ -138,7 +138,7 @@ class LoopPage:
             for model in reversed(state.models):
                 _model_row(model, is_target=model.id == state.target)
             if not state.models:
-                ui.label('No model was uploaded.').classes('faint')
+                ui.label('No model has been uploaded.').classes('faint')
 
     async def _choose(self, event: ValueChangeEventArguments[str]) -> None:
         project = self._current()

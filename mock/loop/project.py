@@ -1,12 +1,12 @@
-"""One project of a mock Learning Loop: its models, images and status reports, in a folder of its own.
+"""One project of a mock Learning Loop: its models, images and status reports, in its own folder.
 
     project.json             models, deployment target, trainings, categories
     models/<id>/<format>.zip
     images/<id>.jpg, images/<id>.json
-    detections/<time>.json   what trainers sent
+    detections/<time>.json   detections that trainers sent
     detectors.json           status reports
 
-Every file is written beside its place and renamed into it: after a kill the old or the new one is there, never a half.
+Every file is written under a temporary name and renamed: after a kill there is the old or the new file, never a part.
 All methods may be called from several threads.
 """
 
@@ -26,19 +26,19 @@ from pydantic import BaseModel
 
 from detector.models.package import file_sha256
 
-from . import archives as loop_archives
+from . import archives
 from .errors import Conflict, LoopError, Unknown
 
 REPORTS_KEPT: Final = 100
-"""Status reports per detector."""
+"""Number of status reports that are kept per detector."""
 _NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 
 class ModelFile(BaseModel):
-    """A model's zip in one format.
+    """The zip of a model in one format.
 
-    :param sha256: of the zip.
-    :param size: bytes of the zip.
+    :param sha256: hash of the zip.
+    :param size: size of the zip in bytes.
     :param content: hash of the parts as they were uploaded, before the Loop wrote into model.json.
     """
 
@@ -48,7 +48,10 @@ class ModelFile(BaseModel):
 
 
 class Model(BaseModel):
-    """:param training: number of the training that it comes from, as in the path of the upload."""
+    """A model of the project.
+
+    :param training: number of the training that the model comes from, as in the path of the upload.
+    """
 
     id: str
     version: str
@@ -59,7 +62,7 @@ class Model(BaseModel):
 
 
 class ImageRecord(BaseModel):
-    """An image that was received, without its metadata.
+    """A received image, without its metadata.
 
     :param number: order of arrival in the project, from 1.
     :param name: file name without its ending, decoded.
@@ -84,7 +87,7 @@ class ProjectState(BaseModel):
     """The content of project.json.
 
     :param target: id of the model that is the deployment target.
-    :param raw_target: JSON text to answer in its place.
+    :param raw_target: JSON text that is served instead of the target.
     """
 
     organization: str
@@ -97,13 +100,13 @@ class ProjectState(BaseModel):
 
 
 class Project:
-    """One project of the mock, in a folder of its own."""
+    """One project of the mock, stored in its own folder."""
 
     def __init__(self, folder: Path, state: ProjectState) -> None:
         self.folder = folder
         self.state = state
         self._lock = threading.RLock()
-        self._uploads = threading.Lock()  # of models, which take their time
+        self._uploads = threading.Lock()  # of models; held for long
         self._detectors: dict[str, list[dict[str, Any]]] = {}
         self._images: dict[str, ImageRecord] = {}
         for name in ('models', 'images', 'detections'):
@@ -124,7 +127,7 @@ class Project:
 
     @contextmanager
     def change(self) -> Iterator[ProjectState]:
-        """Change the state and store it; on an exception nothing has changed."""
+        """Change the state and store it. On an exception nothing changes."""
         with self._lock:
             state = self.state.model_copy(deep=True)
             yield state
@@ -132,14 +135,20 @@ class Project:
             self.state = state
 
     def model(self, model_id: str) -> Model:
-        """:raises Unknown: there is no such model."""
+        """Return a model.
+
+        :raises Unknown: the model does not exist.
+        """
         for model in self.state.models:
             if model.id == model_id:
                 return model
         raise Unknown(f'no model {model_id}')
 
     def model_path(self, model_id: str, model_format: str) -> tuple[Path, ModelFile]:
-        """:raises Unknown: there is no such model, or not in this format."""
+        """Return the zip of a model in a format.
+
+        :raises Unknown: the model does not exist, or not in this format.
+        """
         file = self.model(model_id).formats.get(model_format)
         if file is None:
             raise Unknown(f'model {model_id} is not available in the format {model_format}')
@@ -158,12 +167,12 @@ class Project:
     ) -> Model:
         """Store a zip as a new model.
 
-        :param version: the next minor version without.
+        :param version: version of the model; by default the next minor version.
         :param content: see `ModelFile`.
-        :param rewrite: write id, version, organization and project into its model.json, as the Loop does.
+        :param rewrite: write id, version, organization and project into its model.json, like the Loop.
         :param duplicate: allow a version that exists already.
         :raises Conflict: the version exists already.
-        :raises LoopError: the zip cannot be rewritten, or the format is no name.
+        :raises LoopError: the zip cannot be rewritten, or the format is not a plain name.
         """
         with self._uploads:
             version = version or self.next_version(training)
@@ -177,7 +186,7 @@ class Project:
             return model
 
     def add_format(self, model: Model, archive: Path, *, model_format: str, content: str = '') -> Model:
-        """Store a zip as another format of a model, or in place of it."""
+        """Store a zip as another format of a model, or replace it in that format."""
         with self._uploads:
             file = self._store(archive, model, model_format, content, True)
             with self.change() as state:
@@ -198,7 +207,7 @@ class Project:
                 'format': model_format,
             }
             try:
-                loop_archives.copy_with_identity(archive, partial, identity)
+                archives.copy_with_identity(archive, partial, identity)
             except ValueError as error:
                 partial.unlink(missing_ok=True)
                 if not model.formats:
@@ -211,7 +220,10 @@ class Project:
         return file
 
     def delete_model(self, model_id: str) -> None:
-        """:raises Unknown: there is no such model."""
+        """Delete a model.
+
+        :raises Unknown: the model does not exist.
+        """
         self.model(model_id)
         with self.change() as state:
             state.models = [model for model in state.models if model.id != model_id]
@@ -219,7 +231,7 @@ class Project:
         shutil.rmtree(self.folder / 'models' / model_id, ignore_errors=True)
 
     def next_version(self, training: str | None = None) -> str:
-        """The next minor version: of a training's own major version, else of the highest one."""
+        """Return the next minor version of a training's own major version, or of the highest major version."""
         known = {_numbers(model.version) for model in self.state.models}
         if training is not None and training.isdigit():
             own = [number for number in known if number[:1] == (int(training),)]
@@ -234,8 +246,8 @@ class Project:
     def set_target(self, *, version: str | None = None, model_id: str | None = None) -> Model:
         """Make a model the deployment target.
 
-        :param version: of several models with this version the newest is taken.
-        :raises Unknown: there is no such model.
+        :param version: version of the model; of several models with this version the newest is taken.
+        :raises Unknown: the model does not exist.
         """
         if model_id is None:
             model_id = next((model.id for model in reversed(self.state.models) if model.version == version), None)
@@ -247,7 +259,7 @@ class Project:
         return model
 
     def add_image(self, jpeg: bytes, metadata: dict[str, Any], *, name: str, size: tuple[int, int]) -> ImageRecord:
-        """Store an image that was found valid.
+        """Store an image that has been checked.
 
         :param size: width, height in pixels.
         """
@@ -276,25 +288,28 @@ class Project:
         return record
 
     def images(self) -> list[ImageRecord]:
-        """In the order of arrival."""
+        """Return the images in the order of arrival."""
         with self._lock:
             return list(self._images.values())
 
     def image(self, image_id: str) -> tuple[ImageRecord, Path]:
-        """:raises Unknown: there is no such image."""
+        """Return the record and the file of an image.
+
+        :raises Unknown: the image does not exist.
+        """
         record = self._images.get(image_id)
         if record is None:
             raise Unknown(f'no image {image_id}')
         return record, self.folder / 'images' / f'{image_id}.jpg'
 
     def metadata(self, image_id: str) -> dict[str, Any]:
-        """An image's ImageMetadata as it was received."""
+        """Return the ImageMetadata of an image as it was received."""
         content = json.loads((self.folder / 'images' / f'{image_id}.json').read_bytes())
         metadata: dict[str, Any] = content['metadata']
         return metadata
 
     def delete_images(self) -> int:
-        """:return: how many there were."""
+        """Delete all images and return their number."""
         with self._lock:
             records, self._images = list(self._images), {}
             for image_id in records:
@@ -308,7 +323,7 @@ class Project:
         write(self.folder / 'detections' / name, json.dumps(detections).encode())
 
     def detections(self) -> list[dict[str, Any]]:
-        """All detections that trainers sent, in the order of arrival."""
+        """Return all detections that trainers sent, in the order of arrival."""
         files = sorted((self.folder / 'detections').glob('*.json'))
         return [entry for file in files for entry in json.loads(file.read_bytes())]
 
@@ -321,13 +336,13 @@ class Project:
             write(self.folder / 'detectors.json', json.dumps(self._detectors).encode())
 
     def reports(self) -> dict[str, list[dict[str, Any]]]:
-        """Per detector uuid its last reports, oldest first."""
+        """Return the latest reports of each detector by its uuid, oldest first."""
         with self._lock:
             return {detector: list(reports) for detector, reports in self._detectors.items()}
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     partial = path.with_name(f'.partial-{uuid.uuid4().hex}')
     partial.write_bytes(content)
     os.replace(partial, path)
@@ -338,7 +353,10 @@ def now() -> str:
 
 
 def check_name(name: str) -> str:
-    """:raises LoopError: it is no name that a folder or file can have everywhere."""
+    """Return the name if it is plain enough for a folder or file on every system.
+
+    :raises LoopError: the name is not plain.
+    """
     if not _NAME.fullmatch(name):
         raise LoopError(f'{name!r} is not a name of letters, digits, dots, underscores and hyphens')
     return name

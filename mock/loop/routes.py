@@ -1,7 +1,7 @@
-"""The Learning Loop's endpoints that every node calls: login, status, deployment target, models, images.
+"""Endpoints of the Learning Loop that every node calls: login, status, deployment target, models, images.
 
-Paths, status codes and the need for a login are those that learning_loop_node 0.27 relies on: images are posted and
-model files fetched without one.
+Paths, status codes and required logins are those that learning_loop_node 0.27 relies on: posting images and fetching
+model files require no login.
 """
 
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ MODEL_ID = '3c20d807-f71c-40dc-a996-8a8968aa5431'
 
 
 class DetectorReport(BaseModel):
-    """A detector's status."""
+    """Status report of a detector."""
 
     model_config = ConfigDict(
         extra='allow',
@@ -59,7 +59,7 @@ class DetectorReport(BaseModel):
 def login(
     loop: CurrentLoop, response: Response, username: Annotated[str, Form()] = '', password: Annotated[str, Form()] = ''
 ) -> dict[str, str]:
-    """Log in with a form; empty credentials are accepted unless the mock was started with others."""
+    """Log in with a form. Empty credentials are accepted unless the mock was started with a user name."""
     token = loop.sessions.login(username, password)
     if token is None:
         raise HTTPException(401, 'wrong user name or password')
@@ -78,13 +78,13 @@ def logout(loop: CurrentLoop, request: Request, response: Response) -> dict[str,
 
 @router.get('/status')
 def status() -> dict[str, str]:
-    """Whether the Loop is up; without a login."""
+    """Answer that the Loop is up. No login is required."""
     return {'status': 'OK'}
 
 
 @router.post(PROJECT + '/detectors', dependencies=[Login])
 def report_detector(project: CurrentProject, report: DetectorReport) -> dict[str, str]:
-    """Take a detector's status report."""
+    """Store the status report of a detector."""
     project.add_report(report.uuid, report.model_dump())
     return {'status': 'OK'}
 
@@ -93,12 +93,12 @@ def report_detector(project: CurrentProject, report: DetectorReport) -> dict[str
     PROJECT + '/deployment/target', dependencies=[Login], responses=example({'model_uuid': MODEL_ID, 'version': '1.0'})
 )
 def deployment_target(project: CurrentProject) -> Response:
-    """The model that detectors shall run."""
+    """Return the model that detectors are to run."""
     state = project.state
     if state.raw_target is not None:
         return Response(state.raw_target, media_type='application/json')
     if state.target is None:
-        raise Unknown('there is no deployment target')
+        raise Unknown('the project has no deployment target')
     model = project.model(state.target)
     target = DeploymentTarget(model_uuid=model.id, version=model.version)
     return Response(target.model_dump_json(), media_type='application/json')
@@ -129,13 +129,13 @@ class DeploymentTarget(BaseModel):
 def models(
     project: CurrentProject, request: Request, model_format: Annotated[str | None, Query(alias='format')] = None
 ) -> dict[str, Any]:
-    """The models, oldest first; with `format` only those available in it."""
+    """Return the models, oldest first; with `format` only those that are available in it."""
     listed = [model for model in project.state.models if model_format is None or model_format in model.formats]
     return {'models': [as_listed(model, request) for model in listed]}
 
 
 def as_listed(model: Model, request: Request) -> dict[str, Any]:
-    """A model as lists show it."""
+    """Return a model as lists show it."""
     host = str(request.base_url).rstrip('/')
     return model.model_dump() | {'formats': list(model.formats), 'host': host}
 
@@ -146,7 +146,7 @@ def as_listed(model: Model, request: Request) -> dict[str, Any]:
     responses={200: {'content': {'application/zip': {}}, 'description': 'A zip; Range and If-Range are supported'}},
 )
 def model_file(loop: CurrentLoop, project: CurrentProject, model_id: str, model_format: str) -> Response:
-    """A model's files as a zip; without a login. The ETag is the SHA-256 of what is served."""
+    """Return the files of a model as a zip. No login is required. The ETag is the SHA-256 of the served bytes."""
     path, file = project.model_path(model_id, model_format)
     name = f'{project.state.project}_{model_id}.zip'
     headers = {'ETag': f'"{file.sha256}"', 'Content-Disposition': f'attachment; filename="{name}"'}
@@ -175,15 +175,15 @@ def _file_faults(faults: Faults) -> list[Fault]:
 def receive_images(
     loop: CurrentLoop,
     project: CurrentProject,
-    files: Annotated[list[UploadFile], File(description='Per image a JPEG and a JSON of one name')],
+    files: Annotated[list[UploadFile], File(description='For each image a JPEG and a JSON of the same name')],
 ) -> dict[str, list[str]]:
-    """Take a batch of images with their metadata; without a login.
+    """Store a batch of images with their metadata. No login is required.
 
-    One broken part makes the whole batch 422, and nothing of it is stored.
+    One broken part makes the answer 422, and no image of the batch is stored.
     """
     filenames = [part.filename or '' for part in files]
     if rejected := loop.faults.rejected_image(names_of(filenames)):
-        raise LoopError(f'{rejected}: the image is broken, as a fault ordered')
+        raise LoopError(f'{rejected}: the image is broken, as ordered by a fault')
     batch = read_batch([(name, part.file.read()) for name, part in zip(filenames, files, strict=True)])
     records = [project.add_image(image.jpeg, image.metadata, name=image.name, size=image.size) for image in batch]
     return {'image_ids': [record.id for record in records]}

@@ -1,4 +1,4 @@
-"""What a mock Learning Loop starts with, and generated projects."""
+"""Initial content of a mock Learning Loop, and generated projects."""
 
 import json
 import tempfile
@@ -21,7 +21,7 @@ _MARKER: Final = 'seeded'
 
 
 def seed_once(store: LoopStore) -> None:
-    """Seed a folder that is new, or whose seeding was interrupted."""
+    """Seed a new folder, or one whose seeding was interrupted."""
     marker = store.folder / _MARKER
     if marker.exists():
         return
@@ -33,7 +33,7 @@ def seed_once(store: LoopStore) -> None:
 
 
 def seed(store: LoopStore) -> Project:
-    """Make the first project, with the test card model as deployment target."""
+    """Create the first project, with the test card model as deployment target."""
     project = store.create(ORGANIZATION, PROJECT, categories())
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / 'package.zip'
@@ -45,7 +45,7 @@ def seed(store: LoopStore) -> Project:
 
 @cache
 def _test_card_package() -> bytes:
-    from mock.test_card.build import build_package  # onnx, which a mock that has its projects can do without
+    from mock.test_card.build import build_package  # imports onnx, which a seeded mock does not need
 
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / 'package.zip'
@@ -63,15 +63,15 @@ def generate(
     trainings: int,
     tags: int,
 ) -> Project:
-    """Make a project to test with.
+    """Create a project for tests.
 
-    :param images: per state how many.
-    :param categories: per type how many.
-    :param trainings: how many, each with one model.
-    :param tags: how many different ones the images have, in turn.
+    :param images: number of images by state.
+    :param categories: number of categories by type.
+    :param trainings: number of trainings; each has one model.
+    :param tags: number of different tags; the images get them in turn.
     :raises Conflict: the project exists already.
     """
-    project = store.create(organization, name, _made_up_categories(categories))
+    project = store.create(organization, name, _generated_categories(categories))
     states = [state for state, count in images.items() for _ in range(count)]
     for index, state in enumerate(states):
         metadata = {'state': state, 'tags': [f'tag_{index % tags}'] if tags else [], 'source': 'generator'}
@@ -83,7 +83,7 @@ def generate(
     return project
 
 
-def _made_up_categories(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+def _generated_categories(counts: Mapping[str, int]) -> list[dict[str, Any]]:
     return [
         {'id': str(uuid.uuid4()), 'name': f'{kind}_category_{index + 1}', 'type': kind, 'color': '#ffe119'}
         for kind, count in counts.items()
@@ -92,7 +92,7 @@ def _made_up_categories(counts: Mapping[str, int]) -> list[dict[str, Any]]:
 
 
 def _add_mocked_model(project: Project, training: str) -> None:
-    """A model as the tests of learning_loop_node expect it: two text files and model.json."""
+    """Add a model as the tests of learning_loop_node expect it: two text files and model.json."""
     files = {
         'file_1.txt': 'content of file one',
         'file_2.txt': 'content of file two',

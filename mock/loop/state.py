@@ -1,4 +1,4 @@
-"""All that a running mock Learning Loop holds, and how routes get at it."""
+"""The state of a running mock Learning Loop, and the access of routes to it."""
 
 import itertools
 import secrets
@@ -20,9 +20,9 @@ _SESSIONS_KEPT: Final = 1000
 
 
 class Sessions:
-    """Who is logged in. Not stored: after a restart everybody has to log in again.
+    """The logins. They are not stored: after a restart every client has to log in again.
 
-    :param username: None: everybody may log in, with empty credentials too.
+    :param username: None if every client may log in, also with empty credentials.
     """
 
     def __init__(self, username: str | None, password: str) -> None:
@@ -31,7 +31,7 @@ class Sessions:
         self._tokens: deque[str] = deque(maxlen=_SESSIONS_KEPT)
 
     def login(self, username: str, password: str) -> str | None:
-        """A token for the cookie, or None if the credentials are wrong."""
+        """Return a token for the cookie, or None if the credentials are wrong."""
         if self._credentials[0] is not None and (username, password) != self._credentials:
             return None
         token = secrets.token_urlsafe(24)
@@ -44,21 +44,21 @@ class Sessions:
             return token in self._tokens
 
     def logout(self, token: str | None = None) -> None:
-        """End one session, or all."""
+        """End the session of a token, or all sessions without a token."""
         with self._lock:
             kept = [known for known in self._tokens if token is not None and known != token]
             self._tokens = deque(kept, maxlen=_SESSIONS_KEPT)
 
 
 class RequestLog:
-    """The last requests to the Learning Loop's own paths, oldest first."""
+    """The latest requests to the Loop's own paths, oldest first."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
         self.entries: deque[dict[str, Any]] = deque(maxlen=REQUESTS_KEPT)
 
     def add(self, **entry: Any) -> dict[str, Any]:
-        """Returns the entry, whose `status` is filled in when it is known."""
+        """Add and return an entry. Its `status` is filled in when the request is answered."""
         numbered: dict[str, Any] = {'number': next(self._numbers), **entry}
         self.entries.append(numbered)
         return numbered
@@ -68,8 +68,8 @@ class RequestLog:
 class Loop:
     """A running mock.
 
-    :param sio: the socketio.AsyncServer to which trainers and annotators connect.
-    :param nodes: per Socket.IO session: organization, project, node type and last status.
+    :param sio: the socketio.AsyncServer that trainers and annotators connect to.
+    :param nodes: organization, project, node type and latest status by Socket.IO session.
     """
 
     store: LoopStore
@@ -81,7 +81,7 @@ class Loop:
 
     @property
     def broken_files(self) -> Path:
-        """Where broken copies of model files are kept."""
+        """Folder of the broken copies of model files."""
         return self.store.folder / 'broken-files'
 
 
@@ -94,13 +94,16 @@ def project_of(request: Request, organization: str, project: str) -> Project:
 
 
 def require_login(request: Request) -> None:
-    """:raises HTTPException: 401, there is no valid cookie."""
+    """Require a valid cookie.
+
+    :raises HTTPException: 401, the request has no valid cookie.
+    """
     if not loop_of(request).sessions.valid(request.cookies.get(COOKIE)):
         raise HTTPException(401, 'not logged in')
 
 
 def example(content: Any, description: str = '') -> dict[int | str, dict[str, Any]]:
-    """The example of a 200 answer for the OpenAPI page."""
+    """Return the example of a 200 answer for the OpenAPI page."""
     return {200: {'content': {'application/json': {'example': content}}, 'description': description or 'OK'}}
 
 

@@ -1,4 +1,4 @@
-"""The projects of a mock Learning Loop: folders `projects/<organization>/<project>`, each as `loop_project` says."""
+"""The projects of a mock Learning Loop, in folders `projects/<organization>/<project>`; see `project`."""
 
 import shutil
 import threading
@@ -25,15 +25,20 @@ class LoopStore:
             return list(self._projects.values())
 
     def project(self, organization: str, project: str) -> Project:
-        """:raises Unknown: there is no such project."""
+        """Return a project.
+
+        :raises Unknown: the project does not exist.
+        """
         found = self._projects.get((organization, project))
         if found is None:
             raise Unknown(f'no project {organization}/{project}')
         return found
 
     def create(self, organization: str, project: str, categories: list[dict[str, Any]]) -> Project:
-        """:raises Conflict: the project exists already.
-        :raises LoopError: organization or project is no name.
+        """Create an empty project.
+
+        :raises Conflict: the project exists already.
+        :raises LoopError: organization or project is not a plain name.
         """
         folder = self.folder / 'projects' / check_name(organization) / check_name(project)
         with self._lock:
@@ -47,10 +52,13 @@ class LoopStore:
         return created
 
     def delete(self, organization: str, project: str) -> None:
-        """:raises Unknown: there is no such project."""
+        """Delete a project and everything in it.
+
+        :raises Unknown: the project does not exist.
+        """
         with self._lock:
             found = self._projects.pop((organization, project), None)
         if found is None:
             raise Unknown(f'no project {organization}/{project}')
-        (found.folder / 'project.json').unlink(missing_ok=True)  # gone, should the rest outlive a kill
+        (found.folder / 'project.json').unlink(missing_ok=True)  # the project is gone even if a kill prevents the rest
         shutil.rmtree(found.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The Learning Loop's endpoints for trainers, annotators, converters and the tests of learning_loop_node."""
+"""Endpoints of the Learning Loop for trainers, annotators, converters and the tests of learning_loop_node."""
 
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -8,8 +8,7 @@ from fastapi import APIRouter, Body, File, Query, UploadFile
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from . import archives as loop_archives
-from . import seed as loop_seed
+from . import archives, seed
 from .errors import Conflict, LoopError
 from .project import ImageRecord, Model, Project
 from .routes import MODEL_ID, PROJECT
@@ -18,13 +17,13 @@ from .state import CurrentLoop, CurrentProject, Login, example
 router = APIRouter(prefix='/api', tags=['Learning Loop: trainers, annotators, converters'], dependencies=[Login])
 
 MAX_DETECTIONS = 100
-"""Images per request whose detections trainers send."""
+"""Number of images whose detections a request may carry."""
 ModelParts = Annotated[list[UploadFile], File(description='model.json and the files of the model, or one zip of them')]
 
 
 @router.get(PROJECT + '/data', responses=example({'image_ids': [MODEL_ID], 'categories': []}))
 def data(project: CurrentProject, state: Annotated[str | None, Query()] = None) -> dict[str, Any]:
-    """The ids of all images, or of those in a state such as `complete`; and the categories."""
+    """Return the ids of all images, or of those in a state such as `complete`, and the categories."""
     ids = [record.id for record in project.images() if state is None or record.state == state]
     return {'image_ids': ids, 'categories': project.state.categories}
 
@@ -33,7 +32,7 @@ def data(project: CurrentProject, state: Annotated[str | None, Query()] = None) 
 def images_data(
     project: CurrentProject, ids: Annotated[str, Query(description='Separated by commas')] = ''
 ) -> dict[str, Any]:
-    """Annotations, tags, set and the like of the images with these ids; unknown ones are left out."""
+    """Return annotations, tags, set and state of the images with these ids. Unknown ids are ignored."""
     known = {record.id: record for record in project.images()}
     return {'images': [_image_data(project, known[id_]) for id_ in ids.split(',') if id_ in known]}
 
@@ -50,7 +49,7 @@ def _image_data(project: Project, record: ImageRecord) -> dict[str, Any]:
     responses={200: {'content': {'image/jpeg': {}}, 'description': 'The image'}},
 )
 def main_image(project: CurrentProject, image_id: str) -> FileResponse:
-    """An image as it was received."""
+    """Return an image as it was received."""
     return FileResponse(project.image(image_id)[1], media_type='image/jpeg')
 
 
@@ -61,7 +60,7 @@ def receive_detections(
         list[dict[str, Any]], Body(max_length=MAX_DETECTIONS, examples=[[{'image_id': MODEL_ID, 'box_detections': []}]])
     ],
 ) -> dict[str, str]:
-    """Take a trainer's detections, of up to 100 images."""
+    """Store a trainer's detections for up to 100 images."""
     project.add_detections(detections)
     return {'status': 'OK'}
 
@@ -70,7 +69,7 @@ def receive_detections(
     PROJECT + '/trainings', responses=example({'charts': [{'data': [{'model_id': MODEL_ID, 'version': '1.0'}]}]})
 )
 def trainings(project: CurrentProject) -> dict[str, Any]:
-    """The models, newest first, as the data points of a chart; and what trainers reported."""
+    """Return the models, newest first, as data points of a chart, and the trainings that trainers reported."""
     points = [{'model_id': model.id, 'version': model.version} for model in reversed(project.state.models)]
     return {'charts': [{'data': points}], 'trainings': project.state.trainings}
 
@@ -84,9 +83,9 @@ def trainings(project: CurrentProject) -> dict[str, Any]:
 def upload_training_model(
     project: CurrentProject, number: str, model_format: str, files: ModelParts
 ) -> dict[str, str] | JSONResponse:
-    """Store the latest model of a training in a format; its other formats become part of the same model.
+    """Store the latest model of a training in a format. Its other formats become part of the same model.
 
-    The same content again is answered with 409 and the id of the stored model.
+    If the content is the same as before, the answer is 409 with the id of the stored model.
     """
     with tempfile.TemporaryDirectory() as folder:
         archive, content = _pack(Path(folder), files)
@@ -106,7 +105,7 @@ def upload_training_model(
 def upload_converted_model(
     project: CurrentProject, model_id: str, model_format: str, files: ModelParts
 ) -> dict[str, str]:
-    """Store a model in a further format, or replace it in that format: what converters send."""
+    """Store a model in a further format, or replace it in that format, as converters do."""
     model = project.model(model_id)
     with tempfile.TemporaryDirectory() as folder:
         archive, content = _pack(Path(folder), files)
@@ -127,23 +126,23 @@ def _named(model: Model) -> dict[str, str]:
 
 
 def _pack(folder: Path, files: list[UploadFile]) -> tuple[Path, str]:
-    """One zip of what was uploaded, and a hash of its contents."""
+    """Pack the uploaded parts into one zip, and return it with a hash of their contents."""
     parts = [(PurePosixPath(part.filename or 'file').name, part.file) for part in files]
     packed = folder / 'packed.zip'
-    content = loop_archives.pack_parts(packed, parts)
+    content = archives.pack_parts(packed, parts)
     if len(parts) == 1 and parts[0][0].endswith('.zip'):
         packed = folder / 'uploaded.zip'
         parts[0][1].seek(0)
         with packed.open('wb') as sink:
             while chunk := parts[0][1].read(1024**2):
                 sink.write(chunk)
-    elif loop_archives.MODEL_JSON not in (name for name, _ in parts):
-        raise LoopError('the parts hold no model.json')
+    elif archives.MODEL_JSON not in (name for name, _ in parts):
+        raise LoopError('the upload has no model.json')
     return packed, content
 
 
 class Generator(BaseModel):
-    """What a generated project shall hold; further fields of the Loop's generator are ignored."""
+    """Content of a generated project. Further fields of the Loop's generator are ignored."""
 
     model_config = ConfigDict(
         extra='ignore', json_schema_extra={'example': {'project_name': 'demo', 'complete': 3, 'trainings': 1}}
@@ -162,20 +161,20 @@ class Generator(BaseModel):
 
     @property
     def images(self) -> dict[str, int]:
-        """Per state how many images."""
+        """Number of images by state."""
         return {state: getattr(self, state) for state in ('inbox', 'annotate', 'review', 'complete')}
 
     @property
     def categories(self) -> dict[str, int]:
-        """Per type how many categories."""
+        """Number of categories by type."""
         types = ('box', 'point', 'segmentation', 'classification')
         return {type_: getattr(self, f'{type_}_categories') for type_ in types}
 
 
 @router.post('/{organization}/projects/generator', responses=example({'project_id': 'demo'}))
 def generate_project(loop: CurrentLoop, organization: str, wanted: Generator) -> dict[str, str]:
-    """Make a project with test cards as images and small models in the format `mocked`."""
-    loop_seed.generate(
+    """Create a project with test cards as images and small models in the format `mocked`."""
+    seed.generate(
         loop.store,
         organization,
         wanted.project_name,
@@ -191,6 +190,6 @@ def generate_project(loop: CurrentLoop, organization: str, wanted: Generator) ->
 def delete_project(
     loop: CurrentLoop, organization: str, project: str, keep_images: Annotated[bool, Query()] = False
 ) -> dict[str, str]:
-    """Delete a project with all it holds; `keep_images` is accepted, and there is nowhere to keep them."""
+    """Delete a project and everything in it. `keep_images` is accepted and has no effect."""
     loop.store.delete(organization, project)
     return {'status': 'OK'}

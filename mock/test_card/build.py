@@ -1,4 +1,4 @@
-"""Builds the files of `model_files/` that are made of code: `uv run python -m mock.test_card.build`."""
+"""Builds the generated files of `model_files/`: `uv run python -m mock.test_card.build`."""
 
 import tempfile
 from pathlib import Path
@@ -15,14 +15,14 @@ from .cards import Figure, draw_card
 from .model import DETECTOR_SIZE, ESTIMATOR_SIZE, build_detector, build_estimator
 
 EMBEDDED_VERSION: Final = '0.0'
-"""Lower than any that a Learning Loop gives out."""
+"""Version of the embedded package, lower than any version of a Learning Loop."""
 
 EXAMPLE_FIGURES: Final = (Figure(x=60, y=40, height=560), Figure(x=620, y=210, height=440))
 EXAMPLE_SIZE: Final = (1024, 683)
 
 
 def wholebody_description(name: str = EMBEDDED_NAME) -> Wholebody:
-    """The object `wholebody` of a package of the test card's networks; `pack` fills in the hashes."""
+    """Return the object `wholebody` of a package of the test card's networks; `pack` fills in the hashes."""
     return Wholebody(
         name=name,
         detector=Detector(file='det.onnx', sha256=64 * '0', input_size=DETECTOR_SIZE, color_order='BGR', output='nms'),
@@ -34,8 +34,8 @@ def wholebody_description(name: str = EMBEDDED_NAME) -> Wholebody:
             mean=tuple(IMAGENET_MEAN.tolist()),
             std=tuple(IMAGENET_STD.tolist()),
         ),
-        precision='f32',  # bfloat16 cancels in the squared colour distances
-        origin='built by mock/test_card_model.py; no learned weights',
+        precision='f32',  # in bfloat16, squared colour distances cancel
+        origin='built by mock/test_card/model.py; no learned weights',
         licence='Apache-2.0',
     )
 
@@ -56,7 +56,7 @@ def build_package(archive: Path, *, identity: Identity, name: str = EMBEDDED_NAM
 
 
 def build_example_card() -> bytes:
-    """The JPEG of a card with two persons on light grey."""
+    """Return the JPEG of a card with two persons on light grey."""
     width, height = EXAMPLE_SIZE
     background = np.full((height, width, 3), 200, dtype=np.uint8)
     return images.encode_jpeg(draw_card(background, EXAMPLE_FIGURES), quality=90)

@@ -1,8 +1,8 @@
-"""Test cards: pictures of schematic figures whose every keypoint is known to the pixel.
+"""Test cards: pictures of schematic figures whose keypoints are known to the pixel.
 
-A card shows up to `MAX_PERSONS` figures. Each stands on a white panel inside a frame of its own colour; each of its
-133 keypoints is a dot of its own colour. `test_card_model` builds the two networks that read such a card.
-Coordinates are pixel indices: (0, 0) is the centre of the upper left pixel. Colours are RGB.
+A card shows up to `MAX_PERSONS` figures. Each figure stands on a white panel in a frame of its own colour, and each of
+its 133 keypoints is a dot of its own colour. `model` builds the two networks that read such a card. Coordinates are
+pixel indices: (0, 0) is the centre of the upper left pixel. Colours are RGB.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,12 @@ Colour = tuple[int, int, int]
 
 PANEL_WIDTH: Final = 150.0
 PANEL_HEIGHT: Final = 200.0
-"""A figure is laid out on 150×200 units: the aspect ratio of the pose estimator's input (192×256)."""
+"""Size of a figure in units; the aspect ratio is that of the pose estimator's input (192×256)."""
 DOT_RADIUS: Final = 4.0
 FRAME_THICKNESS: Final = 6.0
+"""Size of dots and frames, in units of the panel."""
 MIN_HEIGHT: Final = 150
-"""Of a figure in pixels, that JPEG at quality 90 leaves readable."""
+"""Smallest height of a figure that stays readable after JPEG at quality 90, in pixels."""
 
 PANEL_COLOUR: Final[Colour] = (255, 255, 255)
 LIMB_COLOUR: Final[Colour] = (232, 232, 232)
@@ -42,10 +43,10 @@ MAX_PERSONS: Final = len(FRAME_COLOURS)
 
 @cache
 def dot_colours() -> NDArray[np.int64]:
-    """The colour of each keypoint's dot, shape (133, 3), RGB, all on a grid of six levels per channel.
+    """Return the colour of each keypoint's dot, shape (133, 3), RGB, on a grid of six levels per channel.
 
-    Left out are greys (the panel, limbs and letterbox bars are grey), frame colours and what lies next to those or
-    to white; of the rest, those far from white come first, since the rim of a dot blends with the panel.
+    Excluded are greys (panel, limbs and letterbox bars are grey), the colours of frames, and colours close to these. Of
+    the others, those far from white are taken first, since the rim of a dot blends with the panel.
     """
     levels = np.arange(0, 256, 51)
     grid = np.stack(np.meshgrid(levels, levels, levels, indexing='ij'), axis=-1).reshape(-1, 3)
@@ -55,13 +56,13 @@ def dot_colours() -> NDArray[np.int64]:
     usable = grid[(saturation > 0) & (to_frame > 50)]
     to_white = np.linalg.norm(usable - 255, axis=1)
     chosen = usable[np.argsort(-to_white, kind='stable')[:KEYPOINT_COUNT]]
-    # Neighbours on the figure should not be neighbours in colour: deal the sorted colours out with a coprime stride.
+    # A coprime stride through the sorted colours gives neighbouring dots dissimilar colours.
     return np.asarray(chosen[(np.arange(KEYPOINT_COUNT) * 50) % KEYPOINT_COUNT])
 
 
 @cache
 def layout() -> NDArray[np.float32]:
-    """Where the keypoints lie on the 150×200 panel, shape (133, 2): x, y; every two at least 9 units apart."""
+    """Return the keypoints on the 150×200 panel, shape (133, 2): x, y. Any two are at least 9 units apart."""
     points = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
     body = {
         'nose': (75, 62), 'left_eye': (100, 37), 'right_eye': (50, 37), 'left_ear': (137, 30), 'right_ear': (13, 30),
@@ -80,7 +81,7 @@ def layout() -> NDArray[np.float32]:
 
 
 def _jaw() -> list[list[float]]:
-    """17 points from ear to ear: half a superellipse, wide enough for the lips."""
+    """Return 17 points from ear to ear: half a superellipse, wide enough for the lips."""
     angles = np.radians(np.linspace(180, 0, 17))
     x = np.sign(np.cos(angles)) * np.abs(np.cos(angles)) ** 0.6
     return [[75 + 52 * float(a), 30 + 94 * float(b)] for a, b in zip(x, np.sin(angles), strict=True)]
@@ -92,7 +93,7 @@ def _eye(x: float, y: float) -> list[list[float]]:
 
 
 def _face() -> NDArray[np.float32]:
-    """The 68 points in iBUG order; the person's right is on the left of the picture."""
+    """Return the 68 points in iBUG order. The person's right side is on the left of the picture."""
     lips = (75.0, 97.5)
     outer = ((-33, 0), (-24, -9), (-12, -14), (0, -16), (12, -14), (24, -9),
              (33, 0), (24, 9), (12, 14), (0, 16), (-12, 14), (-24, 9))  # fmt: skip
@@ -111,7 +112,7 @@ def _face() -> NDArray[np.float32]:
 
 
 def _hand() -> NDArray[np.float32]:
-    """The right hand's 21 points: root, then four joints for each of five fingers, thumb towards the body."""
+    """Return the 21 points of the right hand: root, then four joints per finger, thumb towards the body."""
     fingers = [(50 - 9.5 * finger, 151 + 9.5 * joint) for finger in range(5) for joint in range(4)]
     return np.array([(31, 141), *fingers], dtype=np.float32)
 
@@ -143,19 +144,19 @@ class Figure:
 
     @property
     def keypoints(self) -> NDArray[np.float32]:
-        """Shape (133, 2), pixels."""
+        """Keypoints of the figure, shape (133, 2): x, y in pixels."""
         return layout() * np.float32(self.scale) + self.box[:2]
 
 
 _SHIFT: Final = 6
-"""Binary digits of the fraction of a pixel that OpenCV draws with."""
+"""Number of fractional bits in the coordinates given to OpenCV."""
 
 
 def draw_card(background: Image, figures: Sequence[Figure]) -> Image:
     """Draw figures on a copy of a background.
 
     :param background: RGB uint8, H×W×3.
-    :raises ValueError: more than `MAX_PERSONS` figures.
+    :raises ValueError: there are more than `MAX_PERSONS` figures.
     """
     if len(figures) > MAX_PERSONS:
         raise ValueError(f'a card shows up to {MAX_PERSONS} persons, not {len(figures)}')
@@ -184,10 +185,10 @@ def _draw_figure(image: Image, person: Figure, colour: Colour) -> None:
 
 
 def arrange(count: int, size: tuple[int, int]) -> list[Figure]:
-    """Place figures in rows, as large as fits, with gaps wide enough for the person detector.
+    """Place figures in rows, as large as possible, with gaps wide enough for the person detector.
 
     :param size: width, height of the card in pixels.
-    :raises ValueError: they would be smaller than can be read.
+    :raises ValueError: the figures would be too small to be read.
     """
     if count == 0:
         return []
@@ -209,7 +210,7 @@ def arrange(count: int, size: tuple[int, int]) -> list[Figure]:
 
 
 def _cell(columns: int, count: int, size: tuple[int, int]) -> float:
-    """Height of a grid cell of 3:4 when so many columns share a card."""
+    """Return the height of a 3:4 grid cell with this number of columns."""
     return min(size[0] / columns / 0.75, size[1] / -(-count // columns))
 
 
@@ -217,8 +218,8 @@ def write_card(path: Path, *, persons: int, size: tuple[int, int], background: P
     """Draw a card into an image file.
 
     :param size: width, height in pixels.
-    :param background: a picture to draw on; light grey without.
-    :raises WholebodyError: the figures do not fit, or the background is no image.
+    :param background: picture to draw on; None for light grey.
+    :raises WholebodyError: the figures do not fit, or the background is not an image.
     """
     width, height = size
     if background is None:

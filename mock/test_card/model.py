@@ -1,8 +1,8 @@
-"""The two networks of the test card model: they read test cards and hold no learned weights.
+"""The two networks of the test card model. They read test cards and have no learned weights.
 
-Their inputs and outputs are exactly those of the published networks, so that everything around them is exercised:
-the person detector those of YOLOX exported with NMS, the pose estimator those of RTMW.
-Only operators that ONNX Runtime, OpenVINO and OpenCV DNN compute alike are used.
+Their inputs and outputs are exactly those of the published networks, so all code around them is exercised: the person
+detector has those of YOLOX exported with NMS, the pose estimator those of RTMW. Only operators with equal results on
+ONNX Runtime, OpenVINO and OpenCV DNN are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,39 +21,39 @@ from .cards import FRAME_COLOURS, dot_colours
 FloatArray = NDArray[np.float64]
 
 OPSET: Final = 11
-"""That of the published networks."""
+"""Opset of the published networks."""
 
 DETECTOR_SIZE: Final = (640, 640)
 ESTIMATOR_SIZE: Final = (192, 256)
-"""Width, height in pixels."""
+"""Width, height of the inputs in pixels."""
 
 FRAME_TOLERANCE: Final = 80.0
 DOT_TOLERANCE: Final = 44.0
-"""Euclidean distance in RGB (0..255) at which a pixel stops counting as a colour; dot colours are 51 apart."""
+"""Euclidean distance in RGB (0..255) from which a pixel no longer matches a colour; dot colours are 51 apart."""
 LINE_CELL: Final = 8
-"""Pixels along a frame's side that are judged together."""
+"""Length of a cell along the side of a frame, in pixels."""
 LINE_CELLS: Final = 3
-"""In a row, of which more than 0.6 must match for a line."""
+"""Number of successive cells of which more than 0.6 must match for a line."""
 MAX_THICKNESS: Final = 24
-"""Of a frame's side, in pixels of the detector's input: what continues this far to a side is an area, not a line."""
+"""Largest thickness of a frame's side, in pixels of the detector's input. A thicker one is an area, not a line."""
 DOT_CELL: Final = 2
-"""Side of the squares of pixels in which dots are looked for: a quarter of a dot's width."""
+"""Side of the cells in which dots are searched, in pixels: a quarter of the width of a dot."""
 BLUR: Final = 3
-"""Cells, twice."""
+"""Side of the box blur, in cells; it is applied twice."""
 BIN_SIGMA: Final = 2.0
-"""Pixels."""
+"""Sigma of the peaks in the SimCC rows, in pixels."""
 PEAK_GAIN: Final = 1.62
-"""Brings the peaks of dots of full size to 0.75 … 1, by where they lie on the cells."""
+"""Gain that brings the peaks of full-size dots to 0.75 … 1, depending on their position on the cells."""
 MIN_FRAME_SIZE: Final = 24.0
-"""Pixels of the detector's input; smaller frames score lower in proportion."""
+"""Smallest side of a frame with a full score, in pixels of the detector's input. Smaller ones score lower."""
 
 
 def build_detector() -> onnx.ModelProto:
-    """The person detector: finds the frames.
+    """Build the person detector, which finds the frames.
 
-    Input `input` (1, 3, 640, 640) BGR 0..255; outputs `dets` (1, K, 5): x1, y1, x2, y2 in input pixels and score,
-    and `labels` (1, K), all 0; one row per frame colour, with a score near 0 where there is no such frame.
-    The score is the share of the frame's four sides that is covered.
+    Input `input` (1, 3, 640, 640) BGR 0..255. Outputs `dets` (1, K, 5), x1, y1, x2, y2 in input pixels and score, and
+    `labels` (1, K), all 0: one row per frame colour, with a score near 0 if the image has no such frame. The score is
+    the covered share of the four sides of the frame.
     """
     width, height = DETECTOR_SIZE
     graph = _Graph()
@@ -83,11 +83,11 @@ def build_detector() -> onnx.ModelProto:
 
 
 def build_estimator() -> onnx.ModelProto:
-    """The pose estimator: finds the dots.
+    """Build the pose estimator, which finds the dots.
 
-    Input `input` (N, 3, 256, 192) RGB, normalised as for RTMW; outputs `simcc_x` (N, 133, 384) and `simcc_y`
-    (N, 133, 512), two bins per pixel. A dot's peak is 0.75 to 1 at full size and falls with its area.
-    Only dots inside the person's box count: the estimator's crop is 1.25 times as large.
+    Input `input` (N, 3, 256, 192) RGB, normalised as for RTMW. Outputs `simcc_x` (N, 133, 384) and `simcc_y` (N, 133,
+    512), two bins per pixel. The peak of a full-size dot is 0.75 to 1, and falls with its area. Only dots in the
+    person's box count; the crop of the estimator is 1.25 times as large.
     """
     width, height = ESTIMATOR_SIZE
     graph = _Graph()
@@ -102,7 +102,7 @@ def build_estimator() -> onnx.ModelProto:
         std=IMAGENET_STD,
         cell=(DOT_CELL, DOT_CELL),
     )
-    for step in range(2):  # twice a box is a pyramid: a dot has one peak, not a plateau
+    for step in range(2):  # two box blurs give a pyramid: a dot has one peak, not a plateau
         blurred = graph.add(
             'AveragePool',
             blurred,
@@ -124,24 +124,24 @@ def build_estimator() -> onnx.ModelProto:
 
 
 def _middle(size: int) -> tuple[int, int]:
-    """First and last edge of the box in the crop, its middle 0.8, in whole cells inside it."""
+    """Return the first and last edge of the box in the crop (its middle 0.8), in whole cells."""
     first = -(-(size // 10) // DOT_CELL) * DOT_CELL
     return first, size - first
 
 
 def _bins(size: int) -> FloatArray:
-    """Profile of the cells in the middle → 2·size bins: a Gaussian of 2 px, so that half pixels are resolved."""
+    """Return the matrix from the cells of a profile to 2·size bins: a Gaussian of 2 px resolves half pixels."""
     centres = np.arange(*_middle(size), DOT_CELL) + (DOT_CELL - 1) / 2
     distance = centres[:, None] - np.arange(2 * size)[None] / 2
     kernel = np.exp(-(distance**2) / (2 * BIN_SIGMA**2))
-    kernel[kernel < 1e-6] = 0  # packs well
+    kernel[kernel < 1e-6] = 0  # zeros compress well
     return np.asarray(PEAK_GAIN * kernel / kernel.sum(axis=0).max())
 
 
 def _lines(graph: '_Graph', colours: FloatArray, *, vertical: bool) -> str:
-    """Measure per column (or row) the straight, thin lines in it; areas of a frame's colour count for nothing.
+    """Measure the straight, thin lines in each column (or row). Areas of a frame's colour do not count.
 
-    :param colours: of the frames, BGR.
+    :param colours: colours of the frames, BGR.
     :return: pixels, (1, K, W) for vertical lines, (1, K, H) for horizontal ones.
     """
     name = 'columns' if vertical else 'rows'
@@ -172,9 +172,9 @@ def _lines(graph: '_Graph', colours: FloatArray, *, vertical: bool) -> str:
 
 
 def _sides(graph: '_Graph', profile: str, size: int, *, prefix: str) -> tuple[str, str, str, str]:
-    """Find a frame's two parallel sides in a profile (1, K, size) of matching pixels.
+    """Find the two parallel sides of a frame in a profile (1, K, size) of matching pixels.
 
-    A column belongs to a side if it holds more than 0.6 of what the fullest one holds.
+    A column belongs to a side if it holds more than 0.6 of the pixels of the fullest column.
 
     :return: first and last position (edges in pixels) and the fullest profile near each, all (1, K, 1).
     """
@@ -209,7 +209,7 @@ def _sides(graph: '_Graph', profile: str, size: int, *, prefix: str) -> tuple[st
 
 
 def _coverage(graph: '_Graph', one: str, other: str, start: str, stop: str, *, prefix: str) -> str:
-    """The share of two parallel sides' length that is covered, the lesser of the two, (1, K, 1)."""
+    """Return the covered share of two parallel sides, the smaller of the two, (1, K, 1)."""
     lesser = graph.add('Min', one, other, output=f'{prefix}_lesser')
     length = graph.add('Sub', stop, start, output=f'{prefix}_length')
     at_least = graph.constant(f'{prefix}_at_least', np.array([MIN_FRAME_SIZE]))
@@ -235,7 +235,10 @@ class _Graph:
         return output
 
     def slice(self, value: str, ranges: Mapping[int, tuple[int, int]], *, output: str) -> str:
-        """:param ranges: first and last edge by axis."""
+        """Slice a tensor.
+
+        :param ranges: first and last edge by axis.
+        """
         starts, ends = zip(*ranges.values(), strict=True)
         limits = [
             self._integers(f'{output}_{name}', values)
@@ -263,13 +266,11 @@ class _Graph:
         cell: tuple[int, int],
         prefix: str = '',
     ) -> str:
-        """How well each cell matches each colour: gain · (1 - distance² / tolerance²), clipped to 0..1.
+        """Measure how well each cell matches each colour: gain · (1 - distance² / tolerance²), clipped to 0..1.
 
-        The mean of the squared distances of its pixels counts, so that a cell on a rim, of two colours, matches neither
-        them nor what lies between.
-
-        The squared distance is linear in [x, x²], so that one convolution computes it; OpenCV DNN mis-shapes the
-        difference of two convolutions' outputs.
+        The distance² is the mean over the pixels of the cell. So a cell on a rim, with pixels of two colours, matches
+        neither of them nor a colour between them. It is linear in [x, x²], so one convolution computes it; OpenCV DNN
+        gives the difference of two convolutions a wrong shape.
 
         :param pixels: name of a tensor (N, 3, H, W) that holds (colour - mean) / std.
         :param colours: (K, 3), 0..255, in the channel order of `pixels`.
@@ -291,7 +292,7 @@ class _Graph:
         return self.clip(match, output=f'{prefix}clipped_match')
 
     def _with_squares(self, pixels: str) -> str:
-        """(N, 6, H, W): the pixels and their squares."""
+        """Return the name of a tensor (N, 6, H, W): the pixels and their squares."""
         if not any(node.name == 'pixels_and_squares' for node in self.nodes):
             squares = self.add('Mul', pixels, pixels, output='squares')
             self.add('Concat', pixels, squares, output='pixels_and_squares', axis=1)
@@ -302,6 +303,6 @@ class _Graph:
     ) -> onnx.ModelProto:
         graph = helper.make_graph(self.nodes, name, inputs, outputs, self.constants)
         model = helper.make_model(graph, producer_name='wholebody', opset_imports=[helper.make_opsetid('', OPSET)])
-        model.ir_version = 6  # that of opset 11
+        model.ir_version = 6  # belongs to opset 11
         onnx.checker.check_model(model, full_check=True)
         return model

@@ -1,3 +1,5 @@
+"""A mock Loop for the tests of its parts."""
+
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,14 +12,14 @@ from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 
 @pytest.fixture(scope='session')
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
-    """A mock Loop for all tests that reset it (`loop`)."""
+    """A mock Loop for all tests, which reset it by `loop`."""
     with running_mock_loop(tmp_path_factory.mktemp('mock') / 'loop') as loop:
         yield loop
 
 
 @pytest.fixture
 def loop(running: MockLoopProcess) -> MockLoopProcess:
-    """A mock as at its first start, into which `loop.http` is logged in."""
+    """A mock in the state of its first start. `loop.http` is logged in."""
     running.reset()
     running.http.cookies.clear()
     assert running.login().status_code == 200
@@ -26,7 +28,7 @@ def loop(running: MockLoopProcess) -> MockLoopProcess:
 
 @pytest.fixture
 def as_node(loop: MockLoopProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings from which learning_loop_node finds the mock."""
+    """Settings by which learning_loop_node finds the mock."""
     for name, value in loop.settings.items():
         monkeypatch.setenv(name, value)
     for name in ('HOST', 'ORGANIZATION', 'PROJECT', 'USERNAME', 'PASSWORD', 'LOOP_USERNAME', 'LOOP_PASSWORD'):

@@ -10,8 +10,8 @@ from benchmarks.support.packages import make_package, write_zip
 from detector.models.package import MODEL_FORMAT
 
 
-def test_a_package_becomes_the_next_version_whatever_it_says_itself(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """The version in the served model.json is the announced one; target and list follow."""
+def test_a_package_gets_the_next_version(loop: MockLoopProcess, tmp_path: Path) -> None:
+    """The served model.json has the announced version, and target and list show it."""
     package = make_package(tmp_path / 'package.zip', version='7.7')
     second = loop.upload_package(package)
     tenth = loop.upload_package(package, '1.9')
@@ -27,8 +27,8 @@ def test_a_package_becomes_the_next_version_whatever_it_says_itself(loop: MockLo
         assert sorted(archive.namelist()) == ['det.onnx', 'model.json', 'pose.onnx']
 
 
-def test_folders_in_a_zip_stay_and_any_bytes_can_be_handed_out(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """For tests of a node's distrust: nested zips, and what is no zip at all."""
+def test_folders_in_a_zip_and_any_bytes_can_be_served(loop: MockLoopProcess, tmp_path: Path) -> None:
+    """Nested zips and files that are not zips can be served, so that tests can offer them to a node."""
     nested = write_zip(tmp_path / 'nested.zip', {'a/b/model.json': b'{}', 'a/b/det.onnx': b'x'})
     model = loop.upload_package(nested)
     content = loop.http.get(f'{loop.api}/models/{model}/{MODEL_FORMAT}/file').content

@@ -38,7 +38,7 @@ succeed = partial(commands.succeed, app)
 
 
 def test_upload_list_and_switch(tmp_path: Path) -> None:
-    """A second version, the list that marks the target, and the switch."""
+    """A second version is uploaded, listed and made the target."""
     package = make_package(tmp_path / 'package.zip')
     assert succeed('upload', package).startswith('version 1.1  ')
     assert succeed('upload', package, '--version', '3.0').startswith('version 3.0  ')
@@ -50,8 +50,8 @@ def test_upload_list_and_switch(tmp_path: Path) -> None:
     assert succeed('upload', package, '--as-is').startswith('version 3.1')
 
 
-def test_what_was_received_is_listed(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """Images by tag with their pictures, and detectors with their errors."""
+def test_received_images_and_detectors_are_listed(loop: MockLoopProcess, tmp_path: Path) -> None:
+    """Images are listed by tag and written as pictures; detectors are listed with their errors."""
     files = [('files', ('a.jpg', CARD)), ('files', ('a.json', b'{"tags": ["night"]}')), ('files', ('b.jpg', CARD))]
     loop.http.post(f'{loop.api}/images', files=files)
     assert len(succeed('images').splitlines()) == 2
@@ -71,7 +71,7 @@ def test_what_was_received_is_listed(loop: MockLoopProcess, tmp_path: Path) -> N
 
 
 def test_faults_are_ordered_listed_and_cleared(loop: MockLoopProcess) -> None:
-    """The parameters reach the fault."""
+    """The parameters of the command reach the fault."""
     assert re.match(r'fault \d+: target status', succeed('fault', 'target', 'status', '--status', 429, '--count', 2))
     succeed('fault', 'model_file', 'drop', '--at', 0.25)
     loop.http.get(f'{loop.api}/deployment/target')
@@ -83,10 +83,10 @@ def test_faults_are_ordered_listed_and_cleared(loop: MockLoopProcess) -> None:
 
 
 def test_refusals_are_one_line_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown versions, impossible faults, and a mock that is not there; exit status 1."""
+    """An unknown version, an impossible fault and a missing mock give one line and exit status 1."""
     for arguments, message in (
         (('target', '9.9'), 'error: no model has the version 9.9'),
-        (('fault', 'target', 'truncate'), 'truncate is a fault of model_file'),
+        (('fault', 'target', 'truncate'), 'truncate is a fault of the endpoint model_file'),
         (('models', '--project', 'other'), 'error: no project zauberzeug/other'),
         (('models', '--url', f'http://127.0.0.1:{free_port()}'), 'error: no mock Learning Loop answers at'),
     ):
@@ -97,7 +97,7 @@ def test_refusals_are_one_line_on_standard_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_a_command_it_serves(tmp_path: Path) -> None:
-    """`python -m mock`: the folder from MOCK_LOOP_FOLDER, the port from MOCK_LOOP_PORT, status 0 after SIGTERM."""
+    """`python -m mock` serves MOCK_LOOP_FOLDER on MOCK_LOOP_PORT, and exits with status 0 after SIGTERM."""
     port = free_port()
     environment = clean_environment(MOCK_LOOP_FOLDER=tmp_path / 'elsewhere', MOCK_LOOP_PORT=port)
     environment['PYTHONPATH'] = str(PROJECT)

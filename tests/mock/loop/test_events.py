@@ -26,7 +26,7 @@ class _Tool(AnnotatorLogic):
 
 
 async def test_upstreams_nodes_connect_by_socketio(as_node: None, loop: MockLoopProcess) -> None:
-    """A real annotator logs in, connects and reports; events sent on request reach it and are answered."""
+    """A real annotator logs in, connects and reports; it receives and answers the events that a test sends."""
     tool = _Tool()
     node = AnnotatorNode('annotator', tool, uuid=str(uuid4()))
     await node.reconnect_to_loop()

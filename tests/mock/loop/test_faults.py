@@ -1,4 +1,4 @@
-"""Every fault of the mock Learning Loop as a client sees it, over a real port."""
+"""Each fault of the mock Learning Loop as a client sees it, over a real port."""
 
 import io
 import itertools
@@ -38,7 +38,7 @@ def loop(running: MockLoopProcess) -> MockLoopProcess:
 
 
 def call(loop: MockLoopProcess, endpoint: str) -> httpx.Response:
-    """One request to an endpoint by the name that faults use."""
+    """Send one request to an endpoint by the name that faults use."""
     match endpoint:
         case 'login':
             return loop.login()
@@ -64,7 +64,7 @@ def send_images(loop: MockLoopProcess, *names: str) -> httpx.Response:
 
 
 def received(loop: MockLoopProcess, path: str, headers: dict[str, str] | None = None) -> bytes:
-    """What arrives of a body before the connection breaks."""
+    """Return the part of a body that arrives before the connection breaks."""
     parts: list[bytes] = []
     with pytest.raises(httpx.TransportError), loop.http.stream('GET', path, headers=headers) as answer:
         parts.extend(answer.iter_raw())
@@ -75,8 +75,8 @@ ENDPOINTS = ['login', 'status', 'detectors', 'target', 'models', 'model_file', '
 
 
 @pytest.mark.parametrize('endpoint', ENDPOINTS)
-def test_every_endpoint_meets_its_faults_and_no_others(loop: MockLoopProcess, endpoint: str) -> None:
-    """A status as often as ordered, and a dropped connection; then, and elsewhere, all is well."""
+def test_a_fault_affects_its_endpoint_only(loop: MockLoopProcess, endpoint: str) -> None:
+    """A status and a dropped connection happen as often as ordered, and only at this endpoint."""
     status = loop.fault(endpoint, 'status', status=503, count=2)
     drop = loop.fault(endpoint, 'drop', count=1)
     answers = [call(loop, endpoint).status_code for _ in range(2)]
@@ -91,7 +91,7 @@ def test_every_endpoint_meets_its_faults_and_no_others(loop: MockLoopProcess, en
 
 @pytest.mark.parametrize('status', [204, 301, 401, 413, 429, 500])
 def test_statuses_last_until_they_are_deleted(loop: MockLoopProcess, status: int) -> None:
-    """Without a count; what an upload carried is read and forgotten."""
+    """Without a count the fault stays; a refused upload is read and discarded."""
     loop.fault('images', 'status', status=status)
     assert [call(loop, 'images').status_code for _ in range(3)] == [status] * 3
     loop.clear_faults()
@@ -100,8 +100,8 @@ def test_statuses_last_until_they_are_deleted(loop: MockLoopProcess, status: int
     assert len(loop.images()) == 1
 
 
-def test_faults_of_different_kinds_add_up_and_can_be_deleted_singly(loop: MockLoopProcess) -> None:
-    """A delay, then a status; after the status is deleted, the delay alone."""
+def test_faults_of_different_kinds_add_up(loop: MockLoopProcess) -> None:
+    """A delay and a status apply together; after the status is deleted, only the delay applies."""
     loop.fault('target', 'delay', seconds=0.3)
     refusal = loop.fault('target', 'status', status=500)
     assert timed(loop, 'target')[0] == 500
@@ -112,8 +112,8 @@ def test_faults_of_different_kinds_add_up_and_can_be_deleted_singly(loop: MockLo
     assert timed(loop, 'models')[1] < 0.3
 
 
-def test_a_fault_with_a_share_is_met_by_chance(loop: MockLoopProcess) -> None:
-    """About so many requests; `fired` counts those, and chance spares the others."""
+def test_a_fault_with_a_share_is_random(loop: MockLoopProcess) -> None:
+    """About the ordered share of requests is affected, and `fired` counts them."""
     fault = loop.fault('status', 'status', status=503, share=0.5)
     answers = [call(loop, 'status').status_code for _ in range(200)]
     assert set(answers) == {200, 503}
@@ -121,8 +121,8 @@ def test_a_fault_with_a_share_is_met_by_chance(loop: MockLoopProcess) -> None:
     assert loop.fired(fault) == answers.count(503)
 
 
-def test_a_share_of_requests_is_counted_and_hands_on_to_the_next_fault(loop: MockLoopProcess) -> None:
-    """A count is of the requests that met the fault; those that were spared meet the next of the same kind."""
+def test_requests_spared_by_a_fault_try_the_next(loop: MockLoopProcess) -> None:
+    """A count covers affected requests; spared requests try the next fault of the same kind."""
     first = loop.fault('status', 'status', status=503, share=0.5, count=40)
     second = loop.fault('status', 'status', status=500)
     answers = [call(loop, 'status').status_code for _ in range(200)]
@@ -137,7 +137,7 @@ def timed(loop: MockLoopProcess, endpoint: str) -> tuple[int, float]:
 
 
 def test_a_download_stalls_in_the_middle(loop: MockLoopProcess) -> None:
-    """A delay with `at` lets that part of the body through first."""
+    """A delay with `at` sends that share of the body first."""
     path = model_path(loop)
     loop.fault('model_file', 'delay', seconds=0.5, at=0.5)
     with loop.http.stream('GET', path) as answer:
@@ -149,7 +149,7 @@ def test_a_download_stalls_in_the_middle(loop: MockLoopProcess) -> None:
 
 
 def test_a_throttled_download_takes_its_time(loop: MockLoopProcess) -> None:
-    """About as many bytes per second as ordered."""
+    """The download has about the ordered rate."""
     loop.fault('model_file', 'throttle', bytes_per_second=20_000)
     path = model_path(loop)
     start = time.monotonic()
@@ -158,7 +158,7 @@ def test_a_throttled_download_takes_its_time(loop: MockLoopProcess) -> None:
 
 
 def test_a_dropped_download_can_be_resumed(loop: MockLoopProcess) -> None:
-    """The connection is reset after the ordered part; the rest comes with Range."""
+    """The connection is reset after the ordered share, and Range gives the rest."""
     path = model_path(loop)
     whole = loop.http.get(path)
     loop.fault('model_file', 'drop', at=0.25, count=1)
@@ -173,7 +173,7 @@ def test_a_dropped_download_can_be_resumed(loop: MockLoopProcess) -> None:
 
 
 def test_a_dropped_upload_has_no_effect_and_a_lost_response_has(loop: MockLoopProcess) -> None:
-    """Both look alike to the client: no answer."""
+    """Only the lost response has an effect, although the client sees no answer in both cases."""
     loop.fault('images', 'drop', count=1)
     loop.fault('images', 'lose_response', count=1)
     for stored in (0, 1):
@@ -182,8 +182,8 @@ def test_a_dropped_upload_has_no_effect_and_a_lost_response_has(loop: MockLoopPr
         assert len(loop.images()) == stored
 
 
-def test_one_image_of_a_batch_is_rejected_however_the_batch_is_cut(loop: MockLoopProcess) -> None:
-    """By name, or the first that comes; the others arrive."""
+def test_one_image_is_rejected_in_every_batch(loop: MockLoopProcess) -> None:
+    """The named image, or the first one received, is rejected in every batch; the others arrive."""
     loop.fault('images', 'reject_image', image='c:1')
     assert send_images(loop, 'a', 'b', 'c%3A1', 'd').status_code == 422
     assert 'c:1' in send_images(loop, 'c%3A1').json()['detail']
@@ -199,7 +199,7 @@ def test_one_image_of_a_batch_is_rejected_however_the_batch_is_cut(loop: MockLoo
 
 
 def test_truncated_and_corrupted_files_look_whole(loop: MockLoopProcess) -> None:
-    """Content-Length and ETag fit what is served; it is another file than the good one, each time the same."""
+    """Content-Length and ETag match the served bytes, which are the same each time."""
     path = model_path(loop)
     good = loop.http.get(path)
     for kind, size in (('truncate', len(good.content) // 2), ('corrupt', len(good.content))):
@@ -222,8 +222,8 @@ def intact(content: bytes) -> bool:
         return False
 
 
-def test_the_file_name_of_a_download_can_be_missing_or_evil(loop: MockLoopProcess) -> None:
-    """No Content-Disposition, an empty name, and one that leads elsewhere."""
+def test_the_file_name_of_a_download_can_be_missing_or_bad(loop: MockLoopProcess) -> None:
+    """Content-Disposition may be missing, have an empty name, or a name that leads out of the folder."""
     path = model_path(loop)
     loop.fault('model_file', 'no_disposition', count=1)
     assert 'content-disposition' not in loop.http.get(path).headers
@@ -233,8 +233,8 @@ def test_the_file_name_of_a_download_can_be_missing_or_evil(loop: MockLoopProces
     assert 'filename="wholebody_' in loop.http.get(path).headers['content-disposition']
 
 
-def test_a_page_of_html_comes_in_place_of_the_answer(loop: MockLoopProcess) -> None:
-    """What a captive portal does: status 200."""
+def test_an_html_page_replaces_the_answer(loop: MockLoopProcess) -> None:
+    """Like a captive portal, the fault answers 200 with an HTML page."""
     for endpoint in ('model_file', 'target'):
         loop.fault(endpoint, 'html', count=1)
         answer = call(loop, endpoint)
@@ -260,13 +260,13 @@ def test_a_page_of_html_comes_in_place_of_the_answer(loop: MockLoopProcess) -> N
     ids=str,
 )
 def test_impossible_faults_are_refused(loop: MockLoopProcess, fault: dict[str, Any]) -> None:
-    """422, and nothing is ordered."""
+    """The answer is 422, and no fault is ordered."""
     assert loop.http.post('/mock/faults', json=fault).status_code == 422
     assert loop.faults() == []
 
 
 def test_requests_are_listed(loop: MockLoopProcess) -> None:
-    """What was asked for and how it was answered, so that a test can count."""
+    """Each request is listed with its status, so that tests can count requests."""
     call(loop, 'target')
     last = loop.requests()[-1]['number']
     loop.fault('target', 'status', status=500)
@@ -277,7 +277,7 @@ def test_requests_are_listed(loop: MockLoopProcess) -> None:
 
 
 def test_a_large_file_is_served_in_pieces(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """A package of 120 MB costs the process no 120 MB of memory, up or down, and holds up nobody."""
+    """A package of 120 MB needs far less memory in either direction, and other requests are still answered."""
     archive = write_large(tmp_path / 'large.zip', 120)
     before = resident_mb(loop)
     model = loop.upload_package(archive)
@@ -299,7 +299,7 @@ def write_large(path: Path, megabytes: int) -> Path:
 
 
 def resident_mb(loop: MockLoopProcess) -> float:
-    """The most memory that the process has held so far."""
+    """Return the peak memory of the process in MB."""
     assert loop.process is not None
     status = Path(f'/proc/{loop.process.pid}/status').read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith('VmHWM')) / 1024

@@ -21,24 +21,24 @@ from tests.support.mock_loop import metadata, send_images
         ({'a.json': metadata(), 'a.jpg': CARD[:2000]}, 'a: the image is broken'),
         ({'a.json': b'{', 'a.jpg': CARD}, 'a: the metadata is not JSON'),
         ({'a.json': b'[]', 'a.jpg': CARD}, 'a: the metadata'),
-        ({'a.json': b'{"x": NaN}', 'a.jpg': CARD}, 'NaN is no JSON number'),
+        ({'a.json': b'{"x": NaN}', 'a.jpg': CARD}, 'NaN is not a JSON number'),
         ({'a.json': metadata(tags=[1]), 'a.jpg': CARD}, 'a: tags.0'),
         ({'a.json': metadata(box_detections=[{'x': 1.5}]), 'a.jpg': CARD}, 'box_detections.0'),
-        ({'a%3A.json': metadata()}, 'a:: there is metadata, but no image'),
+        ({'a%3A.json': metadata()}, 'a:: the batch has metadata, but no image'),
         ({'a%3A.jpg': CARD, 'a:.jpg': CARD}, 'a second image'),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
 )
 def test_a_broken_part_rejects_the_whole_batch(loop: MockLoopProcess, files: dict[str, bytes], message: str) -> None:
-    """422 with a detail that names the image; nothing is stored."""
+    """The answer is 422 and names the image; no image is stored."""
     answer = send_images(loop, {'good.json': metadata(), 'good.jpg': CARD} | files)
     assert answer.status_code == 422
     assert message in answer.json()['detail']
     assert loop.images() == []
 
 
-def test_skeletons_are_drawn_over_what_was_received(loop: MockLoopProcess, engine: PoseEngine) -> None:
-    """The picture for people differs from the image where the persons are; without boxes it does not."""
+def test_skeletons_are_drawn_over_received_images(loop: MockLoopProcess, engine: PoseEngine) -> None:
+    """The picture differs from the received image at the persons, and is equal without boxes."""
     found = json.dumps(asdict(WholebodyDetectorLogic(engine).evaluate(make_card()))).encode()
     assert send_images(loop, {'a.jpg': CARD, 'a.json': found, 'b.jpg': CARD, 'b.json': metadata()}).status_code == 200
     drawn = [images.decode(loop.jpeg(image['id'], skeletons=True)).astype(int) for image in loop.images()]

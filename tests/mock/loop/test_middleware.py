@@ -12,8 +12,8 @@ from detector.models.package import MODEL_FORMAT
 from tests.support.mock_loop import send_images
 
 
-def test_what_needs_a_login_answers_401_without_and_what_does_not_serves(loop: MockLoopProcess) -> None:
-    """As upstream: images are posted and model files fetched without a cookie, all else needs it."""
+def test_paths_that_need_a_login_answer_401_without(loop: MockLoopProcess) -> None:
+    """Posting images and fetching model files need no cookie; all other paths do."""
     model = loop.models()[0]['id']
     loop.http.cookies.clear()
     needing = ['deployment/target', 'models', 'data', 'images', f'images/{model}/main', 'trainings']
@@ -27,7 +27,7 @@ def test_what_needs_a_login_answers_401_without_and_what_does_not_serves(loop: M
 
 
 def test_login_sets_a_cookie_for_empty_credentials_and_logout_ends_it(loop: MockLoopProcess) -> None:
-    """Exactly 200 and a Set-Cookie are what nodes need; an expired login is 401 again."""
+    """The login answers 200 with Set-Cookie, which nodes require; after logout the answer is 401."""
     answer = loop.login()
     assert answer.status_code == 200
     assert 'session=' in answer.headers['set-cookie']
@@ -43,7 +43,7 @@ def test_login_sets_a_cookie_for_empty_credentials_and_logout_ends_it(loop: Mock
 async def test_upstreams_communicator_logs_in_again_and_out(
     loop: MockLoopProcess, communicator: LoopCommunicator
 ) -> None:
-    """The real client: login, a second one after the first has expired, readiness, logout."""
+    """The real client logs in, logs in again after the session has expired, and logs out."""
     path = '/zauberzeug/projects/wholebody/deployment/target'
     assert (await communicator.get(path)).json()['version'] == '1.0'
     await asyncio.to_thread(loop.expire_sessions)
@@ -53,8 +53,8 @@ async def test_upstreams_communicator_logs_in_again_and_out(
     assert not communicator.get_cookies()
 
 
-async def test_configured_credentials_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a user name set, all others are answered with 401."""
+async def test_configured_credentials_are_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a user name set, other credentials are answered with 401."""
     with running_mock_loop(tmp_path / 'loop', username='robot', password='secret') as loop:
         assert loop.login().status_code == 401
         assert loop.login('robot', 'wrong').status_code == 401

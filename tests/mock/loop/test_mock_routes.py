@@ -8,8 +8,8 @@ from benchmarks.support.loops import MockLoopProcess
 from benchmarks.support.packages import make_package, write_zip
 
 
-def test_bad_packages_and_unknown_things_are_refused_by_name(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """Errors say what is wrong; nothing is left of what was refused."""
+def test_bad_packages_and_unknown_objects_are_refused(loop: MockLoopProcess, tmp_path: Path) -> None:
+    """Errors say what is wrong, and a refused package leaves no files."""
     page = tmp_path / 'page.zip'
     page.write_bytes(b'<html>')
     for path, version, message in (
@@ -29,8 +29,8 @@ def test_bad_packages_and_unknown_things_are_refused_by_name(loop: MockLoopProce
     assert loop.http.get(f'{loop.api}/models/x/y/file').status_code == 404
 
 
-def test_malformed_targets_and_twins_can_be_set_up(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """A target without version or with a number, two models of one version, and none at all."""
+def test_malformed_targets_and_duplicates_can_be_set_up(loop: MockLoopProcess, tmp_path: Path) -> None:
+    """A target without version or with a number, two models of one version, and no model can be set up."""
     bodies: tuple[object, ...] = ({'model_uuid': 'x'}, {'model_uuid': 'x', 'version': 1.1}, [], None)
     for body in bodies:
         loop.set_raw_target(body)

@@ -1,4 +1,4 @@
-"""The mock Loop's page, its REST side; Chromium looks at it in tests/integration/test_page.py."""
+"""The REST side of the page of the mock Loop; tests/integration/test_page.py checks it in Chromium."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.support.extras import without_nicegui
 
 
 def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:
-    """`/` leads to the API's page then, `/ui` says what to install."""
+    """`/` then redirects to the OpenAPI page, and `/ui` says what to install."""
     with MockLoopProcess(tmp_path / 'loop') as loop:
         try:
             loop.start(PYTHONPATH=without_nicegui(tmp_path))
@@ -23,7 +23,7 @@ def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:
 
 
 def test_other_sites_cannot_connect_to_the_page(tmp_path: Path) -> None:
-    """As at the node, which decides that before its page is asked."""
+    """Connections of foreign origins are refused before they reach the page, like at the node."""
     with MockLoopProcess(tmp_path / 'loop') as loop:
         try:
             loop.start()

@@ -20,7 +20,7 @@ from tests.support.mock_loop import CONTEXT
 async def test_upstreams_data_exchanger_downloads_the_model(
     communicator: LoopCommunicator, loop: MockLoopProcess, tmp_path: Path
 ) -> None:
-    """The real client unpacks what the mock serves."""
+    """The real client unpacks the served model."""
     exchanger = DataExchanger(CONTEXT, communicator)
     folder = tmp_path / 'model'
     folder.mkdir()
@@ -30,7 +30,7 @@ async def test_upstreams_data_exchanger_downloads_the_model(
 
 
 def test_a_download_resumes(loop: MockLoopProcess) -> None:
-    """Range with If-Range: the rest of the same file, the whole of another one, 416 beyond the end."""
+    """Range with If-Range gives the rest of the same file, a changed file completely, and 416 beyond the end."""
     path = f'{loop.api}/models/{loop.target()["model_uuid"]}/{MODEL_FORMAT}/file'
     whole = loop.http.get(path)
     headers = {'Range': 'bytes=1000-', 'If-Range': whole.headers['etag']}
@@ -46,7 +46,7 @@ def test_a_download_resumes(loop: MockLoopProcess) -> None:
 async def test_upstreams_outbox_delivers_with_encoded_names(
     as_node: None, loop: MockLoopProcess, engine: PoseEngine
 ) -> None:
-    """Twenty pairs in aiohttp's own multipart; the colons of the names come back, the metadata whole."""
+    """Twenty images in aiohttp's multipart keep the colons in their names and their metadata."""
     found = WholebodyDetectorLogic(engine).evaluate(make_card())
     found.tags, found.source, found.created = ['night', 'a b'], 'cam', '2026-01-02'
     outbox = Outbox()
@@ -66,7 +66,7 @@ async def test_upstreams_outbox_delivers_with_encoded_names(
 
 
 async def test_upstreams_outbox_drops_only_the_broken_image(as_node: None, loop: MockLoopProcess) -> None:
-    """422 for a batch with a broken JPEG: the others arrive once each, as the outbox halves the batch."""
+    """A batch with a broken JPEG gets 422; the outbox halves it, and each other image arrives once."""
     outbox = Outbox()
     for index in range(8):
         await outbox.save(CARD if index != 5 else CARD[: len(CARD) // 2])
@@ -77,7 +77,7 @@ async def test_upstreams_outbox_drops_only_the_broken_image(as_node: None, loop:
 
 
 def test_status_reports_are_kept_with_a_bounded_history(loop: MockLoopProcess) -> None:
-    """The latest per detector, and its last hundred; a report that lacks a field is 422."""
+    """The latest hundred reports per detector are kept; a report that lacks a field gets 422."""
     report = {
         'uuid': 'u', 'name': 'n', 'state': 'online', 'uptime': 1, 'model_format': 'f', 'current_model': None,
         'target_model': '1.0', 'errors': {}, 'operation_mode': 'idle', 'node_version': None,

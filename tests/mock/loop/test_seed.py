@@ -1,4 +1,4 @@
-"""What a new mock Loop contains."""
+"""Content of a new mock Loop."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from detector.models.package import MODEL_FORMAT
 
 
 def test_a_new_mock_offers_the_test_card_model(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """Version 1.0 is the target, and its zip is a valid package that names itself as the Loop does."""
+    """Version 1.0 is the target, and its zip is a valid package with the Loop's identity."""
     target = loop.http.get(f'{loop.api}/deployment/target').json()
     model = loop.http.get(f'{loop.api}/models').json()['models'][0]
     assert target == {'model_uuid': model['id'], 'version': '1.0'}

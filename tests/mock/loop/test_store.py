@@ -1,4 +1,4 @@
-"""What a mock Learning Loop keeps over its death."""
+"""Persistence of a mock Learning Loop across restarts and kills."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from mock.loop.store import LoopStore
 
 
 def test_everything_survives_a_kill(tmp_path: Path) -> None:
-    """Models, target, images, metadata and status reports are there after SIGKILL; logins are not."""
+    """Models, target, images, metadata and status reports survive SIGKILL; logins do not."""
     with running_mock_loop(tmp_path / 'loop') as loop:
         loop.login()
         loop.upload_package(make_package(tmp_path / 'package.zip'))
@@ -49,8 +49,8 @@ def snapshot(loop: MockLoopProcess) -> list[object]:
 
 
 @pytest.mark.integration
-def test_a_kill_while_uploads_come_in_loses_nothing_that_was_confirmed(tmp_path: Path) -> None:
-    """Every upload that was answered with 200 is there afterwards, whole."""
+def test_a_kill_during_uploads_loses_no_confirmed_upload(tmp_path: Path) -> None:
+    """Each upload that was answered with 200 is complete after a kill."""
     with running_mock_loop(tmp_path / 'loop') as loop:
         confirmed: list[str] = []
 
@@ -79,8 +79,8 @@ def test_a_kill_while_uploads_come_in_loses_nothing_that_was_confirmed(tmp_path:
         assert not list(loop.folder.rglob('.partial-*'))
 
 
-def test_an_interrupted_seeding_is_made_good_and_an_emptied_folder_stays_empty(tmp_path: Path) -> None:
-    """A project without its model is seeded again; what somebody deleted does not come back."""
+def test_an_interrupted_seeding_is_repeated(tmp_path: Path) -> None:
+    """A project without its model is seeded again; a deleted project does not return."""
     LoopStore(tmp_path).create('zauberzeug', 'wholebody', [])
     seed_once(LoopStore(tmp_path))
     store = LoopStore(tmp_path)
@@ -91,8 +91,8 @@ def test_an_interrupted_seeding_is_made_good_and_an_emptied_folder_stays_empty(t
     assert LoopStore(tmp_path).projects() == []
 
 
-def test_versions_go_on_from_the_highest(tmp_path: Path) -> None:
-    """Minor versions are numbers, not fractions; a training has a major version of its own."""
+def test_versions_continue_from_the_highest(tmp_path: Path) -> None:
+    """Minor versions count as whole numbers, and each training has its own major version."""
     project = LoopStore(tmp_path).create('o', 'p', [])
     package = make_package(tmp_path / 'package.zip')
     assert project.next_version() == '1.0'
@@ -105,7 +105,7 @@ def test_versions_go_on_from_the_highest(tmp_path: Path) -> None:
     assert project.next_version('None') == '7.1'
 
 
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
+def test_names_that_are_not_plain_are_refused(tmp_path: Path) -> None:
     """Organizations, projects and formats become folders and files, so they must be plain names."""
     store = LoopStore(tmp_path / 'loop')
     for name in ('..', '.', '', 'a/b', 'a\\b', 'x' * 101):

@@ -20,7 +20,7 @@ from tests.support.mock_loop import CONTEXT
 async def test_generated_projects_serve_upstreams_trainers(
     communicator: LoopCommunicator, loop: MockLoopProcess, tmp_path: Path
 ) -> None:
-    """Generate, download the training data and the model, upload detections, delete: with upstream's code."""
+    """Upstream's code downloads training data and model, uploads detections and deletes the project."""
     wanted = {'project_name': 'demo', 'complete': 3, 'inbox': 1, 'box_categories': 2, 'trainings': 1, 'thumbs': False}
     assert (await communicator.post('/zauberzeug/projects/generator', json=wanted)).status_code == 200
     context = Context(organization='zauberzeug', project='demo')
@@ -53,7 +53,7 @@ async def test_generated_projects_serve_upstreams_trainers(
 async def test_upstreams_trainers_upload_models(
     communicator: LoopCommunicator, loop: MockLoopProcess, tmp_path: Path
 ) -> None:
-    """A new training is a new model, a second format joins it, the same again is 409 with its id."""
+    """A new training gives a new model, a second format joins it, and the same content gets 409 with its id."""
     exchanger = DataExchanger(CONTEXT, communicator)
     for name, content in (('model.json', '{"categories": []}'), ('det.onnx', 'd'), ('pose.onnx', 'p')):
         (tmp_path / name).write_text(content)
@@ -80,7 +80,7 @@ async def test_upstreams_trainers_upload_models(
 
 
 def test_converters_read_and_add_formats(loop: MockLoopProcess, tmp_path: Path) -> None:
-    """`models?format=` lists what is available in it; a converted model joins the one it came from."""
+    """`models?format=` lists models in that format; a converted model is added to its source."""
     package = make_package(tmp_path / 'package.zip')
     with package.open('rb') as file:
         uploaded = loop.http.post(f'{loop.api}/format_a', files={'files': file}).json()

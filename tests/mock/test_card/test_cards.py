@@ -1,3 +1,5 @@
+"""Drawing of test cards."""
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from mock.test_card.cards import FRAME_COLOURS, MAX_PERSONS, Figure, arrange, do
 
 
 def test_dots_and_colours_are_apart() -> None:
-    """Every two of the 133 dots are 9 units apart or more and have different colours, 51 or more apart."""
+    """Any two of the 133 dots are at least 9 units apart, and their colours at least 51."""
     for points, distance in ((layout(), 9 - 1e-4), (dot_colours(), 51)):
         apart = np.linalg.norm(points[:, None].astype(float) - points[None], axis=-1)
         assert apart[~np.eye(133, dtype=bool)].min() >= distance
@@ -14,7 +16,7 @@ def test_dots_and_colours_are_apart() -> None:
 
 
 def test_a_card_is_drawn_on_a_copy_and_up_to_the_limit() -> None:
-    """The background stays; one figure too many is an error."""
+    """The background is unchanged, and too many figures are an error."""
     background = np.full((480, 720, 3), 30, dtype=np.uint8)
     draw_card(background, FIGURES)
     assert (background == 30).all()
@@ -24,7 +26,7 @@ def test_a_card_is_drawn_on_a_copy_and_up_to_the_limit() -> None:
 
 @pytest.mark.parametrize(('count', 'size'), [(0, (100, 100)), (1, (640, 480)), (5, (1280, 960)), (12, (1600, 1200))])
 def test_arranged_figures_lie_inside_and_apart(count: int, size: tuple[int, int]) -> None:
-    """With gaps on all sides."""
+    """Figures lie inside the card, with gaps on all sides."""
     figures = arrange(count, size)
     assert len(figures) == count
     for index, figure in enumerate(figures):

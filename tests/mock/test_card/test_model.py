@@ -39,14 +39,14 @@ def test_a_photograph_holds_no_figure(engine: PoseEngine) -> None:
 
 @pytest.mark.parametrize('height', [160, 250, 900])
 def test_a_card_is_read_at_any_size(engine: PoseEngine, height: int) -> None:
-    """From figures below the estimator's resolution to a large one, at fractional positions."""
+    """Figures from below the estimator's resolution to large ones, at fractional positions, are read."""
     figures = [Figure(x=20.37, y=15.81, height=height)]
     size = 2 * height if height < 500 else 1000
     assert_read(engine.poses(make_card(figures, width=size, height=size)), figures)
 
 
 def test_fading_lowers_the_confidence_steadily_and_keeps_the_place(engine: PoseEngine) -> None:
-    """A dot that shrinks loses confidence; down to a confidence of 0.15 it is still where it was drawn."""
+    """A shrinking dot loses confidence and keeps its position down to a confidence of 0.15."""
     medians = []
     for fade in (0.0, 0.15, 0.3, 0.45, 0.6):
         figure = Figure(x=40, y=30, height=420, fading=np.full(133, fade, dtype=np.float32))
@@ -60,7 +60,7 @@ def test_fading_lowers_the_confidence_steadily_and_keeps_the_place(engine: PoseE
 
 
 def test_an_absent_dot_has_no_confidence(engine: PoseEngine) -> None:
-    """Fading of 1: the rest of the person is unharmed."""
+    """A fading of 1 removes a dot and leaves the others unaffected."""
     fading = np.zeros(133, dtype=np.float32)
     fading[91:112] = 1
     figure = Figure(x=40, y=30, height=420, fading=fading)
