@@ -141,7 +141,8 @@ def rest_page(document: Schema) -> str:
             groups.setdefault(tag, []).append(_route(f'{method.upper()} {path}', route, document))
     order = sorted(groups, key=lambda tag: {'detect': 0, 'control': 2}.get(tag, 1))
     parts = [f'## {tag[0].upper()}{tag[1:]}\n\n{"".join(groups[tag])}' for tag in order]
-    return '\n'.join([_REST_HEAD, *_error_statuses(document), '', *parts])
+    text = '\n'.join([_REST_HEAD, *_error_statuses(document), '', *parts, *_objects(document)])
+    return re.sub(r'\n{3,}', '\n\n', text)
 
 
 def _error_statuses(document: Schema) -> list[str]:
@@ -166,31 +167,58 @@ def _route(title: str, route: Schema, document: Schema) -> str:
         ]
         lines.append('')
     for kind, body in route.get('requestBody', {}).get('content', {}).items():
-        lines += [f'**Body** (`{kind}`): {_body(body["schema"], document)}', '']
+        lines += [f'**Body** (`{kind}`)', '', *_content(body['schema'], document), '']
     answers = route['responses']
-    lines += [f'**Answer:** {", ".join(_kinds(answers["200"]))}', '']
+    for kind, answer in answers['200'].get('content', {}).items():
+        lines += [f'**Answer** (`{kind}`)', '', *_content(answer.get('schema', {}), document), '']
     lines += [f'**Errors:** {", ".join(sorted(status for status in answers if status != "200"))}', '']
     return '\n'.join([*lines, ''])
 
 
-def _kinds(answer: Schema) -> list[str]:
-    return [f'`{kind}`' for kind in answer.get('content', {})] or ['empty']
-
-
-def _body(schema: Schema, document: Schema) -> str:
-    if '$ref' in schema:
-        return _body(document['components']['schemas'][schema['$ref'].rpartition('/')[2]], document)
+def _content(schema: Schema, document: Schema) -> list[str]:
+    """Return what a body contains: its accepted texts or its fields."""
     if 'enum' in schema:
-        return ' or '.join(f'`{value}`' for value in schema['enum'])
+        return [' or '.join(f'`{value}`' for value in schema['enum'])]
     if 'examples' in schema:
-        return 'for example ' + ', '.join(f'`{value}`' for value in schema['examples'])
+        return ['For example ' + ', '.join(f'`{value}`' for value in schema['examples'])]
+    name = schema.get('$ref', '').rpartition('/')[2]
+    if name and not name.startswith('Body_'):
+        return [_type(schema)]
+    return _fields(document['components']['schemas'][name] if name else schema)
+
+
+def _fields(schema: Schema, indent: str = '') -> list[str]:
+    """Return a list of an object's fields, with the fields of the objects in it below them."""
     required = schema.get('required', ())
-    fields = [
-        f'`{name}`{"" if name in required else " (optional)"}'
-        + (f': {field["description"]}' if field.get('description') else '')
-        for name, field in schema.get('properties', {}).items()
-    ]
-    return '; '.join(fields) or 'an object'
+    lines = []
+    for name, field in schema.get('properties', {}).items():
+        kind = ', '.join(filter(None, [_type(field), '' if name in required else 'optional']))
+        meaning = f': {field["description"]}' if field.get('description') else ''
+        lines += [f'{indent}- `{name}` ({kind}){meaning}', *_fields(field.get('items') or field, f'{indent}    ')]
+    return lines
+
+
+def _type(schema: Schema) -> str:
+    """Return the type of a value; that of an object with a name is a link to its section."""
+    if '$ref' in schema:
+        name = schema['$ref'].rpartition('/')[2]
+        return f'[{name}](#{name.lower()})'
+    if 'anyOf' in schema:
+        return ' or '.join(_type(option) for option in schema['anyOf'])
+    if schema.get('type') == 'array':
+        return f'list of {_type(schema["items"])}' if schema.get('items') else 'list'
+    kind = schema.get('type', '')
+    return kind if isinstance(kind, str) else ' or '.join(kind)
+
+
+def _objects(document: Schema) -> list[str]:
+    """Return a section for each object that bodies and answers refer to."""
+    lines = ['## Objects', '']
+    for name, schema in document['components']['schemas'].items():
+        if not name.startswith('Body_'):
+            lines += [f'### {name}', '', schema.get('description', ''), '', *_fields(schema), '']
+            lines += [' or '.join(f'`{value}`' for value in schema.get('enum', ())), '']
+    return lines
 
 
 def _prose(description: str) -> str:
