@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from detector.cli.doctor import Check, examine
 from detector.engine.verification import verify
 from detector.models.store import ModelStore
 from detector.settings import Settings
+from detector.system import opencv
 
 JWT = 'aaa.bbb.ccc'
 
@@ -110,6 +112,15 @@ def test_label_studio_and_its_token_are_tried(
     check = examined(tmp_path, **settings)['Label Studio']
     assert check.state == state
     assert message in check.detail
+
+
+def test_two_opencv_distributions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check fails and names the command that repairs the installation."""
+    names = ('opencv-contrib-python', 'opencv-python-headless')
+    monkeypatch.setattr(opencv, 'distributions', lambda: [SimpleNamespace(name=name) for name in names])
+    check = next(check for check in examine(Settings(data_folder=tmp_path)) if check.name == 'opencv')
+    assert check.state == 'failed'
+    assert f'pip uninstall -y {" ".join(names)} && pip install opencv-python-headless' in check.detail
 
 
 def test_a_damaged_model_and_a_missing_device_are_found(tmp_path: Path) -> None:
