@@ -312,7 +312,7 @@ def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str
     for path, size in (('/detect', 1000), ('/predict', 1_000_000)):
         answers = [httpx.post(proxy + path, content=b'x' * size) for _ in range(4)]
         lost = [answer.json() for answer in answers if answer.status_code == 502]
-        assert lost == [{'detail': 'the node went away: try again'}] * 2, path
+        assert lost == [{'detail': 'the node closed the connection: try again'}] * 2, path
     assert second.asked.count('/detect') == 2
 
 
