@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from detector.api.middleware.drain import Drain
 
     from .shutdown import NodeShutdown
-    from .wholebody_node import WholebodyNode
 
 log = logging.getLogger('wholebody.node')
 
@@ -45,6 +44,8 @@ def serve(settings: Settings) -> None:
     for number in uvicorn.server.HANDLED_SIGNALS:
         signal.signal(number, lambda *_: end_at_once())
     logging.disable(logging.INFO)  # learning_loop_node logs a line on import, in a format of its own
+    from detector.page import page
+
     from .wholebody_node import WholebodyNode
 
     logging.disable(logging.NOTSET)
@@ -54,7 +55,7 @@ def serve(settings: Settings) -> None:
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings, _lock(settings))
-    install_page(node)
+    page.install(node, node.parts)
     gc.collect()
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
     config = uvicorn.Config(
@@ -70,25 +71,6 @@ def serve(settings: Settings) -> None:
     )
     _Server(config, node.parts.drain, node.shutdown).run()
     end_at_once()
-
-
-def install_page(node: 'WholebodyNode') -> None:
-    """Add the page at `/ui` to a node."""
-    from detector.page import page
-    from detector.page.context import PageContext
-
-    parts = node.parts
-    context = PageContext(
-        settings=parts.settings,
-        access_policy=parts.access_policy,
-        service=parts.service,
-        serving=parts.serving,
-        following=parts.following,
-        updates=parts.updates,
-        inference=parts.inference,
-        outbox=parts.outbox,
-    )
-    page.install(node, context)
 
 
 def _lock(settings: Settings) -> FolderLock:

@@ -25,7 +25,7 @@ from detector.settings import Settings
 from detector.system.folder_lock import FolderLock
 from detector.wholebody_logic import WholebodyDetectorLogic, WholebodyLogicFactory
 
-from . import parts
+from .parts import Parts
 from .shutdown import NodeShutdown
 from .state_metrics import StateMetrics
 
@@ -45,7 +45,7 @@ class WholebodyNode(DetectorNode):
     def __init__(self, settings: Settings, lock: FolderLock | None = None) -> None:
         settings.make_data_folder()
         upstream.apply_settings(settings)
-        self.parts = parts.build(
+        self.parts = Parts(
             settings,
             on_model=self._mirror_model,
             on_state=lambda following: upstream.mirror_state(self, following),
@@ -62,17 +62,7 @@ class WholebodyNode(DetectorNode):
         self.title = 'Whole-body pose node'
         self.detection_lock = self.parts.serving.lock
         self.outbox = self.parts.outbox  # type: ignore[assignment]  # replaces upstream's
-        self.shutdown = NodeShutdown(
-            budget=self.parts.shutdown_budget,
-            drain=self.parts.drain,
-            serving=self.parts.serving,
-            updates=self.parts.updates,
-            inference=self.parts.inference,
-            outbox=self.parts.outbox,
-            collector=self.parts.collector,
-            label_studio=self.parts.label_studio,
-            sio=self.sio,
-        )
+        self.shutdown = NodeShutdown(self.parts, self.sio)
         self._add_middlewares()
         self._add_routes()
 

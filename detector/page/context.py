@@ -1,6 +1,6 @@
 """The parts of a node that its page needs."""
 
-from dataclasses import dataclass
+from typing import Protocol
 
 from detector.api.middleware.access import AccessPolicy
 from detector.loop.following import Following
@@ -12,8 +12,7 @@ from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageContext:
+class PageContext(Protocol):
     """The parts of a node that its page shows and controls."""
 
     settings: Settings

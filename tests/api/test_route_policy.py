@@ -6,8 +6,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 
 from detector.api.route_policy import DEFAULT, EXACT, OPEN_PATHS, PREFIXES, Access, policy_of
-from detector.node.server import install_page
 from detector.node.wholebody_node import WholebodyNode
+from detector.page import page
 from detector.settings import Settings
 
 UNDER_DEFAULT = {
@@ -31,7 +31,7 @@ UNDER_DEFAULT = {
 def routes(tmp_path: Path) -> set[str]:
     """The paths of all routes and mounted apps of a node, those for tests included."""
     node = WholebodyNode(Settings(data_folder=tmp_path, use_backdoor_controls=True))
-    install_page(node)
+    page.install(node, node.parts)
     return {route.path for route in iter_route_contexts(node.routes) if route.path}
 
 

@@ -30,10 +30,11 @@ def test_the_page_costs_nothing_until_somebody_opens_it(tmp_path: Path) -> None:
     """A node that serves has not imported NiceGUI."""
     program = """
 import sys
-from detector.node import server
 from detector.node.wholebody_node import WholebodyNode
+from detector.page import page
 from detector.settings import Settings
-server.install_page(WholebodyNode(Settings()))
+node = WholebodyNode(Settings())
+page.install(node, node.parts)
 assert 'nicegui' not in sys.modules
 """
     environment = clean_environment(DATA_FOLDER=tmp_path / 'data', PYTHONPATH=':'.join(sys.path))

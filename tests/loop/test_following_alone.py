@@ -1,0 +1,173 @@
+"""Following without a node and without a Loop: which target is pursued, and when the status is reported."""
+
+from pathlib import Path
+
+import pytest
+from learning_loop_node.enums import OperationMode
+
+from benchmarks.support.packages import make_package
+from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
+from detector.loop import client
+from detector.loop.following import Following
+from detector.loop.model_updates import ModelUpdater, Target
+from detector.models.package import ModelPackage, open_package
+from detector.models.store import ModelStore
+from detector.settings import Settings
+
+LOOP = {'loop_host': '127.0.0.1:9', 'loop_organization': 'o', 'loop_project': 'p', 'sync_cycles': 3}
+
+
+class Bench:
+    """A Following, the Loop's answer to it, and the models.
+
+    :param answer: the deployment target that the Loop answers, or its fault.
+    """
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+        self.answer: Target | LoopFault = LoopFault('the Loop is away')
+        self.package: ModelPackage | None = None
+        self.error: str | None = None
+        self.ending = False
+        self.reports = self.changes = 0
+        self.store = ModelStore(folder / 'data')
+        chosen = Settings(data_folder=folder / 'data', **settings)  # type: ignore[arg-type]
+        self.updates = ModelUpdater(
+            self.store, files_url=None, connect=lambda: pytest.fail('nothing is fetched'), switch=self._switch, keep=5
+        )
+        self.following = Following(
+            chosen,
+            client.communicator(chosen),
+            self.store,
+            self.updates,
+            self,
+            send_status=self._report,
+            on_change=self._note,
+            is_ending=lambda: self.ending,
+        )
+        monkeypatch.setattr(client, 'deployment_target', self._target)
+
+    async def _target(self, *_: object) -> Target:
+        if isinstance(self.answer, LoopFault):
+            raise self.answer
+        return self.answer
+
+    async def _switch(self, folder: Path) -> None:
+        self.package = open_package(folder)
+
+    async def _report(self) -> None:
+        self.reports += 1
+
+    def _note(self, _: Following) -> None:
+        self.changes += 1
+
+    def current(self) -> ModelPackage | None:
+        return self.package
+
+    def intended(self) -> ModelPackage | None:
+        return self.package
+
+    def fault(self) -> str | None:
+        return self.error
+
+    def install(self, version: str) -> Target:
+        """Install a model, and return the target that it meets."""
+        package = self.store.add(make_package(self.store.data_folder.with_name(f'{version}.zip'), version=version))
+        return Target(version=version, model_id=package.id)
+
+    async def cycle(self) -> str | None:
+        """Run a cycle and the update that it begins; return the version that serves then."""
+        await self.following.cycle()
+        await self.updates.wait()
+        return None if self.package is None else self.package.version
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path, monkeypatch, **LOOP)
+    made.following.leave_startup()
+    return made
+
+
+async def test_the_deployment_target_is_served(bench: Bench) -> None:
+    """Each new target replaces the model; a Loop that is away changes nothing and is in the status."""
+    for version in ('1.0', '2.0'):
+        bench.answer = bench.install(version)
+        assert await bench.cycle() == version
+        assert bench.following.loop_target == bench.answer
+    bench.answer = LoopFault('the Loop is away')
+    assert await bench.cycle() == '2.0'
+    assert bench.following.errors == {'deployment_target': 'the Loop is away'}
+    bench.answer = Target(version='2.0', model_id=bench.following.target.model_id if bench.following.target else '')
+    await bench.cycle()
+    assert bench.following.errors == {}
+
+
+async def test_models_are_switched_in_idle_only(bench: Bench) -> None:
+    """Not during startup, not while the robot asks for no change, not in pause, not while the node ends."""
+    bench.answer = bench.install('1.0')
+    for mode in (OperationMode.Startup, OperationMode.Detecting):
+        bench.following.set_operation_mode(mode)
+        assert await bench.cycle() is None
+    bench.following.leave_startup()
+    assert bench.following.operation_mode == OperationMode.Detecting
+    bench.following.set_operation_mode(OperationMode.Idle)
+    await bench.following.set_mode('pause')
+    assert await bench.cycle() is None
+    bench.ending = True
+    await bench.following.set_mode('follow_loop')
+    assert await bench.cycle() is None
+    bench.ending = False
+    assert await bench.cycle() == '1.0'
+
+
+async def test_a_chosen_version_wins_over_the_target(bench: Bench) -> None:
+    """Until the Loop is followed again; a version that cannot be had changes nothing."""
+    bench.answer = bench.install('1.0')
+    bench.install('2.0')
+    await bench.cycle()
+    await bench.following.set_mode(' 2.0\n')
+    assert (await bench.cycle(), bench.following.mode()) == ('2.0', '2.0')
+    with pytest.raises(InvalidRequest, match="'newest' is no version"):
+        await bench.following.set_mode('newest')
+    with pytest.raises(LoopFault):
+        await bench.following.set_mode('3.0')
+    assert (await bench.cycle(), bench.following.mode()) == ('2.0', '2.0')
+    await bench.following.set_mode('follow_loop')
+    assert (await bench.cycle(), bench.following.mode()) == ('1.0', 'follow_loop')
+
+
+async def test_the_status_is_reported_at_changes_and_every_few_cycles(bench: Bench) -> None:
+    """SYNC_CYCLES is 3: at once, then after three cycles without a change; a new error or model is told at once."""
+    reports = []
+    for change in (None, None, None, None, 'the runtime fails', None, None, None):
+        bench.error = change or bench.error
+        await bench.cycle()
+        reports.append(bench.reports)
+    assert reports == [1, 1, 1, 2, 3, 3, 3, 4]
+    assert bench.following.errors['inference'] == 'the runtime fails'
+
+
+async def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked and nothing is reported; other versions need a Loop."""
+    bench = Bench(tmp_path, monkeypatch)
+    bench.following.leave_startup()
+    bench.install('1.0')
+    await bench.following.set_mode('1.0')
+    assert await bench.cycle() == '1.0'
+    with pytest.raises(NoLearningLoop):
+        await bench.following.set_mode('2.0')
+    await bench.following.report()
+    assert bench.reports == 0
+    assert bench.following.loop_target is None
+
+
+async def test_a_reset_forgets_targets_and_begins_anew(bench: Bench) -> None:
+    """The node is in `startup` again, and every change has been told."""
+    bench.answer = bench.install('1.0')
+    await bench.following.set_mode('pause')
+    await bench.cycle()
+    before = bench.changes
+    bench.following.reset()
+    assert (bench.following.target, bench.following.loop_target) == (None, None)
+    assert (bench.following.operation_mode, bench.following.mode()) == (OperationMode.Startup, 'follow_loop')
+    assert bench.changes == before + 1

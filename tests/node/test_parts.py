@@ -1,0 +1,52 @@
+"""The parts of a node, before anything is started."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from learning_loop_node.enums import OperationMode
+
+from benchmarks.support.packages import make_package
+from detector.errors import ModelUnavailable, NoLearningLoop
+from detector.node.parts import Parts
+from detector.serving.model_serving import ServingModel
+from detector.settings import Settings
+
+
+async def test_a_change_of_the_model_reaches_every_part_that_needs_it(tmp_path: Path) -> None:
+    """The observer hears of each model and of its end; `/about` describes the model while it serves."""
+    changes: list[str | None] = []
+
+    def note(model: ServingModel | None) -> None:
+        changes.append(None if model is None else model.package.version)
+
+    parts = Parts(
+        Settings(data_folder=tmp_path),
+        on_model=note,
+        on_state=lambda _: None,
+        send_status=lambda: pytest.fail('there is no Loop'),
+        is_muted=lambda: False,
+    )
+    assert parts.following.operation_mode == OperationMode.Startup
+    with pytest.raises(ModelUnavailable, match='no model serves: the model is being loaded'):
+        parts.serving.active()
+    package = parts.store.add(make_package(tmp_path / 'p.zip', version='1.2'))
+    await parts.serving.switch(package.folder)
+    assert parts.service.about.about()['wholebody']['model_version'] == package.model_version
+    parts.serving.reset()
+    assert changes == ['1.2', None]
+    assert parts.service.about.about()['wholebody']['model_version'] is None
+
+
+async def test_without_a_loop_no_part_can_reach_one(tmp_path: Path) -> None:
+    """The client of the Loop refuses every request before it opens a connection."""
+    parts = Parts(
+        Settings(data_folder=tmp_path),
+        on_model=lambda _: None,
+        on_state=lambda _: None,
+        send_status=lambda: pytest.fail('there is no Loop'),
+        is_muted=lambda: False,
+    )
+    with pytest.raises(NoLearningLoop):
+        await parts.communicator.async_client.send(httpx.Request('GET', 'http://loop.invalid'))
+    await parts.following.cycle()

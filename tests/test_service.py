@@ -1,0 +1,164 @@
+"""The use cases, without any transport."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from learning_loop_node.data_classes import ImageMetadata
+from learning_loop_node.helpers.misc import ImageData
+
+from benchmarks.support.cards import CARD, FIGURES, make_card
+from benchmarks.support.packages import make_package
+from detector import service
+from detector.engine.pose_engine import PoseEngine
+from detector.errors import InvalidRequest, NoLearningLoop
+from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.metrics import Metrics
+from detector.outbox.collector import Collector, make_collector
+from detector.outbox.outbox import open_outbox
+from detector.pose.skeleton import category_id
+from detector.service import MAX_BATCH, Detection, DetectRequest, OutboxControl, UploadRequest, Uploads
+from detector.serving.inference import Inference
+from detector.serving.model_serving import ModelServing
+from detector.settings import Settings
+
+BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
+    'tags': ({'tags': 'a,b'}, "'tags' must be a list of strings"),
+    'a tag': ({'tags': ['a', 5]}, "'tags' must be a list of strings"),
+    'half a character': ({'tags': ['\ud800']}, 'not valid Unicode'),
+    'camera_id': ({'camera_id': 5}, "'camera_id' must be a string, not int"),
+    'source': ({'source': ['a']}, "'source' must be a string, not list"),
+    'autoupload': ({'autoupload': 'maybe'}, "autoupload is 'maybe'; send 'filtered', 'all' or 'disabled'"),
+    'autoupload list': ({'autoupload': ['all']}, 'autoupload is'),
+    'creation_date': ({'creation_date': 'yesterday'}, 'is not ISO 8601'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_FIELDS)
+def test_a_detect_request_names_the_wrong_field(name: str) -> None:
+    """The same checks serve REST headers and Socket.IO payloads."""
+    fields, message = BAD_FIELDS[name]
+    with pytest.raises(InvalidRequest, match=message):
+        DetectRequest.parse(fields)
+
+
+def test_a_detect_request_may_leave_out_every_field() -> None:
+    """The defaults are those of the Loop's own detectors; unknown fields are ignored."""
+    assert DetectRequest.parse({'image': 5}) == DetectRequest(autoupload='filtered', tags=[])
+
+
+def test_fields_beside_the_metadata_override_it() -> None:
+    """rosys sends `source` and `creation_date` beside `metadata`."""
+    given = {'metadata': {'source': 'a', 'tags': ['t']}, 'source': 'b', 'creation_date': '2026-01-02T03:04:05'}
+    request = UploadRequest.parse(given | {'upload_priority': True})
+    assert (request.metadata.source, request.metadata.created) == ('b', '2026-01-02T03:04:05')
+    assert (request.metadata.tags, request.priority, request.has_labels) == (['t'], True, True)
+    for bad, message in (
+        ({'upload_priority': 1}, "'upload_priority' must be true or false"),
+        ({'metadata': 5}, 'object'),
+    ):
+        with pytest.raises(InvalidRequest, match=message):
+            UploadRequest.parse(bad)
+
+
+class Recording(Collector):
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.accepted: list[ImageMetadata] = []
+        self.collected: list[bool] = []
+
+    async def accept(self, uploads: Sequence[tuple[ImageData, ImageMetadata]], *, priority: bool) -> list[str]:
+        self.accepted = [metadata for _, metadata in uploads]
+        return [str(priority)] * len(uploads)
+
+    async def collect(self, *_: Any, filtered: bool, **__: Any) -> None:
+        self.collected.append(filtered)
+
+
+async def test_the_answer_carries_what_the_request_says(engine: PoseEngine) -> None:
+    """Tags, source and date; the image is collected unless `autoupload` is `disabled`."""
+    collector = Recording()
+    detection = Detection(Inference(Settings(), lambda: engine), collector)
+    request = DetectRequest(tags=['a'], source='s', creation_date='2026-01-02T03:04:05', autoupload='all')
+    found = await detection.detect(CARD, request)
+    assert (found.tags, found.source, found.created) == (['a'], 's', '2026-01-02T03:04:05')
+    assert len(found.box_detections) == len(FIGURES)
+    await detection.detect(CARD, DetectRequest())
+    await detection.detect(CARD, DetectRequest(autoupload='disabled'))
+    assert collector.collected == [False, True]
+    assert len((await detection.poses(make_card()))['poses']) == len(FIGURES)
+    assert collector.collected == [False, True]
+
+
+async def test_a_batch_is_bounded_and_keeps_its_order(engine: PoseEngine) -> None:
+    """One item per image; one image too many is refused before any inference."""
+    detection = Detection(Inference(Settings(), lambda: engine), Recording())
+    found = await detection.detect_batch([make_card(()), CARD], DetectRequest())
+    assert [len(item.box_detections) for item in found.items] == [0, len(FIGURES)]
+    with pytest.raises(InvalidRequest, match=f'up to {MAX_BATCH}'):
+        await detection.detect_batch([CARD] * (MAX_BATCH + 1), DetectRequest())
+
+
+def make_serving(folder: Path) -> tuple[ModelServing, ModelStore]:
+    store = ModelStore(folder)
+    return ModelServing(Settings(data_folder=folder), store, metrics=Metrics(), life=Life()), store
+
+
+async def test_uploads_get_the_category_ids_of_the_model_that_serves(tmp_path: Path) -> None:
+    """Each image gets metadata of its own; without a model the upload is accepted as it is."""
+    serving, store = make_serving(tmp_path)
+    collector = Recording()
+    uploads = Uploads(serving, collector)
+    box = {'category_name': 'person', 'x': 1, 'y': 2, 'width': 3, 'height': 4, 'category_id': '', 'model_name': 'm'}
+    fields = {'metadata': {'box_detections': [box | {'confidence': 0.5}]}}
+    assert await uploads.upload([CARD], UploadRequest.parse(fields)) == ['False']
+    assert collector.accepted[0].box_detections[0].category_id == ''
+    await serving.switch(store.add(make_package(tmp_path / 'p.zip')).folder)
+    await uploads.upload([CARD, CARD], UploadRequest.parse(fields))
+    first, second = collector.accepted
+    assert first.box_detections[0].category_id == category_id('person')
+    assert first.tags is not second.tags
+
+
+async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) -> None:
+    """As Label Studio lists them."""
+    serving, store = make_serving(tmp_path)
+    models = service.Models(serving, store, None)  # type: ignore[arg-type]  # this use case needs no target
+    for number in ('1.0', '2.0', '3.0'):
+        store.add(make_package(tmp_path / f'{number}.zip', version=number, name='m'))
+    assert models.names() == ['m 1.0', 'm 2.0', 'm 3.0']
+    await serving.switch(store.folder('2.0'))
+    assert models.names() == ['m 2.0', 'm 1.0', 'm 3.0']
+    assert models.require().version == models.information().version == '2.0'
+
+
+async def test_without_a_loop_the_outbox_stays_stopped(tmp_path: Path) -> None:
+    """Stopping it again is fine; starting it, or listing its images, says what to configure."""
+    settings = Settings(data_folder=tmp_path)
+    outbox = open_outbox(settings)
+    control = OutboxControl(outbox)
+    await control.set_mode(' stopped\n')
+    assert control.mode() == 'stopped'
+    with pytest.raises(InvalidRequest, match="'sometimes' is none of"):
+        await control.set_mode('sometimes')
+    with pytest.raises(NoLearningLoop):
+        await control.set_mode('continuous_upload')
+    with pytest.raises(NoLearningLoop):
+        control.listing(limit=1, offset=0)
+    uploads = Uploads(make_serving(tmp_path)[0], make_collector(outbox, settings))
+    with pytest.raises(NoLearningLoop):
+        await uploads.upload([CARD], UploadRequest.parse({}))
+
+
+def test_use_cases_know_no_transport() -> None:
+    """The module imports no web framework and nothing of the doors."""
+    tree = ast.parse(Path(service.__file__).read_text())
+    names = {node.module or '' for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert 'detector.serving.inference' in names
+    doors = ('fastapi', 'starlette', 'socketio', 'detector.api', 'detector.page', 'detector.ls_adapter')
+    assert [name for name in names if name.startswith(doors)] == []
