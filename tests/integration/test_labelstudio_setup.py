@@ -254,7 +254,7 @@ def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_pa
     said = command.fail('init', '--title', 'no node', '--node', silent)
     assert f'does not reach {silent}' in said
     assert '--node' in command.fail('init', '--title', 'no node', '--node', 'http://ann:secret@localhost:8004')
-    assert 'no node, says Label Studio' in command.fail('init', '--title', 'no node', '--node', studio.url)
+    assert 'is not a node' in command.fail('init', '--title', 'no node', '--node', studio.url)
     missing = Command(tmp_path, LABEL_STUDIO_URL=silent, LABEL_STUDIO_API_TOKEN=studio.token)
     assert f'LABEL_STUDIO_URL={silent}' in missing.fail('init')
     assert 'LABEL_STUDIO_URL' in Command(tmp_path).fail('init', code=2)
