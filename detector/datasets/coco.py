@@ -37,9 +37,6 @@ _IDS_PER_IMAGE: Final = 1000
 """Factor between an image's id and the new ids of its persons, which therefore do not depend on other images."""
 
 
-# ---------------------------------------------------------------- to COCO
-
-
 def to_coco(images: Sequence[LabelledImage], *, flat: bool = False) -> dict[str, Any]:
     """Return the content of a COCO-WholeBody file, ready for JSON.
 
@@ -110,9 +107,6 @@ def _image(image: LabelledImage, licenses: _Licenses) -> dict[str, Any]:
     if isinstance(entry, Mapping):
         extra['license'] = licenses.id_of(entry)
     return extra | fields_of(image)
-
-
-# ---------------------------------------------------------------- from COCO
 
 
 def read_coco(path: Path) -> list[LabelledImage]:

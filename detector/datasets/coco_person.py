@@ -39,9 +39,6 @@ Triples = dict[int, list[float]]
 """x, y and flag by keypoint index, exactly as in the file."""
 
 
-# ---------------------------------------------------------------- from COCO
-
-
 def read_person(annotation: Mapping[str, Any], where: str, order: Sequence[int] | None = None) -> Person:
     """Return the person of an annotation.
 
@@ -111,9 +108,6 @@ def _corners(annotation: Mapping[str, Any], where: str) -> FloatArray | None:
     if width <= 0 or height <= 0:
         return None
     return np.array([x, y, x + width, y + height], dtype=np.float32)
-
-
-# ---------------------------------------------------------------- to COCO
 
 
 def write_person(person: Person, size: Size, *, flat: bool) -> dict[str, Any] | None:

@@ -31,9 +31,6 @@ FORMAT: Final = 'wholebody-poses'
 _VERSION: Final = 1
 
 
-# ---------------------------------------------------------------- to JSON
-
-
 def to_poses_json(
     images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any] | None] | None = None
 ) -> dict[str, Any]:
@@ -76,9 +73,6 @@ def _person(person: Person) -> dict[str, Any]:
 def _shortest(number: float) -> float:
     """Drop the digits that a float32 does not need to be restored exactly."""
     return float(str(np.float32(number)))
-
-
-# ---------------------------------------------------------------- from JSON
 
 
 def read_poses_json(path: Path) -> list[LabelledImage]:

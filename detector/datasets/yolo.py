@@ -49,8 +49,6 @@ _SUFFIXES: Final = frozenset(
     for kind in ('avif', 'bmp', 'dng', 'heic', 'heif', 'jp2', 'jpeg', 'jpg', 'mpo', 'png', 'tif', 'tiff', 'webp')
 )
 
-# ---------------------------------------------------------------- to YOLO
-
 
 def write_yolo(
     folder: Path,
@@ -120,9 +118,6 @@ def _line(person: Person, size: Size) -> str | None:
 
 def _written(number: float) -> str:
     return f'{number:.{_DIGITS}f}'.rstrip('0').rstrip('.')
-
-
-# ---------------------------------------------------------------- from YOLO
 
 
 def read_yolo(folder: Path) -> list[LabelledImage]:

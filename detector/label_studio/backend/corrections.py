@@ -138,7 +138,6 @@ class Corrections:
                 await asyncio.wait_for(self._news.wait(), min(seconds, _IDLE_SECONDS))
 
     async def _handle(self, hint: Hint) -> None:
-        """Send an annotation, drop it for good, or put it off."""
         try:
             version, sent = await self._send(hint)
         except (NotInLabelStudio, InvalidRequest, InvalidImage) as error:

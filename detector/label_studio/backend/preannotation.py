@@ -233,7 +233,6 @@ async def _fetch(task: Any, config: LabelingConfig, source: ImageSource) -> byte
 
 
 def log_failure(task: Any, error: BaseException) -> None:
-    """Log why a task has no prediction."""
     task_id = task.get('id') if isinstance(task, Mapping) else None
     if isinstance(error, WholebodyError):
         log.warning('task %.40r: %s', task_id, error)

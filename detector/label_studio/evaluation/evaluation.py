@@ -216,9 +216,6 @@ def _image_figures(image: Evaluated, compared: Compared) -> ImageFigures:
     )
 
 
-# ---------------------------------------------------------------- versions
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A figure of all versions.

@@ -190,9 +190,6 @@ def _share(value: float | None, *, sign: bool = False) -> str:
     return f'{value:+.3f}' if sign else f'{value:.3f}'
 
 
-# ---------------------------------------------------------------- plots
-
-
 def _plots(evaluations: Sequence[Evaluation]) -> Iterable[str]:
     yield '<h2>Plots</h2>'
     yield _plot('AP of each part by version', (10, 4), partial(_draw_precision, evaluations=evaluations))

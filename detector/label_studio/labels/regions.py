@@ -19,6 +19,9 @@ from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS,
 from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
 
 Region = dict[str, Any]
+_Points = dict[int, tuple[float, float, int, float]]
+"""x and y in pixels, visibility and score by keypoint index."""
+
 _DIGITS: Final = 6
 _POINT_PERCENT: Final = 0.5
 """Diameter of a keypoint in percent of the image: a small dot."""
@@ -187,11 +190,10 @@ def from_results(
 class _Placed:
     """Keypoints of one region.
 
-    :param points: x, y in pixels, visibility and score by keypoint index.
     :param extra: further fields of their person.
     """
 
-    points: Mapping[int, tuple[float, float, int, float]]
+    points: _Points
     extra: Mapping[str, Any]
 
 
@@ -244,7 +246,7 @@ class _Reader:
         key = min(around, key=lambda pair: _area(pair[1]))[0] if around else next(iter(loose), uuid.uuid4().hex)
         self.persons[key] = _with_points(self.persons.get(key, Person.empty()), placed)
 
-    def _points_of(self, region: Mapping[str, Any]) -> dict[int, tuple[float, float, int, float]]:
+    def _points_of(self, region: Mapping[str, Any]) -> _Points:
         points, skeletons = self._config.points, self._config.skeletons
         if points is not None and region.get('from_name') == points.name:
             return _read_point(region, points, self._size_of(region))
@@ -280,9 +282,7 @@ def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)]).astype(np.float32)
 
 
-def _read_point(
-    region: Mapping[str, Any], control: PointControl, size: Size
-) -> dict[int, tuple[float, float, int, float]]:
+def _read_point(region: Mapping[str, Any], control: PointControl, size: Size) -> _Points:
     value, notes = region['value'], _meta(region).get('text')
     notes = [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
     labels = value.get('keypointlabels')
@@ -296,8 +296,8 @@ def _read_point(
     return {index: (*place, visibility, _score_of(region))}
 
 
-def _read_skeleton(region: Mapping[str, Any], size: Size) -> dict[int, tuple[float, float, int, float]]:
-    found: dict[int, tuple[float, float, int, float]] = {}
+def _read_skeleton(region: Mapping[str, Any], size: Size) -> _Points:
+    found: _Points = {}
     vertices = region['value'].get('vertices')
     for vertex in vertices if isinstance(vertices, list) else ():
         if not isinstance(vertex, Mapping):

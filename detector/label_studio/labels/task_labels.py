@@ -100,9 +100,6 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     )
 
 
-# ---------------------------------------------------------------- names
-
-
 def kept_of(meta: object) -> Mapping[str, Any]:
     """Return the fields of a dataset about an image that a task's `meta` keeps."""
     own = meta.get(_META) if isinstance(meta, Mapping) else None
@@ -127,9 +124,6 @@ def with_kept(meta: object, image: LabelledImage) -> Json:
 def extra_of(kept: Mapping[str, Any]) -> Json:
     """Return the `extra` of a kept image."""
     return {name: value for name, value in kept.items() if name not in IMAGE_FIELDS}
-
-
-# ---------------------------------------------------------------- regions
 
 
 def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:

@@ -171,7 +171,6 @@ class Connection:
         return LabelStudioFault(f'LABEL_STUDIO_URL={self.url} does not answer: {text_of(error)}')
 
     async def _exchange(self, token: str) -> tuple[int, Any]:
-        """Exchange a personal access token for an access token."""
         response = await self._send('POST', _EXCHANGE, json={'refresh': token})
         try:
             body = await read_at_most(response, _MAX_JSON_BYTES)
@@ -237,7 +236,6 @@ async def _reason(response: httpx.Response) -> str:
 
 
 def _complaint(body: bytes) -> str:
-    """Return what Label Studio says is wrong with a request."""
     try:
         answer = json.loads(body)
         words = answer.get('validation_errors') or answer.get('detail') or answer

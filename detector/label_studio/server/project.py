@@ -357,7 +357,6 @@ class Project:
 
 
 async def _pages(connection: Connection, path: str, params: Mapping[str, str | int]) -> AsyncIterator[Json]:
-    """Yield the `results` of a paged list."""
     page = 1
     while True:
         answer = await connection.request('GET', path, params={**params, 'page': page})

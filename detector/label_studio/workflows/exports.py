@@ -101,8 +101,9 @@ class Reader:
             if self.wants_images or size is None:
                 content, size = await self._fetch(task)
         except _LeftOut as error:
-            self.left_out[error.reason] += 1
-            self.warn(f'task {task.task_id}, {error.reason}, is left out{error.detail}')
+            reason, *details = error.args
+            self.left_out[reason] += 1
+            self.warn(': '.join([f'task {task.task_id}, {reason}, is left out', *details]))
             return None
         regions, complaints = usable(task.results or [], config)
         for complaint in complaints:
@@ -130,12 +131,7 @@ class Reader:
 
 
 class _LeftOut(Exception):
-    """The reason why a task cannot be exported."""
-
-    def __init__(self, reason: str, detail: str = '') -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = f': {detail}' if detail else ''
+    """A task cannot be exported; the arguments are the reason and an optional detail."""
 
 
 def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
@@ -163,9 +159,6 @@ def with_unique_ids(images: Sequence[LabelledImage], kept: Sequence[object]) -> 
     """
     ids = unique_ids(kept, [itertools.count(image.id, _ID_STEP) for image in images])
     return [replace(image, id=number) for image, number in zip(images, ids, strict=True)]
-
-
-# ---------------------------------------------------------------- writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +243,6 @@ def _origin(task: TaskLabels) -> Mapping[str, Any] | None:
 
 
 def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, list[LabelledImage]]]:
-    """Return the files of a dataset with their images."""
     share = target.val_share
     if share is None:
         return [('labels.json', list(images))]

@@ -246,9 +246,6 @@ def _read(path: Path) -> bytes:
         raise InvalidImage(f'it cannot be read: {error.strerror}') from None
 
 
-# ---------------------------------------------------------------- where the files are
-
-
 class _Store:
     """Creates tasks for files."""
 
@@ -268,7 +265,6 @@ class _Store:
         return content
 
     def is_full(self, batch: Sequence[_File]) -> bool:
-        """Return True if a batch is too large for one request."""
         return len(batch) > _BATCH_FILES or sum(len(file.content) for file in batch) > _BATCH_BYTES
 
     async def send(self, batch: Sequence[_File]) -> None:

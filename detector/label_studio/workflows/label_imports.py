@@ -87,8 +87,6 @@ class Importer:
             return await self.project.tasks_with(self.model_version)
         return {task['id'] for _, task in pairs if task.get('total_annotations')}
 
-    # ------------------------------------------------------------ tasks
-
     async def _tasks_of(
         self, images: Sequence[LabelledImage], config: LabelingConfig
     ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
@@ -154,8 +152,6 @@ class Importer:
         meta = with_kept(task.get('meta'), image)
         if meta != task.get('meta'):
             await self.project.change_task(task['id'], meta=meta)
-
-    # ------------------------------------------------------------ labels
 
     def _regions(self, image: LabelledImage, config: LabelingConfig) -> list[Region]:
         results = to_results(image.persons, config, image.size)
@@ -229,9 +225,6 @@ class Importer:
 
 def _labelled(persons: Iterable[Person]) -> int:
     return sum(int(person.labelled.sum()) for person in persons)
-
-
-# ---------------------------------------------------------------- files
 
 
 def guess(path: Path) -> Kind:
@@ -318,6 +311,5 @@ def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]
 
 
 async def _each(items: Sequence[T], work: Callable[[T], Awaitable[None]]) -> None:
-    """Process all items, a few at a time."""
     for start in range(0, len(items), _AT_A_TIME):
         await asyncio.gather(*(work(item) for item in items[start : start + _AT_A_TIME]))

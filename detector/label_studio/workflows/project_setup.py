@@ -103,9 +103,6 @@ async def set_up(
     return found
 
 
-# ---------------------------------------------------------------- settings
-
-
 async def _configure(project: Project, label_config: str, sampling: Sampling, keep_looks: bool, say: Say) -> None:
     settings = await project.settings()
     current = str(settings.get('label_config') or '')
@@ -164,9 +161,6 @@ def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
 def canonical(label_config: str) -> str:
     """Normalise the order of attributes and white space of a labeling config."""
     return canonicalize(label_config, strip_text=True) if label_config.strip() else ''
-
-
-# ---------------------------------------------------------------- backend
 
 
 async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:

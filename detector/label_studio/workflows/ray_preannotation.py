@@ -9,7 +9,6 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -117,8 +116,7 @@ class _Worker:
         unpacked.mkdir()
         self._loop = asyncio.new_event_loop()
         connection = Connection.of(settings)
-        make = partial(LocalPredictor, settings, unpack(archive, unpacked), connection)
-        self._predictor = self._loop.run_until_complete(_made(make))
+        self._predictor = self._loop.run_until_complete(_made(settings, unpack(archive, unpacked), connection))
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._loop.run_until_complete(self._predict(batch))
@@ -136,14 +134,12 @@ class _Worker:
         return {'index': batch['index'], 'prediction': predictions, 'failure': failures}
 
 
-async def _made(make: Any) -> LocalPredictor:
+async def _made(settings: Settings, package: ModelPackage, connection: Connection | None) -> LocalPredictor:
     """Create the predictor inside the event loop that its connections belong to."""
-    predictor: LocalPredictor = make()
-    return predictor
+    return LocalPredictor(settings, package, connection)
 
 
 def _packed(package: ModelPackage) -> bytes:
-    """Return the package as a zip."""
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         archive = Path(folder) / 'package.zip'
         files = (package.folder / MODEL_JSON, package.detector_path, package.estimator_path)

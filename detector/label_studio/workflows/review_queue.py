@@ -135,9 +135,6 @@ class Waiting:
         )
 
 
-# ---------------------------------------------------------------- uncertainty
-
-
 def certainty(persons: Sequence[Person], size: Size, parts: Sequence[str] = ()) -> tuple[float, str | None]:
     """Return the certainty of the least certain part of the least certain person.
 
@@ -166,9 +163,6 @@ def _pose(person: Person) -> Pose:
         keypoints=person.keypoints,
         confidences=np.nan_to_num(person.scores),
     )
-
-
-# ---------------------------------------------------------------- the queue
 
 
 def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
