@@ -1,8 +1,6 @@
 """The REST routes of a real node."""
 
 import contextlib
-import re
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image as PillowImage
 
 from benchmarks.support.cards import CARD, FIGURES, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.waiting import PATIENCE
 from detector.models.embedded import EXAMPLE_CARD
 from detector.pose import images
 from detector.pose.pose import Pose
@@ -21,6 +20,7 @@ from detector.pose.skeleton import KEYPOINT_NAMES
 from mock.test_card.build import EXAMPLE_FIGURES
 from tests.support.photographs import portrait
 from tests.support.pictures import encoded, png_of_size
+from tests.support.sabotage import Sabotage
 
 
 def test_the_example_card_is_read_to_the_pixel(node: NodeProcess) -> None:
@@ -202,41 +202,40 @@ def test_an_upload_without_a_loop_is_refused(node: NodeProcess) -> None:
     assert 'set LOOP_HOST' in response.json()['detail']
 
 
-def test_many_clients_at_once_are_all_answered_rightly(node: NodeProcess) -> None:
-    """Eight threads with different cards: each gets the poses of its own card, while /health answers."""
+def test_health_answers_and_clients_get_their_own_poses_while_the_node_computes(tmp_path: Path) -> None:
+    """Eight clients send different cards; /health answers during an inference, and each gets the poses of its card."""
     cards = [make_card(FIGURES[:1]), make_card(FIGURES[1:]), make_card(), make_card(())]
     expected = [FIGURES[:1], FIGURES[1:], FIGURES, ()]
-    failures: list[BaseException] = []
+    sabotage = Sabotage(tmp_path / 'runtime')
 
     def client(number: int) -> None:
-        try:
-            data = images.encode_jpeg(cards[number % 4])
-            for _ in range(3):
-                assert_read(poses_of(node.detect(data).json()), expected[number % 4])
-        except BaseException as error:
-            failures.append(error)
+        data = images.encode_jpeg(cards[number % 4])
+        for _ in range(3):
+            assert_read(poses_of(node.detect(data).json()), expected[number % 4])
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    answered = 0
-    with httpx.Client(timeout=5) as prober:  # one for all, since making one takes this process long among its threads
-        while any(thread.is_alive() for thread in threads):
-            assert prober.get(f'{node.url}/health').json() == {'status': 'UP'}
-            answered += 1
-            time.sleep(0.05)
-    assert not failures
-    assert answered > 10
+    with running_node(tmp_path / 'node', DEADLINE=60, **sabotage.settings) as node, ThreadPoolExecutor(8) as pool:
+        sabotage.hold()
+        clients = [pool.submit(client, number) for number in range(8)]
+        sabotage.wait_until_held()
+        for _ in range(10):
+            assert httpx.get(f'{node.url}/health', timeout=PATIENCE).json() == {'status': 'UP'}
+        assert not any(running.done() for running in clients)
+        sabotage.end()
+        for running in clients:
+            running.result()
 
 
 def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:
-    """Ten at once with a deadline of 0.3 s: who is served is served rightly, the others get 503 and hear why."""
-    with running_node(tmp_path, DEADLINE=0.3) as node, ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(lambda _: node.detect(CARD), range(10)))
-        assert {answer.status_code for answer in answers} == {200, 503}
-        for answer in answers:
-            if answer.status_code == 200:
-                assert_read(poses_of(answer.json()))
-            else:
-                assert re.search('no turn within 0.3 seconds|requests are before this one', answer.json()['detail'])
+    """A request that gets no turn before its deadline gets 503 and the reason; the one before it is answered."""
+    sabotage = Sabotage(tmp_path / 'runtime')
+    with running_node(tmp_path / 'node', DEADLINE=0.3, **sabotage.settings) as node, ThreadPoolExecutor(1) as pool:
+        sabotage.hold()
+        first = pool.submit(node.detect, CARD)
+        sabotage.wait_until_held()
+        late = node.detect(CARD)
+        assert not first.done()
+        sabotage.end()
+        assert late.status_code == 503
+        assert 'no turn within 0.3 seconds' in late.json()['detail']
+        assert_read(poses_of(first.result().json()))
         assert node.detect(CARD).status_code == 200

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final
 
+from benchmarks.support.waiting import eventually
+
 _SITE: Final = """
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import onnxruntime
 
 STATE = Path(__file__).with_name('state')
+HELD = Path(__file__).with_name('held')
 
 
 class Session(onnxruntime.InferenceSession):
@@ -19,6 +22,9 @@ class Session(onnxruntime.InferenceSession):
         super().__init__(*arguments, **options)
 
     def run(self, *arguments, **options):
+        while STATE.read_text() == 'hold':
+            HELD.touch()
+            time.sleep(0.01)
         word, _, seconds = STATE.read_text().partition(' ')
         if word == 'sleep':
             time.sleep(float(seconds))
@@ -41,6 +47,7 @@ class Sabotage:
         folder.mkdir()
         (folder / 'sitecustomize.py').write_text(_SITE)
         self._state = folder / 'state'
+        self._held = folder / 'held'
         self.settings: dict[str, object] = {'PYTHONPATH': folder, 'BACKEND_TYPE': 'onnxruntime'}
         """Of the node that is to suffer."""
         self.end()
@@ -52,6 +59,15 @@ class Sabotage:
     def slow(self, seconds: float) -> None:
         """Let each run of a network take so long."""
         self._say(f'sleep {seconds}')
+
+    def hold(self) -> None:
+        """Let runs begin, and end only after the next word."""
+        self._held.unlink(missing_ok=True)
+        self._say('hold')
+
+    def wait_until_held(self) -> None:
+        """Wait until a run has begun since `hold`."""
+        eventually(self._held.exists, 'a run of a network has begun')
 
     def broken(self) -> None:
         """Let runs fail; networks can be loaded."""
