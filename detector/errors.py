@@ -176,6 +176,6 @@ class ExtraMissing(WholebodyError):
 
     def __init__(self, package: str, *, extra: str) -> None:
         super().__init__(
-            f"{package} is not installed; it comes with the extra `{extra}`: pip install '.[{extra}]', or "
-            f'uv run --extra {extra} …'
+            f'{package} is not installed; it comes with the extra `{extra}`: uv run --extra {extra} …, or without uv: '
+            f"pip install '{package}'"
         )

@@ -198,4 +198,4 @@ def test_ray_without_the_extra_is_explained(label_studio: LabelStudio, tmp_path:
     call = [sys.executable, '-m', 'detector', 'labelstudio', 'preannotate', '--project', str(project.id), '--ray']
     done = subprocess.run(call, cwd=PROJECT, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
-    assert 'ray is not installed; it comes with the extra `ray`' in done.stderr
+    assert 'ray[data] is not installed; it comes with the extra `ray`' in done.stderr

@@ -55,7 +55,7 @@ class RayPredictor:
             self._ray = import_module('ray')
             import_module('ray.data')
         except ImportError:
-            raise ExtraMissing('ray', extra='ray') from None
+            raise ExtraMissing('ray[data]', extra='ray') from None
         self._settings = settings
         self._package = package
         self._workers = workers
