@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -33,7 +32,7 @@ _MAX_PAUSE_SECONDS: Final = 60.0
 INSTALLED: Final = 'installed'
 """Stands for the id of whatever model is installed under a version."""
 
-Switch = Callable[[Path], Awaitable[None]]
+Switch = Callable[[ModelPackage], Awaitable[None]]
 Connect = Callable[[], Awaitable[httpx.AsyncClient]]
 
 
@@ -80,7 +79,7 @@ class ModelUpdater:
 
     :param files_url: address of the Loop's models; None without a Loop.
     :param connect: gives a client of the Loop, logged in where that is possible.
-    :param switch: builds the model in a folder and lets it serve; raises if it does not work.
+    :param switch: loads an opened package and lets it serve; raises if it does not work.
     :param keep: how many versions may stay installed.
     :param on_refusal: is called when a package that was fetched is not valid.
     :param is_serving: whether any model serves; if none does, the device may be at fault rather than the package.
@@ -236,7 +235,7 @@ class ModelUpdater:
         """
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         try:
-            await self._switch(package.folder)
+            await self._switch(package)
         except WholebodyError as error:
             is_invalid = isinstance(error, InvalidPackage)
             if not is_invalid and not self._is_serving():

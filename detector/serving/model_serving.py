@@ -47,16 +47,18 @@ class ServingModel:
         return self.engine.package
 
 
-def load_model(folder: Path, settings: Settings) -> ServingModel:
-    """Open an installed package, load its networks and run them once on a blank image.
+def load_model(source: Path | ModelPackage, settings: Settings) -> ServingModel:
+    """Load the networks of a package and run them once on a blank image.
 
+    :param source: folder of an installed package, which is opened; or an opened package, which is not hashed again.
     :raises InvalidPackage: the package is not valid; the error names the file or field and the reason.
     :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
     :raises InferenceFailed: the device fails in the trial inference.
     """
-    engine = PoseEngine(open_package(folder), EngineOptions.of(settings))
+    package = open_package(source) if isinstance(source, Path) else source
+    engine = PoseEngine(package, EngineOptions.of(settings))
     engine.check()
-    information = ModelInformation.load_from_disk(str(folder))
+    information = ModelInformation.load_from_disk(str(package.folder))
     assert information is not None, 'the package has a model.json: it has just been opened'
     return ServingModel(engine=engine, information=information)
 
@@ -136,34 +138,36 @@ class ModelServing:
             raise ModelUnavailable(f'no model serves: {self.unavailable}')
         return self._active
 
-    async def switch(self, folder: Path) -> None:
-        """Load the model in a folder, then let it serve; the old model serves until then.
+    async def switch(self, source: Path | ModelPackage) -> None:
+        """Load a model, then let it serve; the old model serves until then.
 
         With EXCLUSIVE_MODEL_BUILD the old model is unloaded first, and requests wait. If the new one does not work,
         the old one is loaded again. Cancelling this call does not interrupt such an exchange.
 
+        :param source: see `load_model`.
         :raises InvalidPackage: the package is not valid; the error names the file or field and the reason.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         :raises InferenceFailed: the device fails in the trial inference.
         """
         if self._settings.exclusive_model_build:
-            self._exchange = asyncio.create_task(self._exchange_models(folder))
+            self._exchange = asyncio.create_task(self._exchange_models(source))
             self._exchange.add_done_callback(_retrieve_error)
             await asyncio.shield(self._exchange)
         else:
             async with self._building:
-                await self._build(folder)
+                await self._build(source)
 
-    async def _exchange_models(self, folder: Path) -> None:
+    async def _exchange_models(self, source: Path | ModelPackage) -> None:
         async with self._building, self.lock:
             old = self.current()
             if old is None:
-                await self._build(folder)
+                await self._build(source)
                 return
             self.exchanging = True
             try:
-                self._serve_nothing(f'model {folder.name} is being built')
-                await self._build(folder)
+                version = source.name if isinstance(source, Path) else source.version
+                self._serve_nothing(f'model {version} is being built')
+                await self._build(source)
             except Exception as error:
                 self._serve_nothing(str(error))
                 await self._restore(old)
@@ -179,9 +183,9 @@ class ModelServing:
             log.error('the model %s cannot be built again: %s', old.model_version, error)
             self.recovery.begin(old, str(error))
 
-    async def _build(self, folder: Path) -> None:
+    async def _build(self, source: Path | ModelPackage) -> None:
         try:
-            model = await asyncio.to_thread(load_model, folder, self._settings)
+            model = await asyncio.to_thread(load_model, source, self._settings)
         except Exception:
             self._metrics.switched('failed')
             raise
@@ -269,7 +273,7 @@ class ModelServing:
                 if self._store.has_current:
                     return
                 package = await asyncio.to_thread(self._store.add, archive)
-                await self.switch(package.folder)
+                await self.switch(package)
                 await asyncio.to_thread(self._store.select, package.version)
                 archive.unlink()
                 return

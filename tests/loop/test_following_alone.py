@@ -10,7 +10,7 @@ from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
 from detector.loop import client
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater, Target
-from detector.models.package import ModelPackage, open_package
+from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
 from detector.settings import Settings
 
@@ -51,8 +51,8 @@ class Bench:
             raise self.answer
         return self.answer
 
-    async def _switch(self, folder: Path) -> None:
-        self.package = open_package(folder)
+    async def _switch(self, package: ModelPackage) -> None:
+        self.package = package
 
     async def _report(self) -> None:
         self.reports += 1

@@ -53,11 +53,11 @@ class Bench:
     async def _connect(self) -> httpx.AsyncClient:
         return self.client
 
-    async def _switch(self, folder: Path) -> None:
+    async def _switch(self, package: ModelPackage) -> None:
         self.attempts += 1
         if self.broken:
             raise RuntimeUnavailable('no such device')
-        self.switched.append(folder.name)
+        self.switched.append(package.folder.name)
 
     async def cycle(self, target: Target = TARGET) -> str | None:
         """One cycle, waited for; the error that remains."""

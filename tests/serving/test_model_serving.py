@@ -4,12 +4,19 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import running_node, running_node_without_model
 from detector.engine.verification import verify
+from detector.models import package as model_package
+from detector.models.package import file_sha256
 from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.metrics import Metrics
+from detector.serving.model_serving import ModelServing
+from detector.settings import Settings
 
 
 def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
@@ -41,3 +48,24 @@ def test_an_installed_model_is_served(tmp_path: Path) -> None:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'
         assert node.detect(CARD).json()['box_detections'][0]['model_name'] == '4.2'
         assert httpx.get(f'{node.url}/model_version').json()['local_versions'] == ['4.2']
+
+
+async def test_a_deployed_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks of a package are hashed when it is unpacked, and not again when it is loaded."""
+    hashed: list[str] = []
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return file_sha256(path)
+
+    archive = make_package(tmp_path / 'a.zip', version='1.1')
+    settings = Settings(data_folder=tmp_path / 'data')
+    serving = ModelServing(settings, ModelStore(settings.data_folder), metrics=Metrics(), life=Life())
+    monkeypatch.setattr(model_package, 'file_sha256', counting)
+    await serving.switch(ModelStore(settings.data_folder).add(archive, version='1.2', model_id='loop-model'))
+    assert hashed == ['det.onnx', 'pose.onnx']
+    assert serving.active().information.version == '1.2'
+    hashed.clear()
+    await serving.switch(serving.active().package.folder)
+    assert hashed == ['det.onnx', 'pose.onnx']
+    await serving.stop()
