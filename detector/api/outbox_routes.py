@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, File, Header, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Header, Path, Query, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 
 from detector.outbox import images as outbox_images
@@ -19,16 +19,20 @@ from .openapi import IMAGE_ERRORS, errors
 
 MAX_LISTED: Final = 100_000
 """Maximum number of images in one listing."""
+ImageName = Annotated[str, Path(description='Name of the image, as `GET /outbox` lists it')]
+_SOURCE: Final = 'Where the images come from'
+_CREATION_DATE: Final = 'When the images were taken, ISO 8601'
+_PRIORITY: Final = 'Send these images before those of normal priority, and never drop them'
 
 
 def _upload_request(
-    source: str | None = None,
-    creation_date: Annotated[str | None, Query(description='ISO 8601')] = None,
-    upload_priority: bool | None = None,
-    header_source: Annotated[str | None, Header(alias='source')] = None,
-    header_creation_date: Annotated[str | None, Header(alias='creation_date')] = None,
+    source: Annotated[str | None, Query(description=_SOURCE)] = None,
+    creation_date: Annotated[str | None, Query(description=_CREATION_DATE)] = None,
+    upload_priority: Annotated[bool | None, Query(description=_PRIORITY)] = None,
+    header_source: Annotated[str | None, Header(alias='source', description=_SOURCE)] = None,
+    header_creation_date: Annotated[str | None, Header(alias='creation_date', description=_CREATION_DATE)] = None,
     hyphen_creation_date: Annotated[str | None, Header(alias='creation-date', include_in_schema=False)] = None,
-    header_upload_priority: Annotated[bool | None, Header(alias='upload_priority')] = None,
+    header_upload_priority: Annotated[bool | None, Header(alias='upload_priority', description=_PRIORITY)] = None,
     hyphen_upload_priority: Annotated[bool | None, Header(alias='upload-priority', include_in_schema=False)] = None,
 ) -> UploadRequest:
     priorities = (upload_priority, header_upload_priority, hyphen_upload_priority)
@@ -62,7 +66,8 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
 
     @router.get('/outbox', responses=errors(409, 422))
     async def get_outbox(
-        limit: Annotated[int, Query(ge=0, le=MAX_LISTED)] = 100, offset: Annotated[int, Query(ge=0)] = 0
+        limit: Annotated[int, Query(ge=0, le=MAX_LISTED, description='Maximum number of images to list')] = 100,
+        offset: Annotated[int, Query(ge=0, description='Number of images to skip')] = 0,
     ) -> Response:
         """What waits for the Learning Loop, in the order of sending, and what became of the rest."""
         listing = await asyncio.to_thread(control.listing, limit=limit, offset=offset)
@@ -73,7 +78,9 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
         response_class=Response,
         responses={200: {'content': {'image/jpeg': {}}}, **errors(404, 409, 422, 500)},
     )
-    async def get_outbox_image(name: str, skeletons: bool = False) -> Response:
+    async def get_outbox_image(
+        name: ImageName, skeletons: Annotated[bool, Query(description='Draw the skeletons')] = False
+    ) -> Response:
         """An image that waits, as it will be sent, or with its skeletons drawn over it.
 
         curl 'localhost:8004/outbox/2026-01-31_12:00:00.000000/image?skeletons=true' -o image.jpg
@@ -90,7 +97,7 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
         return images.encode_jpeg(drawn, quality=90)
 
     @router.get('/outbox/{name}/metadata', responses=errors(404, 409, 500))
-    async def get_outbox_metadata(name: str) -> Response:
+    async def get_outbox_metadata(name: ImageName) -> Response:
         """The metadata of an image that waits, as it will be sent."""
         stored = await outbox_images.read(outbox, name, lambda entry: entry.metadata.read_bytes())
         return Response(stored, media_type='application/json')

@@ -13,18 +13,23 @@ from detector.service import DetectRequest, Service, encoded
 from .openapi import IMAGE_ERRORS, errors
 
 ImageFile = Annotated[UploadFile, File(description='JPEG, PNG or WebP')]
-OptionalHeader = Annotated[str | None, Header(convert_underscores=False)]
-HyphenHeader = Annotated[str | None, Header(include_in_schema=False)]
 
 
 def _detect_request(
-    camera_id: OptionalHeader = None,
-    tags: Annotated[str | None, Header(description='Separated by commas')] = None,
-    source: Annotated[str | None, Header()] = None,
-    autoupload: Annotated[Literal['filtered', 'all', 'disabled'], Header()] = 'filtered',
-    creation_date: OptionalHeader = None,
-    hyphen_camera_id: Annotated[HyphenHeader, Header(alias='camera-id')] = None,
-    hyphen_creation_date: Annotated[HyphenHeader, Header(alias='creation-date')] = None,
+    camera_id: Annotated[
+        str | None, Header(convert_underscores=False, description='Name of the camera; relevance is kept per camera')
+    ] = None,
+    tags: Annotated[str | None, Header(description='Tags of the image, separated by commas')] = None,
+    source: Annotated[str | None, Header(description='Where the image comes from')] = None,
+    autoupload: Annotated[
+        Literal['filtered', 'all', 'disabled'],
+        Header(description='Send the image to the Learning Loop if it is relevant, always, or never'),
+    ] = 'filtered',
+    creation_date: Annotated[
+        str | None, Header(convert_underscores=False, description='When the image was taken, ISO 8601')
+    ] = None,
+    hyphen_camera_id: Annotated[str | None, Header(alias='camera-id', include_in_schema=False)] = None,
+    hyphen_creation_date: Annotated[str | None, Header(alias='creation-date', include_in_schema=False)] = None,
 ) -> DetectRequest:
     return DetectRequest.parse(
         {

@@ -92,6 +92,7 @@ def test_every_route_has_a_section(pages: dict[str, str]) -> None:
         assert mode == 'startup' or f'`{mode.value}`' in pages['rest']
     assert '[ImageMetadata](#imagemetadata)' in pages['rest'].partition('`POST /detect`')[2].partition('###')[0]
     assert '\n- `point_detections` (list of [PointDetection](#pointdetection)' in pages['rest']
+    assert '|  |' not in pages['rest']  # each parameter has a meaning
     for status in (401, 403, 408, 409, 413, 415, 422, 502, 503, 507):
         assert f'\n| {status} | ' in pages['rest']
 
