@@ -57,7 +57,7 @@ def test_a_perfect_model_gets_everything() -> None:
     assert [keypoint.name for keypoint in evaluation.keypoints] == list(KEYPOINT_NAMES)
 
 
-def test_a_model_that_finds_nobody_gets_nothing() -> None:
+def test_a_model_that_finds_no_person_has_no_precision() -> None:
     """A model that finds no person has precision and recall 0 and no figures for keypoints."""
     evaluation = measure([make_person()], [])
     for part in evaluation.parts:

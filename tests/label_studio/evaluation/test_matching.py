@@ -53,7 +53,7 @@ def test_persons_missed_and_surplus() -> None:
     assert evaluation.images[0].oks == pytest.approx(1)
 
 
-def test_one_who_is_found_twice_is_surplus_once() -> None:
+def test_a_person_found_twice_is_surplus_once() -> None:
     """Of two predictions for a person the more similar one is paired, whatever its score, and the other is surplus."""
     person = make_person()
     worse = replace(moved(person, range(133), 5), box_score=0.99)

@@ -201,7 +201,7 @@ def test_of_predictions_of_one_version_the_newest_counts() -> None:
     assert oks < 1
 
 
-def test_an_empty_annotation_says_that_nobody_is_there() -> None:
+def test_an_empty_annotation_means_no_persons() -> None:
     """With an empty annotation the predicted person is surplus, and its regions state the image size."""
     (found,) = evaluated(make_task(1, SKELETON, people=[], predicted={'m': [make_person()]}))
     assert (found.people, found.surplus) == (0, 1)

@@ -153,7 +153,7 @@ def test_keypoints_below_the_threshold_are_not_shown() -> None:
     assert len(skeleton['value']['vertices']) == 133
 
 
-def test_a_point_that_somebody_moves_becomes_visible() -> None:
+def test_a_moved_point_becomes_visible() -> None:
     """A vertex that was moved becomes visible, although the editor keeps its `v`."""
     person = make_persons(1)[0]
     (skeleton, box) = to_results([person], config_of('skeleton'), SIZE)

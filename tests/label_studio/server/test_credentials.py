@@ -113,7 +113,7 @@ async def test_an_access_token_that_does_not_say_is_kept_for_a_while(
     assert studio.refreshes == 1
 
 
-async def test_401_makes_one_refresh_for_all_who_hear_it(studio: Studio, connection: Connection) -> None:
+async def test_requests_refused_with_401_share_one_refresh(studio: Studio, connection: Connection) -> None:
     """Requests that fail with 401 share one refresh, and all succeed then."""
     await connection.task(0)
     studio.valid = set()

@@ -124,9 +124,7 @@ async def test_paths_that_lead_elsewhere_are_refused_without_a_request(
     assert studio.requests == []
 
 
-async def test_a_name_that_a_stranger_gave_to_setup_gets_nothing(
-    studio: Recorder, other: Recorder, images: Images
-) -> None:
+async def test_a_forged_name_from_setup_receives_nothing(studio: Recorder, other: Recorder, images: Images) -> None:
     """A name from setup only leads to LABEL_STUDIO_URL and receives neither token nor request."""
     fetching = images(allowed_hosts=f'*,{other.place}')
     fetching.learn_hostname(other.url)
@@ -423,7 +421,7 @@ async def test_settings_are_honoured(other: Recorder, studio: Recorder) -> None:
     fetching = TaskImages.of(settings, connection)
     assert await fetching.fetch(f'http://labels:8080{UPLOAD}', task_id=7) == PICTURE
     assert await fetching.fetch(f'{other.url}/a.jpg', task_id=7) == PICTURE
-    other.answer = Crowd(0.6)
+    other.answer = Concurrent(0.6)
     await refused(fetching, f'{other.url}/a.jpg', '0.3 s')
     await fetching.close()
     await connection.close()
@@ -481,7 +479,7 @@ async def test_data_uris_of_other_things_are_refused(images: Images, uri: str, t
     assert len(await refused(images(max_bytes=1000), uri, text)) < 120
 
 
-class Crowd:
+class Concurrent:
     """Counts how many requests are answered at the same time, each taking a while."""
 
     def __init__(self, seconds: float = 0.05) -> None:
@@ -501,7 +499,7 @@ class Crowd:
 
 async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, images: Images) -> None:
     """The concurrency is used and not exceeded, and the wait for a turn does not count as time of the image."""
-    studio.answer = crowd = Crowd()
+    studio.answer = crowd = Concurrent()
     fetching = images(concurrency=3, seconds=0.4)
     await asyncio.gather(*(fetching.fetch(f'/data/upload/1/{number}.jpg', task_id=7) for number in range(30)))
     assert crowd.most == 3
@@ -524,7 +522,7 @@ async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images)
 
 async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Images) -> None:
     """A batch fetches each address once, concurrently and later, and the next batch fetches it again."""
-    studio.answer = Crowd()
+    studio.answer = Concurrent()
     fetching = images()
     async with fetching.batch() as batch:
         fetched = await asyncio.gather(*(batch.fetch(UPLOAD, task_id=number) for number in range(10)))
@@ -549,9 +547,9 @@ async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) 
     assert len(studio.requests) == 1
 
 
-async def test_who_stops_waiting_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
+async def test_a_cancelled_request_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
     """Cancelling one request of a batch does not cancel the shared fetch."""
-    studio.answer = Crowd(0.2)
+    studio.answer = Concurrent(0.2)
     async with images().batch() as batch:
         first, second = (asyncio.create_task(batch.fetch(UPLOAD, task_id=7)) for _ in range(2))
         await asyncio.sleep(0.1)
@@ -562,7 +560,7 @@ async def test_who_stops_waiting_leaves_the_others_their_image(studio: Recorder,
 
 async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Images) -> None:
     """The end of a batch cancels its fetches at once, failed ones included."""
-    studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else Crowd(1)(request)
+    studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else Concurrent(1)(request)
     started = time.monotonic()
     async with images().batch() as batch:
         waiting = [asyncio.create_task(batch.fetch(f'/data/upload/1/{name}', task_id=7)) for name in 'abc']

@@ -90,7 +90,7 @@ def test_only_the_wanted_parts_count() -> None:
     assert certainty([unsure(unsure(person, 'left_hand', 0), 'right_hand', 0)], SIZE, hands) == (1.0, None)
 
 
-def test_nobody_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -> None:
+def test_an_empty_image_is_certain_and_a_person_without_a_box_is_judged_by_its_parts() -> None:
     """An image without persons is certain, and a person without a box is judged by the parts."""
     assert certainty([], SIZE) == (1.0, None)
     bare = replace(unsure(make_person(), 'feet', 0.6), box=None, box_score=None)
@@ -193,7 +193,7 @@ def test_a_second_run_gives_the_same_order(by: Any) -> None:
     assert not any(place.changes for place in again)
 
 
-def test_who_is_queued() -> None:
+def test_predicted_and_unannotated_tasks_are_queued() -> None:
     """Tasks with a prediction of the version are queued unless they are annotated or skipped, and the newest prediction
     counts."""
     person = make_person()
