@@ -1,4 +1,4 @@
-"""The backend with a real Label Studio, which validates predictions strictly."""
+"""The backend with a real Label Studio that validates predictions strictly."""
 
 import base64
 import time
@@ -26,7 +26,7 @@ from tests.support.pictures import encoded
 pytestmark = pytest.mark.integration
 
 VERSION = 'test-card 1.0'
-"""That the mock Loop wants."""
+"""Names that the mock Loop requires."""
 SIZES = ((720, 480), (1000, 600), (1203, 801))
 
 
@@ -43,7 +43,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio, loop: MockLoopProcess) -> Iterator[NodeProcess]:
-    """A node between the two, with the personal access token of Label Studio's user."""
+    """Start a node between both, with a personal access token of Label Studio's user."""
     settings = {'UPLOAD_SECONDS': 0.1, **settings_for(studio), **loop.settings}
     with running_node(tmp_path_factory.mktemp('node'), **settings) as running:
         assert eventually(lambda: httpx.get(f'{running.url}/ready').json()['model_version'] == VERSION)
@@ -55,7 +55,7 @@ def settings_for(studio: LabelStudio) -> dict[str, Any]:
 
 
 def drawings() -> list[tuple[str, bytes, tuple[Figure, ...], tuple[int, int]]]:
-    """Sixty images: name, file, figures, size; all but the last four are cards with one to four persons."""
+    """Make sixty images with name, file, figures and size; all but the last four are cards with one to four persons."""
     found = []
     for number in range(56):
         size = SIZES[number % 3]
@@ -80,7 +80,8 @@ def drawings() -> list[tuple[str, bytes, tuple[Figure, ...], tuple[int, int]]]:
 
 @pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
 def test_sixty_images_get_their_poses(studio: LabelStudio, node: NodeProcess, style: Any) -> None:
-    """Also a photograph, an empty card and a turned one; a broken image leaves the other 59; no duplicates."""
+    """Sixty images, among them a photograph, an empty card and a turned one, get one prediction each, except a damaged
+    one."""
     config = generate(style)
     project = studio.create_project(config)
     drawn = drawings()
@@ -105,7 +106,8 @@ def test_sixty_images_get_their_poses(studio: LabelStudio, node: NodeProcess, st
 
 
 def test_a_task_that_is_opened_gets_its_prediction(studio: LabelStudio, node: NodeProcess) -> None:
-    """And uncertainty sampling finds the project's version, since the backend's title is that of its predictions."""
+    """An opened task gets its prediction, and uncertainty sampling uses it, since the backend's title is its model
+    version."""
     project = studio.create_project(generate('skeleton'), sampling='Uncertainty sampling')
     (task_id,) = project.upload([('card.jpg', CARD)])
     backend = project.connect(node.url, title=VERSION)
@@ -117,7 +119,7 @@ def test_a_task_that_is_opened_gets_its_prediction(studio: LabelStudio, node: No
 
 @pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
 def test_a_drawn_box_gets_its_person(studio: LabelStudio, node: NodeProcess, style: Any) -> None:
-    """Through Label Studio's own route for its editor."""
+    """A drawn box gets its person through Label Studio's own route for its editor."""
     project = studio.create_project(generate(style))
     (task_id,) = project.upload([('card.jpg', CARD)])
     backend = project.connect(node.url, title=VERSION)
@@ -141,7 +143,8 @@ def test_a_drawn_box_gets_its_person(studio: LabelStudio, node: NodeProcess, sty
 def test_basic_auth_lets_in_who_knows_it(
     tmp_path: Path, studio: LabelStudio, settings: dict[str, str], login: tuple[str, str], complaint: str
 ) -> None:
-    """Label Studio says so when it is wrong or missing; with it all works, webhooks after they are given the header."""
+    """Wrong or missing basic auth is reported by Label Studio; with it, predictions and webhooks with the header
+    work."""
     with running_node(tmp_path, **settings, **settings_for(studio)) as node:
         project = studio.create_project(generate('keypoints'))
         (task_id,) = project.upload([('card.jpg', CARD)])
@@ -162,7 +165,7 @@ def test_basic_auth_lets_in_who_knows_it(
 
 
 def test_both_kinds_of_token_load_images(tmp_path: Path, studio: LabelStudio) -> None:
-    """Uploads and local files; a personal access token also where legacy tokens are off, as they are by default."""
+    """Images load with both kinds of token, the personal one also with legacy tokens switched off."""
     folder = studio.files / 'cards'
     folder.mkdir()
     (folder / 'local.jpg').write_bytes(CARD)
@@ -183,7 +186,7 @@ def test_both_kinds_of_token_load_images(tmp_path: Path, studio: LabelStudio) ->
 
 
 def test_a_legacy_token_that_is_off_is_explained(tmp_path: Path, studio: LabelStudio) -> None:
-    """The task stays without a prediction, and can be opened."""
+    """A switched-off legacy token is explained, and the task can be opened without a prediction."""
     studio.legacy_tokens(False)
     with running_node(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token) as node:
         project = studio.create_project(generate('skeleton'))
@@ -205,7 +208,8 @@ def corrections_of(loop: MockLoopProcess, task_id: int) -> list[Json]:
 def test_corrections_reach_the_learning_loop(
     studio: LabelStudio, node: NodeProcess, loop: MockLoopProcess, style: Any
 ) -> None:
-    """One by one and accepted in bulk; the corrected point with its new place; skipped and deleted ones do not."""
+    """Corrections, single or bulk-accepted, reach the Loop with their new coordinates; skipped and deleted ones do
+    not."""
     project = studio.create_project(generate(style))
     task_ids = project.upload([(f'{number}.jpg', CARD) for number in range(4)])
     project.connect(node.url, title=VERSION)
@@ -239,7 +243,7 @@ def _move_nose(result: list[Json], x: float, y: float) -> None:
 
 
 def test_a_project_of_another_kind_keeps_its_tasks_usable(studio: LabelStudio, node: NodeProcess) -> None:
-    """A config without anything for a pose: no predictions, and tasks open."""
+    """Tasks of a project without controls for poses open without predictions."""
     choices = '<Choices name="c" toName="image"><Choice value="a"/></Choices>'
     config = f'<View><Image name="image" value="$image"/>{choices}</View>'
     project = studio.create_project(config)

@@ -1,4 +1,4 @@
-"""An annotator at work in the editor: predictions, smart rectangles, corrections; with Chromium and our node."""
+"""Work in Label Studio's editor with Chromium and a node: predictions, smart rectangles, corrections."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
 def node(
     tmp_path_factory: pytest.TempPathFactory, label_studio: LabelStudio, loop: MockLoopProcess
 ) -> Iterator[NodeProcess]:
-    """Our node between Label Studio and the Learning Loop."""
+    """Start a node between Label Studio and the Learning Loop."""
     settings: dict[str, Any] = {
         'LABEL_STUDIO_URL': label_studio.url,
         'LABEL_STUDIO_API_TOKEN': label_studio.personal_token(),
@@ -57,7 +57,7 @@ def percent(x: float, y: float) -> Point:
 
 
 def assert_places(drawn: dict[str, list[Point]], figures: Sequence[Figure], style: Style) -> None:
-    """On the canvas lie the figures' boxes and keypoints, within 1 % of the image, and nothing else."""
+    """Assert that the canvas has exactly the figures' boxes and keypoints, within 1 % of the image."""
     boxes = [points for points in drawn.values() if len(points) == 4]
     assert len(boxes) == len(figures)
     found = np.array([point for points in drawn.values() if len(points) != 4 for point in points])
@@ -75,7 +75,7 @@ def assert_places(drawn: dict[str, list[Point]], figures: Sequence[Figure], styl
 def test_a_task_opens_with_all_skeletons(
     label_studio: LabelStudio, node: NodeProcess, browser: Browser, style: Style
 ) -> None:
-    """Both persons' boxes and keypoints are drawn where the card has them; limbs between, in skeleton style."""
+    """A task opens with the boxes and keypoints of both persons in place, and with limbs in skeleton style."""
     project, task_id = project_with_card(label_studio, node, style, f'opens {style}')
     editor = browser.open(project, task_id, regions=268 if style == 'keypoints' else 4)
     editor.fit()
@@ -89,7 +89,7 @@ def test_a_task_opens_with_all_skeletons(
 def test_a_box_is_drawn_and_a_point_corrected(
     label_studio: LabelStudio, node: NodeProcess, loop: MockLoopProcess, browser: Browser, style: Style
 ) -> None:
-    """A smart rectangle brings that person's points and no other's; the corrected point arrives in the Loop."""
+    """A smart rectangle brings the points of its person only, and the corrected point arrives in the Loop."""
     project, task_id = project_with_card(label_studio, node, style, f'smart {style}')
     project.annotate(task_id, [])  # so that the task opens without predictions
     figure = FIGURES[1]
@@ -116,7 +116,7 @@ def test_a_box_is_drawn_and_a_point_corrected(
 
 
 def _arrived(loop: MockLoopProcess, task_id: int) -> Json:
-    """The latest of the task's annotations that the Loop has got, once it has points."""
+    """Return the latest of the task's annotations in the Loop once it has points."""
     deadline = time.monotonic() + 30
     while True:
         found = [image['metadata'] for image in loop.images()]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 
 def test_predictions_come_back_from_label_studio(label_studio: LabelStudio, node: NodeProcess, tmp_path: Path) -> None:
-    """The example imports the test card, and the file that it writes holds both persons where they were drawn."""
+    """The example imports the test card, and its output file holds both persons where they were drawn."""
     predictions = tmp_path / 'predictions.json'
     environment = clean_environment(
         LABEL_STUDIO_URL=label_studio.url,

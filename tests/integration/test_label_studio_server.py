@@ -1,4 +1,4 @@
-"""What other tests stand on: a real Label Studio, a client for it, and a browser that works in its editor."""
+"""The environment of other tests: a real Label Studio, a client, and a browser that works in its editor."""
 
 import json
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ VERSION = 'stub-v1'
 
 
 def card(figures: Sequence[Figure] = FIGURES) -> bytes:
-    """A card as JPEG, without figures plain grey."""
+    """Make a card as JPEG; without figures it is plain grey."""
     return cv2.imencode('.jpg', make_card(figures)[..., ::-1])[1].tobytes()
 
 
 def prediction(style: Style, figures: Sequence[Figure] = FIGURES) -> Json:
-    """A prediction of all keypoints of the figures."""
+    """Make a prediction of all keypoints of the figures."""
     persons = [
         Person(
             box=figure.box,
@@ -49,12 +49,12 @@ def prediction(style: Style, figures: Sequence[Figure] = FIGURES) -> Json:
 
 
 def percent(x: float, y: float) -> Point:
-    """Pixels of the image as percent."""
+    """Convert pixels of the image to percent."""
     return 100 * float(x) / SIZE[0], 100 * float(y) / SIZE[1]
 
 
 def points_of(result: Sequence[Json]) -> dict[tuple[str, str], Point]:
-    """Where everything is, by region id and vertex: keypoints, vertices, upper left corners of boxes."""
+    """Return the coordinates of keypoints, vertices and upper left box corners by region id and vertex."""
     return {
         (region['id'], place.get('id', '')): (place['x'], place['y'])
         for region in result
@@ -63,7 +63,8 @@ def points_of(result: Sequence[Json]) -> dict[tuple[str, str], Point]:
 
 
 def test_either_token_opens_the_server(label_studio: LabelStudio) -> None:
-    """A legacy token until they are switched off, a personal one by way of an access token; the client always."""
+    """A legacy token works until legacy tokens are switched off, a personal one by an access token, and the client with
+    both."""
     assert label_studio.request('GET', '/api/version')['release'] == '1.23.2'
     me = f'{label_studio.url}/api/current-user/whoami'
     legacy = {'Authorization': f'Token {label_studio.token}'}
@@ -79,7 +80,7 @@ def test_either_token_opens_the_server(label_studio: LabelStudio) -> None:
 
 
 def test_images_of_tasks_can_be_fetched(label_studio: LabelStudio) -> None:
-    """Uploaded ones and local files, with a token only; a task may also name any other address."""
+    """Uploaded images and local files are served with a token only, and a task may name any other address."""
     project = label_studio.create_project(generate('keypoints'))
     content = card()
     folder = label_studio.files / 'pictures'
@@ -102,7 +103,7 @@ def test_images_of_tasks_can_be_fetched(label_studio: LabelStudio) -> None:
 
 
 def test_a_backend_is_asked_and_told(label_studio: LabelStudio) -> None:
-    """Setup, bulk and interactive predictions with its basic auth; webhooks with headers that are set; exports."""
+    """Label Studio sends setup, bulk and interactive requests with basic auth, and webhooks with their headers."""
     project = label_studio.create_project(generate('keypoints'))
     first, second, third = project.upload([(f'{name}.jpg', card()) for name in 'abc'])
     with recording_backend(lambda body: [prediction('keypoints') for _ in body['tasks']], VERSION) as backend:
@@ -137,7 +138,7 @@ def test_a_backend_is_asked_and_told(label_studio: LabelStudio) -> None:
 
 
 def test_a_strict_server_refuses_what_does_not_fit(label_studio: LabelStudio, strict_label_studio: LabelStudio) -> None:
-    """A prediction with an unknown label is stored by one server and refused by the other."""
+    """A strict server refuses a prediction with an unknown label, and another one stores it."""
     wrong = prediction('keypoints')
     wrong['result'][-1]['value']['rectanglelabels'] = ['dog']
     with recording_backend(lambda body: [wrong for _ in body['tasks']], VERSION) as backend:
@@ -152,7 +153,7 @@ def test_a_strict_server_refuses_what_does_not_fit(label_studio: LabelStudio, st
 
 
 def test_label_studio_as_it_comes_refuses_backends_nearby(tmp_path: Path) -> None:
-    """Without our environment variables it connects to no loopback address, and sends nothing there."""
+    """Label Studio with its default settings refuses backends at loopback addresses and sends nothing there."""
     unset = {'ML_BLOCK_LOCAL_IP': None, 'SSRF_PROTECTION_ENABLED': None}
     with running_label_studio(tmp_path / 'server', **unset) as server, recording_backend() as backend:
         project = server.create_project(generate('keypoints'))
@@ -163,7 +164,7 @@ def test_label_studio_as_it_comes_refuses_backends_nearby(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize('style', STYLES)
 def test_predictions_are_drawn(label_studio: LabelStudio, browser: Browser, style: Style) -> None:
-    """The box and each keypoint are on the canvas where the prediction has it, and the picture shows it; limbs too."""
+    """The box, the keypoints and the limbs of a prediction are drawn in place."""
     project = label_studio.create_project(generate(style), title=f'drawn {style}')
     (task,) = project.upload([('plain.jpg', card([]))])
     predicted = prediction(style, FIGURES[:1])
@@ -182,7 +183,7 @@ def test_predictions_are_drawn(label_studio: LabelStudio, browser: Browser, styl
 
 
 def shown(editor: Editor, name: str, *, limbs: bool) -> float:
-    """The share of keypoints (and middles of limbs) where a screenshot differs from the empty part of its box."""
+    """Return the share of keypoints (and limb centres) at which a screenshot differs from the box's empty part."""
     picture = np.asarray(Image.open(editor.screenshot(name)).convert('RGB'), dtype=int)
 
     def colour(x: float, y: float) -> np.ndarray[tuple[int, ...], np.dtype[np.int_]]:
@@ -200,7 +201,7 @@ def shown(editor: Editor, name: str, *, limbs: bool) -> float:
 
 @pytest.mark.parametrize('style', STYLES)
 def test_a_dragged_point_is_submitted(label_studio: LabelStudio, browser: Browser, style: Style) -> None:
-    """The annotation has it where the mouse left it, everything else where it was, and a box that was drawn."""
+    """A dragged point and a drawn box are submitted, and everything else stays in place."""
     project = label_studio.create_project(generate(style), title=f'dragged {style}')
     (task,) = project.upload([('card.jpg', card())])
     predicted = prediction(style, FIGURES[:1])
@@ -227,7 +228,8 @@ def test_a_dragged_point_is_submitted(label_studio: LabelStudio, browser: Browse
 
 
 def test_a_smart_rectangle_asks_the_backend(label_studio: LabelStudio, browser: Browser) -> None:
-    """It comes last in the context, as drawn; what the backend answers can be rejected, or accepted and submitted."""
+    """A smart rectangle comes last in the backend's context, and the answer can be rejected or accepted and
+    submitted."""
     project = label_studio.create_project(generate('skeleton'), title='smart')
     (task,) = project.upload([('card.jpg', card())])
     x1, y1, x2, y2 = FIGURES[1].box
@@ -237,7 +239,7 @@ def test_a_smart_rectangle_asks_the_backend(label_studio: LabelStudio, browser: 
     def predict(body: Json) -> list[Json]:
         if not body['params']['context']:
             return [{}]
-        answer = prediction('skeleton', FIGURES[1:])  # with fresh ids
+        answer = prediction('skeleton', FIGURES[1:])  # with new ids
         suggested.append({region['id'] for region in answer['result']})
         return [answer]
 

@@ -1,4 +1,4 @@
-"""Labels out of a real Label Studio and into it, by the commands themselves."""
+"""Exporting labels from a real Label Studio and importing them, with the commands."""
 
 import copy
 import json
@@ -41,13 +41,13 @@ def studio(strict_label_studio: LabelStudio) -> LabelStudio:
 
 @dataclass(frozen=True)
 class Commands:
-    """`wholebody labelstudio`, in processes of their own."""
+    """Runs `wholebody labelstudio` in processes of its own."""
 
     folder: Path
     settings: dict[str, Any]
 
     def __call__(self, *arguments: Any, fails: bool = False) -> str:
-        """What a command printed, errors last."""
+        """Return the output of a command, errors last."""
         command = [sys.executable, '-m', 'detector', 'labelstudio', *map(str, arguments)]
         environment = clean_environment(**{'DATA_FOLDER': self.folder / 'data'} | self.settings)
         environment['PYTHONPATH'] = str(PROJECT)
@@ -67,7 +67,7 @@ def wholebody(tmp_path: Path, studio: LabelStudio) -> Commands:
 
 
 def write_images(folder: Path, images: Sequence[LabelledImage]) -> None:
-    """Each of another colour, and as large as it should be."""
+    """Write an image file of its own colour for each image, in its size."""
     for number, image in enumerate(images):
         path = folder / image.file_name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def write_poses(path: Path, images: Sequence[LabelledImage]) -> Path:
 
 
 def assert_same_images(found: Sequence[LabelledImage], expected: Sequence[LabelledImage]) -> None:
-    """Person by person in any order: places within 0.01 pixels or 0.01 %, all else equal."""
+    """Compare persons in any order: coordinates within 0.01 pixels or 0.01 %, all else equal."""
     assert [image.file_name for image in found] == [image.file_name for image in expected]
     for image, other in zip(found, expected, strict=True):
         assert image.size == other.size
@@ -109,7 +109,7 @@ def _nearest(person: Person, others: Sequence[Person]) -> Person:
 
 @STYLES
 def test_poses_go_round(studio: LabelStudio, wholebody: Commands, style: Style) -> None:
-    """Poses, predictions, accepted annotations, export, a second project, export: one to eight persons an image."""
+    """Poses survive predictions, accepted annotations, export, import into a second project, and export."""
     images = [make_image(count, count) for count in range(1, 9)]
     folder = wholebody.folder
     write_images(folder / 'images', images)
@@ -133,7 +133,7 @@ def test_poses_go_round(studio: LabelStudio, wholebody: Commands, style: Style) 
     wholebody('import-labels', source, '-p', second.id, '--as', 'annotations', '--images', 'coco/images')
     wholebody('export', '-p', second.id, '--format', 'json', '-o', 'second.json')
     again = read_poses_json(folder / 'second.json')
-    if style == 'keypoints':  # COCO has given everybody a box
+    if style == 'keypoints':  # COCO gives every person a box
         again = [_without_new_boxes(image, other) for image, other in zip(again, images, strict=True)]
     assert_same_images(again, images)
     content = json.loads((folder / 'second.json').read_text())
@@ -152,7 +152,7 @@ def _without_new_boxes(image: LabelledImage, original: LabelledImage) -> Labelle
 
 
 def make_dataset() -> Json:
-    """Four images and fourteen persons in COCO-WholeBody's own form, crowds among them."""
+    """Make four images with fourteen persons, crowds included, in COCO-WholeBody's form."""
     content = dataset_file()
     person, crowd = content['annotations']
     image = content['images'][0]
@@ -172,7 +172,7 @@ def make_dataset() -> Json:
 
 
 def _shifted(numbers: list[float], by: int) -> list[float]:
-    """Labelled points by whole pixels."""
+    """Shift labelled points by whole pixels."""
     return [
         round(number + by, 5) if axis % 3 < 2 and numbers[axis - axis % 3 + 2] > 0 else number
         for axis, number in enumerate(numbers)
@@ -180,7 +180,7 @@ def _shifted(numbers: list[float], by: int) -> list[float]:
 
 
 def assert_same_file(found: Json, expected: Json) -> None:
-    """Field by field, down to the type and the last digit of each number."""
+    """Compare field by field, including the type and the last digit of each number."""
     assert found['categories'] == expected['categories']
     assert found['licenses'] == expected['licenses']
     for name in ('images', 'annotations'):
@@ -194,7 +194,7 @@ def assert_same_file(found: Json, expected: Json) -> None:
 @STYLES
 @pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names no folder with annotations')
 def test_the_dataset_s_own_annotations_come_back(studio: LabelStudio, wholebody: Commands, style: Style) -> None:
-    """Field by field, as predictions that people have accepted."""
+    """The dataset's own annotations, accepted as predictions, are exported field by field."""
     original = json.loads((Path(str(DATA)) / 'coco_wholebody_two_images.json').read_text())
     write_images(wholebody.folder / 'images', from_coco(original))
     (wholebody.folder / 'coco.json').write_text(json.dumps(original))
@@ -209,7 +209,7 @@ def test_the_dataset_s_own_annotations_come_back(studio: LabelStudio, wholebody:
 
 @STYLES
 def test_a_dataset_comes_back_field_by_field(studio: LabelStudio, wholebody: Commands, style: Style) -> None:
-    """Where people changed nothing; where one point was moved, that and what follows from it differs."""
+    """An unchanged dataset is exported field by field, and a moved point changes only what depends on it."""
     original = make_dataset()
     assert (len(original['images']), len(original['annotations'])) == (4, 14)
     folder = wholebody.folder
@@ -252,7 +252,7 @@ def _move(result: list[Json], name: str, percent: float) -> None:
 
 
 def test_repeating_an_import_changes_nothing(studio: LabelStudio, wholebody: Commands) -> None:
-    """Neither predictions nor annotations nor tasks; --force replaces the former and adds to the latter."""
+    """Repeated imports change nothing; --force replaces predictions and adds annotations."""
     images = [make_image(2, 1), make_image(1, 2, file_name='Straße 東京 (1).jpg')]
     write_images(wholebody.folder / 'images', images)
     poses = write_poses(wholebody.folder / 'poses.json', images)
@@ -276,7 +276,7 @@ def test_repeating_an_import_changes_nothing(studio: LabelStudio, wholebody: Com
 
 
 def test_names_that_are_not_clear_are_reported(studio: LabelStudio, wholebody: Commands) -> None:
-    """With exit status 1; the rest is imported."""
+    """Ambiguous names are reported with exit status 1, and the rest is imported."""
     images = [make_image(1, number, file_name=f'{name}.jpg') for number, name in enumerate('abc', 1)]
     write_images(wholebody.folder / 'images', images)
     content = (wholebody.folder / 'images' / 'a.jpg').read_bytes()
@@ -293,7 +293,7 @@ def test_names_that_are_not_clear_are_reported(studio: LabelStudio, wholebody: C
 def test_annotations_reach_the_learning_loop(
     studio: LabelStudio, wholebody: Commands, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """With coordinates and tags, each version once: a second run sends what has changed, and a node nothing again."""
+    """Annotations reach the Loop with coordinates and tags, each version once, also with a node on the same folder."""
     images = [make_image(count, count) for count in (1, 2)]
     write_images(wholebody.folder / 'images', images)
     poses = write_poses(wholebody.folder / 'poses.json', images)
@@ -305,7 +305,7 @@ def test_annotations_reach_the_learning_loop(
         arguments = ('send-to-loop', '-p', project.id)
         assert 'no model is installed' in wholebody(*arguments, fails=True)
         settings: dict[str, Any] = dict(loop.settings)
-        with running_node(wholebody.folder, **settings) as node:  # on the same DATA_FOLDER: it gets a model
+        with running_node(wholebody.folder, **settings) as node:  # on the same DATA_FOLDER, which needs a model
             assert eventually(lambda: httpx.get(f'{node.url}/ready').json()['model_version'] == 'test-card 1.0')
         assert '2 images, 3 persons' in wholebody(*arguments)
         found = {tuple(sorted(image['metadata']['tags'])): image['metadata'] for image in loop.images()}
@@ -327,7 +327,7 @@ def test_annotations_reach_the_learning_loop(
 
 @pytest.mark.parametrize('kind', ['yolo-pose', 'fiftyone'])
 def test_others_read_the_same_persons(studio: LabelStudio, wholebody: Commands, kind: str) -> None:
-    """Ultralytics and FiftyOne, in environments of their own: each person with box, places and visibilities."""
+    """Ultralytics and FiftyOne, in environments of their own, read the same boxes, coordinates and visibilities."""
     images = [make_image(count, count) for count in (1, 3, 8)]
     write_images(wholebody.folder / 'images', images)
     poses = write_poses(wholebody.folder / 'poses.json', images)
@@ -343,7 +343,7 @@ def test_others_read_the_same_persons(studio: LabelStudio, wholebody: Commands, 
     for image in images:
         assert len(found[image.file_name]) == len(image.persons)
         for person in image.persons:
-            # visibilities are all a person's own
+            # the visibilities differ from person to person and identify each
             visibility = person.visibility.tolist()
             (one,) = [
                 other
@@ -358,7 +358,7 @@ def test_others_read_the_same_persons(studio: LabelStudio, wholebody: Commands, 
 
 
 def _is_near(box: Sequence[float], person: Person) -> bool:
-    """Whether centre and size are those of the person's box, if it has one."""
+    """Return True if centre and size match the person's box, or if the person has none."""
     if person.box is None:
         return True
     low, high = person.box.reshape(2, 2)

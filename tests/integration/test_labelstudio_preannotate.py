@@ -1,4 +1,4 @@
-"""`wholebody labelstudio preannotate` as a process, with a real Label Studio, killed and continued."""
+"""`wholebody labelstudio preannotate` with a real Label Studio, also killed and continued."""
 
 import hashlib
 import subprocess
@@ -24,16 +24,16 @@ from tests.support.label_studio.drawn import assert_drawn
 pytestmark = pytest.mark.integration
 
 VERSION = 'test-card 0.0'
-"""Of the embedded model."""
+"""Version of the embedded model."""
 SIZE = (720, 480)
 _SECONDS = 500
-"""Ray starts slowly, the more so on a busy machine."""
+"""Time limit in seconds; Ray starts slowly, especially on a busy machine."""
 
 
 def command(
     studio: LabelStudio, folder: Path, project: Project, *options: object, python: Sequence[object] = (sys.executable,)
 ) -> Any:
-    """A process of the command, not waited for."""
+    """Start a process of the command."""
     environment = clean_environment(
         LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.personal_token(), DATA_FOLDER=folder / 'data'
     )
@@ -49,7 +49,7 @@ def command(
 
 
 def ended(process: Any) -> tuple[int, str]:
-    """Exit code and output."""
+    """Wait for a process, and return its exit code and output."""
     try:
         output, _ = process.communicate(timeout=_SECONDS)
     except subprocess.TimeoutExpired:
@@ -60,7 +60,7 @@ def ended(process: Any) -> tuple[int, str]:
 
 
 def cards(count: int) -> list[tuple[tuple[Figure, ...], bytes]]:
-    """Cards of two persons, each unlike the others."""
+    """Make distinct cards of two persons."""
     found: list[tuple[tuple[Figure, ...], bytes]] = []
     for number in range(count):
         first, second = FIGURES
@@ -81,7 +81,7 @@ def project_of(studio: LabelStudio, pictures: Sequence[bytes], style: Style = 'k
 
 
 def without_ids(prediction: Json) -> list[Json]:
-    """Its regions without what is new each time: ids, and the bonds between them."""
+    """Return regions without ids and references to them, which are new each time."""
     kept = []
     for region in prediction['result']:
         meta = {key: value for key, value in (region.get('meta') or {}).items() if key != 'person'}
@@ -128,7 +128,8 @@ def test_five_hundred_tasks_survive_two_kills_without_duplicates(label_studio: L
 
 
 def test_versions_of_similar_names_and_predictions_stored_twice(label_studio: LabelStudio, tmp_path: Path) -> None:
-    """Label Studio's filter takes 0.0 and 0.0.1 for the same; and when busy it stores again what it has stored."""
+    """Versions 0.0 and 0.0.1 are kept apart although Label Studio's filter confuses them, and duplicates are
+    removed."""
     project, ids = project_of(label_studio, [image for _, image in cards(4)])
     twice = [{'task': task, 'result': [], 'score': 0.5, 'model_version': VERSION} for task in ids[:2]] * 2
     other = [{'task': task, 'result': [], 'score': 0.5, 'model_version': f'{VERSION}.1'} for task in ids[1:3]]
@@ -172,7 +173,7 @@ def test_a_wrong_token_and_a_missing_project_are_said(label_studio: LabelStudio,
 def test_ray_gives_the_same_predictions(label_studio: LabelStudio, tmp_path: Path) -> None:
     pins = PROJECT / 'requirements.lock'
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()[:8]
-    # Ray looks for `uv run` among its ancestors, and behaves differently below it.
+    # Ray behaves differently below a process of `uv run`
     python = ('uv', 'run', '--no-project', python_with(f'ray-{digest}', 'ray[data]>=2.40', '-r', str(pins)))
     pictures = [image for _, image in cards(40)]
     plain, _ = project_of(label_studio, pictures)

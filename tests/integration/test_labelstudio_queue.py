@@ -26,9 +26,9 @@ STYLES = pytest.mark.parametrize('style', ['skeleton', 'keypoints'])
 
 
 def run(label_studio: LabelStudio, *arguments: Any, **settings: str) -> subprocess.CompletedProcess[str]:
-    """`wholebody labelstudio …`, whatever comes of it; no token is in its output.
+    """Run `wholebody labelstudio …` and check that its output shows no token.
 
-    :param settings: beside, or instead of, address and token of the server.
+    :param settings: further settings, or replacements for address and token of the server.
     """
     environment = clean_environment(
         **{'LABEL_STUDIO_URL': label_studio.url, 'LABEL_STUDIO_API_TOKEN': label_studio.token} | settings
@@ -53,7 +53,7 @@ def succeed(label_studio: LabelStudio, *arguments: Any, **settings: str) -> str:
 
 
 def ranked(printed: str) -> list[int]:
-    """The tasks in the table, in its order."""
+    """Return the tasks of the table in its order."""
     rows = [line.split() for line in printed.splitlines()]
     return [int(row[1]) for row in rows if len(row) > 2 and row[0].isdigit() and row[1].isdigit()]
 
@@ -64,9 +64,9 @@ def predict(style: Style, task: int, persons: Sequence[Person], version: str = N
 
 
 def make_project(label_studio: LabelStudio, style: Style) -> tuple[Project, list[int]]:
-    """Eight tasks with predictions of two versions, of which the older has scores in another order.
+    """Make eight tasks with predictions of two versions, the older one with scores in another order.
 
-    All have postures of their own; the hands are the less certain the higher the number.
+    All have different postures, and the hands are less certain for higher numbers.
     """
     project = label_studio.create_project(generate(style), title='queue', sampling='Uncertainty sampling')
     tasks = project.import_tasks([{'image': f'/data/upload/1/01234567-image{number}.jpg'} for number in range(TASKS)])
@@ -86,13 +86,13 @@ def tab_of(project: Project) -> Json:
 
 
 def listed(project: Project) -> list[int]:
-    """The tasks of the tab, in its order."""
+    """Return the tasks of the tab in its order."""
     answer = project.server.request('GET', '/api/tasks', params={'view': tab_of(project)['id'], 'page_size': 100})
     return [int(task['id']) for task in answer['tasks']]
 
 
 def stream(project: Project, result: Sequence[Json]) -> list[int]:
-    """What "Label All Tasks" gives, one after the other, until it gives no more of them."""
+    """Return the tasks that "Label All Tasks" gives one after the other."""
     tasks: list[int] = []
     while (answer := project.server.ask('GET', f'/api/projects/{project.id}/next')).is_success:
         tasks.append(int(answer.json()['id']))
@@ -105,7 +105,7 @@ def stream(project: Project, result: Sequence[Json]) -> list[int]:
 def test_the_tab_and_the_label_stream_have_the_order_of_the_queue(
     label_studio: LabelStudio, style: Style, by: str
 ) -> None:
-    """Of the newest version by itself, without what is annotated or skipped; a second run changes nothing."""
+    """The tab and the label stream have the queue's order for the newest version, and a second run changes nothing."""
     project, tasks = make_project(label_studio, style)
     person = by_hand(make_person(seed=2))
     result = to_results([person], parse(generate(style)), SIZE)
@@ -128,7 +128,7 @@ def test_the_tab_and_the_label_stream_have_the_order_of_the_queue(
 
 
 def test_another_version_a_limit_and_parts(label_studio: LabelStudio) -> None:
-    """The others come behind the limit, with their scores if possible; sampling changes only if that is wanted."""
+    """Tasks beyond the limit come later and keep their scores if possible, and sampling changes only on request."""
     project, tasks = make_project(label_studio, 'skeleton')
     before = [p['score'] for p in project.predictions() if p['model_version'] == OLD]
     project.change(sampling='Sequential sampling')
@@ -149,7 +149,7 @@ def test_another_version_a_limit_and_parts(label_studio: LabelStudio) -> None:
 
 
 def test_a_dry_run_writes_nothing(label_studio: LabelStudio) -> None:
-    """Neither scores nor a tab nor settings; its order is that of the real run. A personal token will do."""
+    """A dry run has the order of the real one and writes no scores, tab or settings, also with a personal token."""
     project, _ = make_project(label_studio, 'keypoints')
     before = project.predictions(), project.settings()
     printed = succeed(
@@ -166,7 +166,7 @@ def test_a_dry_run_writes_nothing(label_studio: LabelStudio) -> None:
 def test_evaluate_reproduces_an_oks_that_was_computed_by_hand(
     label_studio: LabelStudio, tmp_path: Path, style: Style
 ) -> None:
-    """From a project, and the same from its snapshot; of two versions, with links to the tasks."""
+    """`evaluate` reports the OKS computed by hand for a project and its snapshot, with links to the tasks."""
     project = label_studio.create_project(generate(style))
     tasks = project.import_tasks([{'image': f'/data/upload/1/01234567-image{number}.jpg'} for number in range(3)])
     person = make_person(width=200, height=400)
@@ -204,7 +204,7 @@ def test_evaluate_reproduces_an_oks_that_was_computed_by_hand(
 
 
 def test_several_projects_are_evaluated_together(label_studio: LabelStudio, tmp_path: Path) -> None:
-    """Each with its own labeling config."""
+    """Several projects are evaluated together, each with its own labeling config."""
     numbers = []
     for style in ('skeleton', 'keypoints'):
         project = label_studio.create_project(generate(style))
@@ -217,7 +217,7 @@ def test_several_projects_are_evaluated_together(label_studio: LabelStudio, tmp_
 
 
 def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
-    """On standard error, in a line or two, with an exit code."""
+    """Missing things are reported on standard error in a line or two, with an exit code."""
     project, tasks = make_project(label_studio, 'skeleton')
     empty = label_studio.create_project(generate('skeleton'))
     strange = label_studio.create_project(

@@ -1,4 +1,4 @@
-"""`wholebody labelstudio init` and `import` with a real Label Studio, each in a process of its own."""
+"""`wholebody labelstudio init` and `import` as processes with a real Label Studio."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 
 CARD = images.encode_jpeg(make_card(), quality=80)
 VERSION = 'test-card 0.0'
-"""Of the embedded package."""
+"""Version of the embedded package."""
 AUTH = {'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'pässword: 1'}
 
 
@@ -41,14 +41,14 @@ def node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio) -> Itera
 
 @pytest.fixture(scope='module')
 def guarded_node(tmp_path_factory: pytest.TempPathFactory, studio: LabelStudio) -> Iterator[NodeProcess]:
-    """One that asks for user name and password."""
+    """Start a node with basic auth."""
     settings: dict[str, Any] = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.token, **AUTH}
     with running_node(tmp_path_factory.mktemp('guarded'), **settings) as running:
         yield running
 
 
 class Command:
-    """`wholebody labelstudio` in a folder without `.env`."""
+    """Runs `wholebody labelstudio` in a folder without `.env`."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self._folder = folder
@@ -66,14 +66,14 @@ class Command:
         )
 
     def succeed(self, *arguments: Any) -> str:
-        """What it prints."""
+        """Return the output of a command that succeeds."""
         process = self.start(*arguments)
         printed, said = process.communicate(timeout=100)
         assert process.returncode == 0, printed + said
         return printed
 
     def fail(self, *arguments: Any, code: int = 1) -> str:
-        """What it prints and says."""
+        """Return output and errors of a command that fails."""
         process = self.start(*arguments)
         printed, said = process.communicate(timeout=100)
         assert process.returncode == code, printed + said
@@ -87,18 +87,18 @@ def command(tmp_path: Path, studio: LabelStudio) -> Command:
 
 
 def initialized(command: Command, studio: LabelStudio, *arguments: Any) -> tuple[Project, str]:
-    """The project that `init` names, and what it printed."""
+    """Return the project that `init` names, and the output."""
     printed = command.succeed('init', *arguments)
     address = next(line for line in printed.splitlines() if line.startswith(studio.url))
     return Project(studio, int(address.split('/')[4])), printed
 
 
 def cards(folder: Path, count: int) -> list[Path]:
-    """Different image files."""
+    """Make distinct image files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f'card {number} ü.jpg' for number in range(count)]
     for number, path in enumerate(paths):
-        path.write_bytes(CARD + bytes([number // 256, number % 256]))  # what follows a JPEG's end is ignored
+        path.write_bytes(CARD + bytes([number // 256, number % 256]))  # readers ignore what follows the end of a JPEG
     return paths
 
 
@@ -107,7 +107,7 @@ def digests(paths: Sequence[Path]) -> list[str]:
 
 
 def task_digests(project: Project) -> list[str]:
-    """Of all tasks, however many."""
+    """Return the digests of all tasks."""
     found: list[str] = []
     while True:
         listed = {'project': project.id, 'page_size': 100, 'page': 1 + len(found) // 100}
@@ -118,7 +118,7 @@ def task_digests(project: Project) -> list[str]:
 
 
 def content_of(studio: LabelStudio, task: Json) -> bytes:
-    """Of a task's image, as a client with the token gets it."""
+    """Return the content of a task's image, fetched with the token."""
     answer = httpx.get(studio.url + task['data']['image'], headers={'Authorization': f'Token {studio.token}'})
     assert answer.status_code == 200
     return answer.content
@@ -130,7 +130,7 @@ def content_of(studio: LabelStudio, task: Json) -> bytes:
 def test_a_project_is_made_once_and_uncertainty_sampling_finds_its_predictions(
     command: Command, studio: LabelStudio, node: NodeProcess, tmp_path: Path
 ) -> None:
-    """Config, sampling, backend, webhook and model version; a second run changes nothing and says so."""
+    """`init` sets up config, sampling, backend, webhook and model version, and a second run reports no change."""
     arguments = ('--title', 'made once', '--node', node.url)
     project, printed = initialized(command, studio, *arguments)
     assert 'is created' in printed
@@ -156,14 +156,15 @@ def test_a_project_is_made_once_and_uncertainty_sampling_finds_its_predictions(
     scores = dict(zip(rest, (0.5, 0.4, 0.01, 0.6, 0.3), strict=True))
     made = [{'task': task, 'score': score, 'model_version': VERSION, 'result': []} for task, score in scores.items()]
     assert project.import_predictions(made) == 5
-    for _ in range(5):  # without sampling the sixth would come up by chance
+    for _ in range(5):  # without uncertainty sampling the sixth task would come first only by chance
         assert studio.request('GET', f'/api/projects/{project.id}/next')['id'] == rest[2]
 
 
 def test_a_guarded_node_gets_its_credentials_from_backend_and_webhook(
     tmp_path: Path, studio: LabelStudio, guarded_node: NodeProcess
 ) -> None:
-    """A surplus webhook goes, the one that stays is let in; wrong and missing credentials are named, not shown."""
+    """The node's credentials are set for backend and webhook, a surplus webhook is deleted, and faults show no
+    secrets."""
     environment = {'LABEL_STUDIO_URL': studio.url, 'LABEL_STUDIO_API_TOKEN': studio.personal_token()}
     arguments = ('--title', 'guarded', '--node', f'{guarded_node.url}/')
     said = Command(tmp_path, **environment).fail('init', *arguments)
@@ -187,7 +188,7 @@ def test_a_guarded_node_gets_its_credentials_from_backend_and_webhook(
 
 
 def test_another_node_version_renames_the_backend(command: Command, studio: LabelStudio, node: NodeProcess) -> None:
-    """A backend that a person named, or that was left without its webhook, and its project are put right."""
+    """Another version of the node renames the backend, also one with another title or without its webhook."""
     project = studio.create_project(generate('keypoints'), title='by hand')
     project.connect(node.url, title='my backend', interactive=False)
     assert project.settings()['model_version'] == 'my backend'
@@ -200,7 +201,7 @@ def test_another_node_version_renames_the_backend(command: Command, studio: Labe
 
 
 def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """Counts are named; the same config, in other colours, is fine; without work, another is put in place."""
+    """A config of annotated tasks is not replaced unless it differs only in colours; without annotations it is."""
     project = studio.create_project(generate('keypoints'), title='with work')
     region = {
         'from_name': 'bbox',
@@ -236,7 +237,7 @@ def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: L
 
 
 def test_a_label_studio_that_refuses_private_addresses_is_told_how_to_start(tmp_path: Path, node: NodeProcess) -> None:
-    """With its default settings."""
+    """With Label Studio's default settings, `init` explains how to allow private addresses."""
     defaults = {'ML_BLOCK_LOCAL_IP': None, 'SSRF_PROTECTION_ENABLED': None}
     with running_label_studio(tmp_path / 'studio', **defaults) as studio:
         command = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
@@ -246,7 +247,7 @@ def test_a_label_studio_that_refuses_private_addresses_is_told_how_to_start(tmp_
 
 
 def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """Address, token, project, node and config, each by the setting or the option that it comes from."""
+    """Faults in address, token, project, node and config are reported with their setting or option."""
     (tmp_path / 'config.xml').write_text('<View><Text name="text" value="$text"/></View>')
     assert '--config' in command.fail('init', '--config', tmp_path / 'config.xml')
     assert '/api/projects/99999/' in command.fail('init', '--project', 99999)
@@ -268,7 +269,7 @@ def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_pa
 
 
 def test_a_folder_is_imported_once(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """Repeated, broken and other files are counted, new ones are added by the next run, folders only if wanted."""
+    """Repeated, damaged and other files are counted, and the next run adds new ones and wanted subfolders."""
     folder = tmp_path / 'images'
     paths = cards(folder, 3)
     (folder / 'same.JPG').write_bytes(paths[0].read_bytes())
@@ -290,7 +291,7 @@ def test_a_folder_is_imported_once(command: Command, studio: LabelStudio, tmp_pa
 
 
 def test_an_import_that_was_killed_goes_on(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """Three kills at different moments: each image once in the end."""
+    """After three kills at different moments, each image is imported once."""
     paths = cards(tmp_path / 'images', 260)
     project = studio.create_project(generate('skeleton'), title='killed')
     counts = []
@@ -309,7 +310,7 @@ def test_an_import_that_was_killed_goes_on(command: Command, studio: LabelStudio
 
 
 def test_tasks_that_label_studio_made_twice_are_removed(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """As it does with SQLite when the database is locked; those with annotations or drafts stay, and other tasks."""
+    """Tasks that Label Studio created twice are removed, except those with annotations or drafts."""
     paths = cards(tmp_path / 'images', 4)
     project = studio.create_project(generate('skeleton'), title='twice')
     command.succeed('import', *paths[:3], '--project', project.id)
@@ -328,7 +329,7 @@ def test_tasks_that_label_studio_made_twice_are_removed(command: Command, studio
 
 
 def test_an_import_survives_the_end_of_label_studio(tmp_path: Path) -> None:
-    """It says so, and that the next run goes on."""
+    """If Label Studio stops during an import, the command says that the next run continues."""
     cards(tmp_path / 'images', 200)
     with running_label_studio(tmp_path / 'studio') as studio:
         command = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
@@ -344,7 +345,7 @@ def test_an_import_survives_the_end_of_label_studio(tmp_path: Path) -> None:
 
 
 def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """One storage for the folder, of which a sync makes no tasks; the token gets the files; a second run adds none."""
+    """Local files are served by one storage that creates no tasks, and a second run adds none."""
     folder = studio.files / 'registered'
     paths = cards(folder, 2)
     deep = cards(folder / 'deep', 3)[2:]
@@ -374,7 +375,8 @@ def test_local_files_are_served_not_uploaded(command: Command, studio: LabelStud
 
 
 def test_imports_that_cannot_work_are_named(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """Config, project, token, files; a personal access token works; nothing is imported by halves."""
+    """Faults in config, project, token and files are reported before anything is imported, and a personal token
+    works."""
     (path,) = cards(tmp_path / 'images', 1)
     unfit = studio.create_project('<View><Text name="text" value="$text"/></View>', title='texts')
     assert 'wholebody labelstudio init' in command.fail('import', path, '--project', unfit.id)

@@ -1,4 +1,4 @@
-"""Comparison of persons in Label Studio with the figures drawn on a test card."""
+"""Compare persons in Label Studio with the figures drawn on a test card."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,8 @@ from mock.test_card.cards import Figure
 
 
 def assert_drawn(persons: Sequence[Person], figures: Sequence[Figure], size: tuple[int, int]) -> None:
-    """Each figure once: 95 % of its keypoints within 1 % of the image, its box where it was drawn."""
+    """Assert that each figure is there once, with 95 % of its keypoints within 1 % of the image and its box in
+    place."""
     assert len(persons) == len(figures)
     for figure in figures:
         person = min(persons, key=lambda candidate: np.abs(candidate.keypoints - figure.keypoints).max())

@@ -1,4 +1,4 @@
-"""Persons that a model predicted and an annotator corrected, and what faster-coco-eval says of them."""
+"""Predicted and corrected persons, and the figures of faster-coco-eval for them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ LEFT_HAND = PART_BY_NAME['left_hand']
 
 
 def make_person(x: float = 100, y: float = 100, *, width: float = 200, height: float = 400, seed: int = 0) -> Person:
-    """A model's person, all keypoints inside the box."""
+    """Make a predicted person with all keypoints inside the box."""
     corner, sides = np.array([x, y]), np.array([width, height])
     places = np.random.default_rng(seed).uniform(0.05, 0.95, (133, 2))
     return Person(
@@ -38,7 +38,7 @@ def make_person(x: float = 100, y: float = 100, *, width: float = 200, height: f
 
 
 def by_hand(person: Person) -> Person:
-    """The same as an annotator's."""
+    """Return the person as an annotator would have labelled it."""
     return replace(person, box_score=None, scores=np.full(133, np.nan, dtype=np.float32))
 
 
@@ -49,7 +49,7 @@ def moved(person: Person, indices: Sequence[int], x: float, y: float = 0) -> Per
 
 
 def without(person: Person, indices: Sequence[int]) -> Person:
-    """As read from Label Studio: what is not labelled has no place."""
+    """Return the person without some keypoints, as read from Label Studio: unlabelled ones have no coordinates."""
     keypoints, visibility = person.keypoints.copy(), person.visibility.copy()
     keypoints[list(indices)] = 0
     visibility[list(indices)] = NOT_LABELLED
@@ -67,7 +67,7 @@ def part_of(evaluation: Evaluation, name: str) -> PartFigures:
 
 
 def coco_figures(images: Sequence[Evaluated], part: Part) -> list[float]:
-    """AP, AP50, AP75 and AR by faster-coco-eval alone, from files in the format of COCO."""
+    """Return AP, AP50, AP75 and AR by faster-coco-eval alone, from files in COCO's format."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth: list[dict[str, Any]] = []
@@ -123,5 +123,5 @@ def unsure(person: Person, part: str, confidence: float) -> Person:
 
 
 def measure(people: Sequence[Person], predicted: Sequence[Person]) -> Evaluation:
-    """Of one image."""
+    """Evaluate one image."""
     return evaluate([make_image(people, predicted)])

@@ -14,7 +14,7 @@ TIME = '2026-11-21T12:00:00.000000Z'
 
 
 def make_task(image: LabelledImage, style: Style = 'skeleton', **fields: Any) -> Json:
-    """A task of the image's id, with one annotation of twice that id."""
+    """Make a task with the image's id and one annotation with twice that id."""
     results = to_results(image.persons, parse(generate(style)), image.size)
     annotation = make_annotation(2 * image.id, results)
     uploaded = {'image': f'/data/upload/3/1a2b3c4d-{image.file_name}'}

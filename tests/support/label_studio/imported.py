@@ -1,4 +1,4 @@
-"""Labelled images and the tasks that show them."""
+"""Labelled images and their tasks."""
 
 from typing import Any
 

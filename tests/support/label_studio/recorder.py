@@ -1,4 +1,4 @@
-"""An HTTP server that records every request that reaches it and answers what a test says."""
+"""An HTTP server that records all requests and gives the answers of a test."""
 
 import socket
 import ssl
@@ -14,7 +14,7 @@ PICTURE = b'\xff\xd8 as good as a photograph'
 
 @dataclass(frozen=True)
 class Request:
-    """What came; header names in lower case."""
+    """A recorded request; header names are in lower case."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What is answered.
+    """An answer.
 
     :param body: chunks are sent one by one, without Content-Length.
     """
@@ -40,7 +40,7 @@ class Reply:
 
 @dataclass
 class Recorder:
-    """What has come to a server, and what it answers to it."""
+    """Records requests and answers them."""
 
     host: str
     scheme: str
@@ -98,7 +98,7 @@ def recording(host: str = '127.0.0.1', context: ssl.SSLContext | None = None) ->
         request_queue_size = 64
 
         def handle_error(self, *_: Any) -> None:
-            """A client that has had enough is no error here."""
+            """Ignore clients that close the connection."""
 
     server = Server((host, 0), Handler)
     with server:
@@ -111,5 +111,5 @@ def recording(host: str = '127.0.0.1', context: ssl.SSLContext | None = None) ->
 
 
 def redirecting(location: str, status: int = 303) -> Callable[[Request], Reply]:
-    """What answers every request with a redirect."""
+    """Return a handler that redirects every request."""
     return lambda _: Reply(status, b'', {'Location': location, 'Set-Cookie': 'sessionid=secret; Path=/'})

@@ -1,4 +1,4 @@
-"""Tasks that wait for review."""
+"""Tasks for the review queue."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Tasks as Label Studio's API and its snapshots give them."""
+"""Tasks as Label Studio's API and snapshots give them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ def make_task(
     predicted: Mapping[str, Sequence[Person]] | None = None,
     size: Size = (1000, 800),
 ) -> Json:
-    """A task with at most one annotation, and a prediction of each version, all of them an hour apart.
+    """Make a task with at most one annotation and a prediction of each version, all an hour apart.
 
-    :param people: as annotated; None: not at all.
-    :param predicted: by model version.
+    :param people: annotated persons; None: no annotation.
+    :param predicted: predicted persons by model version.
     """
     annotations = [] if people is None else [make_annotation(10 * number, to_results(people, config, size))]
     return {
@@ -42,6 +42,6 @@ def make_task(
 
 
 def make_annotation(number: int, result: list[Json], *, was_cancelled: bool = False, hour: int = 12) -> Json:
-    """:param hour: when it was changed."""
+    """:param hour: time of the last change."""
     changed = f'2026-11-20T{hour:02}:00:00.000000Z'
     return {'id': number, 'was_cancelled': was_cancelled, 'result': result, 'updated_at': changed}
