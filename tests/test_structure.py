@@ -23,7 +23,6 @@ ELSEWHERE: Final = {
     'detector/cli/common.py': 'tests/cli/test_main.py',
     'detector/label_studio/backend/preannotation.py': 'tests/test_ls_adapter.py',
     'detector/label_studio/labels/task_labels.py': 'tests/label_studio/workflows/test_exports.py',
-    'detector/node/shutdown.py': 'tests/api/middleware/test_drain.py',
     'detector/outbox/images.py': 'tests/api/test_outbox_routes.py',
     # The commands, routes and store of the mock Loop read and write all of these.
     'mock/loop/': 'tests/mock/loop/test_store.py',

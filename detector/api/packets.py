@@ -139,11 +139,11 @@ class _Parts:
     def check(self, part: Any) -> None:
         """Count the latest part, or discard all parts if it is beyond the limits."""
         if not isinstance(part, bytes):
-            self.give_up(InvalidRequest('a binary part is not binary'))
+            self.give_up(InvalidRequest('a binary part of the event is not binary data'))
         elif self.fault is not None:
             self.give_up(self.fault)
         elif self.claim.held + len(part) > self._limit:
-            self.give_up(RequestTooLarge(f'its binary parts have more than {self._limit} bytes (MAX_IN_FLIGHT_MIB)'))
+            self.give_up(RequestTooLarge(f'the binary parts have more than {self._limit} bytes (MAX_IN_FLIGHT_MIB)'))
         elif not self.claim.has_room(len(part)):
             self.give_up(self.claim.refusal())
         else:
@@ -155,7 +155,7 @@ class _Parts:
         self.claim.release()
 
     def expire(self) -> None:
-        self.give_up(RequestTooSlow(f'its binary parts did not arrive within {self._seconds:g} seconds (BODY_SECONDS)'))
+        self.give_up(RequestTooSlow(f'the binary parts did not arrive within {self._seconds:g} seconds (BODY_SECONDS)'))
 
 
 def _expire(parts: 'weakref.ref[_Parts]') -> None:

@@ -157,9 +157,8 @@ def configure_logging(settings: Settings) -> None:
             'loggers': {
                 'wholebody': {'level': level},
                 'uvicorn': {'level': level},
-                'uvicorn.error': {
-                    'level': 'INFO' if level == 'DEBUG' else level
-                },  # its DEBUG lines contain headers and frames
+                # the DEBUG lines of uvicorn.error contain headers and frames
+                'uvicorn.error': {'level': 'INFO' if level == 'DEBUG' else level},
                 'Node': {'level': chatter, 'handlers': [], 'propagate': True},
                 'loop_communication': {'level': chatter},
                 'uvicorn.access': {'level': 'DEBUG' if settings.debug else 'WARNING'},
