@@ -1,4 +1,4 @@
-"""Dockerfile and docker-compose.yml, against each other and against the code. `.ci/run` lints them too."""
+"""The Dockerfile and docker-compose.yml agree with each other and with the code. `.ci/run` lints both."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ from tests.support.dockerfile import config, context, copied, stages
 SETTINGS = {environment_name(field) for field in Settings.model_fields}
 VARIANTS = ('cpu', 'cuda')
 OURS = ('node', 'node-2', 'node-cuda', 'mock-loop')
-"""Services that run our image."""
+"""Services that run the node's image."""
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +33,7 @@ def compose() -> dict[str, Any]:
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_the_image_serves_unprivileged(variant: str) -> None:
-    """A numeric user, which Kubernetes can check; a command that exists; the port that is exposed is the node's."""
+    """The image has a numeric user, which Kubernetes can check, an existing command, and exposes the node's port."""
     image = config(VARIANT=variant)
     assert image.user == '1000:1000'
     assert image.entrypoint == ['wholebody']
@@ -45,7 +45,7 @@ def test_the_image_serves_unprivileged(variant: str) -> None:
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_the_image_sets_real_settings(variant: str) -> None:
-    """Whatever it sets is a setting, or known to Python, a library or NVIDIA's runtime."""
+    """Every variable of the image is a setting, or belongs to Python, a library or NVIDIA's runtime."""
     known = {'PATH', 'HOME', 'NICEGUI_STORAGE_PATH', 'CUDA_CACHE_PATH'}
     environment = config(VARIANT=variant).environment
     ours = {name for name in environment if name not in known and not name.startswith(('PYTHON', 'NVIDIA_'))}
@@ -55,7 +55,7 @@ def test_the_image_sets_real_settings(variant: str) -> None:
 
 
 def test_the_health_check_needs_no_shell_and_asks_a_real_route() -> None:
-    """The interpreter itself, a program that compiles, `/ready` on the port of BACKEND_PORT or NODE_PORT."""
+    """The check runs the interpreter with a valid program that requests `/ready` on BACKEND_PORT or NODE_PORT."""
     interpreter, *options, program = config().health
     assert interpreter == 'python'
     assert options == ['-I', '-c']
@@ -66,7 +66,7 @@ def test_the_health_check_needs_no_shell_and_asks_a_real_route() -> None:
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_what_is_copied_exists_and_nothing_else_goes_in(variant: str) -> None:
-    """.dockerignore names exactly the sources of the variants; stages that are copied from exist."""
+    """.dockerignore admits exactly the sources that the variants copy, and every stage that is copied from exists."""
     assert _sources(*VARIANTS) == context()
     for source in _sources(variant):
         assert (PROJECT / source).exists(), source
@@ -75,7 +75,7 @@ def test_what_is_copied_exists_and_nothing_else_goes_in(variant: str) -> None:
 
 
 def _sources(*variants: str) -> set[str]:
-    """What is copied from the build context."""
+    """Return what is copied from the build context."""
     return {
         source
         for variant in variants
@@ -87,7 +87,7 @@ def _sources(*variants: str) -> set[str]:
 
 
 def test_every_installation_is_pinned() -> None:
-    """By hash, from wheels only, without dependencies; but for the project itself, which has neither."""
+    """Packages are installed by hash, from wheels, without dependencies. Only the project itself has no hash."""
     runs = [line.arguments for stage in stages() for line in stage.instructions if line.name == 'RUN']
     installs = [part for run in runs for part in run.split('&&') if ' install ' in part and 'pip' in part]
     locked = [words for words in installs if not words.rstrip().endswith('/src')]
@@ -98,7 +98,7 @@ def test_every_installation_is_pinned() -> None:
 
 
 def test_base_images_have_exact_versions(compose: dict[str, Any]) -> None:
-    """No image floats: each tag has three numbers, or is built here."""
+    """Each image has a tag of three numbers or is built here."""
     bases = {stage.base for stage in stages()} - {stage.name for stage in stages()}
     pulled = {service['image'] for service in compose['services'].values() if 'build' not in service}
     assert len(bases) == 1
@@ -109,7 +109,7 @@ def test_base_images_have_exact_versions(compose: dict[str, Any]) -> None:
 
 
 def test_the_labels_agree_with_the_project() -> None:
-    """Version and licence stand in pyproject.toml too."""
+    """The labels have the version, licence and description of pyproject.toml."""
     project = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['project']
     labels = {key.removeprefix('org.opencontainers.image.'): value for key, value in config().labels.items()}
     assert labels['version'] == project['version']
@@ -119,7 +119,7 @@ def test_the_labels_agree_with_the_project() -> None:
 
 
 def test_no_secret_gets_into_a_layer() -> None:
-    """No build argument or variable of the image has the name of a secret, and .env stays outside."""
+    """No build argument or variable of the image has the name of a secret, and `.env` is not copied."""
     secrets = {environment_name(name) for name, field in Settings.model_fields.items() if 'Secret' in str(field)}
     assert 'LABEL_STUDIO_API_TOKEN' in secrets
     image = config()
@@ -128,7 +128,7 @@ def test_no_secret_gets_into_a_layer() -> None:
 
 
 def test_the_cuda_pins_replace_one_package() -> None:
-    """onnxruntime-gpu in onnxruntime's version, CUDA, cuDNN; what both locks hold has the same version."""
+    """The lock has onnxruntime-gpu of onnxruntime's minor version, CUDA and cuDNN; shared packages agree."""
     cpu, cuda = (_pins(PROJECT / name) for name in ('requirements.lock', 'requirements-cuda.lock'))
     assert 'onnxruntime' not in cuda
     assert _minor(cuda['onnxruntime-gpu']) == _minor(cpu['onnxruntime'])
@@ -151,20 +151,20 @@ def _minor(version: str) -> str:
 
 
 def test_every_service_is_bounded_and_rotates_its_log(compose: dict[str, Any]) -> None:
-    """Restarted, without capabilities, with limits on memory, processes and log."""
+    """Every service restarts, has no capabilities, and has limits on memory, processes and log."""
     for name, service in compose['services'].items():
         assert service['restart'] == 'unless-stopped', name
         assert service['cap_drop'] == ['ALL'], name
         assert service['security_opt'] == ['no-new-privileges:true'], name
         assert service['logging']['options'].keys() == {'max-size', 'max-file'}, name
         assert {'memory', 'pids'} <= service['deploy']['resources']['limits'].keys(), name
-        assert 'healthcheck' in service or name in OURS, f'{name}: only our image brings a check along'
+        assert 'healthcheck' in service or name in OURS, f"{name}: only the node's image has a health check"
         assert not service.get('privileged'), name
         assert _interpolated(service['deploy']['resources']['limits']['memory'])[-1] in 'gm', name
 
 
 def test_root_file_systems_are_read_only(compose: dict[str, Any]) -> None:
-    """But for Label Studio's, whose image is not made for it; and nothing inline is put into them, which fails."""
+    """Only Label Studio's is writable, as its image requires. No service has inline files, which would fail."""
     writable = {name for name, service in compose['services'].items() if not service.get('read_only')}
     assert writable == {'label-studio'}
     assert 'configs' not in compose
@@ -173,7 +173,7 @@ def test_root_file_systems_are_read_only(compose: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize('name', OURS)
 def test_our_services_have_what_they_need(compose: dict[str, Any], name: str) -> None:
-    """A temporary file system, a volume of their own, time to end, real settings, the variant of their image."""
+    """Each has a temporary file system, its own volume, time to stop, real settings and its variant of the image."""
     service = compose['services'][name]
     assert [entry.split(':')[0] for entry in service['tmpfs']] == [config().environment['HOME']] == ['/tmp']
     (volume,) = service['volumes']
@@ -190,7 +190,7 @@ def test_our_services_have_what_they_need(compose: dict[str, Any], name: str) ->
 
 
 def test_running_services_share_no_data_folder_and_no_port(compose: dict[str, Any]) -> None:
-    """A node locks its folder; node and node-cuda are one or the other."""
+    """Services that run together have their own folders and ports. node-cuda runs instead of node."""
     together = [service for name, service in compose['services'].items() if name != 'node-cuda']
     ports = [port.rpartition(':')[0].rpartition(':')[2] for service in together for port in service.get('ports', [])]
     assert len(ports) == len(set(ports))
@@ -200,7 +200,7 @@ def test_running_services_share_no_data_folder_and_no_port(compose: dict[str, An
 
 
 def test_mounted_files_exist(compose: dict[str, Any]) -> None:
-    """Docker would make folders in their place."""
+    """Each mounted file exists; Docker would create a folder in place of a missing one."""
     mounted = [volume for service in compose['services'].values() for volume in service['volumes'] if volume[0] == '.']
     assert mounted
     for source, _, mode in (volume.split(':') for volume in mounted):
@@ -223,7 +223,7 @@ def test_profiles_and_limits_are_documented(compose: dict[str, Any]) -> None:
 
 
 def test_the_replicas_are_those_of_the_proxy(compose: dict[str, Any]) -> None:
-    """HAProxy's servers are services with a node's port; its own port is published."""
+    """HAProxy's servers are services with the node's port, and its own port is published."""
     text = (PROJECT / 'deploy' / 'proxy' / 'haproxy.cfg').read_text()
     servers = set(re.findall(r'^ +server \S+ (\S+):(\d+) ', text, re.MULTILINE))
     assert servers == {(name, '8004') for name in compose['services']['proxy']['depends_on']}
@@ -233,7 +233,7 @@ def test_the_replicas_are_those_of_the_proxy(compose: dict[str, Any]) -> None:
 
 
 def test_monitoring_finds_the_nodes_and_its_files(compose: dict[str, Any]) -> None:
-    """Prometheus asks services at a node's port, and reads the rules beside it; Grafana asks Prometheus."""
+    """Prometheus scrapes the nodes' ports and reads the rules beside it; Grafana queries Prometheus."""
     folder = PROJECT / 'deploy' / 'monitoring'
     mounts = {
         name: dict(volume.split(':')[:2][::-1] for volume in compose['services'][name]['volumes'])
@@ -254,5 +254,5 @@ def test_monitoring_finds_the_nodes_and_its_files(compose: dict[str, Any]) -> No
 
 
 def _interpolated(text: str) -> str:
-    """With the defaults of its variables."""
+    """Replace the variables by their defaults."""
     return re.sub(r'\$\{\w+:-([^}]*)\}', r'\1', text)
