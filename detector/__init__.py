@@ -63,32 +63,20 @@ __all__ = [
 ]
 
 _SOURCES = {
-    'PoseEngine': 'engine.pose_engine:PoseEngine',
-    'EngineOptions': 'engine.pose_engine:EngineOptions',
-    'installed_package': 'models.store:installed_package',
-    'embedded_package': 'models.store:embedded_package',
-    'open_package': 'models.package:open_package',
-    'unpack_package': 'models.package:unpack',
-    'ModelPackage': 'models.package:ModelPackage',
-    'Pose': 'pose.pose:Pose',
-    'poses_to_json': 'pose.pose:poses_to_json',
-    'oks': 'pose.similarity:oks',
-    'box_ious': 'pose.similarity:box_ious',
-    'read_image': 'pose.images:read',
-    'decode_image': 'pose.images:decode',
-    'write_image': 'pose.images:write',
-    'draw_poses': 'pose.overlay:draw',
-    'KEYPOINT_NAMES': 'pose.skeleton:KEYPOINT_NAMES',
-    'PARTS': 'pose.skeleton:PARTS',
-    'SKELETON_EDGES': 'pose.skeleton:SKELETON_EDGES',
-    'FLIP_INDICES': 'pose.skeleton:FLIP_INDICES',
-    'OKS_SIGMAS': 'pose.skeleton:OKS_SIGMAS',
-    'WholebodyError': 'errors:WholebodyError',
-    'InvalidImage': 'errors:InvalidImage',
-    'InvalidPackage': 'errors:InvalidPackage',
-    'RuntimeUnavailable': 'errors:RuntimeUnavailable',
+    'engine.pose_engine': ('EngineOptions', 'PoseEngine'),
+    'errors': ('InvalidImage', 'InvalidPackage', 'RuntimeUnavailable', 'WholebodyError'),
+    'models.package': ('ModelPackage', 'open_package', 'unpack_package'),
+    'models.store': ('embedded_package', 'installed_package'),
+    'pose.images': ('decode_image', 'read_image', 'write_image'),
+    'pose.overlay': ('draw_poses',),
+    'pose.pose': ('Pose', 'poses_to_json'),
+    'pose.similarity': ('box_ious', 'oks'),
+    'pose.skeleton': ('FLIP_INDICES', 'KEYPOINT_NAMES', 'OKS_SIGMAS', 'PARTS', 'SKELETON_EDGES'),
 }
-"""Module and name of each public object, by public name."""
+_RENAMED = {
+    'unpack_package': 'unpack', 'decode_image': 'decode', 'read_image': 'read', 'write_image': 'write',
+    'draw_poses': 'draw',
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -96,10 +84,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version('wholebody-pose-node')
-    if name not in _SOURCES:
-        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    module, _, source = _SOURCES[name].partition(':')
-    return getattr(import_module(f'{__name__}.{module}'), source)
+    for module, names in _SOURCES.items():
+        if name in names:
+            return getattr(import_module(f'{__name__}.{module}'), _RENAMED.get(name, name))
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:

@@ -23,11 +23,11 @@ def docstring_of(name: str) -> str:
     value = getattr(detector, name)
     if inspect.isclass(value) or inspect.isroutine(value):
         return value.__doc__ or ''
-    module, _, original = detector._SOURCES.get(name, ':').partition(':')
-    source = importlib.import_module(f'detector.{module}') if module else detector
+    modules = [f'detector.{module}' for module, names in detector._SOURCES.items() if name in names]
+    source = importlib.import_module(modules[0]) if modules else detector
     statements = [node for node in ast.walk(ast.parse(inspect.getsource(source))) if isinstance(node, ast.stmt)]
     for definition, following in pairwise(statements):
-        if isinstance(definition, ast.AnnAssign) and ast.unparse(definition.target) == (original or name):
+        if isinstance(definition, ast.AnnAssign) and ast.unparse(definition.target) == name:
             assert isinstance(following, ast.Expr)
             assert isinstance(following.value, ast.Constant)
             return str(following.value.value)

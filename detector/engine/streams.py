@@ -6,7 +6,7 @@ picture changes, or the last frame showed no person. Identities over frames are 
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -127,12 +127,7 @@ class _Stream:
         keypoints = np.stack([pose.keypoints for pose in poses])
         if shared_bodies(boxes, keypoints, np.stack([pose.confidences for pose in poses])).any():
             return None
-        self._tracks = [
-            _Track(
-                box=pose.box, margins=track.margins, box_confidence=track.box_confidence, confidence=track.confidence
-            )
-            for pose, track in zip(poses, self._tracks, strict=True)
-        ]
+        self._tracks = [replace(track, box=pose.box) for pose, track in zip(poses, self._tracks, strict=True)]
         return poses
 
 
@@ -171,4 +166,4 @@ def _moved(pose: Pose, track: _Track, image: Image) -> Pose | None:
     growth = (box[2:] - box[:2]) / np.maximum(track.box[2:] - track.box[:2], 1)
     if (growth > _MAX_GROWTH).any() or (growth < 1 / _MAX_GROWTH).any():
         return None
-    return Pose(box=box, box_confidence=track.box_confidence, keypoints=pose.keypoints, confidences=pose.confidences)
+    return replace(pose, box=box, box_confidence=track.box_confidence)
