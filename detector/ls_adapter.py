@@ -1,4 +1,4 @@
-"""Label Studio's door: the routes of a machine learning backend, as Label Studio 1.23 calls them."""
+"""The interface to Label Studio: the routes of a machine learning backend, as Label Studio 1.23 calls them."""
 
 import asyncio
 import json
@@ -29,11 +29,11 @@ log = logging.getLogger('wholebody.label_studio')
 _LARGE_BODY: Final = 4 * 1024**2
 """Size from which bodies are parsed one at a time, in bytes: parsing blocks the interpreter."""
 _parsing: Final = asyncio.Semaphore(1)
-_TRAINING: Final = 'models are trained in the Learning Loop, to which corrections flow; nothing is trained here'
+_TRAINING: Final = 'models are trained in the Learning Loop, which receives the corrections; this node does not train'
 
 
 class LabelStudioBackend:
-    """What the routes work with.
+    """Answers the requests of Label Studio, and runs the corrections in the background.
 
     :raises InvalidSettings: an address or a token cannot be used.
     """
@@ -116,7 +116,7 @@ class LabelStudioBackend:
                 f'{len(tasks)} tasks are more than {limit} (MAX_TASKS); send them in several requests'
             )
         if not isinstance(label_config, str | None):
-            raise InvalidRequest("'label_config' must be a text, the XML of the labeling config")
+            raise InvalidRequest("'label_config' must be a string, the XML of the labeling config")
         chosen = await asyncio.to_thread(config.parse, label_config)
         context = params.get('context') if isinstance(params, Mapping) else None
         self._models.require()
@@ -134,7 +134,7 @@ class LabelStudioBackend:
         """
         label_config = body.get('config', body.get('label_config'))
         if not isinstance(label_config, str):
-            raise InvalidRequest("'config' must be a text, the XML of the labeling config")
+            raise InvalidRequest("'config' must be a string, the XML of the labeling config")
         found = await asyncio.to_thread(config.parse, label_config)
         return {
             'status': 'OK',
@@ -171,7 +171,7 @@ async def _body(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        raise InvalidRequest('the body is no JSON object')
+        raise InvalidRequest('the body is not a JSON object')
     return body
 
 
@@ -201,46 +201,46 @@ def create_router(
     @router.head('/health', include_in_schema=False)
     @router.get('/health', responses=errors(401))
     async def health() -> dict[str, str]:
-        """Whether the process is alive; says nothing of a model."""
+        """Tell whether the process is alive; a model need not serve."""
         return {'status': 'UP'}
 
     @router.post('/setup', responses=errors(422))
     async def setup(body: Body) -> dict[str, str | None]:
-        """Label Studio introduces itself and asks for the version that predicts.
+        """Register a Label Studio, and answer the model version that predicts.
 
-        The token that it offers is not used.
+        The token that Label Studio offers is not used.
         """
         backend.images.learn_hostname(body.get('hostname'))
         return {'model_version': backend.model_version()}
 
     @router.post('/predict', responses=errors(422))
     async def predict(body: Body) -> Response:
-        """Predictions for tasks; with a `context`, the person in the box that was drawn or nearest to the click.
+        """Predict for tasks; with a `context`, find the person in the drawn box or nearest to the click.
 
             curl localhost:8004/predict --json '{"tasks": [{"id": 1, "data": {"image": "https://…/photo.jpg"}}]}'
 
-        A task that fails has `[]` among the `results`, and so has one for which the time was too short.
+        The result of a task that fails, or that is not done in time, is `[]`.
         """
         return await encoded(_answer, await backend.predict(body))
 
     @router.get('/versions')
     async def versions() -> dict[str, list[str]]:
-        """The model versions that are installed, the one that serves first."""
+        """List the installed model versions, the one that serves first."""
         return {'versions': await asyncio.to_thread(models.names)}
 
     @router.post('/validate', responses=errors(422))
     async def validate(body: Body) -> dict[str, Any]:
-        """Whether a labeling config offers something for a pose, and what."""
+        """Check a labeling config, and answer what it offers for a pose."""
         return await backend.validate(body)
 
     @router.post('/train', responses=errors(422))
     async def train(body: Body) -> dict[str, str]:
-        """Says where training happens."""
+        """Answer where training happens."""
         return {'status': 'OK', 'detail': _TRAINING}
 
     @router.post('/webhook', responses=errors(422, 507))
     async def webhook(body: Body) -> dict[str, Any]:
-        """Takes news of annotations; they are read again from Label Studio and sent to the Learning Loop afterwards."""
+        """Note changed annotations. The node reads them from Label Studio and sends them to the Learning Loop later."""
         return await backend.note_webhook(body)
 
     return router

@@ -284,7 +284,7 @@ class OutboxControl:
         """
         mode = mode.strip()
         if mode not in {known.value for known in OutboxMode}:
-            raise InvalidRequest(f"the outbox mode {mode[:40]!r} is none of 'continuous_upload', 'stopped'")
+            raise InvalidRequest(f"the outbox mode {mode[:40]!r} is unknown; send 'continuous_upload' or 'stopped'")
         await self._outbox.set_mode(mode)
 
     def listing(self, *, limit: int, offset: int) -> dict[str, Any]:

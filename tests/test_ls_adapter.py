@@ -43,7 +43,7 @@ def studio() -> Iterator[Studio]:
 
 @pytest.fixture(scope='module')
 def backend(tmp_path_factory: pytest.TempPathFactory, studio: Studio) -> Iterator[NodeProcess]:
-    """A node that works for the stand-in of Label Studio."""
+    """A node that serves the stand-in for Label Studio."""
     settings = {'DEADLINE': 60, 'PREDICT_SECONDS': 30, 'IMAGE_SECONDS': 2}
     with running_node(tmp_path_factory.mktemp('backend'), **settings, **studio.settings) as node:
         yield node
@@ -54,7 +54,7 @@ def post(node: NodeProcess, path: str, body: Any, **options: Any) -> httpx.Respo
 
 
 def predict(node: NodeProcess, tasks: list[Any], style: str = 'keypoints', context: Any = None) -> list[Any]:
-    """The results of a request as Label Studio makes it."""
+    """Return the results of a request in the form that Label Studio sends."""
     body = {'tasks': tasks, 'project': '1.17', 'params': {'login': None, 'password': None, 'context': context}}
     xml = CONFIGS[style]
     answer = post(node, '/predict', body if xml is None else body | {'label_config': xml})
@@ -75,7 +75,7 @@ def persons_in(prediction: Any, style: str = 'keypoints', size: tuple[int, int] 
 def assert_drawn(
     persons: list[Person], figures: tuple[Figure, ...] = FIGURES, *, config: LabelingConfig | None = None
 ) -> None:
-    """Each figure once: its keypoints within 1 % of the image, its box where it was drawn."""
+    """Check that each figure occurs once: its keypoints within 1 % of the image, its box where it was drawn."""
     config = parse(None) if config is None else config
     assert len(persons) == len(figures)
     for figure in figures:
@@ -92,7 +92,7 @@ def assert_drawn(
 
 
 def test_what_label_studio_asks_before_it_connects(backend: NodeProcess) -> None:
-    """`health`, `setup` and `versions` answer as objects, with the version that predictions carry."""
+    """`health`, `setup` and `versions` answer objects, with the version that predictions carry."""
     for path in ('/', '/health'):
         assert httpx.get(backend.url + path).json() == {'status': 'UP'}
     setup = {'project': '1.17', 'schema': CONFIGS['keypoints'], 'hostname': 'http://x:80', 'access_token': 'secret'}
@@ -104,7 +104,7 @@ def test_what_label_studio_asks_before_it_connects(backend: NodeProcess) -> None
 
 @pytest.mark.parametrize('style', CONFIGS)
 def test_tasks_get_the_poses_on_their_images(backend: NodeProcess, studio: Studio, style: str) -> None:
-    """In the style of the project, with the version that `setup` tells and the certainty as score."""
+    """Predictions have the project's style, the version that `setup` answers, and the certainty as score."""
     (prediction,) = predict(backend, [task(1, studio.add_image('card.jpg', CARD))], style)
     assert_drawn(persons_in(prediction, style), config=parse(CONFIGS[style]))
     assert prediction['model_version'] == 'test-card 0.0'
@@ -112,7 +112,7 @@ def test_tasks_get_the_poses_on_their_images(backend: NodeProcess, studio: Studi
 
 
 def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio) -> None:
-    """Each of them has `[]`, and a line in the log with its id and the reason; the others keep their places."""
+    """A bad task gets `[]` and a line in the log with its id and the reason; the other tasks keep their places."""
     good = studio.add_image('good.jpg', CARD)
     bad: list[tuple[Any, str]] = [
         (task(100, studio.add_image('text.jpg', b'hello')), 'these bytes are not an image'),
@@ -142,14 +142,14 @@ def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio)
 
 
 def test_nobody_is_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
-    """Stored by Label Studio, so that the task is not asked for again; certain, so that it comes last."""
+    """Label Studio stores it and does not ask for the task again; its score is certain, so it comes last."""
     empty = images.encode_jpeg(make_card(()))
     (prediction,) = predict(backend, [task(1, studio.add_image('empty.jpg', empty))])
     assert prediction == {'model_version': 'test-card 0.0', 'score': 1.0, 'result': []}
 
 
 def test_the_same_image_is_fetched_once_per_request(backend: NodeProcess, studio: Studio) -> None:
-    """However many tasks share it."""
+    """This holds however many tasks share the image."""
     address = studio.add_image('shared.jpg', CARD)
     results = predict(backend, [task(number, address) for number in range(12)])
     for prediction in results:
@@ -172,7 +172,7 @@ def percent_box(figure: Figure, margin: float = 5) -> dict[str, float]:
 @pytest.mark.parametrize('style', ['keypoints', 'skeleton', 'points only'])
 @pytest.mark.parametrize('figure', FIGURES)
 def test_a_drawn_box_gets_that_persons_points(backend: NodeProcess, studio: Studio, style: str, figure: Figure) -> None:
-    """The prompt is the last region that somebody drew, whatever predictions come before or after it."""
+    """The prompt is the last region that the annotator drew, whatever predictions surround it."""
     other = FIGURES[0] if figure is FIGURES[1] else FIGURES[1]
     predicted = region('rectanglelabels', percent_box(other), origin='prediction')
     drawn = region('rectanglelabels', percent_box(figure))
@@ -183,7 +183,7 @@ def test_a_drawn_box_gets_that_persons_points(backend: NodeProcess, studio: Stud
 
 
 def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -> None:
-    """All of that person's points; Alt-click is no question."""
+    """The answer has all points of that person; an Alt-click gets none."""
     address = studio.add_image('card.jpg', CARD)
     for figure in FIGURES:
         x, y = figure.keypoints[9] / (7.2, 4.8)
@@ -218,7 +218,7 @@ def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -
     ],
 )
 def test_a_prompt_that_is_none_finds_nobody(backend: NodeProcess, studio: Studio, context: Any) -> None:
-    """Without a result, without a size, outside the image, or of another label."""
+    """This holds without a result, without a size, outside the image, and for another label."""
     address = studio.add_image('card.jpg', CARD)
     assert predict(backend, [task(1, address)], context=context) == [{'result': []}]
 
@@ -226,32 +226,32 @@ def test_a_prompt_that_is_none_finds_nobody(backend: NodeProcess, studio: Studio
 @pytest.mark.parametrize(
     ('path', 'body', 'message'),
     [
-        ('/predict', b'hello', 'no JSON object'),
-        ('/predict', b'[1]', 'no JSON object'),
-        ('/predict', b'', 'no JSON object'),
-        ('/predict', b'[' * 100_000, 'no JSON object'),
+        ('/predict', b'hello', 'not a JSON object'),
+        ('/predict', b'[1]', 'not a JSON object'),
+        ('/predict', b'', 'not a JSON object'),
+        ('/predict', b'[' * 100_000, 'not a JSON object'),
         ('/predict', b'{}', "'tasks' must be a list"),
         ('/predict', b'{"tasks": {}}', "'tasks' must be a list"),
-        ('/predict', b'{"tasks": [], "label_config": 5}', "'label_config' must be a text"),
+        ('/predict', b'{"tasks": [], "label_config": 5}', "'label_config' must be a string"),
         ('/predict', b'{"tasks": [], "label_config": "<View"}', 'is not XML'),
         ('/predict', b'{"tasks": [], "label_config": "<View/>"}', 'no RectangleLabels'),
         ('/predict', b'{"tasks": [], "params": {"context": {"result": []}}}', 'a context belongs to one task'),
-        ('/setup', b'x', 'no JSON object'),
-        ('/validate', b'{}', "'config' must be a text"),
+        ('/setup', b'x', 'not a JSON object'),
+        ('/validate', b'{}', "'config' must be a string"),
         ('/validate', b'{"config": "<View/>"}', 'no RectangleLabels'),
-        ('/webhook', b'null', 'no JSON object'),
-        ('/train', b'"x"', 'no JSON object'),
+        ('/webhook', b'null', 'not a JSON object'),
+        ('/train', b'"x"', 'not a JSON object'),
     ],
 )
 def test_bad_requests_are_explained(backend: NodeProcess, path: str, body: bytes, message: str) -> None:
-    """Status 422 with a JSON detail; interactive requests with a broken image say what is wrong with it."""
+    """The answer is 422 with a JSON detail; for a broken image an interactive request gets the fault."""
     answer = httpx.post(backend.url + path, content=body, timeout=30)
     assert answer.status_code == 422
     assert message in answer.json()['detail']
 
 
 def test_an_interactive_request_says_what_is_wrong_with_the_image(backend: NodeProcess, studio: Studio) -> None:
-    """There is nobody to wait for another try."""
+    """Label Studio does not repeat interactive requests, so the annotator sees the error."""
     context = {'result': [region('rectanglelabels', percent_box(FIGURES[0]))]}
     body = {'tasks': [task(1, '/data/upload/1/gone.jpg')], 'params': {'context': context}}
     answer = post(backend, '/predict', body)
@@ -260,18 +260,18 @@ def test_an_interactive_request_says_what_is_wrong_with_the_image(backend: NodeP
 
 
 def test_no_tasks_are_no_predictions(backend: NodeProcess) -> None:
-    """Params may be missing, too."""
+    """`params` may be missing too."""
     assert post(backend, '/predict', {'tasks': []}).json() == {'results': []}
 
 
 def test_a_config_is_validated(backend: NodeProcess) -> None:
-    """And what it offers is told."""
+    """The answer lists what the config offers."""
     answer = post(backend, '/validate', {'config': CONFIGS['skeleton']})
     assert answer.json() == {'status': 'OK', 'image': 'image', 'boxes': True, 'skeletons': ['pose'], 'keypoints': 0}
 
 
 def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, studio: Studio) -> None:
-    """What is done is returned within the time; the rest is `[]`, for which Label Studio asks again."""
+    """Results within the time are returned; the others are `[]`, for which Label Studio asks again."""
     quick = studio.add_image('quick.jpg', CARD)
     slow = [studio.add_image(f'slow-{number}.jpg', CARD, seconds=8) for number in range(4)]
     tasks = [task(1, quick), *(task(2 + number, address) for number, address in enumerate(slow)), task(9, quick)]
@@ -293,7 +293,7 @@ def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, stu
 
 
 def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
-    """But the container's probe; a webhook without is logged with what to do about it."""
+    """Only the container's probe is open; for a webhook without a password the log names the remedy."""
     with running_node(tmp_path, BASIC_AUTH_USER='ann', BASIC_AUTH_PASS='p:ä') as node:
         routes = [('GET', '/'), ('GET', '/health'), ('GET', '/versions')]
         routes += [('POST', path) for path in ('/setup', '/predict', '/validate', '/train', '/webhook')]
@@ -313,7 +313,7 @@ def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
 
 
 def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Path) -> None:
-    """`setup` knows no version, `predict` answers 503: the task opens without predictions."""
+    """`setup` answers no version and `predict` 503, so tasks open without predictions."""
     with running_node_without_model(
         tmp_path, MODE='lightweight', MODEL_CATALOGUE=_catalogue_of_nothing(tmp_path)
     ) as node:
@@ -324,7 +324,7 @@ def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Pa
 
 
 def _catalogue_of_nothing(folder: Path) -> Path:
-    """A catalogue whose files nobody serves."""
+    """Return a catalogue whose files do not exist."""
     folder.mkdir(exist_ok=True)
     path = folder / 'catalogue.json'
     content = json.loads(CATALOGUE.read_text())
@@ -334,7 +334,7 @@ def _catalogue_of_nothing(folder: Path) -> Path:
 
 
 async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small ones do not wait for them."""
+    """Small bodies do not wait for them."""
     lock = threading.Lock()
     overlaps: list[bool] = []
 

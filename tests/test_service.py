@@ -143,7 +143,7 @@ async def test_without_a_loop_the_outbox_stays_stopped(tmp_path: Path) -> None:
     control = OutboxControl(outbox)
     await control.set_mode(' stopped\n')
     assert control.mode() == 'stopped'
-    with pytest.raises(InvalidRequest, match="'sometimes' is none of"):
+    with pytest.raises(InvalidRequest, match="'sometimes' is unknown"):
         await control.set_mode('sometimes')
     with pytest.raises(NoLearningLoop):
         await control.set_mode('continuous_upload')

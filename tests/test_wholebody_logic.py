@@ -33,20 +33,20 @@ def test_points_follow_their_box_in_schema_order(logic: WholebodyDetectorLogic) 
 
 
 def test_a_batch_gives_as_many_results_in_order(logic: WholebodyDetectorLogic) -> None:
-    """Each image keeps its place, the empty one too."""
+    """Each image keeps its place, an empty one too."""
     blank = np.full((100, 100, 3), 80, dtype=np.uint8)
     batch = logic.batch_evaluate([blank, make_card(FIGURES[:1]), make_card(), blank])
     assert [len(item.box_detections) for item in batch.items] == [0, 1, 2, 0]
 
 
 def test_other_arrays_are_refused(logic: WholebodyDetectorLogic) -> None:
-    """The guard is there too when somebody calls the logic directly."""
+    """A caller that bypasses the node gets the same check."""
     with pytest.raises(InvalidImage, match='float64'):
         logic.evaluate(np.zeros((100, 100, 3)))
 
 
 async def test_the_factory_builds_from_an_installed_folder(embedded: ModelPackage) -> None:
-    """As learning_loop_node calls it: with the ModelInformation of a folder."""
+    """learning_loop_node calls the factory with the ModelInformation of a folder."""
     factory = WholebodyLogicFactory(Settings())
     assert factory.model_format == 'rtmlib_wholebody'
     information = ModelInformation.load_from_disk(str(embedded.folder))
@@ -56,7 +56,7 @@ async def test_the_factory_builds_from_an_installed_folder(embedded: ModelPackag
 
 
 async def test_the_factory_says_why_it_cannot_build(embedded: ModelPackage, tmp_path: object) -> None:
-    """A missing device or a folder without a package."""
+    """The error names a missing device, or a folder without a package."""
     information = ModelInformation.load_from_disk(str(embedded.folder))
     assert information is not None
     with pytest.raises(RuntimeUnavailable, match='DEVICE=cuda'):

@@ -1,8 +1,8 @@
-"""The OpenAPI document: what FastAPI reads from the routes, and what it cannot know: bodies and error answers.
+"""Completes FastAPI's OpenAPI document with bodies and error answers, which FastAPI cannot derive from the routes.
 
-Errors are answered by the handlers of `error_answers`, from below the routes, and the bodies of commands and of Label
-Studio's requests are read by hand. What is said of the latter is no more than the node insists on, since versions of
-Label Studio send more or less.
+The handlers of `error_answers` answer errors outside of the routes. The bodies of commands and of Label Studio's
+requests are parsed by hand. The document states only what the node requires of the latter, because versions of Label
+Studio differ in what they send.
 """
 
 from collections.abc import Mapping
@@ -19,30 +19,30 @@ Schema = dict[str, Any]
 
 ERROR: Final = 'Error'
 _MEANINGS: Final[Mapping[int, str]] = {
-    400: 'The image is empty, broken or of impossible size, or the command is none',
+    400: 'The image is empty, broken or of an unsupported size, or the command is unknown',
     401: 'A credential is missing or wrong',
-    403: 'A web page of another origin asks',
+    403: 'A web page of another origin sends the request',
     404: 'No image of this name waits in the outbox',
-    408: 'The body does not come in time',
+    408: 'The body did not arrive in time',
     409: 'The request needs a Learning Loop and none is configured, or another process changes the models',
-    413: 'More bytes or pixels than the limit',
-    415: 'Not JPEG, PNG or WebP, or animated',
-    422: 'A field is missing or has an impossible value',
+    413: 'The body or an image exceeds a limit on bytes or pixels',
+    415: 'The image is not JPEG, PNG or WebP, or it is animated',
+    422: 'A field is missing or has an invalid value',
     500: 'The image waits in the outbox, but it or its metadata is damaged',
-    502: 'The Learning Loop or Label Studio does not answer as agreed',
-    503: 'No model serves (yet), or the node has too much to do, or ends: see Retry-After',
-    507: 'What is to be sent to the Learning Loop cannot be stored',
+    502: 'The Learning Loop or Label Studio does not answer, or its answer is malformed',
+    503: 'No model serves, or the node is overloaded or shuts down; see Retry-After',
+    507: 'The image or correction for the Learning Loop cannot be stored',
 }
 _EVERYWHERE: Final = (403, 503)
 _WITH_BODY: Final = (408, 413)
 IMAGE_ERRORS: Final = (400, 415, 422, 507)
-"""Statuses of the errors that routes answer which take images."""
+"""Error statuses of the routes that take images."""
 _UPSTREAM: Final[Mapping[tuple[str, str], tuple[int, ...]]] = {
     ('put', '/operation_mode'): (422,),
     ('put', '/debug_logging'): (400, 422),
     ('put', '/socketio'): (400, 422),
 }
-"""Statuses of errors by method and path, for upstream's routes."""
+"""Error statuses of upstream's routes, by method and path."""
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -63,9 +63,9 @@ def _json(schema: Schema) -> Schema:
 _OBJECT: Final[Schema] = {'type': 'object'}
 _CONFIG: Final[Schema] = {'type': ['string', 'null'], 'description': 'XML of the labeling config'}
 _TASK: Final[Schema] = {'properties': {'id': {}, 'data': {'description': "With the image's address"}}}
-_HINT: Final[Schema] = {'description': 'What is not understood is passed over'}
+_HINT: Final[Schema] = {'description': 'Content that the node does not understand is ignored'}
 _CONTEXT: Final[Schema] = {
-    'description': "Of an interactive request: the regions of the prompt's label, the prompt last",
+    'description': "For an interactive request: the regions of the prompt's label, the prompt last",
     'examples': [{'result': []}],
 }
 _BODIES: Final[Mapping[tuple[str, str], Schema]] = {
@@ -127,11 +127,11 @@ _ANSWERS: Final[Mapping[tuple[str, str], Schema]] = {
     ),
     ('get', '/outbox/{name}/metadata'): _OBJECT,
 }
-"""Of routes that write their answers by hand."""
+"""Answers of routes that FastAPI cannot describe, by method and path."""
 
 
 def install(app: FastAPI) -> None:
-    """Let an app's document say what this node expects and answers."""
+    """Complete the OpenAPI document of an app."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -143,7 +143,7 @@ def install(app: FastAPI) -> None:
 
 
 def completed(document: dict[str, Any]) -> dict[str, Any]:
-    """A document with bodies and error answers."""
+    """Return the document with bodies and error answers added; it is changed in place."""
     schemas = document.setdefault('components', {}).setdefault('schemas', {})
     schemas[ERROR] = _record(detail={'type': 'string', 'description': 'What to change'})
     for path, operations in document['paths'].items():
@@ -155,7 +155,7 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _further_statuses(method: str, path: str) -> set[int]:
-    """Return the statuses that the middlewares around a route answer, and upstream's routes."""
+    """Return the error statuses of the middlewares around a route, and those of an upstream route."""
     found = {*_UPSTREAM.get((method, path), ()), *_EVERYWHERE}
     if method in ('post', 'put'):
         found.update(_WITH_BODY)

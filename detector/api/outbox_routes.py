@@ -69,9 +69,9 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
         limit: Annotated[int, Query(ge=0, le=MAX_LISTED, description='Maximum number of images to list')] = 100,
         offset: Annotated[int, Query(ge=0, description='Number of images to skip')] = 0,
     ) -> Response:
-        """What waits for the Learning Loop, in the order of sending, and what became of the rest."""
+        """List the images that wait for the Learning Loop, in the order of sending, and count the others."""
         listing = await asyncio.to_thread(control.listing, limit=limit, offset=offset)
-        return Response(json.dumps(listing), media_type='application/json')  # ASCII, whatever the files contain
+        return Response(json.dumps(listing), media_type='application/json')  # ASCII, whatever the metadata contain
 
     @router.get(
         '/outbox/{name}/image',
@@ -81,7 +81,7 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
     async def get_outbox_image(
         name: ImageName, skeletons: Annotated[bool, Query(description='Draw the skeletons')] = False
     ) -> Response:
-        """An image that waits, as it will be sent, or with its skeletons drawn over it.
+        """Return an image that waits, unchanged or with its skeletons drawn over it.
 
         curl 'localhost:8004/outbox/2026-01-31_12:00:00.000000/image?skeletons=true' -o image.jpg
         """
@@ -98,13 +98,13 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
 
     @router.get('/outbox/{name}/metadata', responses=errors(404, 409, 500))
     async def get_outbox_metadata(name: ImageName) -> Response:
-        """The metadata of an image that waits, as it will be sent."""
+        """Return the metadata of an image that waits."""
         stored = await outbox_images.read(outbox, name, lambda entry: entry.metadata.read_bytes())
         return Response(stored, media_type='application/json')
 
     @router.get('/outbox_mode', response_class=PlainTextResponse)
     async def get_outbox_mode() -> str:
-        """`continuous_upload` or `stopped`."""
+        """Return `continuous_upload` or `stopped`."""
         return control.mode()
 
     @router.put('/outbox_mode', responses=errors(409, 422))

@@ -69,12 +69,12 @@ def create_router(service: Service) -> APIRouter:
 
     @router.get('/about', response_model=AboutResponse, tags=['about'])
     async def about() -> JSONResponse:
-        """What this node is doing, which model serves, and how to get a real one."""
+        """Describe the node: its modes and counters, which model serves, and how to install another."""
         return JSONResponse(service.about.about())
 
     @router.get('/model_version', response_model=ModelVersionResponse, tags=['model_version'])
     async def get_model_version() -> JSONResponse:
-        """The versions that serve, are wanted, and are installed."""
+        """Name the model versions in service, wanted and installed."""
         return JSONResponse(asdict(await asyncio.to_thread(service.models.versions)))
 
     @router.put('/model_version', tags=['model_version'], responses=errors(409, 422, 502))
@@ -90,7 +90,7 @@ def create_router(service: Service) -> APIRouter:
     @router.head('/ready', include_in_schema=False)
     @router.get('/ready', tags=['operation'])
     async def ready() -> dict[str, str]:
-        """Whether a model serves; 503 if none does."""
+        """Tell whether a model serves; the answer is 503 if none does."""
         return {'status': 'READY', 'model_version': service.models.require().model_version}
 
     return router

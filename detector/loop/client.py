@@ -1,4 +1,4 @@
-"""What the node asks the Learning Loop, with answers that are checked before they are believed."""
+"""Requests to the Learning Loop, whose answers are validated."""
 
 import asyncio
 import tempfile
@@ -19,9 +19,9 @@ from .tls import ssl_context
 from .upstream import apply_settings
 
 TIMEOUT = httpx.Timeout(60, connect=5)
-"""Seconds without a byte; a Loop may take its time to pack a model."""
+"""Time limits, in seconds. A Loop may need long to pack a model before it sends the first byte."""
 QUESTION_SECONDS = 8
-"""So long the Loop may take to answer a short question."""
+"""Time limit for the Loop to answer a short request, in seconds."""
 
 
 class _Answer(BaseModel):
@@ -46,7 +46,7 @@ class _ModelsAnswer(_Answer):
 
 
 class NoLoopCommunicator(LoopCommunicator):
-    """Stands where the Loop's client would, and never opens a connection."""
+    """Replaces the client of the Loop where no Loop is configured; it never opens a connection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Refusing(httpx.AsyncBaseTransport):
 
 
 def communicator(settings: Settings) -> LoopCommunicator:
-    """Upstream's client of the Loop, at the address that our settings name, with or without scheme and port."""
+    """Return upstream's client of the Loop at the address in our settings, with or without scheme and port."""
     if settings.loop_url is None:
         return NoLoopCommunicator()
     client = LoopCommunicator()
@@ -74,27 +74,28 @@ def project_path(settings: Settings) -> str:
 
 
 async def connected_client(loop: LoopCommunicator) -> httpx.AsyncClient:
-    """The HTTP client, logged in where the Loop lets us; model files are handed out without a login too."""
+    """Return the HTTP client, logged in if the Loop accepts that; it also sends model files without a login."""
     with suppress(httpx.HTTPError, LoopCommunicationException):
         await loop.ensure_login()
     return loop.async_client
 
 
 async def deployment_target(loop: LoopCommunicator, project: str) -> Target:
-    """The model that the Loop wants to serve.
+    """Ask for the deployment target: the model that the Loop wants the node to serve.
 
-    :param project: path of the project, `/organization/projects/project`.
-    :raises LoopFault: it does not answer, or not in the agreed form.
+    :param project: see `project_path`.
+    :raises LoopFault: the Loop does not answer, or its answer is malformed.
     """
     answer = _parse(_TargetAnswer, await _get(loop, f'{project}/deployment/target'), 'deployment target')
     return Target(version=answer.version, model_id=answer.model_uuid)
 
 
 async def find_model(loop: LoopCommunicator, project: str, version: str) -> Target:
-    """Look a model up by its version.
+    """Find a model by its version.
 
-    :raises InvalidRequest: there is none, or more than one.
-    :raises LoopFault: the Loop does not answer, or not in the agreed form.
+    :param project: see `project_path`.
+    :raises InvalidRequest: the Loop has no model of this version, or more than one.
+    :raises LoopFault: the Loop does not answer, or its answer is malformed.
     """
     answer = _parse(_ModelsAnswer, await _get(loop, f'{project}/models'), 'list of models')
     found = [model for model in answer.models if model.version == version]
@@ -127,10 +128,10 @@ def _parse(kind: type[A], content: Any, what: str) -> A:
 async def upload_package(settings: Settings, archive: Path, *, training: int) -> str:
     """Upload a package's files as the newest model of a training, as trainers do.
 
-    :return: what became of it.
+    :return: the result, in words.
     :raises NoLearningLoop: LOOP_HOST is not set.
-    :raises InvalidPackage: it is not valid.
-    :raises LoopFault: the Loop does not take it.
+    :raises InvalidPackage: the package is not valid.
+    :raises LoopFault: the Loop refuses the upload or does not answer.
     """
     if settings.loop_host is None:
         raise NoLearningLoop('An upload')

@@ -155,7 +155,7 @@ class Following:
 
     async def _target_of_version(self, version: str) -> Target:
         if not VERSION.fullmatch(version):
-            raise InvalidRequest(f"{version!r} is no version; send 'follow_loop', 'pause' or a version such as 1.2")
+            raise InvalidRequest(f"{version!r} is not a version; send 'follow_loop', 'pause' or a version such as 1.2")
         if self._store.folder(version).is_dir():
             return Target(version=version, model_id=INSTALLED)
         if not self.has_loop:

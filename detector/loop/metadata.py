@@ -1,4 +1,4 @@
-"""The Learning Loop's metadata of an image: made from poses, and taken from those who upload.
+"""The Learning Loop's metadata of an image: made from poses, and read from uploads.
 
 Person i is `box_detections[i]`; `point_detections[133 * i : 133 * i + 133]` are that person's points in schema order.
 """
@@ -24,15 +24,15 @@ _LISTS: Final = (
     'box_annotations', 'point_annotations',
 )  # fmt: skip
 _MAX_COORDINATE: Final = 1_000_000
-"""Pixels; no image is that large."""
+"""Limit for coordinates, in pixels; no image is that large."""
 _SHOWN: Final = 5
-"""Unknown categories that an error lists."""
+"""Number of unknown categories that an error lists."""
 
 
 def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
-    """Poses in the Loop's form: boxes in whole pixels, points in pixels to 0.01.
+    """Convert poses to the Loop's form: boxes in whole pixels, points in pixels to 0.01.
 
-    :param package: gives category ids and the version.
+    :param package: the model that found the poses; provides category ids and version.
     """
     metadata = ImageMetadata()
     ids, version = package.category_ids, package.version
@@ -62,12 +62,12 @@ def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
 
 
 def parse(payload: object) -> ImageMetadata:
-    """Read the metadata that comes with an upload.
+    """Read the metadata of an upload.
 
-    `creation_date`, as rosys sends it, stands for `created`; boxes may have fractions of pixels, which are rounded.
+    `creation_date`, which rosys sends, stands for `created`. Fractions of pixels in boxes are rounded.
 
-    :param payload: of ImageMetadata's form; None: no metadata.
-    :raises InvalidRequest: names the field and what is wrong with it.
+    :param payload: object in the form of ImageMetadata; None for no metadata.
+    :raises InvalidRequest: the metadata is malformed; the error names the field and the reason.
     """
     if payload is None:
         return ImageMetadata()
@@ -90,9 +90,9 @@ def parse(payload: object) -> ImageMetadata:
     except ValidationError as error:
         problem = error.errors()[0]
         field = '.'.join(str(part) for part in problem['loc'])
-        raise InvalidRequest(f"'metadata' is not that of an image: {field}: {problem['msg']}") from None
+        raise InvalidRequest(f"'metadata' is malformed: {field}: {problem['msg']}") from None
     except (ValueError, RecursionError, OverflowError) as error:
-        raise InvalidRequest(f"'metadata' is not that of an image: {error}") from None
+        raise InvalidRequest(f"'metadata' is malformed: {error}") from None
     if metadata.created is not None:
         check_date(metadata.created)
     return metadata
@@ -110,9 +110,9 @@ def _in_whole_pixels(box: object) -> object:
 
 
 def check_text(text: str) -> str:
-    """Return a text that can be written and sent.
+    """Return the text if it can be encoded.
 
-    :raises InvalidRequest: it has halves of surrogate pairs, as broken JSON encoders leave them.
+    :raises InvalidRequest: the text has half a surrogate pair, which broken JSON encoders produce.
     """
     try:
         text.encode()
@@ -122,9 +122,9 @@ def check_text(text: str) -> str:
 
 
 def check_date(text: str) -> str:
-    """Return a creation date that the Loop can read.
+    """Return the creation date if the Loop can read it.
 
-    :raises InvalidRequest: it is not ISO 8601.
+    :raises InvalidRequest: the date is not ISO 8601.
     """
     try:
         datetime.fromisoformat(text)
@@ -136,11 +136,11 @@ def check_date(text: str) -> str:
 
 
 def add_category_ids(metadata: ImageMetadata, package: ModelPackage, model_info: ModelInformation) -> None:
-    """Give all detections and annotations the ids of their categories, and aliases of keypoints their names.
+    """Set the category ids of all detections and annotations, and replace aliases of keypoints by their names.
 
-    An id that came with a category which the model does not know is kept.
+    A category that the model does not know keeps the id that the client sent.
 
-    :raises InvalidRequest: names the categories that the model does not know and that have no id.
+    :raises InvalidRequest: the model does not know some categories, and they have no id.
     """
     others = {category.name: category.id for category in model_info.categories}
     unknown = set()

@@ -1,7 +1,8 @@
-"""Following the Learning Loop: from a deployment target to the model that serves.
+"""Model updates: from a target to the model that serves.
 
-A target that cannot be served never harms the one that serves. What was refused is remembered with what the Loop said
-of the file, and fetched again only when the Loop offers another one or somebody asks.
+A target that cannot be served never affects the model that serves. The updater remembers a refused package together
+with the file's HTTP validators. It fetches the package again only when the Loop offers another file, or when a client
+sets the model version.
 """
 
 import asyncio
@@ -22,15 +23,16 @@ from detector.models.store import ModelStore
 log = logging.getLogger('wholebody.updates')
 
 MAX_PACKAGE_BYTES: Final = 2 * 1024**3
+"""Size limit of a package, in bytes."""
 _TRANSFER_FAULTS: Final = 3
-"""So often a file that is damaged, not wrong, is fetched again although the Loop says it is the same."""
+"""Attempts to fetch a damaged file, although the Loop says that it has not changed."""
 
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _MAX_PAUSE_SECONDS: Final = 60.0
-"""Between attempts while the device seems to be away."""
+"""Bounds of the pause between attempts while the device seems to be missing, in seconds."""
 
 INSTALLED: Final = 'installed'
-"""Stands for the id of whatever model is installed under a version."""
+"""Model id that stands for any model that is installed under a version."""
 
 Switch = Callable[[ModelPackage], Awaitable[None]]
 Connect = Callable[[], Awaitable[httpx.AsyncClient]]
@@ -38,27 +40,27 @@ Connect = Callable[[], Awaitable[httpx.AsyncClient]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model of the Loop that shall serve.
+    """A model that should serve.
 
-    :param model_id: its id in the Loop.
+    :param model_id: id of the model in the Loop, or `INSTALLED`.
     """
 
     version: str
     model_id: str
 
     def is_met_by(self, package: ModelPackage | None) -> bool:
-        """Whether a package is this model; a local one of the same number is another."""
+        """Return True if a package is this model. A local model of the same version with another id is not."""
         return package is not None and package.version == self.version and self.model_id in (INSTALLED, package.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A package that did not pass.
+    """A package that was refused.
 
-    :param validators: what the Loop said of the file; None if it was not fetched by this process.
-    :param damaged: the file was broken rather than wrong, as a faulty transfer leaves it.
-    :param faults: how often the same file was refused.
-    :param kept: it is still installed: valid, but not for this machine.
+    :param validators: HTTP validators of the file; None if this process has not fetched it.
+    :param damaged: True if the file was incomplete or corrupt, as after a faulty transfer, rather than invalid.
+    :param faults: number of times that the same file was refused.
+    :param kept: True if the package is still installed: it is valid, but does not work on this machine.
     """
 
     target: Target
@@ -75,14 +77,14 @@ class Refusal:
 
 
 class ModelUpdater:
-    """Installs targets in the background, one at a time, and lets the node switch to them.
+    """Installs targets in the background, one at a time, and switches to them.
 
     :param files_url: address of the Loop's models; None without a Loop.
-    :param connect: gives a client of the Loop, logged in where that is possible.
-    :param switch: loads an opened package and lets it serve; raises if it does not work.
-    :param keep: how many versions may stay installed.
-    :param on_refusal: is called when a package that was fetched is not valid.
-    :param is_serving: whether any model serves; if none does, the device may be at fault rather than the package.
+    :param connect: returns a client of the Loop, logged in if possible.
+    :param switch: loads an opened package and lets it serve; raises if the model does not work.
+    :param keep: number of versions that stay installed.
+    :param on_refusal: called when a fetched package is not valid.
+    :param is_serving: returns True while a model serves; otherwise the device may be at fault rather than the package.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class ModelUpdater:
         return self._task is not None and not self._task.done()
 
     def about(self) -> dict[str, Any]:
-        """What is going on, for `/about`."""
+        """Return the target, the current error and the refused packages, for `/about`."""
         return {
             'target': self.target.version if self.target else None,
             'busy': self.busy,
@@ -127,40 +129,40 @@ class ModelUpdater:
         }
 
     def forget(self) -> None:
-        """Give every refused package another chance."""
+        """Forget the refusals, so that the packages are tried again."""
         self._refusals.clear()
-        self._hurry()
+        self._reset_pause()
 
     async def ensure(self, target: Target | None, current: ModelPackage | None) -> None:
-        """Work towards a target unless that is being done already; called every cycle.
+        """Begin to install a target and switch to it, unless that is in progress; called every cycle.
 
-        :param target: None stops what is going on.
+        :param target: None cancels an update in progress.
         :param current: the model that serves.
         """
         if target != self.target:
             await self.stop()
-            self._hurry()
+            self._reset_pause()
         self.target = target
         if target is None or target.is_met_by(current):
             self.error = None
         elif not self.busy and time.monotonic() >= self._not_before:
             self._task = asyncio.create_task(self._update(target), name=f'update to {target.version}')
 
-    def _hurry(self) -> None:
+    def _reset_pause(self) -> None:
         self._pause, self._not_before = 0.0, -math.inf
 
-    def _put_off(self) -> None:
-        """Try again later, and then later still: what fails here comes and goes."""
+    def _postpone(self) -> None:
+        """Double the pause before the next attempt: the device may come back at any time."""
         self._pause = min(max(_FIRST_PAUSE_SECONDS, 2 * self._pause), _MAX_PAUSE_SECONDS)
         self._not_before = time.monotonic() + self._pause
 
     async def wait(self) -> None:
-        """Wait until what is going on has ended."""
+        """Wait until the update in progress has ended."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def stop(self) -> None:
-        """Break off what is going on."""
+        """Cancel the update in progress."""
         if self._task is not None and not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -171,18 +173,18 @@ class ModelUpdater:
             await self._serve(target, package)
             self.error = None
             self._refusals.pop(target.version, None)
-            self._hurry()
+            self._reset_pause()
             log.info('switched to %s', package.model_version)
         except (WholebodyError, OSError, httpx.HTTPError) as error:
             text = str(error) or type(error).__name__
-            if text != self.error:  # a fault that lasts would fill the log
+            if text != self.error:  # a lasting fault must not fill the log
                 log.error('cannot switch to model %s: %s', target.version, text)
             self.error = text
 
     async def _installed(self, target: Target) -> ModelPackage | None:
-        """The installed package of a target; a damaged one is removed, that of another model is fetched over.
+        """Return the installed package of a target, or None if it must be fetched. A damaged package is removed.
 
-        :raises InvalidPackage: it did not work before, and was not removed for that.
+        :raises InvalidPackage: the package did not work before and is still installed.
         """
         folder = self._store.folder(target.version)
         if not folder.is_dir():
@@ -201,7 +203,7 @@ class ModelUpdater:
     async def _fetched(self, target: Target) -> ModelPackage:
         """Download and install a target.
 
-        :raises InvalidPackage: it is not valid, or was refused before and the Loop offers nothing else.
+        :raises InvalidPackage: the package is not valid, or was refused before and the Loop offers the same file.
         """
         if self._files_url is None:
             raise NoLearningLoop(f'Model {target.version}, which is not installed,')
@@ -222,16 +224,16 @@ class ModelUpdater:
             raise
 
     async def _is_another(self, client: httpx.AsyncClient, url: str, target: Target, refusal: Refusal) -> bool:
-        """Whether the Loop offers something else than what was refused."""
+        """Return True if the Loop offers another file than the refused one."""
         if refusal.target != target or refusal.worth_another_try:
             return True
         return await probe(client, url) != refusal.validators
 
     async def _serve(self, target: Target, package: ModelPackage) -> None:
-        """Switch to an installed package; one of the Loop's that is not valid is removed again.
+        """Switch to an installed package. A package from the Loop that is not valid is removed again.
 
-        A runtime or device that fails while another model serves on it does not suit the package; it is not tried
-        again. While none serves it may be away, and the switch is only put off.
+        If the runtime or device fails while another model serves, it does not suit the package, which is not tried
+        again. If no model serves, the device may be missing, and the switch is tried again later.
         """
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         try:
@@ -239,11 +241,11 @@ class ModelUpdater:
         except WholebodyError as error:
             is_invalid = isinstance(error, InvalidPackage)
             if not is_invalid and not self._is_serving():
-                self._put_off()
+                self._postpone()
                 raise
             sha256 = package.wholebody.estimator.sha256
             self._refuse(target, error, noted_validators(archive), sha256, kept=not is_invalid)
-            if is_invalid and target.model_id != INSTALLED:  # that could not be fetched again
+            if is_invalid and target.model_id != INSTALLED:  # a local package could not be fetched again
                 await asyncio.to_thread(self._store.remove, target.version)
             raise
         finally:

@@ -1,4 +1,4 @@
-"""What the page shows beside text: poses of an image, pictures of the outbox. REST routes below `/ui`."""
+"""The REST routes below `/ui` that serve the page: poses of an image, and pictures of the outbox."""
 
 import asyncio
 from functools import partial

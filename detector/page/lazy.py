@@ -1,4 +1,4 @@
-"""A page of NiceGUI that costs nothing until somebody opens it."""
+"""A NiceGUI page that costs nothing until a client requests it."""
 
 import asyncio
 import contextvars
@@ -22,19 +22,20 @@ log = logging.getLogger('wholebody.page')
 
 PATH: Final = '/ui'
 _CLOSE_SECONDS: Final = 1
+"""Time limit for NiceGUI to end, in seconds."""
 _MAX_OPEN: Final = 50
-"""Pages at a time. NiceGUI keeps one for a minute, even if the browser is gone."""
+"""Maximum number of open pages. NiceGUI keeps a page for a minute after the browser has gone."""
 _RETRY_SECONDS: Final = 10
 
 
 class LazyPage:
-    """An ASGI app that imports NiceGUI, and builds its page, at the first request.
+    """An ASGI app that imports NiceGUI and builds its page at the first request.
 
-    NiceGUI keeps its state in modules: a process has one such page.
+    NiceGUI keeps its state in modules, so a process can have only one such page.
 
     :param build: imports the modules with the pages and registers them; it may add routes to `app`.
-    :param title: of the browser's tab, unless the page has its own.
-    :param may_connect: decides on the page's own Socket.IO connections; None: whoever gets here may.
+    :param title: title of the browser's tab, unless the page sets its own.
+    :param may_connect: returns True if a request may open the page's Socket.IO connection; None allows all.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class LazyPage:
         self._loading: asyncio.Task[None] | None = None
 
     def install(self, app: FastAPI) -> None:
-        """Serve the page at `/ui` of an app, and end with it."""
+        """Serve the page at `/ui` of an app, and close it when the app ends."""
         serving = app.router.lifespan_context
 
         @asynccontextmanager
@@ -82,14 +83,17 @@ class LazyPage:
             await WebSocketClose()(scope, receive, send)
 
     async def _load(self) -> Response | None:
-        """:return: the answer, if NiceGUI is not installed."""
+        """Load NiceGUI and the page.
+
+        :return: the answer to the client if NiceGUI is not installed, else None.
+        """
         if self._loading is None:
-            # in a context of its own: NiceGUI's tasks belong to no visitor's request
+            # in an empty context: NiceGUI's tasks do not belong to this request
             self._loading = asyncio.create_task(self._start(), context=contextvars.Context())
         try:
             await asyncio.shield(self._loading)
         except ImportError as error:
-            self._loading = None  # it may be installed by the next time
+            self._loading = None  # it may be installed before the next request
             log.warning('no page: %s', error)
             detail = f'there is no page: {ExtraMissing("NiceGUI", extra="page")}'
             return JSONResponse({'detail': detail}, status_code=NotFound.status)
@@ -100,7 +104,9 @@ class LazyPage:
         from nicegui import core, ui
 
         core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
-        core.app.add_exception_handler(404, _not_found)  # NiceGUI's makes a page, and logs the address as it came
+        core.app.add_exception_handler(
+            404, _not_found
+        )  # NiceGUI's handler makes a page, and logs the unescaped address
         self._build(self)
         ui.run_with(
             self.app,
@@ -113,7 +119,7 @@ class LazyPage:
         )
         await self._running.enter_async_context(self.app.router.lifespan_context(self.app))
         gc.collect()
-        gc.freeze()  # as `server.serve` does with what was imported before
+        gc.freeze()  # as `server.serve` does for the modules imported before
 
     async def _close(self) -> None:
         if self._loading is None:
@@ -137,7 +143,7 @@ def _open_pages() -> int:
 
 
 def _too_many() -> Response:
-    return error_answers.answer(Busy(f'{_MAX_OPEN} pages are open, as many as may be', retry_after=_RETRY_SECONDS))
+    return error_answers.answer(Busy(f'{_MAX_OPEN} pages are open, which is the maximum', retry_after=_RETRY_SECONDS))
 
 
 async def _not_found(_: Request, error: Exception) -> Response:

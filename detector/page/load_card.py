@@ -11,7 +11,7 @@ from .look import Figures, panel
 
 _MEAN_SECONDS: Final = 10
 _NAMES: Final = {'wait_ms': 'Waiting, ms', 'decode_ms': 'Decoding, ms', 'inference_ms': 'Inference, ms'}
-_GREY: Final = '#8593a5'  # readable on light and on dark
+_GREY: Final = '#8593a5'  # readable on light and dark backgrounds
 
 
 class LoadCard:
@@ -58,7 +58,7 @@ def _latency(second: Second) -> float | None:
 
 
 def _empty_chart() -> dict[str, Any]:
-    """The last minute: images per second as bars, milliseconds per image as a line."""
+    """Return the options of a chart of the last minute: images per second as bars, milliseconds per image as a line."""
     axis = {
         'type': 'value',
         'min': 0,

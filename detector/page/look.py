@@ -1,4 +1,4 @@
-"""The look of the pages, and the elements that the node's and the mock Loop's share."""
+"""The look of the pages, and the elements that the node's page and the mock Loop's page share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ _STYLE: Final = (Path(__file__).parent / 'style.css').read_text()
 
 
 def use_look() -> None:
-    """To be called once per process, before the first page is built."""
+    """Load the style sheet. Call this once per process, before the first page is built."""
     ui.add_head_html(f'<style>{_STYLE}</style>', shared=True)
 
 
 @contextmanager
 def bar(title: str) -> Iterator[None]:
-    """The line at the top, with what is added inside, and the switch between light and dark."""
+    """Add the bar at the top of a page, with the switch between light and dark; elements added inside go into it."""
     ui.colors(primary='#2f6fc4', positive='#2e7d32', negative='#b3261e')
     with ui.element('header').classes('bar'):
         Text('h1', title)
@@ -37,9 +37,9 @@ def bar(title: str) -> Iterator[None]:
 
 @contextmanager
 def panel(title: str, *, classes: str = '') -> Iterator[ui.element]:
-    """A card.
+    """Add a card.
 
-    :return: its title line, to which controls may be added.
+    :return: the title line of the card, to which controls may be added.
     """
     with ui.element('section').classes(f'panel {classes}').props(f'aria-label="{title}"'):
         with ui.element('div').classes('head') as head:
@@ -48,7 +48,7 @@ def panel(title: str, *, classes: str = '') -> Iterator[ui.element]:
 
 
 class Text(TextElement):
-    """A line of text in an HTML element of its own; nothing in it is read as HTML."""
+    """A line of text in an HTML element; the text is escaped."""
 
     def __init__(self, tag: str, text: str = '', classes: str = '') -> None:
         super().__init__(tag=tag, text=text)
@@ -56,7 +56,7 @@ class Text(TextElement):
 
 
 class Notice(Text):
-    """A message in a box, which is not there while it is empty.
+    """A message in a box, which is hidden while it is empty.
 
     :param kind: `info`, `warn` or `error`.
     """
@@ -75,7 +75,7 @@ class Notice(Text):
 class Facts:
     """A list of names and values.
 
-    :param names: in their order.
+    :param names: names in the order of display.
     """
 
     def __init__(self, *names: str) -> None:
@@ -85,7 +85,10 @@ class Facts:
                 self._values[name] = Text('dt', name), Text('dd')
 
     def show(self, name: str, value: str | None) -> None:
-        """:param value: None leaves the line out."""
+        """Show a value.
+
+        :param value: None hides the line.
+        """
         for element in self._values[name]:
             element.set_visibility(value is not None)
         self._values[name][1].set_text(value or '')
@@ -94,7 +97,7 @@ class Facts:
 class Figures:
     """Numbers with their names below.
 
-    :param names: in their order.
+    :param names: names in the order of display.
     """
 
     def __init__(self, *names: str) -> None:
@@ -110,11 +113,11 @@ class Figures:
 
 
 class SkeletonView(ui.element, component='skeleton_view.js'):
-    """An image with the skeletons over it, parts to toggle and a slider for the confidence.
+    """An image with its skeletons, toggles for the parts and a slider for the confidence.
 
-    :param threshold: where the slider starts, 0..1.
-    :param picture: address of an image; None: the user brings images, which are posted to `poses`.
-    :param card: address of an example that the user may take.
+    :param threshold: initial value of the slider, 0..1.
+    :param picture: address of an image; with None the user selects images, which are posted to `poses`.
+    :param card: address of an example that the user may select.
     """
 
     def __init__(self, *, threshold: float, picture: str | None = None, card: str | None = None) -> None:
@@ -128,7 +131,9 @@ class SkeletonView(ui.element, component='skeleton_view.js'):
         self._props['card'] = card
 
     def show(self, picture: str, answer: str) -> None:
-        """:param picture: address of an image.
+        """Show an image.
+
+        :param picture: address of the image.
         :param answer: address of its poses, in the form of `POST /poses`.
         """
         self._props['answer'] = answer
@@ -138,10 +143,10 @@ class SkeletonView(ui.element, component='skeleton_view.js'):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """An image with poses that a page shows small, and large when it is asked to.
+    """An image with poses, for a `PictureGrid`.
 
-    :param address: below which `thumbnail`, `image` and `poses` lie.
-    :param lines: of text below it.
+    :param address: address below which `thumbnail`, `image` and `poses` are served.
+    :param lines: lines of text below the thumbnail.
     """
 
     address: str
@@ -151,9 +156,9 @@ class Picture:
 
 
 class PictureGrid:
-    """Small pictures; a click opens one with its skeletons.
+    """Thumbnails; a click opens the image with its skeletons.
 
-    :param threshold: where the confidence's slider starts, 0..1.
+    :param threshold: initial value of the slider for the confidence, 0..1.
     """
 
     def __init__(self, *, threshold: float) -> None:
@@ -204,9 +209,9 @@ def _add_tags(tags: Sequence[str]) -> None:
 
 
 class Pager:
-    """Turns pages of pictures; not there while one page holds all.
+    """Buttons to turn pages of pictures; hidden while one page holds all pictures.
 
-    :param size: pictures per page.
+    :param size: number of pictures per page.
     """
 
     def __init__(self, size: int) -> None:
@@ -215,7 +220,7 @@ class Pager:
         self._pages.set_visibility(False)
 
     def slice(self, total: int) -> slice:
-        """Which of so many pictures are on the page that is open."""
+        """Return the range of pictures on the open page, given their total number."""
         pages = max(1, -(-total // self._size))
         self._pages.max = pages
         self._pages.set_visibility(pages > 1)
@@ -225,6 +230,6 @@ class Pager:
 
 
 def complain(error: Any) -> None:
-    """Tell the user why something did not work."""
+    """Show an error to the user."""
     text = str(error)
     ui.notify(text[:1].upper() + text[1:], type='negative', multi_line=True, timeout=10_000, close_button='OK')

@@ -57,4 +57,4 @@ def build(context: PageContext) -> None:
             load.refresh()
             await outbox.refresh()
 
-        ui.timer(_REFRESH_SECONDS, refresh)  # runs while the page is open
+        ui.timer(_REFRESH_SECONDS, refresh)  # runs as long as the page is open

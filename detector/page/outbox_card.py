@@ -1,4 +1,4 @@
-"""The card of the page that shows what waits for the Learning Loop."""
+"""The card of the page that shows the images that wait for the Learning Loop."""
 
 import asyncio
 from typing import Final
@@ -65,7 +65,7 @@ class OutboxCard:
             return
         self._newest = entries
         described = await asyncio.to_thread(lambda: [entry.describe() for entry in entries])
-        if entries is not self._newest:  # another call has come by, with what is newer
+        if entries is not self._newest:  # a later call has newer entries
             return
         self._listed = entries
         self._grid.show([_picture(description) for description in described])

@@ -2,7 +2,8 @@
 
 lazy.py        loads NiceGUI when a client requests the page for the first time
 pictures.py    thumbnails with skeletons
-data.py        what the page shows beside text, as REST routes below /ui
+data.py        REST routes below /ui: poses and pictures
+context.py     the parts of the node that the page needs
 node_page.py   the node's page; model_card.py, load_card.py, outbox_card.py are its cards
 look.py        the look, and the elements that the mock Loop's page uses too
 skeleton_view.js   draws skeletons over an image, in the browser

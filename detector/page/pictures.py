@@ -1,4 +1,4 @@
-"""Images with the Learning Loop's metadata: small pictures with skeletons, and the poses for large ones."""
+"""Images with the Learning Loop's metadata: thumbnails with skeletons, and the poses of full-size images."""
 
 import json
 from dataclasses import replace
@@ -12,11 +12,14 @@ from detector.pose.images import Image
 from detector.pose.pose import Pose, poses_from_metadata, poses_to_json
 
 THUMBNAIL_SIDE: Final = 360
-"""Pixels of the longer side: twice what is shown, for sharp screens."""
+"""Longer side of a thumbnail in pixels, which is twice the displayed size, for high-resolution screens."""
 
 
 def thumbnail(picture: Image, metadata: dict[str, Any], *, confidence_threshold: float) -> bytes:
-    """A small JPEG with the skeletons of the Loop's metadata drawn over it."""
+    """Return a small JPEG with the skeletons of the Loop's metadata drawn over it.
+
+    :param picture: RGB uint8, H×W×3.
+    """
     height, width = picture.shape[:2]
     scale = min(1.0, THUMBNAIL_SIDE / max(width, height))
     size = max(1, round(scale * width)), max(1, round(scale * height))
@@ -31,7 +34,7 @@ def _scaled(pose: Pose, scale: float) -> Pose:
 
 
 def poses_of_picture(jpeg: bytes, metadata: dict[str, Any], *, max_pixels: int = images.DEFAULT_MAX_PIXELS) -> bytes:
-    """The poses in the Loop's metadata in the form of `POST /poses`, as JSON."""
+    """Return the poses in the Loop's metadata as JSON in the form of `POST /poses`."""
     width, height = images.upright_size(jpeg, max_pixels=max_pixels)
     boxes = metadata.get('box_detections') or []
     version = next((f'{box.get("model_name")}' for box in boxes), '')

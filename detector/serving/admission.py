@@ -1,6 +1,6 @@
-"""Admission: who may use the engine next, and who hears at once that it is no use to wait.
+"""Admission: decides which request uses the engine next, and refuses requests that would wait too long.
 
-Requests are let in one at a time: live ones (robots, people) before bulk work, but bulk work has a turn after
+One request at a time has its turn. Live requests (robots, people) go before bulk work, but bulk work gets a turn after
 `LIVE_IN_A_ROW` live ones, so that neither starves. Times are seconds of `time.monotonic`.
 """
 
@@ -13,17 +13,18 @@ from typing import Final
 from detector.errors import Busy, DeadlineExceeded
 
 LIVE_IN_A_ROW: Final = 4
+"""Number of live turns after which bulk work gets a turn."""
 _SMOOTHING: Final = 0.2
-"""Weight of the latest turn in the mean duration of turns."""
+"""Weight of the latest turn in the mean duration of turns, 0..1."""
 
 
 class Ticket:
     """A request's place in the queue, from its arrival to the end of its turn.
 
-    :param stream: of the frames that replace each other; None if this one must not be replaced.
-    :param since: when it came in, or the first of the frames whose place it has taken.
-    :param deadline: when the turn must have begun.
-    :param late: counts a request that is later than that, and gives what it hears.
+    :param stream: stream whose frames replace each other; None if this request must not be replaced.
+    :param since: time of arrival, or that of the first frame whose place it has taken.
+    :param deadline: time by which the turn must have begun.
+    :param late: counts a request that misses its deadline, and returns the error.
     """
 
     def __init__(
@@ -41,25 +42,25 @@ class Ticket:
         self.since = since
         self.deadline = deadline
         self.go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.go.add_done_callback(_seen)
+        self.go.add_done_callback(_retrieve_error)
 
 
-def _seen(future: asyncio.Future[None]) -> None:
-    """Keep asyncio from complaining of an error that nobody waited for."""
+def _retrieve_error(future: asyncio.Future[None]) -> None:
+    """Keep asyncio from logging the error as never retrieved: the request may have ended already."""
     if not future.cancelled():
         future.exception()
 
 
 class Admission:
-    """A bounded queue before a single place.
+    """A bounded queue for a single place.
 
-    :param max_waiting: requests that may wait.
-    :param deadline: seconds after its arrival in which a request's turn must begin.
+    :param max_waiting: maximum number of requests that wait.
+    :param deadline: time limit for a request to get its turn, in seconds after its arrival.
     """
 
     def __init__(self, *, max_waiting: int, deadline: float) -> None:
         self.refused = 0
-        """Requests that got no turn: too many before them, too late, or replaced."""
+        """Number of requests without a turn: the queue was full, they were too late, or a newer frame replaced them."""
         self._max_waiting = max_waiting
         self._deadline = deadline
         self._waiting: dict[bool, list[Ticket]] = {True: [], False: []}
@@ -71,20 +72,20 @@ class Admission:
 
     @property
     def present(self) -> int:
-        """Requests that are in: preparing, waiting, or at their turn."""
+        """Number of requests that are being prepared, wait, or have their turn."""
         return self._present
 
     def about(self) -> dict[str, int]:
-        """How many requests are in, and how many have been refused since the start."""
+        """Return how many requests are present, and how many have been refused since the start."""
         return {'present': self._present, 'refused': self.refused}
 
     @asynccontextmanager
     async def enter(self, *, live: bool = True, stream: Hashable | None = None) -> AsyncIterator[Ticket]:
-        """Come in, and be counted until the end; the turn itself is `turn`.
+        """Count a request as present until it ends. `turn` then waits for its turn.
 
-        :param stream: this request replaces an earlier one of the same stream that still waits, and takes its place
-            in the queue: a camera that is faster than the queue would never have its turn otherwise.
-        :raises Busy: the queue is full, or so slow that the turn would come too late.
+        :param stream: this request replaces an earlier one of the same stream that still waits, and takes its place in
+            the queue. Otherwise a camera that is faster than the queue would never have its turn.
+        :raises Busy: the queue is full, or the turn would come too late.
         """
         older = self._replaceable(stream)
         self.check(leaving=int(older is not None))
@@ -105,10 +106,10 @@ class Admission:
                 del self._arrived[stream]
 
     def check(self, *, leaving: int = 0) -> None:
-        """Whether there is any use in coming in now; who hears `Busy` is counted as refused.
+        """Refuse and count a request that would not get its turn in time.
 
-        :param leaving: requests that are in and give up their places for this one.
-        :raises Busy: the queue is full, or so slow that the turn would come too late.
+        :param leaving: number of present requests that this one replaces.
+        :raises Busy: the queue is full, or the turn would come too late.
         """
         present = self._present - leaving
         seconds = present * self._mean_seconds
@@ -135,20 +136,20 @@ class Admission:
     async def turn(self, ticket: Ticket) -> AsyncIterator[None]:
         """Wait for the turn, and hold it.
 
-        :raises DeadlineExceeded: it does not come in time.
-        :raises Busy: a newer frame of the same stream has come.
+        :raises DeadlineExceeded: the turn does not come in time.
+        :raises Busy: a newer frame of the same stream has arrived.
         """
         queue = self._waiting[ticket.live]
         queue.append(ticket)
-        self._let_next_in()
+        self._begin_next_turn()
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + ticket.deadline - time.monotonic()):
                 await asyncio.shield(ticket.go)
         except TimeoutError:
-            if not _was_let_in(ticket):
+            if not _has_turn(ticket):
                 raise self._late() from None
         except asyncio.CancelledError:
-            if _was_let_in(ticket):
+            if _has_turn(ticket):
                 self._end_turn()
             raise
         finally:
@@ -160,20 +161,20 @@ class Admission:
             self._end_turn()
 
     def took(self, seconds: float) -> None:
-        """Learn how long the work of a turn takes."""
+        """Note how long the work of a turn took."""
         self._mean_seconds += _SMOOTHING * (seconds - self._mean_seconds) if self._mean_seconds else seconds
 
     def _end_turn(self) -> None:
         self._running = False
-        self._let_next_in()
+        self._begin_next_turn()
 
-    def _let_next_in(self) -> None:
+    def _begin_next_turn(self) -> None:
         if self._running:
             return
         live, bulk = self._waiting[True], self._waiting[False]
         bulk_is_due = self._live_in_a_row >= LIVE_IN_A_ROW
         for queue in (bulk, live) if bulk_is_due else (live, bulk):
-            waiting = [ticket for ticket in queue if not ticket.go.done()]  # the others are replaced, or given up
+            waiting = [ticket for ticket in queue if not ticket.go.done()]  # the others were replaced or timed out
             if waiting:
                 ticket = min(waiting, key=lambda ticket: ticket.since)
                 self._live_in_a_row = self._live_in_a_row + 1 if ticket.live else 0
@@ -182,8 +183,8 @@ class Admission:
                 return
 
 
-def _was_let_in(ticket: Ticket) -> bool:
-    """Whether the turn has come; if not, it never will."""
+def _has_turn(ticket: Ticket) -> bool:
+    """Return True if the turn has come; otherwise make sure that it never does."""
     if ticket.go.done():
         return not ticket.go.cancelled() and ticket.go.exception() is None
     ticket.go.cancel()

@@ -1,7 +1,6 @@
-"""Decoding of received images: in threads, few at a time, and not more of them in memory than there is room for.
+"""Decodes received images in threads, and bounds the memory of decoded images that wait for their inference.
 
-A file of a few hundred KB may decode to hundreds of MB, so what waits for its inference must not be bounded by
-numbers of requests only.
+A file of a few hundred KB may decode to hundreds of MB, so a bound on the number of requests is not enough.
 """
 
 import asyncio
@@ -23,17 +22,17 @@ from detector.pose.images import Image
 from .admission import Ticket
 
 _THREADS: Final = 2
-"""Images that may be decoded at the same time."""
+"""Number of images that are decoded at the same time."""
 ROOM_PIXELS: Final = 256_000_000
-"""For decoded images, 768 MB; a group of images that has more goes alone."""
+"""Room for decoded images in pixels, which is 768 MB. A larger group of images waits until it is alone."""
 
 
 class Decoder:
     """Decodes groups of images.
 
-    :param max_pixels: of one image.
-    :param metrics: where the times are counted.
-    :param room: pixels of decoded images.
+    :param max_pixels: limit for one image.
+    :param metrics: counts the times.
+    :param room: limit for all decoded images together, in pixels.
     """
 
     def __init__(self, *, max_pixels: int, metrics: Metrics, room: int = ROOM_PIXELS) -> None:
@@ -44,17 +43,17 @@ class Decoder:
 
     @asynccontextmanager
     async def decoded(self, received: Sequence[ImageData], ticket: Ticket) -> AsyncIterator[list[Image | InvalidImage]]:
-        """Hold images in memory, in the order of arrival where there is no room for all that come.
+        """Decode a group of images and hold them in memory. Groups that find no room wait in the order of arrival.
 
-        :param received: of a group: encoded images, or RGB arrays, which take no room.
-        :param ticket: the request that they belong to.
-        :return: upright RGB arrays, in the order of `received`; instead of one that is broken or not acceptable, why.
+        :param received: encoded images, or RGB uint8 arrays H×W×3, which take no room.
+        :param ticket: the request that the images belong to.
+        :return: upright RGB arrays in the order of `received`; an error for an image that is broken or not acceptable.
         :raises DeadlineExceeded: there is no room in time.
-        :raises Busy: a newer frame of the same stream has come while this one waited for room.
+        :raises Busy: a newer frame of the same stream has arrived while this one waited for room.
         """
         files = sum(not isinstance(image, np.ndarray) for image in received)
         most = files * self._max_pixels
-        if self.room.has(most):  # nobody needs to look how large they are
+        if self.room.has(most):  # the images fit whatever their sizes are
             room = most
         else:
             room = await asyncio.to_thread(self._pixels, received)
@@ -73,13 +72,13 @@ class Decoder:
             self.room.give_back(room)
 
     def _pixels(self, received: Sequence[ImageData]) -> int:
-        """That the files will have, as their headers say."""
+        """Return the pixels that the files will have, according to their headers."""
         count = 0
         for image in received:
             if not isinstance(image, np.ndarray):
                 try:
                     count += images.pixels(image, max_pixels=self._max_pixels)
-                except InvalidImage:  # decoding will say so
+                except InvalidImage:  # decoding reports it
                     continue
         return count
 
@@ -97,9 +96,9 @@ class Decoder:
 
 
 class Room:
-    """A number of pixels that may be held at the same time; who came first is served first.
+    """A number of pixels that may be held at the same time, given out in the order of arrival.
 
-    :param pixels: who needs more has all of it.
+    :param pixels: the total; a caller that needs more gets all of it.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -109,18 +108,18 @@ class Room:
 
     @property
     def held(self) -> int:
-        """Pixels."""
+        """Pixels that are held now."""
         return self._held
 
     def has(self, pixels: int) -> bool:
-        """Whether `take` would not wait."""
+        """Return True if `take` would not wait."""
         return not pixels or (not self._waiting and (not self._held or self._held + pixels <= self._pixels))
 
     async def take(self, pixels: int, ticket: Ticket) -> None:
         """Wait until there is room, and take it.
 
-        :raises DeadlineExceeded: there is none in time.
-        :raises Busy: the ticket has been replaced.
+        :raises DeadlineExceeded: there is no room in time.
+        :raises Busy: a newer frame has replaced the request.
         """
         if self.has(pixels):
             self._held += pixels

@@ -1,4 +1,4 @@
-"""The node's Socket.IO side: a real client over a real port."""
+"""The node's Socket.IO events: a real client over a real port."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def call(client: SocketClient, event: str, *payload: Any) -> Any:
 
 @pytest.mark.parametrize('image', [RAW_CARD, JPEG], ids=['raw', 'jpeg'])
 def test_detect_and_batch_detect_read_the_card(client: SocketClient, image: dict[str, Any]) -> None:
-    """Raw RGB arrays and JPEG bytes; a batch keeps its order."""
+    """Raw RGB arrays and JPEG bytes are read to the pixel; a batch keeps its order."""
     assert_read(poses_of(call(client, 'detect', {'image': image})))
     single = make_card(FIGURES[:1])
     other = {'bytes': single.tobytes(), 'dtype': 'uint8', 'shape': single.shape}
@@ -38,7 +38,7 @@ def test_detect_and_batch_detect_read_the_card(client: SocketClient, image: dict
 
 
 def test_swapped_colours_are_not_read(client: SocketClient) -> None:
-    """Red and blue matter here too."""
+    """A raw array with red and blue swapped is misread, so the colour order is right."""
     swapped = RAW_CARD | {'bytes': np.ascontiguousarray(make_card()[..., ::-1]).tobytes()}
     assert_misread(poses_of(call(client, 'detect', {'image': swapped})))
 
@@ -51,7 +51,7 @@ def test_poses_are_grouped(client: SocketClient) -> None:
 
 
 def test_options_reach_the_answer(client: SocketClient) -> None:
-    """Tags, source and date come back as sent; an empty batch is an empty list."""
+    """Tags, source and date return as sent; an empty batch gives an empty list."""
     options = {'tags': ['a'], 'source': 's', 'creation_date': '2026-01-02', 'camera_id': None, 'autoupload': 'all'}
     answer = call(client, 'detect', {'image': JPEG} | options)
     assert (answer['tags'], answer['source'], answer['created']) == (['a'], 's', '2026-01-02')
@@ -59,7 +59,7 @@ def test_options_reach_the_answer(client: SocketClient) -> None:
 
 
 def test_a_frame_of_64_mib_is_accepted(node: NodeProcess) -> None:
-    """Raw, in one WebSocket message; uvicorn's default would cut the connection at 16 MiB."""
+    """A raw frame arrives in one WebSocket message; uvicorn's default would close the connection at 16 MiB."""
     height, width = 4096, 5461  # 3 · 4096 · 5461 is 4 KiB short of 64 MiB
     card = make_card(tuple(FIGURES), width=width, height=height)
     large = np.kron(make_card(), np.ones((5, 5, 1), dtype=np.uint8))
@@ -90,7 +90,11 @@ BAD: dict[str, tuple[str, tuple[Any, ...], str]] = {
     'large batch': ('batch_detect', ({'images': [JPEG] * 65},), 'up to 64'),
     'long number': ('detect', ({'image': RAW_CARD | {'shape': (10**120, 5, 3)}},), 'shape'),
     'reserved': ('connect', ({'image': RAW_CARD},), 'is not an event'),
-    'metadata of lists': ('upload', ({'image': JPEG, 'metadata': {'box_detections': {'a': 1}}},), "'metadata' is not"),
+    'metadata of lists': (
+        'upload',
+        ({'image': JPEG, 'metadata': {'box_detections': {'a': 1}}},),
+        "'metadata' is malformed",
+    ),
     'bad in batch': ('batch_detect', ({'images': [RAW_CARD, JPEG | {'bytes': b'x'}]},), 'not an image'),
     'poses': ('poses', ({'image': 5},), "'image' must be an object"),
     'unknown event': ('detekt', ({'image': RAW_CARD},), "unknown event 'detekt'"),
@@ -105,7 +109,7 @@ BAD: dict[str, tuple[str, tuple[Any, ...], str]] = {
 
 @pytest.mark.parametrize('name', BAD)
 def test_bad_events_get_an_error_at_once_and_the_node_serves_on(client: SocketClient, name: str) -> None:
-    """Every event is answered: `{'error': …}` that says what to change; the next frame is served."""
+    """Every bad event gets `{'error': …}` that says what to change, and the next frame is served."""
     event, payload, message = BAD[name]
     answer = client.call(event, *payload, timeout=2)
     assert message in answer['error']
@@ -113,7 +117,7 @@ def test_bad_events_get_an_error_at_once_and_the_node_serves_on(client: SocketCl
 
 
 def test_the_other_events_answer_as_upstream_does(client: SocketClient) -> None:
-    """What rosys and the Loop's tools ask for."""
+    """The events that rosys and the Loop's tools send get the answers that upstream gives."""
     assert call(client, 'info')['version'] == '0.0'
     about = call(client, 'about')
     assert about['operation_mode'] == 'idle'

@@ -1,4 +1,4 @@
-"""The outbox's routes, and those of the page that show the same images."""
+"""The routes of the outbox, and those of the page that show the same images."""
 
 import asyncio
 import shutil
@@ -34,7 +34,7 @@ READ = ('/outbox/{name}/image?skeletons=true', '/ui/outbox/{name}/thumbnail', '/
 
 
 def make_app(outbox: Outbox, folder: Path, **settings: Any) -> Any:
-    """As much of a node as these routes need."""
+    """Return an app with the routes of this outbox and those of the page."""
     app: Any = FastAPI()
     chosen = Settings(data_folder=folder, **settings)
     serving = ModelServing(chosen, ModelStore(folder), metrics=Metrics(), life=Life())
@@ -53,7 +53,7 @@ def client_of(app: Any) -> httpx.AsyncClient:
 
 @pytest.fixture
 async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
-    """That sends to nobody."""
+    """An outbox whose Loop does not exist."""
     made = make_outbox(tmp_path / 'outbox', 'http://127.0.0.1:9')
     yield made
     await made.close()
@@ -61,7 +61,7 @@ async def outbox(tmp_path: Path) -> AsyncIterator[Outbox]:
 
 @pytest.fixture
 async def entry(outbox: Outbox) -> Entry:
-    """An image that waits in it."""
+    """An image that waits in the outbox."""
     return await outbox.save(CARD, ImageMetadata(), priority=False)
 
 
@@ -71,14 +71,14 @@ async def answers(app: Any, name: str, paths: tuple[str, ...] = AS_THEY_LIE + RE
 
 
 def assert_documented(app: Any, status: int) -> None:
-    """For both routes of the document that show an image."""
+    """Check that the OpenAPI document has this status for both routes that show an image."""
     paths = openapi.completed(app.openapi())['paths']
     for path in AS_THEY_LIE[:2]:
         assert str(status) in paths[path]['get']['responses']
 
 
 async def test_what_does_not_wait_is_not_found(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
-    """404, whether it never did or its files have gone meanwhile."""
+    """The answer is 404 for an unknown name, and for an image whose files have disappeared."""
     app = make_app(outbox, tmp_path)
     assert {answer.status_code for answer in await answers(app, entry.name)} == {200}
     found = await answers(app, 'x')
@@ -90,7 +90,7 @@ async def test_what_does_not_wait_is_not_found(outbox: Outbox, entry: Entry, tmp
 
 
 async def test_without_a_loop_nothing_can_wait(tmp_path: Path) -> None:
-    """409 that says what to set, also for the page."""
+    """The answer is 409 and says what to set, for the page too."""
     app = make_app(NoOutbox(), tmp_path)
     for answer in await answers(app, 'x'):
         assert answer.status_code == 409
@@ -112,7 +112,7 @@ DAMAGES: dict[str, tuple[bytes | None, bytes | None, str]] = {
 async def test_what_waits_but_is_damaged_is_an_error_of_the_node(
     outbox: Outbox, entry: Entry, tmp_path: Path, damage: str
 ) -> None:
-    """500 that names image and fault, wherever it is read; as they lie the files can still be had."""
+    """Every route that reads the file answers 500 with name and fault; the unchanged files can still be downloaded."""
     jpeg, stored, why = DAMAGES[damage]
     if jpeg is not None:
         entry.jpeg.write_bytes(jpeg)
@@ -130,7 +130,7 @@ async def test_what_waits_but_is_damaged_is_an_error_of_the_node(
 
 
 async def test_files_that_the_disk_does_not_give_are_damaged(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
-    """Not gone: nobody has sent them."""
+    """The answer is 500 rather than 404, since the image has not been sent."""
     for path in (entry.jpeg, entry.metadata):
         path.unlink()
         path.mkdir()
@@ -141,7 +141,7 @@ async def test_files_that_the_disk_does_not_give_are_damaged(outbox: Outbox, ent
 async def test_images_beyond_a_limit_that_was_lowered_are_not_drawn(
     outbox: Outbox, entry: Entry, tmp_path: Path
 ) -> None:
-    """The answer names the setting."""
+    """The answer names the setting that limits the image."""
     for answer in await answers(make_app(outbox, tmp_path, max_image_pixels=64), entry.name, READ):
         assert (answer.status_code, 'MAX_IMAGE_PIXELS' in answer.json()['detail']) == (500, True)
 
@@ -149,7 +149,7 @@ async def test_images_beyond_a_limit_that_was_lowered_are_not_drawn(
 async def test_stored_images_are_drawn_one_at_a_time(
     outbox: Outbox, entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many are asked for, here and by the page; those that are only read do not wait."""
+    """Simultaneous requests of REST and page draw in turn; requests that only read a file do not wait."""
     lock = threading.Lock()
     overlaps: list[bool] = []
     draw = overlay.draw

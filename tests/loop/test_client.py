@@ -1,4 +1,4 @@
-"""What goes to the Learning Loop, and to nobody else."""
+"""Requests to the Learning Loop reach the Loop and no other host."""
 
 import asyncio
 import http.server
@@ -87,7 +87,7 @@ def recording(context: ssl.SSLContext | None = None) -> Iterator[Recorded]:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A node rewrites the environment for upstream."""
+    """Restore the environment, which a node rewrites for upstream."""
     import os
     from unittest.mock import patch
 
@@ -110,7 +110,7 @@ def settings_for(host: str, folder: Path, **more: Any) -> Settings:
 
 
 async def full_outbox(settings: Settings) -> Outbox:
-    """An outbox with one image, not sending yet."""
+    """An outbox with one image, not started."""
     outbox = open_outbox(settings)
     await outbox.save(CARD, ImageMetadata())
     return outbox
@@ -136,7 +136,7 @@ async def test_the_password_goes_to_the_configured_host_only(tmp_path: Path) -> 
 
 
 async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uploads(tmp_path: Path) -> None:
-    """LOOP_SSL_CERT_PATH: with it both go through; without it neither, and the image stays."""
+    """LOOP_SSL_CERT_PATH lets questions and uploads through; without it both fail, and the image stays."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert('localhost').configure_cert(context)
@@ -163,7 +163,7 @@ async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uplo
 
 
 async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> None:
-    """Whatever calls it."""
+    """Every method of the client is refused."""
     apply_settings(Settings(data_folder=tmp_path))
     client = loop.communicator(Settings(data_folder=tmp_path))
     for question in (client.ensure_login, lambda: client.get('/status', requires_login=False)):
@@ -178,7 +178,7 @@ async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> 
 
 
 async def test_models_are_found_by_version(tmp_path: Path) -> None:
-    """Against the mock Loop: the seeded one is there, another is not."""
+    """The mock Loop knows the seeded version and no other."""
     with running_mock_loop(tmp_path / 'loop') as server:
         client = loop.communicator(settings_for(server.host, tmp_path))
         found = await loop.find_model(client, PROJECT, '1.0')
@@ -189,7 +189,7 @@ async def test_models_are_found_by_version(tmp_path: Path) -> None:
 
 
 def test_a_package_is_uploaded_as_a_trainings_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`wholebody model upload` to the mock Loop; the second time it says that it is there already."""
+    """`wholebody model upload` uploads to the mock Loop; the second time it says that the package is there already."""
     package = make_package(tmp_path / 'p.zip', version='1.5', name='mine')
     monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'data'))
     with pytest.raises(NoLearningLoop):
@@ -218,7 +218,7 @@ def test_the_mock_loop_is_a_command(tmp_path: Path) -> None:
 
 
 def test_the_node_id_survives_a_broken_file(tmp_path: Path) -> None:
-    """It is kept; a truncated uuids.json is set aside, and other names in a good one stay."""
+    """The id is kept; a truncated uuids.json is set aside, and other names in a valid file stay."""
     first = node_id(tmp_path, 'My Node')
     assert node_id(tmp_path, 'my node') == first
     other = node_id(tmp_path, 'other')

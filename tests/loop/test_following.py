@@ -1,4 +1,4 @@
-"""A real node process follows a real mock Learning Loop, through every fault of it."""
+"""A real node process follows a real mock Learning Loop, through every fault of the Loop."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
 
 @pytest.fixture(scope='module')
 def follower(loop: MockLoopProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node that follows; every test brings it to versions of its own."""
+    """A node that follows the Loop; every test uploads versions of its own."""
     with running_node(
         tmp_path_factory.mktemp('follower'),
         DEADLINE=60,
@@ -53,7 +53,7 @@ def follower(loop: MockLoopProcess, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def packages(tmp_path: Path, loop: MockLoopProcess) -> Iterator[Callable[[], str]]:
-    """Uploads another version of the test card model and returns its number; faults are cleared afterwards."""
+    """Upload another version of the test card model and return its number; faults are cleared afterwards."""
 
     def upload() -> str:
         numbers = [int(model['version'].split('.')[1]) for model in loop.models()]
@@ -107,7 +107,7 @@ def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
     kind: str,
     parameters: dict[str, Any],
 ) -> None:
-    """While the fault lasts the old model answers; two cycles after its end the new one does."""
+    """The old model answers during the fault; two cycles after its end the new model does."""
     version = packages()
     with Load(follower) as load:
         fault = loop.fault(endpoint, kind, **parameters)
@@ -130,7 +130,9 @@ def test_after_a_fault_the_node_reaches_its_target_and_served_throughout(
 def test_what_the_loop_calls_the_file_does_not_matter(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], kind: str, parameters: dict[str, Any]
 ) -> None:
-    """Upstream fails without the header, and an empty or climbing name would have deleted or written elsewhere."""
+    """The node ignores the file name in the header; with upstream a missing header fails, and an empty or climbing name
+    would delete or write elsewhere.
+    """
     version = packages()
     fault = loop.fault('model_file', kind, **parameters)
     loop.set_target(version)
@@ -143,7 +145,7 @@ def test_what_the_loop_calls_the_file_does_not_matter(
 def test_too_many_requests_are_waited_out(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
 ) -> None:
-    """429 makes the Loop's client pause for 5 seconds at a time."""
+    """After 429 the Loop's client pauses for 5 seconds and tries again."""
     version = packages()
     fault = loop.fault('target', 'status', status=429)
     loop.set_target(version)
@@ -153,7 +155,7 @@ def test_too_many_requests_are_waited_out(
 
 
 def test_a_refused_login_is_survived(follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]) -> None:
-    """Sessions expire and the login fails: the node keeps serving and follows again when it can log in."""
+    """Sessions expire and the login fails: the node keeps serving, and follows again when it can log in."""
     version = packages()
     fault = loop.fault('login', 'status', status=401)
     loop.expire_sessions()
@@ -171,7 +173,7 @@ def test_a_refused_login_is_survived(follower: NodeProcess, loop: MockLoopProces
 def test_a_malformed_target_is_reported_and_changes_nothing(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], body: Any
 ) -> None:
-    """The Loop's operators see what is wrong in the detector's status; the next good target is followed."""
+    """The detector's status names the fault; the node follows the next valid target."""
     before = follower.version
     loop.set_raw_target(body)
 
@@ -189,7 +191,7 @@ def test_a_malformed_target_is_reported_and_changes_nothing(
 def test_a_wrong_package_is_refused_once_and_another_file_is_fetched(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
 ) -> None:
-    """A body model is offered: it is fetched once, reported, and left; when the Loop has another file that is taken."""
+    """A body model is fetched and reported once; when the Loop offers another file, the node takes it."""
     before = follower.version
     good = packages()
     outputs = {'simcc_x': np.zeros((1, 17, 384)), 'simcc_y': np.zeros((1, 17, 512))}
@@ -219,7 +221,7 @@ def test_a_wrong_package_is_refused_once_and_another_file_is_fetched(
 def test_versions_are_chosen_by_hand(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str], tmp_path: Path
 ) -> None:
-    """A version, pause, follow again; unknown or doubled versions are refused and change nothing."""
+    """Version, pause and follow work; unknown or ambiguous versions are refused and change nothing."""
     current = follower.version
     version = packages()
     assert set_mode(follower, 'pause').status_code == 200
@@ -252,7 +254,7 @@ def test_versions_are_chosen_by_hand(
 def test_installed_versions_can_be_chosen_while_the_loop_is_down(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
 ) -> None:
-    """Others are refused with 502; when the Loop is back it is followed."""
+    """Other versions are refused with 502; the node follows the Loop again when it is back."""
     version = packages()
     loop.set_target(version)
     follower.wait_for_version(version)
@@ -278,7 +280,7 @@ def test_installed_versions_can_be_chosen_while_the_loop_is_down(
 def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
     loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
 ) -> None:
-    """The running node does not need it; the next start goes back to what is there, then to the target."""
+    """The running node does not need the folder; after a restart it serves an installed model, then the target."""
     settings = {'POLL_SECONDS': CYCLE, **loop.settings}
     with running_node(tmp_path, **settings) as node:
         version = packages()
@@ -299,7 +301,7 @@ def test_a_deleted_model_folder_is_fetched_again_after_a_restart(
 def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
     loop: MockLoopProcess, tmp_path: Path, packages: Callable[[], str]
 ) -> None:
-    """One model in memory: no request fails during a switch, and the old model returns when the new one is bad."""
+    """With one model in memory no request fails during a switch, and the old model returns if the new one is bad."""
     settings = {'POLL_SECONDS': CYCLE, 'EXCLUSIVE_MODEL_BUILD': 1, 'DEADLINE': 30, **loop.settings}
     loop.set_target('1.0')
     with running_node(tmp_path, **settings) as node:
@@ -325,7 +327,7 @@ def test_an_exclusive_build_lets_requests_wait_and_comes_back_from_a_bad_model(
 
 
 def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Path) -> None:
-    """However often: the exchange goes on to its end, and one of the two serves."""
+    """The exchange continues to its end however often the mode changes, and one of the two models serves."""
     store = ModelStore(tmp_path / 'data')
     store.install(make_package(tmp_path / 'a.zip', version='1.1'), verify=verify)
     store.install(make_package(tmp_path / 'b.zip', version='1.2'), verify=verify)
@@ -341,7 +343,7 @@ def test_a_pause_in_the_midst_of_an_exclusive_build_leaves_a_model(tmp_path: Pat
 
 
 def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None:
-    """A robot in the field goes back to the version before."""
+    """A robot without a Loop goes back to its previous version."""
     store = ModelStore(tmp_path / 'data')
     store.install(make_package(tmp_path / 'a.zip', version='1.1'), verify=verify)
     store.install(make_package(tmp_path / 'b.zip', version='1.2'), verify=verify)
@@ -354,7 +356,7 @@ def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None
 
 @pytest.mark.integration
 def test_a_loop_that_was_never_there_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
-    """Nobody listens at LOOP_HOST: the embedded model answers."""
+    """LOOP_HOST refuses connections, and the embedded model answers."""
     settings = {'LOOP_HOST': f'127.0.0.1:{free_port()}', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
     with running_node(tmp_path, POLL_SECONDS=CYCLE, **settings) as node:
         time.sleep(3 * CYCLE)

@@ -18,7 +18,7 @@ LOOP = {'loop_host': '127.0.0.1:9', 'loop_organization': 'o', 'loop_project': 'p
 
 
 class Bench:
-    """A Following, the Loop's answer to it, and the models.
+    """A `Following`, the Loop's answers to it, and the models that serve.
 
     :param answer: the deployment target that the Loop answers, or its fault.
     """
@@ -89,7 +89,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 async def test_the_deployment_target_is_served(bench: Bench) -> None:
-    """Each new target replaces the model; a Loop that is away changes nothing and is in the status."""
+    """Each new target replaces the model; while the Loop is away, the model stays and the status names the fault."""
     for version in ('1.0', '2.0'):
         bench.answer = bench.install(version)
         assert await bench.cycle() == version
@@ -103,7 +103,7 @@ async def test_the_deployment_target_is_served(bench: Bench) -> None:
 
 
 async def test_models_are_switched_in_idle_only(bench: Bench) -> None:
-    """Not during startup, not while the robot asks for no change, not in pause, not while the node ends."""
+    """No switch begins during startup, in the mode `detecting`, in pause, or while the node shuts down."""
     bench.answer = bench.install('1.0')
     for mode in (OperationMode.Startup, OperationMode.Detecting):
         bench.following.set_operation_mode(mode)
@@ -121,13 +121,13 @@ async def test_models_are_switched_in_idle_only(bench: Bench) -> None:
 
 
 async def test_a_chosen_version_wins_over_the_target(bench: Bench) -> None:
-    """Until the Loop is followed again; a version that cannot be had changes nothing."""
+    """The chosen version serves until the node follows the Loop again; an unavailable version changes nothing."""
     bench.answer = bench.install('1.0')
     bench.install('2.0')
     await bench.cycle()
     await bench.following.set_mode(' 2.0\n')
     assert (await bench.cycle(), bench.following.mode()) == ('2.0', '2.0')
-    with pytest.raises(InvalidRequest, match="'newest' is no version"):
+    with pytest.raises(InvalidRequest, match="'newest' is not a version"):
         await bench.following.set_mode('newest')
     with pytest.raises(LoopFault):
         await bench.following.set_mode('3.0')
@@ -137,7 +137,7 @@ async def test_a_chosen_version_wins_over_the_target(bench: Bench) -> None:
 
 
 async def test_the_status_is_reported_at_changes_and_every_few_cycles(bench: Bench) -> None:
-    """SYNC_CYCLES is 3: at once, then after three cycles without a change; a new error or model is told at once."""
+    """With SYNC_CYCLES=3 a report is due at the start, after three cycles, and at once after a new error or model."""
     reports = []
     for change in (None, None, None, None, 'the runtime fails', None, None, None):
         bench.error = change or bench.error
@@ -148,7 +148,7 @@ async def test_the_status_is_reported_at_changes_and_every_few_cycles(bench: Ben
 
 
 async def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is asked and nothing is reported; other versions need a Loop."""
+    """The node sends no request and no report; a version that is not installed needs a Loop."""
     bench = Bench(tmp_path, monkeypatch)
     bench.following.leave_startup()
     bench.install('1.0')
@@ -162,7 +162,7 @@ async def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path, m
 
 
 async def test_a_reset_forgets_targets_and_begins_anew(bench: Bench) -> None:
-    """The node is in `startup` again, and every change has been told."""
+    """After the reset the mode is `startup`, targets are unknown, and the observer has been called."""
     bench.answer = bench.install('1.0')
     await bench.following.set_mode('pause')
     await bench.cycle()

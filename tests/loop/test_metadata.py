@@ -1,4 +1,4 @@
-"""The Loop's metadata, from poses and back, and as uploaders send it."""
+"""The Loop's metadata: made from poses, converted back, and read from uploads."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def model_info(embedded: ModelPackage) -> ModelInformation:
 
 
 def test_poses_survive_the_loops_form(embedded: ModelPackage) -> None:
-    """Points to 0.01 px, boxes to half a pixel, persons apart."""
+    """Points stay within 0.01 px, boxes within half a pixel, and persons stay apart."""
     from dataclasses import asdict
 
     poses = [make_pose(1), make_pose(2)]
@@ -38,7 +38,7 @@ def test_poses_survive_the_loops_form(embedded: ModelPackage) -> None:
 
 
 def test_boxes_without_points_have_no_visible_keypoints() -> None:
-    """As an uploader may send them; unknown points are passed over."""
+    """An upload may have boxes only; unknown points are ignored."""
     (alone,) = poses_from_metadata({'box_detections': [BOX]})
     assert alone.confidences.max() == 0
     (pointed,) = poses_from_metadata(
@@ -49,7 +49,7 @@ def test_boxes_without_points_have_no_visible_keypoints() -> None:
 
 
 def test_metadata_is_read_as_rosys_sends_it() -> None:
-    """`creation_date` for `created`, fractions of pixels, whole numbers for floats; nothing is given by default."""
+    """`creation_date` stands for `created`, boxes may have fractions, floats may be integers; the default is empty."""
     given = metadata.parse(
         {
             'box_detections': [BOX | {'x': 1.0, 'width': 2.6}],
@@ -93,7 +93,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize('name', BAD)
 def test_bad_metadata_names_the_field(name: str) -> None:
-    """The caller hears which field is wrong."""
+    """The error names the malformed field."""
     payload, message = BAD[name]
     with pytest.raises(InvalidRequest, match='(?s)metadata|creation date|a text') as caught:
         metadata.parse(payload)
@@ -101,7 +101,9 @@ def test_bad_metadata_names_the_field(name: str) -> None:
 
 
 def test_categories_get_the_ids_of_the_model(embedded: ModelPackage, model_info: ModelInformation) -> None:
-    """Detections and annotations of all kinds; aliases of keypoints get their names; wrong ids are put right."""
+    """All kinds of detections and annotations get ids, aliases of keypoints get their names, and wrong ids are
+    corrected.
+    """
     annotation = {'category_name': 'face-0', 'x': 1, 'y': 1}
     given = metadata.parse(
         {
@@ -123,7 +125,7 @@ def test_categories_get_the_ids_of_the_model(embedded: ModelPackage, model_info:
 
 
 def test_other_categories_of_the_model_are_known(embedded: ModelPackage, model_info: ModelInformation) -> None:
-    """A project in the Loop may have more than ours."""
+    """A project in the Loop may have more categories than the node's own."""
     from copy import deepcopy
 
     from learning_loop_node.data_classes import Category
@@ -136,7 +138,7 @@ def test_other_categories_of_the_model_are_known(embedded: ModelPackage, model_i
 
 
 def test_unknown_categories_are_an_error(embedded: ModelPackage, model_info: ModelInformation) -> None:
-    """Those without an id of their own, by name; a long list is cut."""
+    """The error lists the categories without an id, up to a limit."""
     given = metadata.parse({'box_detections': [BOX | {'category_name': f'kind {n}'} for n in range(9)]})
     with pytest.raises(InvalidRequest, match="knows no category 'kind 0', .*'kind 4' and 4 more"):
         metadata.add_category_ids(given, embedded, model_info)
@@ -146,5 +148,5 @@ def test_unknown_categories_are_an_error(embedded: ModelPackage, model_info: Mod
     'text', ['2026-01-31', '2026-01-31T12:00:00Z', '2026-01-31_12:00:00.123', '2026-01-31 12:00+01:00']
 )
 def test_iso_dates_are_accepted(text: str) -> None:
-    """With any separator, as rosys and learning_loop_node write them."""
+    """Any separator that rosys and learning_loop_node write is accepted."""
     assert metadata.check_date(text) == text

@@ -1,4 +1,4 @@
-"""The updater alone: what is remembered, what is tried again. Whole nodes are in test_following.py."""
+"""The updater alone: refusals and retries. Whole nodes are tested in test_following.py."""
 
 import errno
 import time
@@ -21,11 +21,11 @@ TARGET = Target(version='1.5', model_id='abc')
 
 
 class Bench:
-    """An updater, what it fetches from, and what it switched to.
+    """An updater, a file server for it, and the versions that it switched to.
 
-    :param broken: the switch fails as a missing device would make it.
-    :param serving: whether another model serves meanwhile.
-    :param attempts: to switch.
+    :param broken: True to make the switch fail as a missing device does.
+    :param serving: True while another model serves.
+    :param attempts: number of attempts to switch.
     """
 
     def __init__(self, folder: Path, server: FileServer) -> None:
@@ -60,7 +60,7 @@ class Bench:
         self.switched.append(package.folder.name)
 
     async def cycle(self, target: Target = TARGET) -> str | None:
-        """One cycle, waited for; the error that remains."""
+        """Run one cycle and its update; return the remaining error."""
         await self.updater.ensure(target, self.current)
         await self.updater.wait()
         return self.updater.error
@@ -83,7 +83,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 async def test_the_loops_version_wins_over_the_files(bench: Bench) -> None:
-    """A package that calls itself 9.9 is installed, current and found again as what the Loop calls it."""
+    """A package whose file says 9.9 is installed, selected and found under the Loop's version."""
     assert await bench.cycle() is None
     assert bench.switched == ['1.5']
     current = bench.store.current()
@@ -99,7 +99,7 @@ async def test_the_loops_version_wins_over_the_files(bench: Bench) -> None:
 
 
 async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench: Bench, tmp_path: Path) -> None:
-    """Somebody installed a 1.5 of their own: the Loop's is fetched over it, unless the installed one was meant."""
+    """The Loop's 1.5 replaces a local 1.5, unless the client asked for the installed one."""
     bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
     assert await bench.cycle(Target(version='1.5', model_id=INSTALLED)) is None
     assert bench.fetched == 0
@@ -110,7 +110,7 @@ async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench
 
 
 async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> None:
-    """Afterwards it is only asked whether the file is still the same; another file, or somebody, changes that."""
+    """Later cycles only ask whether the file has changed; another file or a client's command leads to a new attempt."""
     bench.server.content = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop()).read_bytes()
     assert 'right_hand_20 missing' in str(await bench.cycle())
     (refused,) = bench.updater.about()['refused']
@@ -131,7 +131,7 @@ async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> 
 
 
 async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None:
-    """The Loop says that it is the same file, but the transfer may have been at fault."""
+    """The Loop says that the file has not changed, but the transfer may have been at fault."""
     good = bench.server.content
     bench.server.content = good[: len(good) // 2] + bytes(100) + good[len(good) // 2 + 100 :]
     for number in range(1, 6):
@@ -142,7 +142,7 @@ async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None
 
 
 async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
-    """While another model serves: reported, not built again every cycle, tried again when somebody asks."""
+    """While another model serves, the fault is reported, and only a command of a client leads to a new attempt."""
     bench.broken = True
     assert await bench.cycle() == 'no such device'
     assert bench.store.folder('1.5').exists()
@@ -156,7 +156,7 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
 
 
 async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is neither removed nor refused, and tried again, later each time, until it serves."""
+    """The package is neither removed nor refused; attempts continue with growing pauses until it serves."""
     now = 1000.0
     monkeypatch.setattr(time, 'monotonic', lambda: now)
     bench.serving, bench.broken = False, True
@@ -173,7 +173,7 @@ async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkey
 
 
 async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: Bench, tmp_path: Path) -> None:
-    """It could not be fetched again; it is tried once, and again when somebody asks."""
+    """A local model could not be fetched again, so it stays; only a command of a client leads to a new attempt."""
     bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
     target = Target(version='1.5', model_id=INSTALLED)
     bench.broken = True
@@ -189,7 +189,7 @@ async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: B
 async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No space left while unpacking: nothing half done remains, and with space the next cycle needs no download."""
+    """No partial model remains after a full disk, and the next cycle with free space needs no download."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, 'No space left on device')
@@ -206,7 +206,7 @@ async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
 
 
 async def test_a_new_target_breaks_off_what_is_going_on(bench: Bench) -> None:
-    """The Loop's operators changed their mind during a download."""
+    """A target that changes during a download cancels the download."""
     await bench.updater.ensure(TARGET, None)
     assert bench.updater.busy
     other = Target(version='1.6', model_id='def')
@@ -217,7 +217,7 @@ async def test_a_new_target_breaks_off_what_is_going_on(bench: Bench) -> None:
 
 
 async def test_old_versions_are_pruned_but_never_the_current_one(bench: Bench) -> None:
-    """Two stay: the current one and the one before."""
+    """Two versions stay: the current one and the previous one."""
     for minor in range(5, 9):
         assert await bench.cycle(Target(version=f'1.{minor}', model_id='abc')) is None
     assert bench.store.versions() == ['1.7', '1.8']

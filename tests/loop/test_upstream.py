@@ -10,7 +10,7 @@ from detector.settings import Settings
 
 
 def test_upstream_sees_our_settings_and_no_others(tmp_path: Path) -> None:
-    """HOST and PROJECT, which upstream would take for its own, are out of its sight."""
+    """HOST and PROJECT, which upstream would read, are removed from the environment."""
     with patch.dict(os.environ, {'HOST': '0.0.0.0', 'PROJECT': 'x'}):
         apply_settings(Settings(data_folder=tmp_path, max_outbox_size=7, loop_host=None, loop_project='p'))
         assert GLOBALS.data_folder == str(tmp_path)

@@ -1,4 +1,4 @@
-"""A node process that is observed: its metrics agree with what it was sent, its log tells who asked for what."""
+"""The metrics of a node process agree with the requests sent, and its log names the request of each line."""
 
 import json
 import threading
@@ -28,7 +28,7 @@ CALLERS = 4
 
 
 class Sent:
-    """What the callers sent and heard."""
+    """Counts of what the callers sent and of the answers."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -37,7 +37,10 @@ class Sent:
         self.images = self.files = self.persons = 0
 
     def note(self, route: str, *, status: int, found: list[int] | None = None, files: int = 0) -> None:
-        """:param found: persons in each of the images, of which `files` had to be decoded."""
+        """Count an answer.
+
+        :param found: persons in each of the images, of which `files` had to be decoded.
+        """
         outcome = 'ok' if status < 400 else 'refused'
         with self._lock:
             self.answers[route, outcome] += 1
@@ -50,7 +53,7 @@ class Sent:
 
 
 def rest(url: str, sent: Sent) -> None:
-    """A round of a caller: two images, and what is refused for five reasons."""
+    """Send one round of a caller: two images, and requests that are refused for five reasons."""
     with httpx.Client(base_url=url, timeout=60) as client:
         answer = client.post('/detect', files={'file': CARD})
         boxes = [] if answer.is_error else answer.json()['box_detections']
@@ -71,7 +74,7 @@ def rest(url: str, sent: Sent) -> None:
 
 
 def events(client: SocketClient, sent: Sent) -> None:
-    """A round over Socket.IO: two single images, a batch, and four that are refused."""
+    """Send one round over Socket.IO: two single images, a batch, and four events that are refused."""
 
     def call(event: str, payload: Any, *, name: str | None = None, files: int = 0) -> None:
         answer = client.call(event, payload, timeout=60)
@@ -93,7 +96,7 @@ def events(client: SocketClient, sent: Sent) -> None:
 
 @contextmanager
 def scraping(url: str) -> Iterator[list[Scrape]]:
-    """Scrape all the time, in both formats by turns."""
+    """Scrape continuously, in both formats in turn."""
     scrapes: list[Scrape] = []
     over = threading.Event()
 
@@ -118,7 +121,7 @@ def at_once(calls: list[Callable[[], None]]) -> None:
 
 
 def test_metrics_agree_with_the_load_that_was_sent(tmp_path: Path) -> None:
-    """Requests per route and outcome, reasons, images, persons, confidences: all sums, scraped while it runs."""
+    """Requests per route and outcome, reasons, images, persons and confidences add up, with scrapes during the load."""
     sent = Sent()
     with running_node(tmp_path, MAX_WAITING=2, DEADLINE=60) as node:
         before = Scrape.of_node(node.url)
@@ -173,7 +176,7 @@ def test_metrics_agree_with_the_load_that_was_sent(tmp_path: Path) -> None:
 
 
 def assert_rising(scrapes: list[Scrape]) -> None:
-    """Nothing that counts goes back, and requests never have more outcomes than times."""
+    """Check that no counter decreases, and that no request has more outcomes than durations."""
     for earlier, later in pairwise(scrapes):
         for key, value in earlier.samples.items():
             if key[0].endswith(('_total', '_count', '_bucket')):
@@ -185,7 +188,7 @@ def assert_rising(scrapes: list[Scrape]) -> None:
 
 @pytest.fixture(scope='module')
 def logging_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """Logs JSON, and stores images for a Loop that is not there: its outbox holds a single one."""
+    """A node that logs JSON and stores one image at most for a Loop that does not exist."""
     with running_node(
         tmp_path_factory.mktemp('logging'),
         LOG_FORMAT='json',
@@ -202,7 +205,7 @@ def lines(node: NodeProcess) -> list[dict[str, Any]]:
 
 
 def test_every_line_of_the_log_is_an_object(logging_node: NodeProcess) -> None:
-    """From the first one on, learning_loop_node's and uvicorn's too."""
+    """This holds from the first line on, and for learning_loop_node and uvicorn too."""
     found = lines(logging_node)
     assert {'wholebody.node', 'uvicorn.error'} <= {line['logger'] for line in found}
     for line in found:
@@ -212,7 +215,7 @@ def test_every_line_of_the_log_is_an_object(logging_node: NodeProcess) -> None:
 
 
 def test_the_id_is_in_the_lines_of_its_request(logging_node: NodeProcess) -> None:
-    """Also in those of the thread that stores images; what the node does by itself carries none."""
+    """The thread that stores images logs the id too; background work of the node logs none."""
     for name in ('first', 'second'):
         answer = httpx.post(f'{logging_node.url}/upload', files={'files': CARD}, headers={'X-Request-ID': name})
         assert (answer.status_code, answer.headers['X-Request-ID']) == (200, name)
@@ -240,7 +243,7 @@ def test_the_id_is_in_the_lines_of_its_request(logging_node: NodeProcess) -> Non
 
 
 def test_modes_that_are_set_by_a_request_do_not_keep_its_id(logging_node: NodeProcess) -> None:
-    """The outbox that a request has started goes on by itself."""
+    """An outbox started by a request logs without the id of that request."""
     httpx.post(f'{logging_node.url}/upload', files={'files': CARD}).raise_for_status()
     set_mode(logging_node, 'stopped')
     before = len(failed_uploads(logging_node))
@@ -257,12 +260,12 @@ def set_mode(node: NodeProcess, mode: str) -> None:
 
 
 def failed_uploads(node: NodeProcess) -> list[dict[str, Any]]:
-    """What the outbox's task has logged of them."""
+    """Return the lines of the outbox's task about failed uploads."""
     return [line for line in lines(node) if line['logger'] == 'wholebody.outbox' and 'stay in' in line['message']]
 
 
 def test_about_tells_since_when(logging_node: NodeProcess) -> None:
-    """Start of the process and of the model's service, and the version of the software."""
+    """`/about` has the start of the process, the start of the model, and the version of the software."""
     about = httpx.get(f'{logging_node.url}/about').json()
     process, model = about['process'], about['wholebody']
     now = datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""A node and what it does with a Loop and without one."""
+"""A node with a Loop and without one."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from benchmarks.support.processes import NodeProcess, free_port, running_node
 
 @pytest.fixture(scope='module')
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProcess, Path]]:
-    """A node whose every outgoing connection and name look-up is written to a file."""
+    """A node that records each outgoing connection and name look-up in a file."""
     folder = tmp_path_factory.mktemp('watched')
     record = folder / 'connections.txt'
     (folder / 'sitecustomize.py').write_text(
@@ -32,7 +32,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
 
 
 def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodeProcess, Path]) -> None:
-    """Not even when asked to upload everything, and not after the cycle in which upstream would call home."""
+    """This holds for `autoupload: all` too, and after the cycle in which upstream would contact the Loop."""
     node, record = watched
     assert node.detect(CARD, {'autoupload': 'all'}).status_code == 200
     assert node.detect(CARD).status_code == 200
@@ -46,7 +46,7 @@ def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodePr
 
 
 def test_with_a_loop_images_wait_in_the_outbox_in_upstreams_form(tmp_path: Path) -> None:
-    """`autoupload: all` stores image and metadata, all 133 points per person, until the Loop can be reached."""
+    """`autoupload: all` stores image and metadata with all 133 points per person until the Loop answers."""
     closed = free_port()
     with running_node(
         tmp_path, LOOP_HOST=f'127.0.0.1:{closed}', LOOP_ORGANIZATION='o', LOOP_PROJECT='p', SKIP_REPEAT_ON_START=1

@@ -1,4 +1,4 @@
-"""The page's process: with and without NiceGUI."""
+"""The page in a node process, with and without NiceGUI."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from tests.support.extras import without_nicegui
 
 
 def test_without_the_extra_the_node_says_what_to_install(tmp_path: Path) -> None:
-    """`/ui` and what is below answer 404 and name the extra; all else works as ever."""
+    """`/ui` and the paths below answer 404 and name the extra; all other routes work."""
     with running_node(tmp_path / 'node', PYTHONPATH=without_nicegui(tmp_path)) as node:
         for path in ('/ui', '/ui/', '/ui/poses'):
             answer = httpx.get(node.url + path)
@@ -42,7 +42,9 @@ assert 'nicegui' not in sys.modules
 
 
 def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
-    """`/ui` leads to the page; Socket.IO at /ws works on, other sites are kept out, no folder is left behind."""
+    """`/ui` redirects to the page, Socket.IO at /ws still works, other origins are refused, and no folder is left
+    behind.
+    """
     with running_node(tmp_path / 'node') as node:
         redirect = httpx.get(f'{node.url}/ui')
         assert redirect.status_code == 307
@@ -75,7 +77,7 @@ def assert_read_by_page(node: NodeProcess) -> None:
 
 
 def assert_own_origin_only(node: NodeProcess) -> None:
-    """Another site cannot connect to the page; a proxy may speak https."""
+    """Check that another origin cannot connect to the page, and that a proxy may use https."""
     for origin, accepted in (
         (node.url, True),
         (node.url.replace('http', 'https'), True),
@@ -88,7 +90,7 @@ def assert_own_origin_only(node: NodeProcess) -> None:
 
 @pytest.mark.integration
 def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
-    """A browser is told to load the page anew; whoever does not hears and can do nothing any more."""
+    """The browser is told to reload the page; a page that is not reloaded loses all its elements."""
     with (
         running_node(tmp_path / 'node', API_TOKEN='correct-horse') as node,
         httpx.Client(base_url=node.url, timeout=30) as browser,
@@ -112,13 +114,15 @@ def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
 
 
 def wait_for(page: socketio.SimpleClient, text: str) -> None:
-    """Until an event with this text comes."""
+    """Wait for an event with this text."""
     while text not in str(page.receive(timeout=5)):
         pass
 
 
 def assert_pages_do_not_pile_up(node: NodeProcess) -> None:
-    """Unknown paths make no page and no line of the log; there are 50 pages at most, and all else is served then."""
+    """Check that unknown paths make no page and no line of the log, and that at most 50 pages open while other routes
+    answer.
+    """
     with httpx.Client(base_url=node.url, timeout=30) as client:
         for _ in range(60):
             unknown = client.get('/ui/%0Aforged')

@@ -1,4 +1,4 @@
-"""Small pictures with skeletons, and the poses for large ones."""
+"""Thumbnails with skeletons, and the poses of full-size images."""
 
 import json
 from dataclasses import asdict
@@ -16,7 +16,7 @@ from detector.pose.pose import Pose
 
 
 def test_a_thumbnail_has_the_skeletons_in_their_places(engine: PoseEngine) -> None:
-    """It is small; near each keypoint it differs from the bare picture, away from the persons it does not."""
+    """The thumbnail differs from the bare picture near each keypoint, and not away from the persons."""
     card = make_card(width=1440, height=960)
     poses = engine.poses(card)
     metadata = asdict(to_metadata(poses, engine.package))
@@ -32,7 +32,7 @@ def test_a_thumbnail_has_the_skeletons_in_their_places(engine: PoseEngine) -> No
 
 
 def test_the_poses_of_a_stored_image_are_those_that_were_found(engine: PoseEngine) -> None:
-    """From the Loop's metadata into the form of `POST /poses`."""
+    """The Loop's metadata becomes the form of `POST /poses`."""
     card = make_card()
     metadata = asdict(to_metadata(engine.poses(card), engine.package))
     answer = json.loads(poses_of_picture(images.encode_jpeg(card), metadata))

@@ -1,4 +1,4 @@
-"""Who has the next turn, and who hears that there is none."""
+"""Admission: which request has its turn, and which is refused."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ def make_admission(*, max_waiting: int = 100, deadline: float = 5) -> Admission:
 
 
 class Work:
-    """Requests that hold their turn until told, and the order in which they had it."""
+    """Requests that hold their turns until told, and the order of their turns."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
@@ -38,7 +38,7 @@ async def settle() -> None:
 
 
 async def test_one_at_a_time_in_the_order_of_arrival() -> None:
-    """The next begins when the one before has ended, whether well or badly."""
+    """The next turn begins when the previous one has ended, by success or cancellation."""
     work = Work(make_admission())
     tasks = []
     for name in 'abc':
@@ -55,7 +55,7 @@ async def test_one_at_a_time_in_the_order_of_arrival() -> None:
 
 
 async def test_live_frames_go_before_bulk_work_and_neither_starves() -> None:
-    """Bulk work has its turn after a few live ones."""
+    """Bulk work gets a turn after a few live ones."""
     work = Work(make_admission())
     first = work.start('first')
     await settle()
@@ -73,7 +73,7 @@ async def test_live_frames_go_before_bulk_work_and_neither_starves() -> None:
 
 
 async def test_a_full_queue_refuses_at_once() -> None:
-    """With when to come back; those who are in have their turn."""
+    """The refusal says when to try again; the requests that wait keep their places."""
     work = Work(make_admission(max_waiting=2))
     tasks = [work.start(name) for name in 'abc']
     await settle()
@@ -90,7 +90,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_whoever_would_come_too_late_is_refused_at_once() -> None:
-    """Turns take 2 seconds, three are before, and the deadline is 5."""
+    """Three turns of 2 seconds are ahead and the deadline is 5 seconds."""
     admission = make_admission(deadline=5)
     admission.took(2)
     work = Work(admission)
@@ -105,7 +105,7 @@ async def test_whoever_would_come_too_late_is_refused_at_once() -> None:
 
 
 async def test_the_mean_follows_slowly() -> None:
-    """One slow turn does not shut the door."""
+    """One slow turn does not make admission refuse requests."""
     admission = make_admission(deadline=5)
     for _ in range(20):
         admission.took(0.1)
@@ -114,7 +114,7 @@ async def test_the_mean_follows_slowly() -> None:
 
 
 async def test_a_deadline_ends_the_waiting() -> None:
-    """And the place in the queue is free again."""
+    """A request that times out frees its place in the queue."""
     work = Work(make_admission(deadline=0.2))
     first = work.start('a')
     await settle()
@@ -131,9 +131,7 @@ async def test_a_deadline_ends_the_waiting() -> None:
 
 
 async def test_a_newer_frame_replaces_one_that_waits() -> None:
-    """Of the same stream only, not the one at its turn, and not those without a stream; it takes the place in the
-    queue as well.
-    """
+    """Only a waiting frame of the same stream is replaced; the newer frame takes its place in the queue."""
     work = Work(make_admission())
     running = work.start('running', stream='front')
     await settle()
@@ -153,7 +151,7 @@ async def test_a_newer_frame_replaces_one_that_waits() -> None:
 
 
 async def test_a_frame_can_be_replaced_while_it_is_decoded() -> None:
-    """Before it asks for its turn: it then gets none."""
+    """A frame replaced before it waits for its turn gets none."""
     admission = make_admission()
     async with admission.enter(stream='front') as old, admission.enter(stream='front') as new:
         with pytest.raises(Busy, match='a newer frame'):
@@ -165,7 +163,7 @@ async def test_a_frame_can_be_replaced_while_it_is_decoded() -> None:
 
 
 async def test_replaced_frames_that_nobody_waits_for_make_no_noise(caplog: pytest.LogCaptureFixture) -> None:
-    """A request whose decoding failed never asks for its turn."""
+    """A replaced request whose decoding failed causes no warning of asyncio."""
     import gc
 
     admission = make_admission()
@@ -178,7 +176,7 @@ async def test_replaced_frames_that_nobody_waits_for_make_no_noise(caplog: pytes
 
 @pytest.mark.parametrize('when', ['waiting', 'let in'])
 async def test_a_client_that_leaves_does_not_block_the_queue(when: str) -> None:
-    """Cancelled while waiting, or in the moment when the turn comes."""
+    """A request may be cancelled while it waits, or at the moment its turn comes."""
     work = Work(make_admission())
     first = work.start('a')
     await settle()

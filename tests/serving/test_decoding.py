@@ -1,4 +1,4 @@
-"""Images are decoded where there is room for them, in the order of their arrival."""
+"""Images are decoded where there is room for them, in the order of arrival."""
 
 import asyncio
 import io
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 
 
 def make_ticket(*, seconds: float = 60) -> Ticket:
-    """One that has come after those before."""
+    """Return a ticket that arrived after the previous ones."""
     return Ticket(
         live=True,
         stream=None,
@@ -40,7 +40,7 @@ async def settle() -> None:
 
 
 async def test_who_comes_first_is_served_first() -> None:
-    """A small one does not overtake a large one, which would never be served otherwise."""
+    """A small request does not overtake a large one, which would starve otherwise."""
     room = Room(10)
     await room.take(8, make_ticket())
     large, small = (asyncio.create_task(room.take(pixels, make_ticket())) for pixels in (5, 1))
@@ -57,7 +57,7 @@ async def test_who_comes_first_is_served_first() -> None:
 
 
 async def test_a_frame_takes_the_place_of_the_one_it_replaces() -> None:
-    """Which leaves at once; cameras that are faster than the queue would never be served otherwise."""
+    """The replaced frame leaves at once; a camera faster than the queue would starve otherwise."""
     room, admission = Room(10), Admission(max_waiting=10, deadline=60)
     await room.take(10, make_ticket())
     async with admission.enter(stream='front') as old, admission.enter() as other:
@@ -78,7 +78,7 @@ async def test_a_frame_takes_the_place_of_the_one_it_replaces() -> None:
 
 
 async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
-    """And keeps the others waiting."""
+    """The other requests wait meanwhile."""
     room = Room(10)
     await room.take(25, make_ticket())
     assert not room.has(1)
@@ -87,7 +87,7 @@ async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
 
 
 async def test_nobody_waits_longer_than_he_wants() -> None:
-    """Who gives up, or is cancelled, keeps nobody behind him waiting."""
+    """A request that times out or is cancelled does not block those behind it."""
     room = Room(10)
     await room.take(8, make_ticket())
     late = asyncio.create_task(room.take(9, make_ticket(seconds=0.1)))
@@ -107,7 +107,7 @@ async def test_nobody_waits_longer_than_he_wants() -> None:
 
 
 async def test_who_is_cancelled_when_it_is_his_turn_gives_it_back() -> None:
-    """The room is granted and the task has not gone on yet."""
+    """The room is granted to a task that is cancelled before it continues."""
     room = Room(10)
     await room.take(10, make_ticket())
     waiting = asyncio.create_task(room.take(10, make_ticket()))
@@ -132,7 +132,7 @@ def png(*, orientation: int | None = None) -> bytes:
 
 
 async def test_a_group_is_decoded_and_the_broken_ones_say_why() -> None:
-    """In their order; arrays come through as they are, and take no room."""
+    """Results keep their order; arrays pass unchanged and take no room."""
     decoder = make_decoder(1_000_000)
     array = make_card()
     async with decoder.decoded([CARD, b'no image', array, array[:, :, :1]], make_ticket()) as found:
@@ -148,7 +148,7 @@ async def test_a_group_is_decoded_and_the_broken_ones_say_why() -> None:
 
 
 async def test_decoded_images_are_not_piled_up() -> None:
-    """Of ten that wait, four of the largest size are in memory, and the headers of the others are known."""
+    """Of ten waiting images of the largest size, four are in memory; of the others only the headers are read."""
     decoder = make_decoder(PIXELS)
     most, go, held = 0, asyncio.Event(), 0
 
@@ -176,7 +176,7 @@ async def test_decoded_images_are_not_piled_up() -> None:
 
 @pytest.mark.parametrize('file', [CARD, png(), png(orientation=6)], ids=['jpeg', 'png', 'turned png'])
 async def test_of_what_waits_only_the_header_is_read(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes a PNG to tell its orientation, for one."""
+    """Pillow, for one, decodes a PNG to find its orientation."""
     decoder = make_decoder(PIXELS, room=PIXELS)
     async with decoder.decoded([CARD], make_ticket()):
         monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda _: pytest.fail('it is decoded'))
@@ -190,7 +190,7 @@ async def test_of_what_waits_only_the_header_is_read(file: bytes, monkeypatch: p
 
 
 async def test_room_comes_back_from_those_who_fail() -> None:
-    """While it is decoded, and after."""
+    """This holds for failures during decoding and after it."""
     decoder = make_decoder(PIXELS)
     with pytest.raises(ZeroDivisionError):
         async with decoder.decoded([CARD], make_ticket()):

@@ -1,4 +1,4 @@
-"""More frames than the node can bear, and streams of frames, over real sockets."""
+"""More frames than the node can process, and streams of frames, over real sockets."""
 
 import threading
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tests.support.crowds import CROWD
 
 
 def test_too_many_requests_hear_503_and_when_to_come_back(tmp_path: Path) -> None:
-    """Each is answered rightly or refused with a JSON detail and `Retry-After`; the node serves on."""
+    """Each request is answered rightly or refused with a JSON detail and `Retry-After`; the node serves on."""
     with running_node(tmp_path, MAX_WAITING=2, DEADLINE=60) as node:
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(lambda _: node.detect(CROWD), range(48)))
@@ -36,7 +36,7 @@ def test_too_many_requests_hear_503_and_when_to_come_back(tmp_path: Path) -> Non
 
 
 def test_who_waits_too_long_hears_it(tmp_path: Path) -> None:
-    """A turn that would come after the deadline is refused, at once or when the deadline has passed."""
+    """A request whose turn would come after the deadline is refused at once, or when the deadline has passed."""
     with running_node(tmp_path, MAX_WAITING=100, DEADLINE=0.5) as node:
         with ThreadPoolExecutor(32) as pool:
             answers = list(pool.map(lambda _: node.detect(CROWD), range(32)))
@@ -47,7 +47,7 @@ def test_who_waits_too_long_hears_it(tmp_path: Path) -> None:
 
 
 class Answers:
-    """What comes back for emitted frames, in the order in which they were sent."""
+    """The answers to emitted frames, in the order of sending."""
 
     def __init__(self, node: NodeProcess) -> None:
         self._client = socketio.SimpleClient(reconnection=False)
@@ -81,7 +81,7 @@ def patient(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_a_newer_frame_takes_the_place_of_an_older_one(patient: NodeProcess) -> None:
-    """Of the same camera only, and only while it waits; nobody computes what nobody looks at any more."""
+    """Only a waiting frame of the same camera is replaced, so the node does not compute outdated frames."""
     answers = Answers(patient)
     answers.emit(0, image=jpeg(CROWD))
     for number, camera in ((1, 'a'), (2, 'b'), (3, 'a'), (4, 'a')):
@@ -101,7 +101,7 @@ def walk(client: socketio.SimpleClient, figures: Sequence[Figure]) -> None:
 
 
 def test_a_stream_is_read_in_every_frame(patient: NodeProcess) -> None:
-    """With a detection in five frames: somebody walks, is gone, and stands elsewhere."""
+    """With one detection in five frames: a person walks, leaves, and stands elsewhere."""
     with socketio.SimpleClient(reconnection=False) as client:
         client.connect(patient.url, socketio_path='/ws/socket.io', transports=['websocket'])
         walk(client, [Figure(x=50 + 8 * step, y=40, height=420) for step in range(7)])

@@ -1,4 +1,4 @@
-"""Which model a node serves."""
+"""The model that a node serves."""
 
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from detector.settings import Settings
 
 
 def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
-    """A current model that is damaged: alive, not ready, and the reason in every answer."""
+    """With a damaged model the node is alive but not ready, and every answer has the reason."""
     data = tmp_path / 'data'
     store = ModelStore(data)
     package = store.install(make_package(tmp_path / 'p.zip'), verify=verify)
@@ -42,7 +42,7 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
 
 
 def test_an_installed_model_is_served(tmp_path: Path) -> None:
-    """Installed by the library or command, found at the start."""
+    """The node finds at its start a model that the library or the command has installed."""
     ModelStore(tmp_path / 'data').install(make_package(tmp_path / 'p.zip', version='4.2', name='mine'), verify=verify)
     with running_node(tmp_path) as node:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'

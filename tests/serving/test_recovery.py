@@ -1,4 +1,4 @@
-"""An inference runtime that fails while it runs: the node says so, loads the model anew, and serves again."""
+"""A runtime that fails while it runs: the node reports it, loads the model again, and serves again."""
 
 import asyncio
 import gc
@@ -41,7 +41,7 @@ def until_ready(node: NodeProcess, status: int, text: str = '') -> None:
 
 
 def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
-    """Single failures are told; after three in a row nothing serves until the model is loaded anew."""
+    """Single failures are reported; after three in a row no model serves until it has been loaded again."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with running_node(tmp_path, **sabotage.settings) as node, node.socketio() as client:
         for state in (sabotage.broken, sabotage.end):  # an accident
@@ -72,7 +72,7 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
-    """Nobody has to start the node again when it comes."""
+    """The node serves without a restart once the device is there."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     sabotage.gone()
     with running_node_without_model(tmp_path, **sabotage.settings) as node:
@@ -84,7 +84,9 @@ def test_a_device_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> Non
 
 @pytest.mark.integration
 def test_the_model_of_the_loop_stays_installed(tmp_path: Path) -> None:
-    """That its device is gone is no fault of the package: it is neither removed nor fetched again; the Loop hears."""
+    """A missing device is not a fault of the package: it is neither removed nor fetched again, and the Loop gets a
+    report.
+    """
     sabotage = Sabotage(tmp_path / 'sabotage')
     with running_mock_loop(tmp_path / 'loop') as loop:
         loop.upload_package(make_package(tmp_path / 'p.zip', version='7.0'), '7.0')
@@ -114,13 +116,13 @@ class Failing(Runtime):
 
 
 def test_whatever_a_runtime_raises_is_one_error() -> None:
-    """With the runtime's name, also where it says nothing."""
+    """The error carries the runtime's name, even if the exception has no text."""
     with pytest.raises(InferenceFailed, match='^failing fails: ZeroDivisionError$'):
         Failing().run(None)  # type: ignore[arg-type]
 
 
 async def test_the_failed_model_is_let_go() -> None:
-    """Its memory is wanted for the one that is loaded anew; a request's context would hold it by the error."""
+    """The reloaded model needs its memory, which the error in a request's context would keep."""
 
     class Engine:
         pass
@@ -154,7 +156,7 @@ async def test_the_failed_model_is_let_go() -> None:
 
 
 async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to a limit; one success between failures is enough to go on as before; `stop` ends it."""
+    """Pauses grow up to a limit, one success resets the count of failures, and `stop` ends the attempts."""
     pauses: list[float] = []
     told: list[str] = []
     faults: list[Exception | None] = [RuntimeUnavailable('gone')] * 9 + [None]
