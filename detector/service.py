@@ -292,7 +292,7 @@ class OutboxControl:
 
         :raises NoLearningLoop: no Loop is configured.
         """
-        waiting = self._outbox.waiting()
+        waiting = self._outbox.queue.waiting()
         oldest = min((entry.saved_at for entry in waiting if entry.saved_at is not None), default=None)
         return self._outbox.about() | {
             'oldest': None if oldest is None else oldest.isoformat(),

@@ -95,16 +95,8 @@ class Metrics:
             registry=registry,
         )
         self._parts = [self._confidence.labels(part.name) for part in PARTS]
-        for reason in (
-            *_REASONS.values(),
-            'runtime_fails',
-            'queue_full',
-            'memory',
-            'deadline',
-            'replaced',
-            'ending',
-            'other',
-        ):
+        others = ('runtime_fails', 'queue_full', 'memory', 'deadline', 'replaced', 'ending', 'other')
+        for reason in (*_REASONS.values(), *others):
             self._refused.labels(reason)  # creates the series, so that a rate exists before the first refusal
         for outcome in ('ok', 'failed', 'refused'):
             self._switches.labels(outcome)

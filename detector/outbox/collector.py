@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from detector.errors import NoLearningLoop, OutboxFault, RequestTooLarge
 from detector.pose import images
@@ -183,16 +183,8 @@ class Collector:
 class NoCollector(Collector):
     """The collector of a node without a Learning Loop: it judges and stores nothing."""
 
-    async def accept(self, uploads: Sequence[tuple[Image | bytes, 'ImageMetadata']], *, priority: bool) -> list[str]:
+    async def accept(self, *_: Any, **__: Any) -> list[str]:
         raise NoLearningLoop('An upload')
 
-    async def collect(
-        self,
-        received: Image | bytes,
-        estimate: 'Estimate',
-        metadata: 'ImageMetadata',
-        *,
-        camera_id: str | None,
-        filtered: bool,
-    ) -> None:
+    async def collect(self, *_: Any, **__: Any) -> None:
         pass

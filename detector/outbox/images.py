@@ -26,7 +26,7 @@ async def read(outbox: Outbox, name: str, reader: Callable[[Entry], bytes]) -> b
     :raises NotFound: no image of this name waits, or it has just been sent.
     :raises WholebodyError: the image waits, but its files are unreadable or exceed the limits of this node.
     """
-    entry = outbox.find(name)
+    entry = outbox.queue.find(name)
     if entry is None:
         raise _not_found(name)
     try:

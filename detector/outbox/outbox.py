@@ -90,7 +90,7 @@ class Outbox:
     def __init__(
         self, queue: OutboxQueue, poster: LoopPoster, *, interval: float, held: Callable[[], bool] = lambda: False
     ) -> None:
-        self.queue = queue
+        self._queue = queue
         self.executor = ThreadPoolExecutor(2, thread_name_prefix='outbox')
         self._poster = poster
         self._interval = interval
@@ -141,25 +141,14 @@ class Outbox:
         """Number of waiting images."""
         return self.queue.count
 
-    def waiting(self) -> list[Entry]:
-        """Return all waiting images in the order of sending.
-
-        :raises NoLearningLoop: the node has no outbox.
-        """
-        return self.queue.waiting()
-
-    def find(self, name: str) -> Entry | None:
-        """Return the waiting image of a name, or None.
-
-        :raises NoLearningLoop: the node has no outbox.
-        """
-        return self.queue.find(name)
+    @property
+    def queue(self) -> OutboxQueue:
+        """The waiting images; a node without a Learning Loop raises NoLearningLoop."""
+        return self._queue
 
     def about(self) -> dict[str, Any]:
         """Return the mode, the counters (see `queue.Counters`), what waits, and the last upload's error or None."""
         return {'mode': self.get_mode().value} | self.queue.about() | {'error': self._error}
-
-    # ---------------------------------------------------------------- mode
 
     def get_mode(self) -> OutboxMode:
         running = self._task is not None and not self._task.done()
@@ -189,8 +178,6 @@ class Outbox:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-
-    # ---------------------------------------------------------------- sending
 
     async def _run(self) -> None:
         while not self._stopping.is_set():
@@ -298,17 +285,15 @@ class NoOutbox(Outbox):
     async def close(self, *, seconds: float = STOP_SECONDS) -> None:
         pass
 
-    async def save(self, jpeg: bytes, metadata: 'ImageMetadata', *, priority: bool = False) -> Entry:
+    async def save(self, *_: Any, **__: Any) -> Entry:
         raise NoLearningLoop('The outbox')
 
     @property
     def count(self) -> int:
         return 0
 
-    def waiting(self) -> list[Entry]:
-        raise NoLearningLoop('The outbox')
-
-    def find(self, name: str) -> Entry | None:
+    @property
+    def queue(self) -> OutboxQueue:
         raise NoLearningLoop('The outbox')
 
     def about(self) -> dict[str, Any]:

@@ -105,8 +105,6 @@ class OutboxQueue:
             self._files.set_aside(path, why)
         self._remove_excess(excess)
 
-    # ---------------------------------------------------------------- in
-
     def save(self, jpeg: bytes, metadata: bytes, *, priority: bool) -> Entry:
         """Store an image, and drop the oldest images of normal priority if the limits require it.
 
@@ -203,8 +201,6 @@ class OutboxQueue:
         for entry in entries:
             self._files.remove(entry)
 
-    # ---------------------------------------------------------------- waiting
-
     def waiting(self) -> list[Entry]:
         """Return all images in the order of sending."""
         with self._lock:
@@ -233,8 +229,6 @@ class OutboxQueue:
         with self._lock:
             waiting = {'waiting': self.count, 'waiting_priority': len(self._entries[True]), 'bytes': self.size}
             return asdict(self.counters) | waiting
-
-    # ---------------------------------------------------------------- out
 
     def next_batch(self, count: int, size: int, now: float) -> list[Entry]:
         """Return the next images to send; they count as in flight until `landed`.

@@ -58,7 +58,7 @@ class OutboxCard:
         await self._list()
 
     async def _list(self) -> None:
-        waiting = self._outbox.waiting()
+        waiting = self._outbox.queue.waiting()
         self._empty.set_visibility(not waiting)
         entries = waiting[self._pager.slice(len(waiting))]
         if entries == self._listed:

@@ -125,8 +125,6 @@ class RouteLabels:
         return next((label for pattern, label in self._patterns if pattern.match(path)), OTHER)
 
 
-# ---------------------------------------------------------------- events
-
 Answer = dict[str, Any]
 EventHandler = Callable[..., Awaitable[Answer]]
 """Takes the id of the client and the payloads of the event."""
