@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         3600, gt=0, description='Seconds after which an uncertain pose that was not seen again counts as new'
     )
     random_upload_share: Fraction = Field(
-        0, description='Share of images that is uploaded whatever they show, tagged `random`, for unbiased evaluation'
+        0, description='Random share of all images that is uploaded, too, tagged `random`, for an unbiased evaluation'
     )
 
     # Node
@@ -129,7 +129,7 @@ class Settings(BaseSettings):
     )
     debug: bool = Field(
         False,
-        description='Log at level DEBUG, whatever `LOG_LEVEL` says, and log what blocks the event loop for over 0.1 s',
+        description='Log at level DEBUG instead of `LOG_LEVEL`, and log what blocks the event loop for over 0.1 s',
     )
     log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
         'INFO', description='Lowest level of the messages that are logged'

@@ -1,4 +1,4 @@
-"""What an import loads: a module never pulls in libraries that it does not need."""
+"""The libraries that an import loads."""
 
 import subprocess
 import sys

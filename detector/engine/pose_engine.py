@@ -24,7 +24,7 @@ log = logging.getLogger('wholebody.engine')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How to run a package. Each option has the meaning of the setting of the same name.
+    """Options for running a package; each one means the same as the setting of the same name.
 
     :param backend_type: inference runtime: `onnxruntime`, `openvino`, `opencv`, or `auto` for the fastest one.
     :param device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps`, `gpu` or `npu`.

@@ -124,14 +124,14 @@ def installed_for(device: str) -> list[Backend]:
 
 
 def openvino_capabilities(device: str) -> list[str]:
-    """What OpenVINO computes on a device, by its names, e.g. `FP32`, `BF16`."""
+    """Return the precisions that OpenVINO supports on a device, by its names, e.g. `FP32`, `BF16`."""
     import openvino
 
     return list(openvino.Core().get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES'))
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the CPU can do, by Linux's names, e.g. `amx_bf16`; empty where that cannot be read."""
+    """Return the features of the CPU by Linux's names, e.g. `amx_bf16`; an empty set if they cannot be read."""
     try:
         lines = Path('/proc/cpuinfo').read_text(encoding='ascii', errors='replace').splitlines()
     except OSError:

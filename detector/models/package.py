@@ -170,6 +170,7 @@ class ModelPackage:
 
     @property
     def name(self) -> str:
+        """Name of the model, e.g. `balanced`."""
         return self.wholebody.name
 
     @property
@@ -179,10 +180,12 @@ class ModelPackage:
 
     @property
     def detector_path(self) -> Path:
+        """ONNX file of the person detector."""
         return self.folder / self.wholebody.detector.file
 
     @property
     def estimator_path(self) -> Path:
+        """ONNX file of the pose estimator."""
         return self.folder / self.wholebody.estimator.file
 
 

@@ -54,22 +54,8 @@ def pack_onnx(
     try:
         wholebody = Wholebody(
             name=name,
-            detector=Detector(
-                file='det.onnx',
-                sha256=_UNHASHED,
-                input_size=_input_size(detector),
-                color_order=detector_color,
-                output=_detector_output(detector),
-                score_threshold=score_threshold,
-            ),
-            estimator=Estimator(
-                file='pose.onnx',
-                sha256=_UNHASHED,
-                input_size=_input_size(estimator),
-                color_order=estimator_color,
-                mean=tuple(IMAGENET_MEAN.tolist()),
-                std=tuple(IMAGENET_STD.tolist()),
-            ),
+            detector=_detector(detector, detector_color, score_threshold),
+            estimator=_estimator(estimator, estimator_color),
             score_mapping=_parse_mapping(score_mapping),
             origin=origin,
             licence=licence,
@@ -85,6 +71,28 @@ def pack_onnx(
     finally:
         partial.unlink(missing_ok=True)
     return package
+
+
+def _detector(path: Path, color_order: ColorOrder, score_threshold: float) -> Detector:
+    return Detector(
+        file='det.onnx',
+        sha256=_UNHASHED,
+        input_size=_input_size(path),
+        color_order=color_order,
+        output=_detector_output(path),
+        score_threshold=score_threshold,
+    )
+
+
+def _estimator(path: Path, color_order: ColorOrder) -> Estimator:
+    return Estimator(
+        file='pose.onnx',
+        sha256=_UNHASHED,
+        input_size=_input_size(path),
+        color_order=color_order,
+        mean=tuple(IMAGENET_MEAN.tolist()),
+        std=tuple(IMAGENET_STD.tolist()),
+    )
 
 
 def _parse_mapping(text: str) -> list[tuple[float, float]]:

@@ -36,14 +36,17 @@ class Part:
 
     @property
     def indices(self) -> range:
+        """Keypoint indices of the part."""
         return range(self.start, self.stop)
 
     @property
     def slice(self) -> slice:
+        """Slice of the part in arrays of keypoints."""
         return slice(self.start, self.stop)
 
     @property
     def hex_colour(self) -> str:
+        """Colour of the part as `#rrggbb`."""
         return '#{:02x}{:02x}{:02x}'.format(*self.colour)
 
 

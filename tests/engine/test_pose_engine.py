@@ -43,7 +43,7 @@ def pair(embedded: ModelPackage, request: pytest.FixtureRequest) -> Pair:
         (arrange(10, (1600, 1200)), (1600, 1200)),
         ((Figure(x=0, y=0, height=480), Figure(x=360.5, y=10.2, height=430)), (721, 480)),
     ],
-    ids=['nobody', 'odd size', 'two', 'four', 'ten', 'at the border'],
+    ids=['no person', 'odd size', 'two', 'four', 'ten', 'at the border'],
 )
 def test_keypoints_equal_those_of_rtmlib(
     pair: Pair,
