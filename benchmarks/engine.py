@@ -56,8 +56,10 @@ class Bare(Variant):
 
 @dataclass(frozen=True, kw_only=True)
 class Rtmlib(Variant):
-    """rtmlib. It runs the person detector on every frame, whatever the interval, and takes an image without boxes for
-    one person."""
+    """rtmlib, which runs the person detector on every frame, whatever the interval.
+
+    With 0 persons, it runs the pose estimator on the whole image.
+    """
 
     @property
     def name(self) -> str:

@@ -1,8 +1,8 @@
-"""Resident memory of an idle node with the embedded model, beside that of the imports alone.
+"""Compare the resident memory of an idle node with that of its imports alone.
 
     uv run python -m benchmarks.idle_memory
 
-Linux only: reads /proc. Starts real processes, waits until they are ready, and 5 seconds more.
+Linux only, since it reads /proc. The benchmark starts real processes and measures them 5 seconds after they are ready.
 """
 
 import subprocess
@@ -25,7 +25,7 @@ def resident_mib(pid: int) -> float:
 
 
 def imports_alone() -> float:
-    """MiB of a Python process that has imported what the node needs and nothing of ours."""
+    """Return the MiB of a Python process that has imported only what the node needs."""
     code = f'{IMPORTS}; print("ready", flush=True); input()'
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -47,7 +47,7 @@ def imports_alone() -> float:
 
 
 def idle_node() -> float:
-    """MiB of a node that serves the embedded model and is asked nothing."""
+    """Return the MiB of a node that serves the embedded model and gets no requests."""
     with tempfile.TemporaryDirectory() as folder, running_node(Path(folder)) as node:
         time.sleep(IDLE_SECONDS)
         return resident_mib(node.process.pid)

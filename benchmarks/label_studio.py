@@ -1,11 +1,11 @@
-"""Predictions for many tasks by our node and by a Label Studio backend written the usual way, in one run.
+"""Compare predictions for many tasks by our node with those of a Label Studio backend written the usual way.
 
     uv run python -m benchmarks.label_studio [--package ZIP] [--persons 1] [--tasks 64] [--rounds 3] [-o FILE.json]
 
-Linux only: reads /proc. Each backend gets one POST /predict with all tasks, in turn, while the others rest; every image
-takes 50 ms to come, and has a new URL each time, so that none is cached. Our node runs in f32, and in bf16 too where
-the CPU has AMX; meanwhile it is asked for its `/health`. The usual one loops over the tasks with rtmlib, on the same
-weights; `label_studio_backends` says what it is. Fails if a goal is missed.
+Linux only, since it reads /proc. The backends take turns: one gets a POST /predict with all tasks while the others are
+idle. Each image takes 50 ms to fetch and has a new URL each time, so that it is not cached. Our node runs in f32, and
+also in bf16 if the CPU has AMX. During its turns a prober requests `/health`. The usual backend loops over the tasks
+with rtmlib and the same weights; `label_studio_backends` describes it. The exit status is 1 if a goal is missed.
 """
 
 import argparse
@@ -41,16 +41,16 @@ from .load import Times, health_seconds
 from .network_layers import random_pictures
 
 GOALS: Final = {'f32': 2.0, 'bf16': 4.0}
-"""How many times as fast as the usual backend."""
+"""Smallest ratio to the usual backend, by precision."""
 GOAL_HEALTH_MS: Final = 100.0
-"""For the 99th percentile of `/health`."""
+"""Largest 99th percentile of `/health`, in milliseconds."""
 SAME_BOX: Final = 0.8
-"""Intersection over union of a person's boxes."""
+"""Smallest intersection over union of the two boxes of a person."""
 IDLE: Final = 0.05
-"""Cores that backends may keep busy whose turn it is not."""
+"""Largest number of cores that the idle backends may keep busy."""
 
 _WARM_UP: Final = 8
-"""Tasks that are predicted before it counts."""
+"""Number of tasks to predict before the first round."""
 _REST: Final = 1.0
 _PROBE_SECONDS: Final = 0.05
 
@@ -60,18 +60,18 @@ Box = tuple[float, float, float, float]
 
 @dataclass(kw_only=True)
 class Figures:
-    """What was measured of a backend.
+    """Figures of one backend.
 
-    :param seconds: of each round's POST /predict.
-    :param ratios: how many times as fast as the usual backend, each round.
-    :param health: of `/health` meanwhile, in all rounds; None: it was not asked.
-    :param persons: rectangles in the latest answer.
-    :param keypoints: in the latest answer.
-    :param megabytes: of the latest answer.
-    :param overlap: the smallest intersection over union of a box with the usual backend's.
-    :param cores: that it kept busy, each round.
-    :param rivals: cores that the other backends, which ought to rest, kept busy meanwhile.
-    :param strangers: cores that the rest of the machine kept busy, so that the round says little.
+    :param seconds: duration of POST /predict, per round.
+    :param ratios: how many times as fast as the usual backend, per round.
+    :param health: times of `/health` in all rounds; None if not requested.
+    :param persons: number of rectangles in the last answer.
+    :param keypoints: number of keypoints in the last answer.
+    :param megabytes: size of the last answer.
+    :param overlap: smallest intersection over union of a box with the usual backend's box.
+    :param cores: cores that the backend kept busy, per round.
+    :param rivals: cores that the other backends kept busy, although they should be idle, per round.
+    :param strangers: cores that all other programs kept busy, per round; if high, the round is not reliable.
     """
 
     runtime: str
@@ -89,8 +89,10 @@ class Figures:
 
 @dataclass(kw_only=True)
 class Report:
-    """:param backends: by name, the usual one first; ours are named after their precision.
-    :param missed: goals; empty if all is well.
+    """Figures of a run.
+
+    :param backends: figures by name, the usual backend first; ours are named after their precision.
+    :param missed: missed goals; empty if all is well.
     """
 
     package: str
@@ -101,10 +103,10 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """A POST /predict.
+    """One POST /predict.
 
-    :param health: seconds of each `/health` meanwhile.
-    :param cores: kept busy by the backend, by the other backends, and by strangers to the benchmark.
+    :param health: seconds of each `/health` during the request.
+    :param cores: cores kept busy by the backend, by the other backends, and by other programs.
     """
 
     seconds: float
@@ -113,7 +115,7 @@ class Turn:
     cores: tuple[float, float, float]
 
     def answers(self) -> list[list[Any]]:
-        """The regions of each task; none where it failed."""
+        """Return the regions of each task; an empty list for a failed task."""
         return [answer['result'] if answer else [] for answer in json.loads(self.content)['results']]
 
 
@@ -122,9 +124,9 @@ class Turn:
 
 @contextmanager
 def probing(port: int) -> Iterator[list[float]]:
-    """Ask for `/health` all the time, over a kept connection.
+    """Request `/health` at a steady rate over one connection; yield the growing list of times.
 
-    :return: seconds of each answer, from when it was due if the one before came so late.
+    A time, in seconds, starts when the request is due, even if the previous answer was late.
     """
     taken: list[float] = []
     done = threading.Event()
@@ -151,10 +153,10 @@ def probing(port: int) -> Iterator[list[float]]:
 
 
 def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
-    """Measure.
+    """Measure all backends.
 
-    :param folder: empty; keeps the logs.
-    :param archive: the package to serve.
+    :param folder: empty folder for logs and data.
+    :param archive: package to serve.
     """
     (folder / 'package').mkdir(parents=True)
     package = unpack(archive, folder / 'package')
@@ -176,7 +178,7 @@ def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
                     usual = turn
                 note(report, backend.name, turn, usual)
                 ours, rivals, strangers = turn.cores
-                cores = f'{ours:.2f} cores; its rivals on {rivals:.2f}, strangers on {strangers:.2f}'
+                cores = f'{ours:.2f} cores; the other backends on {rivals:.2f}, other programs on {strangers:.2f}'
                 print(f'{backend.name:14} {turn.seconds:8.2f} s on {cores}', flush=True)
                 health.setdefault(backend.name, []).extend(turn.health)
     for name, seconds in health.items():
@@ -186,7 +188,7 @@ def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
 
 
 def _request(port: int, folder: str, tasks: int) -> dict[str, Any]:
-    """As Label Studio 1.23 asks for predictions."""
+    """Return a request for predictions like that of Label Studio 1.23."""
     url = f'http://127.0.0.1:{port}/{folder}'
     return {
         'tasks': [{'id': number + 1, 'data': {'image': f'{url}/{number}.jpg'}} for number in range(tasks)],
@@ -198,7 +200,7 @@ def _request(port: int, folder: str, tasks: int) -> dict[str, Any]:
 
 
 def take_turn(backend: Backend, backends: Sequence[Backend], request: Mapping[str, Any]) -> Turn:
-    """Ask a backend, while the others rest."""
+    """Send a request to a backend while the others are idle."""
     time.sleep(_REST)
     before = _spent(backend, backends)
     with ExitStack() as stack:
@@ -213,15 +215,15 @@ def take_turn(backend: Backend, backends: Sequence[Backend], request: Mapping[st
 
 
 def _spent(backend: Backend, backends: Sequence[Backend]) -> tuple[float, float, float, float]:
-    """CPU seconds: of the backend, of the others, of this process, and of the whole machine."""
+    """Return the CPU seconds of the backend, of the others, of this process, and of the whole machine."""
     others = (other.pid for other in backends if other is not backend)
     return cpu_seconds(backend.pid), sum(map(cpu_seconds, others)), time.process_time(), machine_seconds()
 
 
 def note(report: Report, name: str, turn: Turn, usual: Turn) -> None:
-    """Keep the figures of a turn.
+    """Record the figures of a turn.
 
-    :param usual: the usual backend's turn in this round.
+    :param usual: turn of the usual backend in the same round.
     """
     figures = report.backends[name]
     figures.seconds.append(round(turn.seconds, 3))
@@ -236,7 +238,7 @@ def note(report: Report, name: str, turn: Turn, usual: Turn) -> None:
     figures.keypoints = sum(map(len, answers)) - figures.persons
     differing = [index for index, pair in enumerate(zip(found, others, strict=False)) if len(set(map(len, pair))) > 1]
     if len(found) != report.tasks or differing:
-        report.missed.append(f'{name}: {len(found)} answers, other numbers of persons in those at {differing}')
+        report.missed.append(f'{name}: {len(found)} answers; the numbers of persons differ in the answers {differing}')
         return
     overlaps = [
         overlap(box, other) for pair in zip(found, others, strict=True) for box, other in zip(*pair, strict=True)
@@ -245,32 +247,32 @@ def note(report: Report, name: str, turn: Turn, usual: Turn) -> None:
 
 
 def boxes(regions: Sequence[Mapping[str, Any]]) -> list[Box]:
-    """Of the persons in a task's prediction, from left to right."""
+    """Return the boxes of the persons in a prediction, from left to right."""
     values = [region['value'] for region in regions if region['type'] == 'rectanglelabels']
     return sorted((v['x'], v['y'], v['x'] + v['width'], v['y'] + v['height']) for v in values)
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
+    """Return the intersection over union of two boxes."""
     width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
     return width * height / max(areas - width * height, 1e-9)
 
 
 def missed(report: Report) -> list[str]:
-    """The goals that were missed, and by how much."""
+    """Return the missed goals with their figures."""
     found = []
     for name, figures in report.backends.items():
         if max(figures.rivals) > IDLE:
-            found.append(f'{name}: its rivals kept {max(figures.rivals):.2f} cores busy meanwhile')
+            found.append(f'{name}: the other backends kept {max(figures.rivals):.2f} cores busy during its turns')
         if name not in GOALS:
             continue
         if median(figures.ratios) < GOALS[name]:
             found.append(f'{name}: {median(figures.ratios):.2f} times as fast, not {GOALS[name]:g} times')
         if figures.overlap < SAME_BOX:
-            found.append(f'{name}: boxes overlap by {figures.overlap:.2f} only')
+            found.append(f'{name}: boxes overlap by only {figures.overlap:.2f}')
         if figures.persons == 0:
-            found.append(f'{name}: nobody was found, so that nothing is compared')
+            found.append(f'{name}: no person was found, so nothing is compared')
         if figures.health is None or figures.health.p99 > GOAL_HEALTH_MS:
             found.append(f'{name}: /health, 99th percentile above {GOAL_HEALTH_MS:.0f} ms: {figures.health}')
     return found
@@ -296,11 +298,13 @@ def main() -> int:
     from .random_weights import pack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--package', type=Path, help='by default random weights: lightweight')
-    parser.add_argument('--persons', type=int, default=1, help='that the random weights report in every image')
+    parser.add_argument('--package', type=Path, help='package to serve; by default lightweight with random weights')
+    parser.add_argument(
+        '--persons', type=int, default=1, help='number of persons that the random weights report in every image'
+    )
     parser.add_argument('--tasks', type=int, default=64)
     parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('-o', '--output', type=Path, help='for the report as JSON')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file for the report')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         archive = options.package or pack(Path(folder), 'lightweight', persons=options.persons)

@@ -1,10 +1,10 @@
-"""What `label_studio` compares: our node, and a Label Studio backend written the usual way; and where images come from.
+"""Backends that `label_studio` compares, and the server of their images.
 
-The usual backend is `usual_backend`: label-studio-ml's API around `rtmlib.Wholebody`, in an environment of its own with
-our versions of rtmlib, ONNX Runtime, OpenCV and NumPy. label-studio-ml is the latest that PyPI has, 1.0.9 of 2022, set
-up by `label-studio-ml init` and started as its Dockerfile does: gunicorn, one process, eight threads. Later ones are on
-GitHub only; by their source they are no quicker: examples loop over tasks in the same way, and pydantic checks the
-answers as well.
+The usual backend is `usual_backend`: label-studio-ml's API around `rtmlib.Wholebody`, in its own environment with our
+versions of rtmlib, ONNX Runtime, OpenCV and NumPy. label-studio-ml is the latest version on PyPI, 1.0.9 of 2022. It is
+set up by `label-studio-ml init` and started like its Dockerfile does, by gunicorn with one process and eight threads.
+Later versions are on GitHub only. By their source they are not faster: their examples loop over tasks in the same way,
+and pydantic checks the answers in addition.
 """
 
 import hashlib
@@ -32,15 +32,15 @@ from .support.processes import clean_environment, free_port, running_node
 
 USUAL: Final = 'usual backend'
 LATENCY: Final = 0.05
-"""Seconds that each image takes to come."""
+"""Time to fetch an image, in seconds."""
 CONFIG: Final = config.generate('keypoints')
 PATIENCE: Final = 600.0
-"""Seconds in which an answer must come."""
+"""Time limit for an answer, in seconds."""
 
 _SCRIPT: Final = Path(__file__).with_name('usual_backend.py')
 _REQUIREMENTS: Final = (
     'label-studio-ml==1.0.9',
-    'rq==1.10.1',  # label-studio-ml imports it, but does not require it
+    'rq==1.10.1',  # label-studio-ml imports rq but does not require it
     'gunicorn==22.0.0',
     *(f'{name}=={version(name)}' for name in ('rtmlib', 'onnxruntime', 'numpy', 'opencv-python-headless')),
 )
@@ -49,9 +49,9 @@ _START_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """A backend that runs.
+    """A running backend.
 
-    :param pid: of the process, which may have children.
+    :param pid: id of the process, which may have children.
     """
 
     name: str
@@ -70,10 +70,7 @@ class Backend:
 
 @contextmanager
 def serving(pictures: Sequence[bytes]) -> Iterator[int]:
-    """Serve JPEGs as `/anything/NUMBER.jpg`, each after `LATENCY`.
-
-    :return: the port.
-    """
+    """Serve JPEGs as `/anything/NUMBER.jpg`, each after `LATENCY`; yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = 'HTTP/1.1'
@@ -99,14 +96,14 @@ def serving(pictures: Sequence[bytes]) -> Iterator[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """That a process and its children have taken."""
+    """Return the CPU seconds of a process and its children."""
     ticks = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[11:13]
     children = Path(f'/proc/{pid}/task/{pid}/children').read_text().split()
     return _seconds(ticks) + sum(cpu_seconds(int(child)) for child in children)
 
 
 def machine_seconds() -> float:
-    """CPU seconds that all processes have taken, and other virtual machines of the host."""
+    """Return the CPU seconds of all processes, and of other virtual machines on the host."""
     user, nice, system, _, _, *interrupts_and_steal = Path('/proc/stat').read_text().partition('\n')[0].split()[1:9]
     return _seconds([user, nice, system, *interrupts_and_steal])
 
@@ -117,7 +114,10 @@ def _seconds(ticks: Sequence[str]) -> float:
 
 @contextmanager
 def running_ours(folder: Path, archive: Path, image_port: int, precision: str) -> Iterator[Backend]:
-    """:param folder: keeps the node's log."""
+    """Run our node.
+
+    :param folder: folder for log and data.
+    """
     store = ModelStore(folder / 'data')
     store.select(store.add(archive).version)
     settings: dict[str, Any] = {
@@ -132,9 +132,9 @@ def running_ours(folder: Path, archive: Path, image_port: int, precision: str) -
 
 @contextmanager
 def running_usual(folder: Path, package: ModelPackage) -> Iterator[Backend]:
-    """The usual backend, with the networks of an unpacked package.
+    """Run the usual backend with the networks of an unpacked package.
 
-    :param folder: keeps its log and what it caches.
+    :param folder: folder for log and caches.
     """
     digest = hashlib.sha256(' '.join(_REQUIREMENTS).encode()).hexdigest()[:8]
     commands = python_with(f'usual-backend-{digest}', *_REQUIREMENTS).parent
@@ -188,6 +188,6 @@ def _wait(backend: Backend, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def precisions(package: ModelPackage) -> list[str]:
-    """In which our node is measured here."""
+    """Return the precisions in which to measure our node on this machine."""
     wants_bf16 = 'amx_bf16' in cpu_flags() and package.wholebody.precision == 'any' and is_installed('openvino')
     return ['f32', 'bf16'] if wants_bf16 and 'BF16' in openvino_capabilities('cpu') else ['f32']

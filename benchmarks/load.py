@@ -1,11 +1,11 @@
-"""A node under load: does `/health` answer, does the queue refuse at once what is too much, does memory stay flat?
+"""Put a node under overload; check `/health`, immediate refusals, deadlines and memory.
 
     uv run python -m benchmarks.load [--package ZIP] [--seconds 30] [-o FILE.json]
 
-Linux only: reads /proc. Starts a real node. Four clients keep it busy, which gives its capacity; then frames come ten
-times as fast as that, each at its time whatever becomes of the others, in turn over `POST /detect`, `POST /poses` and
-the Socket.IO events of these names. The clients and the prober of `/health` are processes of their own, which share the
-node's cores. Fails if a goal is missed.
+Linux only, since it reads /proc. The benchmark starts a real node. Four clients keep it busy, which gives its capacity.
+Then frames arrive at ten times that rate, each at its time regardless of the answers to others, in turn over
+`POST /detect`, `POST /poses` and the Socket.IO events with these names. The clients and the prober of `/health` run in
+their own processes, which share the node's cores. The exit status is 1 if a goal is missed.
 """
 
 import argparse
@@ -41,13 +41,13 @@ CLIENTS: Final = 4
 OVERLOAD: Final = 10.0
 DEADLINE: Final = 2.0
 GOAL_MS: Final = 50.0
-"""For the 99th percentiles of `/health` and of refusals at once."""
+"""Largest 99th percentile of `/health` and of immediate refusals, in milliseconds."""
 GROWTH: Final = 1.1
-"""Of memory: in the last third of the overload there may be so many times that of the first."""
+"""Largest ratio of the memory in the last third of the overload to that in the first third."""
 LOOP_SECONDS: Final = 0.05
-"""By which an event loop may be late when it ends a wait at the deadline."""
+"""Tolerance for the end of a wait at the deadline, in seconds."""
 OTHER_SECONDS: Final = 0.5
-"""Of an answer, beside waiting and turn: transfer, form, JSON, on cores that others use as well."""
+"""Largest time of an answer outside waiting and turn (transfer, form, JSON), on shared cores, in seconds."""
 
 _PROBE_SECONDS: Final = 0.05
 _PATIENCE: Final = 30.0
@@ -61,13 +61,13 @@ _SAID: Final = {'are before this one': AT_ONCE, 'no turn within': AT_DEADLINE}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a frame.
+    """Outcome of a frame.
 
     :param end: one of `ENDS`.
     :param seconds: from sending to the last byte of the answer.
-    :param late: seconds by which it was sent behind its time.
-    :param timing: milliseconds by stage, where the answer says them.
-    :param said: the error in the answer.
+    :param late: delay of sending, in seconds.
+    :param timing: milliseconds by stage, if the answer states them.
+    :param said: error in the answer.
     """
 
     door: str
@@ -80,7 +80,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Milliseconds; 0 where there is nothing to measure."""
+    """Statistics of times in milliseconds; 0 without times."""
 
     count: int
     median: float
@@ -96,16 +96,19 @@ class Times:
 
 @dataclass(kw_only=True)
 class Report:
-    """:param deadline: seconds in which a turn has to begin.
-    :param capacity: frames a second that `CLIENTS` clients got answered.
-    :param offered: frames of the overload a second; `answered`: of these, a second.
-    :param ends: frames of the overload by door and end.
-    :param slow_refusals: the part of the refusals at once that took longer than `GOAL_MS`.
-    :param memory: resident MiB of the node during the overload, each second.
-    :param requests: as the node counts them in the end: those that are in, and those that it has refused.
-    :param sending: cores that sending the overload took.
-    :param others: cores that neither that nor the node took then, but other programs: they spoil the figures.
-    :param missed: goals; empty if all is well.
+    """Figures of a run.
+
+    :param deadline: time in which a turn must begin, in seconds.
+    :param capacity: frames a second answered to `CLIENTS` clients.
+    :param offered: frames a second during the overload.
+    :param answered: answered frames a second during the overload.
+    :param ends: number of frames of the overload by interface and end.
+    :param slow_refusals: share of the immediate refusals that took longer than `GOAL_MS`.
+    :param memory: resident memory of the node during the overload in MiB, once per second.
+    :param requests: the node's own counts of present and refused requests at the end.
+    :param sending: cores used for sending the overload.
+    :param others: cores used by other programs during the overload, which make the figures less reliable.
+    :param missed: missed goals; empty if all is well.
     """
 
     seconds: float
@@ -127,10 +130,10 @@ class Report:
 
 
 def health_seconds(connection: http.client.HTTPConnection, due: float) -> tuple[float, float]:
-    """Ask for `/health` when it is due, or at once if that is over.
+    """Request `/health` when it is due, or at once if that time is over.
 
-    :param due: of `time.monotonic`.
-    :return: seconds from then to the answer, and when that was asked.
+    :param due: time by `time.monotonic`.
+    :return: seconds from the due time to the answer, and the due time.
     """
     if due > time.monotonic():
         time.sleep(due - time.monotonic())
@@ -143,10 +146,10 @@ def health_seconds(connection: http.client.HTTPConnection, due: float) -> tuple[
 
 
 def probe(port: int, seconds: float, start: float) -> dict[str, list[float]]:
-    """Ask for `/health` all the time, over a kept connection and over fresh ones.
+    """Request `/health` at a steady rate, over one kept connection and over new ones.
 
-    :param start: `time.monotonic`, as everywhere.
-    :return: seconds of each answer, from when it was due if the one before came so late.
+    :param start: time by `time.monotonic`.
+    :return: seconds of each answer; a time starts when the request is due, even if the previous answer was late.
     """
 
     def ask(kept: bool) -> list[float]:
@@ -164,9 +167,9 @@ def probe(port: int, seconds: float, start: float) -> dict[str, list[float]]:
 
 
 def keep_busy(port: int, jpeg: bytes, seconds: float, start: float) -> list[tuple[int, float]]:
-    """Let clients post a frame to `/detect`, again whenever it is answered.
+    """Let clients post frames to `/detect` without a pause.
 
-    :return: status and seconds of each answer; a machine with other work may make a node refuse even these.
+    :return: status and seconds of each answer; on a busy machine the node may refuse some.
     """
 
     def post(_: int) -> list[tuple[int, float]]:
@@ -185,9 +188,9 @@ def keep_busy(port: int, jpeg: bytes, seconds: float, start: float) -> list[tupl
 
 
 def overload(port: int, jpeg: bytes, seconds: float, start: float, rate: float) -> tuple[list[Outcome], float]:
-    """Send so many frames a second.
+    """Send `rate` frames a second.
 
-    :return: also the cores that this took.
+    :return: outcomes of the frames, and the cores used for sending.
     """
     before = time.process_time()
     outcomes = asyncio.run(_overload(port, jpeg, int(seconds * rate), start, rate))
@@ -233,7 +236,7 @@ async def _overload(port: int, jpeg: bytes, frames: int, start: float, rate: flo
 
 
 class Rest:
-    """Connections, as many as are needed; the one that rested longest is next: uvicorn closes it after five seconds."""
+    """Pool of HTTP connections. It uses the one idle longest first, since uvicorn closes idle connections after 5 s."""
 
     def __init__(self, port: int, jpeg: bytes) -> None:
         self._port = port
@@ -246,8 +249,8 @@ class Rest:
     async def post(self, route: str) -> dict[str, Any]:
         """Post the frame.
 
-        :return: the answer, of a refusal with the field `error`.
-        :raises ValueError: neither poses nor a proper refusal.
+        :return: the answer; for a refusal, an object with the field `error`.
+        :raises ValueError: the answer has neither status 200 nor is a 503 with `Retry-After`.
         """
         while self._idle and self._idle[0][0].at_eof():
             self._idle.popleft()[1].close()
@@ -270,11 +273,11 @@ class Rest:
 def run(folder: Path, *, archive: Path | None, seconds: float, factor: float = OVERLOAD, **settings: Any) -> Report:
     """Put a node under load.
 
-    :param folder: empty; keeps the node's log.
-    :param archive: the package to serve; None: the embedded model.
-    :param seconds: of each phase.
-    :param factor: so many times the capacity are offered.
-    :param settings: of the node.
+    :param folder: empty folder for log and data.
+    :param archive: package to serve; the embedded model if None.
+    :param seconds: duration of each phase.
+    :param factor: ratio of the offered rate to the capacity.
+    :param settings: settings of the node.
     """
     if archive is not None:
         store = ModelStore(folder / 'data')
@@ -283,9 +286,9 @@ def run(folder: Path, *, archive: Path | None, seconds: float, factor: float = O
     report = Report(seconds=seconds, deadline=float(settings['DEADLINE']))
     jpeg = images.encode_jpeg(random_pictures(1, width=640, height=480)[0], quality=90)
     spawning = multiprocessing.get_context('spawn')
-    # Without garbage collection, which would make these processes late, and the node seem so.
+    # No garbage collection: it would delay these processes, and the delay would count as the node's.
     with running_node(folder, **settings) as node, ProcessPoolExecutor(2, spawning, gc.disable) as pool:
-        list(pool.map(time.sleep, (0.5, 0.5)))  # until both are there
+        list(pool.map(time.sleep, (0.5, 0.5)))  # until both processes have started
         for phase in PHASES:
             start = time.monotonic() + 0.5
             probed = pool.submit(probe, node.port, seconds, start)
@@ -309,7 +312,7 @@ def run(folder: Path, *, archive: Path | None, seconds: float, factor: float = O
 
 
 def watch(pid: int, start: float, seconds: float) -> tuple[list[float], float]:
-    """Resident MiB of a process, each second; and the cores that all others took meanwhile."""
+    """Return the resident MiB of a process, once per second, and the cores used by all other processes."""
 
     def spent() -> int:
         everything = Path('/proc/stat').read_text().partition('\n')[0].split()[1:9]
@@ -324,7 +327,7 @@ def watch(pid: int, start: float, seconds: float) -> tuple[list[float], float]:
 
 
 def note_overload(report: Report, outcomes: list[Outcome]) -> None:
-    """Count what became of the frames, and sum up how long that took."""
+    """Record the outcomes of the frames and their times."""
     counts = Counter((outcome.door, outcome.end) for outcome in outcomes)
     report.ends = {door: {end: counts[door, end] for end in ENDS} for door in DOORS}
     report.offered = round(len(outcomes) / report.seconds, 2)
@@ -347,7 +350,7 @@ def note_overload(report: Report, outcomes: list[Outcome]) -> None:
 
 
 def missed(report: Report, outcomes: list[Outcome]) -> list[str]:
-    """The goals that were missed, and by how much."""
+    """Return the missed goals with their figures."""
     found = []
 
     def check(what: str, value: float, limit: float) -> None:
@@ -366,7 +369,7 @@ def missed(report: Report, outcomes: list[Outcome]) -> list[str]:
 
 
 def thirds(memory: list[float]) -> tuple[float, float]:
-    """Medians of the first and of the last third."""
+    """Return the medians of the first and of the last third."""
     size = math.ceil(len(memory) / 3)
     return median(memory[:size]), median(memory[-size:])
 
@@ -390,9 +393,11 @@ def main() -> int:
     from .random_weights import pack
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--package', type=Path, help='by default random weights: lightweight, one person')
-    parser.add_argument('--seconds', type=float, default=30, help='of each phase: idle, full load, overload')
-    parser.add_argument('-o', '--output', type=Path, help='for the report as JSON')
+    parser.add_argument(
+        '--package', type=Path, help='package to serve; by default lightweight with random weights and one person'
+    )
+    parser.add_argument('--seconds', type=float, default=30, help='duration of each phase: idle, full load, overload')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file for the report')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         archive = options.package or pack(Path(folder), 'lightweight', persons=1)

@@ -1,8 +1,8 @@
 """ONNX graphs with random weights, calibrated while they are built, and the layers that YOLOX and RTMW share.
 
-Each node is computed as soon as it is added, on calibration pictures. So each layer knows what reaches it, and its
-weights can be scaled: activations stay of order 1 through the whole network, whatever the picture. If they vanished,
-overflowed or were subnormal, its speed would not be that of a trained network.
+Each node is computed on calibration pictures as soon as it is added. A layer's weights are scaled by its input, so that
+activations stay of order 1 through the whole network, for every picture. With activations that vanish, overflow or are
+subnormal, the network would not have the speed of a trained one.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,21 +21,21 @@ FloatArray = NDArray[np.float32]
 
 OPSET: Final = 11
 IR_VERSION: Final = 6
-"""Those of the published networks."""
+"""IR and operator set versions of the published networks."""
 
 LEVEL: Final = 3.0
-"""Root mean square of what a convolution hands to its activation."""
+"""Root mean square of the input of an activation."""
 BIAS_STD: Final = 0.3
-"""Of biases. They keep the layers alive where a picture is blank; much larger ones would hide the picture."""
+"""Standard deviation of biases. They keep layers active in blank areas; much larger ones would hide the picture."""
 _CONTRAST: Final = 50.0
-"""Of the calibration pictures; less than that of most photographs, for where they are flat."""
+"""Contrast of the calibration pictures; lower than in most photographs, which have flat areas."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A tensor of the graph.
 
-    :param value: what it holds for the calibration pictures.
+    :param value: its value for the calibration pictures.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Tensor:
 
 
 class Network:
-    """Collects the nodes and random weights of a graph, and counts parameters and multiply-adds.
+    """Builder of a graph with random weights. It counts parameters and multiply-adds.
 
-    :param name: that of the graph.
-    :param pictures: what to calibrate with, (N, 3, H, W), as the network gets it.
-    :param input_name: that of the graph's input.
-    :param dynamic_batch: whether the graph takes any number of pictures; else one.
-    :param seed: that of the weights.
+    :param name: name of the graph.
+    :param pictures: calibration pictures, (N, 3, H, W), in the form of the network's input.
+    :param input_name: name of the graph's input.
+    :param dynamic_batch: True if the graph accepts any number of pictures, False if it accepts one.
+    :param seed: seed of the weights.
     """
 
     def __init__(
@@ -62,11 +62,12 @@ class Network:
         self.name = name
         self.input = Tensor(input_name, pictures)
         self.parameters = 0
-        """As papers count them: weights, biases, and scale and shift of each channel of a batch norm."""
+        """Parameters as papers count them: weights, biases, and scale and shift of each channel of a batch norm."""
         self.multiply_adds = 0
-        """Of convolutions and matrix products, for one picture."""
+        """Multiply-adds of convolutions and matrix products for one picture."""
         self.outputs: dict[str, Sequence[str | int]] = {}
-        """Sizes after the batch by name; `labels` is int64, all others float32. To be set before `model`."""
+        """Shapes of the outputs by name, without the batch. `labels` is int64, all others are float32. Set before
+        `model`."""
         self.rng = np.random.default_rng(seed)
         self._batch = 'batch' if dynamic_batch else 1
         self._nodes: list[onnx.NodeProto] = []
@@ -78,14 +79,14 @@ class Network:
         return constant
 
     def add(self, operator: str, *inputs: Tensor, output: str | None = None, **attributes: Any) -> Tensor:
-        """Add a node with one output, and compute it.
+        """Add a node with one output and compute it.
 
-        :param output: its name, where it is an output of the graph.
+        :param output: name, if it is an output of the graph.
         """
         return self._add(operator, inputs, [output or f'{operator}_{len(self._nodes)}'], attributes)[0]
 
     def add_all(self, operator: str, *inputs: Tensor, outputs: int, **attributes: Any) -> list[Tensor]:
-        """Add a node with several outputs, and compute it."""
+        """Add a node with several outputs and compute it."""
         names = [f'{operator}_{len(self._nodes)}_{index}' for index in range(outputs)]
         return self._add(operator, inputs, names, attributes)
 
@@ -115,7 +116,7 @@ class Network:
         return y
 
     def linear(self, x: Tensor, features: int, *, std: float = 1.0, output: str | None = None) -> Tensor:
-        """A product with a matrix of parameters, scaled to a standard deviation."""
+        """Multiply by a matrix of parameters; scale the result to a standard deviation."""
         weights = self.rng.standard_normal((x.value.shape[-1], features), np.float32)
         weights *= std / (x.value @ weights).std()
         self.parameters += weights.size
@@ -132,14 +133,14 @@ class Network:
         batch_norm: bool = True,
         spread: tuple[ArrayLike, float] | None = None,
     ) -> Tensor:
-        """A convolution, with the batch norm behind it folded into weights and biases.
+        """Add a convolution, with its batch norm folded into weights and biases.
 
-        Without `spread` one factor brings all of its channels to `LEVEL`. A batch norm would also take away each
-        channel's mean, but a deep network that does so without having learned to is chaotic: the runtimes' different
-        rounding would end in different keypoints.
+        Without `spread`, one factor scales all channels to `LEVEL`. A batch norm would also remove the mean of each
+        channel. A deep network with random weights that does so is chaotic: the rounding of different runtimes would
+        lead to different keypoints.
 
-        :param batch_norm: whether there is one; else it has biases of its own.
-        :param spread: mean (of all channels, or of each) and standard deviation that each channel is brought to.
+        :param batch_norm: True if a batch norm follows, False if the convolution has its own biases.
+        :param spread: mean, of all channels or of each, and standard deviation to scale each channel to.
         """
         shape = (channels, 1 if depthwise else x.channels, kernel, kernel)
         weights = self.rng.standard_normal(shape, np.float32)
@@ -166,7 +167,8 @@ class Network:
         return self.add('Mul', x, self.add('Sigmoid', x))
 
     def hard_sigmoid(self, x: Tensor) -> Tensor:
-        """Spelt out, since OpenCV 5.0.0 takes a HardSigmoid before any product for a part of a hard swish."""
+        """Add a hard sigmoid from simple nodes: OpenCV 5.0.0 reads HardSigmoid before any product as part of a hard
+        swish."""
         steep = self.add('Add', self.add('Mul', x, self.constant(1 / 6)), self.constant(0.5))
         return self.add('Clip', steep, self.constant(0), self.constant(1))
 
@@ -176,13 +178,13 @@ class Network:
         return self.silu(self.conv(x, channels, kernel, stride=stride, depthwise=depthwise))
 
     def upsample(self, x: Tensor) -> Tensor:
-        """Twice as wide and high, by repetition."""
+        """Double width and height by repetition."""
         asymmetric = {'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'floor'}
         no_region, scales = self.constant([]), self.constant([1, 1, 2, 2])
         return self.add('Resize', x, no_region, scales, mode='nearest', **asymmetric)
 
     def spp(self, x: Tensor) -> Tensor:
-        """The spatial pyramid pooling of both backbones."""
+        """Add the spatial pyramid pooling of both backbones."""
         y = self.conv_silu(x, x.channels // 2)
         pooled = [
             self.add('MaxPool', y, kernel_shape=[size, size], strides=[1, 1], pads=4 * [size // 2])
@@ -200,10 +202,10 @@ class Network:
         shortcut: bool,
         attention: bool = False,
     ) -> Tensor:
-        """A cross stage partial layer: half of the channels go through blocks.
+        """Add a cross stage partial layer: half of the channels go through blocks.
 
-        :param shortcut: whether each block's input is added to its output.
-        :param attention: whether each channel is weighted by what all channels' means say.
+        :param shortcut: add the input of each block to its output.
+        :param attention: weight each channel by a function of the means of all channels.
         """
         short, main = self.conv_silu(x, channels // 2), self.conv_silu(x, channels // 2)
         for _ in range(blocks):
@@ -215,10 +217,10 @@ class Network:
         return self.conv_silu(both, channels)
 
     def pafpn(self, levels: Sequence[Tensor], csp: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
-        """The path aggregation network of both necks: from coarse to fine, and back.
+        """Add the path aggregation network of both necks: from coarse to fine and back.
 
-        :param levels: finest first.
-        :param csp: takes a tensor and the number of channels to give.
+        :param levels: finest level first.
+        :param csp: layer; takes a tensor and the number of output channels.
         """
         top, laterals = levels[-1], []
         for finer in reversed(levels[:-1]):
@@ -245,20 +247,22 @@ class Network:
 
 
 def _calibration(y: FloatArray, spread: tuple[ArrayLike, float] | None) -> tuple[FloatArray, FloatArray]:
-    """Factor and bias of each channel; see `Network.conv`."""
+    """Return factor and bias of each channel; see `Network.conv`."""
     channels = y.shape[1]
     if spread is None:
         level = np.sqrt(np.square(y, dtype=np.float64).mean())
         return np.full(channels, LEVEL / level, np.float32), np.zeros(channels, np.float32)
     mean, std = spread
     stds = y.std(axis=(0, 2, 3), dtype=np.float64)
-    factor = std / np.maximum(stds, np.median(stds) / 4)  # what hardly varies would else follow its rounding errors
+    factor = std / np.maximum(
+        stds, np.median(stds) / 4
+    )  # a nearly constant channel would otherwise amplify its rounding errors
     bias = mean - factor * y.mean(axis=(0, 2, 3), dtype=np.float64)
     return factor.astype(np.float32), bias.astype(np.float32)
 
 
 def _compute(node: onnx.NodeProto, inputs: Sequence[Tensor]) -> list[NDArray[Any]]:
-    """The outputs of a node; by one thread, so that sums come out the same each time."""
+    """Compute the outputs of a node, in one thread, so that sums are reproducible."""
     values = {tensor.name: tensor.value for tensor in inputs}
     sources = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -280,7 +284,7 @@ def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
 
 
 def random_pictures(count: int, *, width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Pictures whose contrast falls with its fineness, as that of photographs does, (N, H, W, 3)."""
+    """Return pictures with less contrast in finer structures, as photographs have: (N, H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     pictures = np.full((count, height, width, 3), 114, dtype=np.float32)
     for octave in range(1, int(np.log2(min(width, height)))):

@@ -1,9 +1,9 @@
-"""Many images through a node that is killed and a Learning Loop that fails at random: none that was accepted is lost.
+"""Send many images to a node that is killed, while the Learning Loop fails at random, and check that none is lost.
 
     uv run python -m benchmarks.outbox_soak --images 5000 --kills 5
 
-Starts real processes. Every image shows its number, by which it is known wherever it ends. The last images are sent
-when the Loop is well again; of them none may arrive twice.
+The benchmark starts real processes. Every image shows its number, which identifies it wherever it is found. The last
+images are sent after the faults of the Loop have ended, and none of them may arrive twice.
 """
 
 import argparse
@@ -37,9 +37,10 @@ CLIENTS: Final = 8
 CALM_PART: Final = 0.05
 MOST_WAITING: Final = 200
 FEWEST_WAITING: Final = 50
-"""Images in the outbox at which the clients pause, and go on: the Loop is to fail for all, not only for the last."""
+"""Numbers of waiting images at which the clients continue and pause. The faults then meet all images, not only the
+last."""
 BEHIND_SECONDS: Final = 2.0
-"""So long after the answer of `detect` its image may still be on its way to the disk."""
+"""Time after the answer of `detect` until its image is on the disk at the latest, in seconds."""
 PATIENCE_SECONDS: Final = 1800
 SETTINGS: Final[dict[str, Any]] = {'UPLOAD_SECONDS': 0.1, 'MAX_OUTBOX_SIZE': 1_000_000, 'DEADLINE': 60}
 FAULTS: Final[tuple[dict[str, Any], ...]] = (
@@ -54,17 +55,18 @@ FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {'kind': 'lose_response'},
 )
 SHARE: Final = 0.1
-"""Of the requests that meet a fault, where it says nothing else."""
+"""Share of the requests that meet a fault, unless the fault states its own."""
 
 
 @dataclass(kw_only=True)
 class Sent:
-    """An image as a client knows it.
+    """A sent image.
 
-    :param raw: sent as an array, so that the node makes the JPEG.
-    :param behind: stored after the answer.
-    :param name: under which it will arrive, if the answer says so.
-    :param answered: `time.monotonic`; None: there was no answer, and the image may arrive or not.
+    :param raw: True if sent as an array, so that the node encodes the JPEG.
+    :param behind: True if the node stores it after its answer.
+    :param name: name under which it arrives, if the answer states it.
+    :param answered: time of the answer by `time.monotonic`; None without an answer, and then the image may arrive or
+        not.
     """
 
     source: str
@@ -74,7 +76,7 @@ class Sent:
     answered: float | None = None
 
     def accepted(self, kills: list[float]) -> bool:
-        """Whether it has to arrive."""
+        """Return True if the image must arrive."""
         if self.answered is None:
             return False
         return not self.behind or all(not -1 < kill - self.answered < BEHIND_SECONDS for kill in kills)
@@ -82,8 +84,10 @@ class Sent:
 
 @dataclass(kw_only=True)
 class Report:
-    """:param duplicates: arrivals beyond the first of an image.
-    :param violations: what must not be; empty if all is well.
+    """Counts of images, and what went wrong.
+
+    :param duplicates: arrivals beyond the first of each image.
+    :param violations: descriptions of what must not happen; empty if all is well.
     """
 
     sent: int = 0
@@ -103,7 +107,7 @@ class Report:
 
 
 def draw(number: int) -> images.Image:
-    """64×48 pixels of noise; the upper half shows the number in 24 bits, a black or white block each."""
+    """Draw 64×48 pixels of noise; the upper half shows the number in 24 bits, each a black or white block."""
     picture = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     bits = np.array([number >> bit & 1 for bit in range(24)], dtype=np.uint8).reshape(3, 8)
     picture[:24] = np.kron(255 * bits, np.ones((8, 8), dtype=np.uint8))[..., None]
@@ -115,7 +119,10 @@ def jpeg_of(number: int) -> bytes:
 
 
 def number_on(jpeg: bytes) -> int:
-    """:raises InvalidImage: it is broken."""
+    """Read the number from an image.
+
+    :raises InvalidImage: the image is broken.
+    """
     blocks = images.decode(jpeg)[:24].reshape(3, 8, 8, 8, 3).mean(axis=(1, 3, 4)).flatten()
     return sum(1 << bit for bit, brightness in enumerate(blocks.tolist()) if brightness > 127)
 
@@ -124,7 +131,7 @@ def number_on(jpeg: bytes) -> int:
 
 
 class Soak:
-    """What the clients share: the node that runs, the images that were sent, and what is seen of the outbox."""
+    """State that the clients share: the running node, the sent images, and observations of the outbox."""
 
     def __init__(self) -> None:
         self.node: NodeProcess | None = None
@@ -137,7 +144,7 @@ class Soak:
         self._lock = threading.Lock()
 
     def take(self, count: int) -> list[int]:
-        """Numbers of images to send next; none when all were."""
+        """Return numbers of images to send next; an empty list when all are sent."""
         with self._lock:
             first = len(self.sent)
             numbers = list(range(first, min(first + count, self.limit)))
@@ -145,7 +152,7 @@ class Soak:
             return numbers
 
     def start(self, limit: int, rng: random.Random) -> list['Client']:
-        """Clients that send until so many images are sent in all."""
+        """Start clients that send until `limit` images are sent in all."""
         self.limit = limit
         return [Client(self, rng.getrandbits(32)) for _ in range(CLIENTS)]
 
@@ -153,7 +160,7 @@ class Soak:
         eventually(lambda: len(self.sent) >= count, f'{count} images sent', PATIENCE_SECONDS)
 
     def kill(self, node: NodeProcess) -> None:
-        """End the node with SIGKILL, under the hands of the clients."""
+        """End the node with SIGKILL while the clients use it."""
         self.kills.append(time.monotonic())
         node.process.kill()
         self.room.clear()
@@ -161,14 +168,14 @@ class Soak:
         node.log.rename(node.log.with_name(f'node-{len(self.kills)}.log'))
 
     def look(self) -> int:
-        """Check the outbox's counters, and hold the clients back or let them go.
+        """Check the counters of the outbox; pause or continue the clients.
 
-        :return: how many images wait.
+        :return: number of waiting images.
         """
         if self.node is None:
             return 0
         answer = httpx.get(f'{self.node.url}/outbox', params={'limit': 0}, timeout=20)
-        if ENDING in answer.text:  # the run is over
+        if ENDING in answer.text:  # the node drains at the end of the run
             return MOST_WAITING
         about = answer.json()
         ends = ('uploaded', 'set_aside', 'dropped', 'vanished', 'waiting')
@@ -183,7 +190,7 @@ class Soak:
         return waiting
 
     def look_aside(self, data_folder: Path) -> None:
-        """Note what was set aside, before the node deletes it: it keeps the last 100."""
+        """Record the images set aside before the node deletes them; it keeps the last 100."""
         for folder in (data_folder / 'outbox' / 'set_aside').glob('*'):
             name = folder.name
             if name in self.set_aside:
@@ -197,7 +204,7 @@ class Soak:
 
     @contextmanager
     def watched(self, data_folder: Path) -> Iterator[None]:
-        """Look all the time."""
+        """Observe the outbox until the context ends."""
         ended = threading.Event()
 
         def watch() -> None:
@@ -206,7 +213,7 @@ class Soak:
                     self.look_aside(data_folder)
                     self.look()
                 except httpx.TransportError:
-                    pass  # it was killed
+                    pass  # the node was killed
                 except Exception as error:
                     self.violations.add(f'GET /outbox: {error!r}')
 
@@ -215,13 +222,13 @@ class Soak:
         try:
             yield
         finally:
-            self.limit = 0  # ends the clients, where a failure ends all
+            self.limit = 0  # ends the clients after a failure
             ended.set()
             thread.join()
 
 
 class Client(threading.Thread):
-    """Sends JPEGs over REST and arrays over Socket.IO until all are sent; what gets no answer is not sent again."""
+    """Client that sends JPEGs over REST and arrays over Socket.IO. It does not repeat requests without an answer."""
 
     def __init__(self, soak: Soak, seed: int) -> None:
         super().__init__()
@@ -240,7 +247,7 @@ class Client(threading.Thread):
                     self.send(self.soak.take(1 if raw or detect else self.rng.randint(1, 4)), raw, detect)
 
     def send(self, numbers: list[int], raw: bool, detect: bool) -> None:
-        """Send some images in one request, and note what comes of it."""
+        """Send some images in one request and record the answer."""
         sent = [self.soak.sent[number] for number in numbers]
         if not sent:
             return
@@ -254,7 +261,7 @@ class Client(threading.Thread):
             for image, name in zip(sent, answer.get('names', [None] * len(sent)), strict=True):
                 image.name, image.answered = name, time.monotonic()
         except (httpx.TransportError, socketio.exceptions.SocketIOError):
-            pass  # it was killed
+            pass  # the node was killed
         except Exception as error:
             self.soak.violations.add(repr(error))
 
@@ -279,9 +286,9 @@ class Client(threading.Thread):
 
 
 def run(folder: Path, *, count: int, kills: int, seed: int) -> Report:
-    """Send images, kill the node now and then, let all arrive, and check.
+    """Send images, kill the node at random times, wait until all have arrived, and check.
 
-    :param folder: empty; keeps the logs.
+    :param folder: empty folder for logs and data.
     """
     start = time.monotonic()
     rng = random.Random(seed)
@@ -304,7 +311,7 @@ def run(folder: Path, *, count: int, kills: int, seed: int) -> Report:
             drain(soak, clients)
             faults = loop.faults()
             for fault in faults:
-                if fault['image'] is None:  # what is refused is so for ever
+                if fault['image'] is None:  # refusals of single images are permanent
                     loop.delete_fault(fault['id'])
             drain(soak, soak.start(count, rng))
         soak.look_aside(data_folder)
@@ -317,7 +324,7 @@ def run(folder: Path, *, count: int, kills: int, seed: int) -> Report:
 
 
 def drain(soak: Soak, clients: list[Client]) -> None:
-    """Wait until all is sent, and nothing is left in the outbox."""
+    """Wait until all images are sent and the outbox is empty."""
     soak.wait_until_sent(soak.limit)
     for client in clients:
         client.join()
@@ -326,7 +333,7 @@ def drain(soak: Soak, clients: list[Client]) -> None:
 
 
 def fired(faults: list[dict[str, Any]]) -> dict[str, int]:
-    """How many requests met each kind of fault."""
+    """Count the requests that met each kind of fault."""
     counts: Counter[str] = Counter()
     for fault in faults:
         counts[fault['kind'] + f' {fault["status"]}' * (fault['kind'] == 'status')] += fault['fired']
@@ -334,9 +341,9 @@ def fired(faults: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def check_arrivals(report: Report, soak: Soak, loop: MockLoopProcess, calm: int) -> None:
-    """Whether every accepted image is at the Loop or set aside, as it was sent; and who came more than once, and why.
+    """Check that every accepted image is unchanged at the Loop or set aside, and that every duplicate has a cause.
 
-    :param calm: the first image that was sent when all faults were over.
+    :param calm: number of the first image sent after all faults ended.
     """
     names: dict[int, list[str]] = defaultdict(list)
     for received in loop.images(metadata=False):
@@ -369,7 +376,7 @@ def check_arrivals(report: Report, soak: Soak, loop: MockLoopProcess, calm: int)
 
 
 def check_rest(report: Report, soak: Soak, faults: list[dict[str, Any]], folder: Path) -> None:
-    """Whether what the Loop refuses is set aside, the outbox is empty, and nothing failed in a way not foreseen."""
+    """Check that refused images are set aside, the outbox is empty, and the logs have no traceback."""
     refused = {fault['image'] for fault in faults if fault['image'] is not None}
     refused -= {f'image_{name}' for name in soak.set_aside}
     report.violations += [f'refused, not set aside: {name}' for name in refused]
@@ -385,7 +392,7 @@ def main() -> int:
     parser.add_argument('--images', type=int, default=5000)
     parser.add_argument('--kills', type=int, default=5)
     parser.add_argument('--seed', type=int, default=random.randrange(1_000_000))
-    parser.add_argument('--folder', type=Path, help='for logs and all that is stored; a temporary one without')
+    parser.add_argument('--folder', type=Path, help='folder for logs and data; a temporary folder if omitted')
     options = parser.parse_args()
     print(f'seed {options.seed}', flush=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -394,7 +401,7 @@ def main() -> int:
     for name, value in asdict(report).items():
         if name != 'violations':
             print(f'{name.replace("_", " "):<10}  {value}')
-    print('\n'.join(report.violations) or 'every accepted image has arrived whole, or is set aside')
+    print('\n'.join(report.violations) or 'every accepted image has arrived intact or is set aside')
     return 1 if report.violations else 0
 
 

@@ -1,12 +1,12 @@
-"""Predictions for the tasks of a Label Studio project: pushed by our command, and retrieved by Label Studio.
+"""Compare predictions that our command pushes to Label Studio with predictions that Label Studio retrieves.
 
     uv run python -m benchmarks.preannotation [--tasks 500] [--rounds 1] [--uploads] [-o FILE.json]
 
-Starts a real Label Studio (installed at the first run) and a node beside it. Each round gives every task of one
-project its prediction by "Retrieve predictions", which asks the node, and every task of another, equal one by
-`wholebody labelstudio preannotate`, start of the process included. Tasks are test cards of two persons behind 50 ms,
-as in a cloud storage, or uploads, each of which costs Label Studio 25 to 35 ms of its time. Both use the test card
-model. Fails if a goal is missed.
+The benchmark starts a real Label Studio, installed at the first run, and a node. In each round, "Retrieve predictions"
+gets a prediction from the node for every task of one project, and `wholebody labelstudio preannotate` pushes one to
+every task of an equal project, with the start of its process included. Tasks are test cards with two persons. Each
+image takes 50 ms to fetch, as from a cloud storage; uploads cost Label Studio 25 to 35 ms each. Both ways use the test
+card model. The exit status is 1 if a goal is missed.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from .support.label_studio_server import running_label_studio
 from .support.processes import NodeProcess, clean_environment, running_node
 
 GOALS: Final[Mapping[Style, float]] = {'keypoints': 5.0, 'skeleton': 2.0}
-"""How many times as fast as "Retrieve predictions", by the style of regions."""
+"""Smallest ratio to "Retrieve predictions", by the style of regions."""
 _UPLOADED_AT_ONCE: Final = 100
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """Of a style of regions; seconds per run.
+    """Seconds per run for one style of regions.
 
-    :param ratios: round by round, of retrieved to pushed.
+    :param ratios: per round, retrieved divided by pushed.
     """
 
     style: Style
@@ -55,8 +55,8 @@ class Figures:
 def run(folder: Path, *, tasks: int, rounds: int, uploads: bool) -> list[Figures]:
     """Measure both styles in turn.
 
-    :param folder: empty; keeps databases and logs.
-    :param uploads: whether Label Studio has the images.
+    :param folder: empty folder for databases and logs.
+    :param uploads: True if Label Studio serves the images.
     """
     figures = [Figures(style=style) for style in GOALS]
     picture = images.encode_jpeg(make_card(), quality=90)
@@ -81,14 +81,17 @@ def run(folder: Path, *, tasks: int, rounds: int, uploads: bool) -> list[Figures
 def _project(
     studio: LabelStudio, style: Style, *, tasks: int, picture: bytes, port: int | None
 ) -> tuple[Project, list[int]]:
-    """:param port: of the server of the images; None: they are uploaded."""
+    """Create a project with tasks.
+
+    :param port: port of the image server; None to upload the images.
+    """
     project, ids = studio.create_project(generate(style)), []
     for start in range(0, tasks, _UPLOADED_AT_ONCE):
         numbers = range(start, min(tasks, start + _UPLOADED_AT_ONCE))
         if port is None:
             ids += project.upload([(f'{number}.jpg', picture) for number in numbers])
         else:
-            # each has an address of its own, so that none is fetched for another
+            # each task has its own address, so that no image is shared
             ids += project.import_tasks([{'image': f'http://127.0.0.1:{port}/{number}/0.jpg'} for number in numbers])
     return project, ids
 
@@ -117,7 +120,7 @@ def main() -> int:
     parser.add_argument('--tasks', type=int, default=500)
     parser.add_argument('--rounds', type=int, default=1)
     parser.add_argument('--uploads', action='store_true', help='let Label Studio serve the images')
-    parser.add_argument('-o', '--output', type=Path, help='for the figures as JSON')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file for the figures')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = run(Path(folder), tasks=options.tasks, rounds=options.rounds, uploads=options.uploads)

@@ -1,13 +1,14 @@
-"""The published person detectors and pose estimators with random weights, for benchmarks where those cannot be fetched.
+"""Build the published person detectors and pose estimators with random weights, for benchmarks without downloads.
 
     uv run python -m benchmarks.random_weights FOLDER [--models yolox-tiny,rtmw-m] [--persons 4]
     uv run python -m benchmarks.random_weights FOLDER --packages lightweight,balanced --persons 4
 
-They have the layers of the published networks and so their speed, but find nothing. With `--persons` a detector reports
-so many persons in every picture, made up while all of it is computed; without, random boxes. Parameters and
-multiply-adds are checked against the published figures; the command fails if one is missed by more than 3 %.
+The networks have the layers of the published ones, and so their speed, but their results mean nothing. With
+`--persons`, a detector reports that number of persons in every picture while it computes all its layers; otherwise it
+reports random boxes. The command checks parameters and multiply-adds against the published figures, and its exit status
+is 1 if one differs by more than 3 %.
 
-The weights depend on `--seed` only; on another kind of processor they may differ in their last digits.
+The weights depend on `--seed` only. On another kind of processor, their last digits may differ.
 """
 
 import argparse
@@ -31,8 +32,8 @@ TOLERANCE: Final = 0.03
 class Published:
     """A published network.
 
-    :param build: makes it.
-    :param parameters: in millions; those of detectors with 80 classes.
+    :param build: function that builds it.
+    :param parameters: in millions; for detectors, with 80 classes.
     :param multiply_adds: in thousand millions.
     """
 
@@ -65,12 +66,12 @@ MODES: Final = {
     'balanced': ('yolox-m', 'rtmw-l'),
     'performance': ('yolox-m', 'rtmw-l-384x288'),
 }
-"""As in the catalogue."""
+"""Detector and estimator of each mode, as in the catalogue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """A network that was built, and how it compares to the published one.
+    """A built network and the published one.
 
     :param parameters: in millions.
     :param multiply_adds: in thousand millions.
@@ -83,7 +84,7 @@ class Built:
 
     @property
     def deviations(self) -> tuple[float, float]:
-        """Of parameters and of multiply-adds."""
+        """Relative deviations of parameters and multiply-adds from the published figures."""
         return (
             self.parameters / self.published.parameters - 1,
             self.multiply_adds / self.published.multiply_adds - 1,
@@ -95,7 +96,7 @@ def write_detector(
 ) -> Built:
     """Write a detector; see `build_detector`.
 
-    :param classes: by default those of the form's export: 1 of Human-Art with `nms`, 80 of COCO with `raw`.
+    :param classes: number of classes; by default 1 for `nms`, as Human-Art has, and 80 for `raw`, as COCO has.
     """
     classes = classes or (1 if form == 'nms' else 80)
     network = DETECTORS[name].build(form=form, persons=persons, classes=classes, seed=seed)
@@ -122,11 +123,10 @@ def _write(network: Network, path: Path, published: Published) -> Built:
 
 
 def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, seed: int = 0) -> Path:
-    """Build the two networks of a mode into a folder and pack them.
+    """Build the two networks of a mode, pack them, and return the verified package.
 
     :param mode: one of `MODES`.
-    :param persons: how many the detector reports in every picture; see `build_detector`.
-    :return: the package, verified.
+    :param persons: number of persons that the detector reports in every picture; see `build_detector`.
     """
     from detector.engine.verification import verify
     from detector.models.packing import pack_onnx
@@ -147,9 +147,9 @@ def pack(folder: Path, mode: str, persons: int | None, form: Form = 'nms', *, se
 
 
 def report(built: list[Built]) -> bool:
-    """Print figures beside the published ones.
+    """Print the figures beside the published ones.
 
-    :return: whether all are close enough.
+    :return: True if all are close enough.
     """
     print(f'{"":34} {"million parameters":^28} {"thousand million multiply-adds":^31}')
     close = True
@@ -170,7 +170,7 @@ def _names(text: str, known: list[str]) -> list[str]:
     names = text.split(',')
     for name in names:
         if name not in known:
-            raise argparse.ArgumentTypeError(f'{name!r} is none of {", ".join(known)}')
+            raise argparse.ArgumentTypeError(f'{name!r} is not one of {", ".join(known)}')
     return names
 
 
@@ -178,10 +178,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     models, forms, modes = [*DETECTORS, *ESTIMATORS], list(get_args(Form)), list(MODES)
     parser.add_argument('folder', type=Path)
-    parser.add_argument('--models', type=partial(_names, known=models), help=f'{",".join(models)}; by default all')
-    parser.add_argument('--forms', type=partial(_names, known=forms), default=forms, help='of the detectors: nms,raw')
-    parser.add_argument('--classes', type=int, help='of the detectors; by default 1 with nms, 80 with raw')
-    parser.add_argument('--persons', type=int, help='that the detectors report, wherever they look')
+    parser.add_argument(
+        '--models', type=partial(_names, known=models), help=f'networks to build, of {",".join(models)}; by default all'
+    )
+    parser.add_argument(
+        '--forms', type=partial(_names, known=forms), default=forms, help='output forms of the detectors: nms,raw'
+    )
+    parser.add_argument('--classes', type=int, help='classes of the detectors; by default 1 for nms, 80 for raw')
+    parser.add_argument('--persons', type=int, help='number of persons that the detectors report in every picture')
     parser.add_argument('--packages', type=partial(_names, known=modes), default=[], help=','.join(modes))
     parser.add_argument('--seed', type=int, default=0)
     options = parser.parse_args()

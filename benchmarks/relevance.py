@@ -1,11 +1,11 @@
-"""Cost of deciding whether a frame is relevant: ours against upstream's filter, in one run.
+"""Compare the cost of our relevance with that of upstream's filter, in one run.
 
     uv run python -m benchmarks.relevance [--minutes 60]
 
-One person walks through a 1920×1080 picture, 12 pixels per frame, swinging arms and legs, at 10 frames a second of
-simulated time; the model is unsure of a hand. Upstream's filter gets the same poses in the Loop's form, but stops
-after a fixed real time, as its cost grows with what it has seen. The figures are medians over frames; frames of both
-alternate, so that a busy machine slows both.
+A person with swinging arms and legs walks through a 1920×1080 picture, 12 pixels per frame, at 10 frames a second of
+simulated time. The model is uncertain of a hand. Upstream's filter gets the same poses in the Loop's form. It stops
+after a fixed real time, since its cost grows with the number of frames. The figures are medians over frames. The frames
+of both filters alternate, so that a busy machine slows both.
 """
 
 import argparse
@@ -39,11 +39,11 @@ FRAMES_PER_SECOND = 10
 PIXELS_PER_FRAME = 12
 PERSON = np.array([300.0, 600.0])
 UPSTREAM_SECONDS = 120.0
-"""Real time after which upstream's filter has shown enough."""
+"""Real time for upstream's filter, in seconds."""
 
 
 def walk(frames: int) -> Iterator[Pose]:
-    """A person who walks to and fro, a little lower each time, with swinging limbs and a noise of 1 pixel."""
+    """Yield the poses of a person who walks to and fro, a little lower each time, with a noise of 1 pixel."""
     rng = np.random.default_rng(0)
     standing = layout() / (PANEL_WIDTH, PANEL_HEIGHT) * PERSON
     way = SIZE[0] - PERSON[0]
@@ -80,7 +80,7 @@ class _Ours:
 
 
 class _Upstream:
-    """learning_loop_node's filter, with an outbox that stores nothing and a clock of the simulated time."""
+    """Filter of learning_loop_node, with an outbox that stores nothing and a simulated clock."""
 
     def __init__(self, folder: Path) -> None:
         from learning_loop_node.detector.inbox_filter.relevance_filter import RelevanceFilter
@@ -101,7 +101,7 @@ class _Upstream:
 
 
 class _SimulatedTime(datetime):
-    """Stands for `datetime` where upstream's observations read the time."""
+    """Replacement for `datetime` in upstream's module of observations."""
 
     current = datetime(2026, 1, 1)
 
@@ -112,7 +112,7 @@ class _SimulatedTime(datetime):
 
 class _NoStore(Outbox):
     def __init__(self) -> None:
-        """Make no folder and read no environment."""
+        """Create no folder and read no environment."""
 
     async def save(
         self, image: ImageData, image_metadata: ImageMetadata | None = None, upload_priority: bool = False
@@ -121,7 +121,7 @@ class _NoStore(Outbox):
 
 
 def report(name: str, seconds: list[float], relevant: int) -> None:
-    """One line: frames, relevant ones, milliseconds in the first and in the last minute, their ratio."""
+    """Print frames, relevant frames, milliseconds per frame in the first and last minute, and their ratio."""
     minute = 60 * FRAMES_PER_SECOND
     first, last = (1000 * median(part) for part in (seconds[:minute], seconds[-minute:]))
     print(
@@ -154,7 +154,7 @@ def main() -> None:
             f'upstream was stopped after {compared / 60 / FRAMES_PER_SECOND:.1f} minutes; its last frame: {last:.0f} ms'
         )
     ratio = sum(upstream.seconds) / sum(ours.seconds[:compared])
-    print(f'over the frames that both have seen upstream takes {ratio:.0f} times as long')
+    print(f'over the frames that both have seen, upstream takes {ratio:.0f} times as long')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """RTMW (Jiang et al., 2024, arXiv:2407.08634), the whole-body pose estimator, with random weights.
 
-Its layers and their sizes are those of mmpose's configurations rtmw-{m,l}_8xb1024-270e_cocktail14-256x192 and
+The layers and their sizes follow mmpose's configurations rtmw-{m,l}_8xb1024-270e_cocktail14-256x192 and
 rtmw-l_8xb320-270e_cocktail14-384x288.
 """
 
@@ -16,19 +16,20 @@ from .network_layers import Network, Tensor, random_pictures
 _TOKEN: Final = 256
 _EXPANDED: Final = 2 * _TOKEN
 _ATTENTION: Final = 128
-"""Widths in the gated attention unit: of a keypoint's token, of its gate and value, of its query and key."""
+"""Widths in the gated attention unit: token of a keypoint; gate and value; query and key."""
 _HEAD_KERNEL: Final = 7
 _SIMCC_STD: Final = 0.2
-"""Brings the highest of some hundred bins to about 0.6: a keypoint found with middling confidence."""
+"""Standard deviation of SimCC bins. The highest of some hundred bins is then about 0.6, a medium confidence."""
 
 
 def build_estimator(*, deepen: float, widen: float, width: int, height: int, seed: int = 0) -> Network:
-    """The pose estimator.
+    """Build the pose estimator.
 
-    Input `input` (N, 3, H, W) RGB, normalised; outputs `simcc_x` (N, 133, 2·W) and `simcc_y` (N, 133, 2·H).
+    The input is `input` (N, 3, H, W), normalised RGB. The outputs are `simcc_x` (N, 133, 2·W) and `simcc_y`
+    (N, 133, 2·H).
 
-    :param deepen: how many blocks it has, 1 in RTMW-l.
-    :param widen: how many channels it has, 1 in RTMW-l.
+    :param deepen: factor for the number of blocks, 1 in RTMW-l.
+    :param widen: factor for the number of channels, 1 in RTMW-l.
     """
     pictures = (random_pictures(4, width=width, height=height, seed=seed) - IMAGENET_MEAN) / IMAGENET_STD
     pixels = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
@@ -42,7 +43,7 @@ def build_estimator(*, deepen: float, widen: float, width: int, height: int, see
 
 
 def _features(network: Network, deepen: float, widen: float) -> tuple[Tensor, Tensor]:
-    """The CSPNeXt backbone and its neck; what they give at strides 16 and 32."""
+    """Add the CSPNeXt backbone and its neck; return the features at strides 16 and 32."""
 
     def block(x: Tensor) -> Tensor:
         y = network.conv_silu(x, x.channels, 3)
@@ -65,7 +66,7 @@ def _features(network: Network, deepen: float, widen: float) -> tuple[Tensor, Te
 
 
 def _tokens(network: Network, fine: Tensor, coarse: Tensor) -> Tensor:
-    """The first part of the head: one token per keypoint, half of it of either stride, (N, 133, 256)."""
+    """Add the first part of the head: one token per keypoint, half from each stride, (N, 133, 256)."""
 
     def conv_relu(x: Tensor, channels: int) -> Tensor:
         return network.add('Relu', network.conv(x, channels, _HEAD_KERNEL, spread=(0.5, 1.0)))
@@ -80,7 +81,7 @@ def _tokens(network: Network, fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 def _attend(network: Network, x: Tensor) -> Tensor:
-    """The gated attention unit between the keypoints' tokens, with its shortcut."""
+    """Add the gated attention unit between the tokens of the keypoints, with its shortcut."""
     mixed = network.silu(network.linear(_scale_norm(network, x), 2 * _EXPANDED + _ATTENTION))
     gate, value, base = network.add_all('Split', mixed, outputs=3, split=[_EXPANDED, _EXPANDED, _ATTENTION], axis=2)
     query, key = (network.shift(network.scale(base, mean=0.3, std=0.3), mean=0.3, std=0.1) for _ in range(2))
@@ -92,7 +93,7 @@ def _attend(network: Network, x: Tensor) -> Tensor:
 
 
 def _scale_norm(network: Network, x: Tensor) -> Tensor:
-    """Bring each token to one length, a parameter of the network."""
+    """Scale each token to one length, a parameter of the network."""
     length = network.add('ReduceL2', x, axes=[2], keepdims=1)
     level = network.add('Mul', length, network.constant(x.value.shape[-1] ** -0.5))
     level = network.add('Clip', level, network.constant(1e-5))

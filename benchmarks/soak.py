@@ -1,11 +1,12 @@
-"""A node under mixed load for long: does it stay as fast and as small as it was, and is nothing left over or lost?
+"""Put a node under mixed load for a long time; check speed, memory, open resources and lost images.
 
     uv run --extra plot python -m benchmarks.soak [--minutes 30] [-o FILE.json] [--plot FILE.svg]
 
-Linux only: reads /proc. A real node, a mock Learning Loop that fails at random and changes the target between two
-versions all the time, and a stand-in for Label Studio. Over REST, Socket.IO (clients that come and go, some without a
-word), Label Studio's `/predict` and its webhooks come half as many requests as the node can bear, at a steady pace; so
-CPU time per answer is judged as well. Fails if a goal is missed.
+Linux only, since it reads /proc. The benchmark starts a real node, a mock Learning Loop that fails at random and keeps
+changing the target between two versions, and a replacement for Label Studio. Requests arrive over REST, Socket.IO
+(clients connect and disconnect, some without a message), Label Studio's `/predict` and webhooks, at half the rate that
+the node can serve. The rate is steady, so that CPU time per answer can be judged too. The exit status is 1 if a goal is
+missed.
 """
 
 import argparse
@@ -29,14 +30,14 @@ from .support.processes import NodeProcess, running_node
 from .support.studio import Studio, running_studio
 
 VERSIONS: Final = ('1.1', '1.2')
-SLICES: Final = 10
-"""Seconds; shorter where the run is short, so that there are ten."""
+SLICE_SECONDS: Final = 10
+"""Length of a slice in seconds; shorter in short runs, so that there are ten slices."""
 SWITCH_SECONDS: Final = 30.0
 WARM_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 15.0
 QUIET_SECONDS: Final = 120.0
-"""After the load: so long the outbox may take to empty, and descriptors to be closed (a lost client is noticed after
-45)."""
+"""Time after the load until the outbox is empty and descriptors are closed, in seconds. The node notices a lost client
+after 45."""
 SHARE_OF_CAPACITY: Final = 0.5
 SETTINGS: Final[dict[str, Any]] = {
     'POLL_SECONDS': 1, 'UPLOAD_SECONDS': 0.5, 'MAX_OUTBOX_SIZE': 1_000_000, 'KEEP_MODELS': 1, 'IMAGE_HOSTS': 'none',
@@ -58,14 +59,14 @@ FAULTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ('model_file', 'delay', {'seconds': 3}),
 )
 SHARE: Final = 0.1
-"""Of the requests that meet a fault."""
+"""Share of the requests that meet a fault."""
 
 
 # ---------------------------------------------------------------- what is seen of the node
 
 
 class Observer:
-    """Looks at the node's process each second."""
+    """Observer that reads the state of the node's process every second."""
 
     def __init__(self, pid: int, tasks_file: Path) -> None:
         self._pid = pid
@@ -93,8 +94,8 @@ class Observer:
 
 
 def slices_of(start: float, seconds: float, load: Load, observer: Observer) -> list[Slice]:
-    """What was noted, by time."""
-    count = 10 * max(1, round(seconds / SLICES / 10))
+    """Return the recorded figures by slices of time."""
+    count = 10 * max(1, round(seconds / SLICE_SECONDS / 10))
     width = seconds / count
     found = [Slice(start=round(number * width, 1)) for number in range(count)]
     taken: list[dict[str, list[float]]] = [defaultdict(list) for _ in found]
@@ -123,11 +124,11 @@ def slices_of(start: float, seconds: float, load: Load, observer: Observer) -> l
 
 
 def run(folder: Path, *, seconds: float, rate: float | None = None, warm: float = WARM_SECONDS) -> Report:
-    """Put a node under load, let all arrive, and judge.
+    """Put a node under load, wait until all images have arrived, and judge.
 
-    :param folder: empty; keeps the logs.
-    :param rate: requests a second; None: half of what the node can bear.
-    :param warm: seconds of load before the node's idle state is noted.
+    :param folder: empty folder for logs and data.
+    :param rate: requests a second; half of the node's capacity if None.
+    :param warm: seconds of load before the idle state of the node is recorded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tasks_file = folder / 'tasks'
@@ -186,7 +187,7 @@ async def _run(
 
 
 async def _switch(loop: MockLoopProcess, report: Report) -> None:
-    """Let the Loop want the other version, again and again."""
+    """Change the Loop's target to the other version, again and again."""
     pause = min(SWITCH_SECONDS, report.seconds / 6)
     while True:
         await asyncio.sleep(pause)
@@ -197,7 +198,7 @@ async def _switch(loop: MockLoopProcess, report: Report) -> None:
 async def _settled(node: NodeProcess) -> dict[str, int]:
     """Wait until nothing is left to send.
 
-    :return: what became of corrections.
+    :return: counts of corrections by outcome.
     """
     end = time.monotonic() + QUIET_SECONDS
     async with httpx.AsyncClient(timeout=PATIENCE) as client:
@@ -210,14 +211,14 @@ async def _settled(node: NodeProcess) -> dict[str, int]:
 
 
 async def _touch(node: NodeProcess) -> None:
-    """Ask once for a task's image: HTTP clients close idle connections only when they are used again."""
+    """Make the node fetch a task image: HTTP clients close idle connections only at their next use."""
     async with httpx.AsyncClient(timeout=PATIENCE) as client:
         tasks = [{'id': 1, 'data': {'image': '/data/upload/1/1.jpg'}}]
         (await client.post(f'{node.url}/predict', json={'tasks': tasks})).raise_for_status()
 
 
 async def _quiet(observer: Observer, before: State) -> State:
-    """The state of the node when it is idle again, or after `QUIET_SECONDS`."""
+    """Return the state of the node when it is idle again, or after `QUIET_SECONDS`."""
     end = time.monotonic() + QUIET_SECONDS
     while True:
         state = observer.look()
@@ -234,10 +235,10 @@ def _most(states: list[State]) -> State:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=30)
-    parser.add_argument('--rate', type=float, help='requests a second; by default half of what the node can bear')
-    parser.add_argument('--folder', type=Path, help='for logs and all that is stored; a temporary one without')
-    parser.add_argument('-o', '--output', type=Path, help='for the report as JSON')
-    parser.add_argument('--plot', type=Path, help='for the figure, .svg or .png; needs the extra `plot`')
+    parser.add_argument('--rate', type=float, help='requests a second; by default half of what the node can serve')
+    parser.add_argument('--folder', type=Path, help='folder for logs and data; a temporary folder if omitted')
+    parser.add_argument('-o', '--output', type=Path, help='JSON file for the report')
+    parser.add_argument('--plot', type=Path, help='file for the plot, .svg or .png; needs the extra `plot`')
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         report = run(options.folder or Path(temporary), seconds=60 * options.minutes, rate=options.rate)

@@ -1,4 +1,4 @@
-"""The clients of `benchmarks.soak`: what they send, and what they note of the answers."""
+"""Clients of `benchmarks.soak`: their requests, and their records of the answers."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ PATIENCE: Final = 30.0
 ANNOTATIONS: Final = 20
 MIX: Final = {'POST /detect': 0.3, 'POST /poses': 0.2, 'event detect': 0.3, 'POST /upload': 0.1, 'POST /predict': 0.05,
               'POST /webhook': 0.05}  # fmt: skip
-"""Shares of the requests."""
+"""Shares of the kinds of requests."""
 REFUSALS: Final = ('are before this one', 'a newer frame of this camera', 'no turn within')
 CARD: Final = images.encode_jpeg(make_card(), quality=80)
 
@@ -39,11 +39,11 @@ class Outcome:
 
 
 class Load:
-    """The clients, and what they note.
+    """The clients and their records.
 
-    :param outcomes: of all requests but those that failed; `errors` are those.
-    :param accepted: sources of images that the node has promised to send.
-    :param rude: whether every third client of Socket.IO leaves without a word.
+    :param outcomes: outcomes of all requests except the failed ones, which are in `errors`.
+    :param accepted: sources of images that the node has accepted for the Loop.
+    :param rude: True if every third Socket.IO client disconnects without a message.
     """
 
     def __init__(self, node: NodeProcess, studio: Studio) -> None:
@@ -71,7 +71,7 @@ class Load:
         await self._http.aclose()
 
     async def capacity(self, seconds: float) -> float:
-        """Detections a second that four clients get who ask again at once."""
+        """Return the detections a second of four clients that send without a pause."""
         end = time.monotonic() + seconds
         count = 0
 
@@ -85,12 +85,12 @@ class Load:
         return count / seconds
 
     async def burst(self) -> None:
-        """So much at once that all pools of threads are as large as they get."""
+        """Send enough requests at once to fill all thread pools."""
         doors = (('POST /detect', self._detect), ('POST /predict', self._predict), ('POST /upload', self._upload))
         await asyncio.gather(*(self._post(kind, door) for kind, door in doors for _ in range(12)))
 
     async def run(self, rate: float, seconds: float) -> None:
-        """Send so many requests a second."""
+        """Send requests at a steady rate, in requests a second."""
         doors: dict[str, Callable[[], Awaitable[httpx.Response]]] = {
             'POST /detect': self._detect,
             'POST /poses': lambda: self._http.post('/poses', files={'file': CARD}),
@@ -164,7 +164,7 @@ class Load:
     # ---------------------------------------------------------------- Socket.IO
 
     async def _robots(self, camera: str, period: float, end: float) -> None:
-        """One robot after the other: each stays some seconds, and every third leaves without a word."""
+        """Connect one robot after the other for some seconds each; every third disconnects without a message."""
         array = make_card()
         frame = {'bytes': array.tobytes(), 'dtype': 'uint8', 'shape': array.shape}
         while time.monotonic() < end:
@@ -194,7 +194,7 @@ class Load:
 
 
 async def _paced(period: float, end: float, action: Callable[[], Awaitable[None]]) -> None:
-    """Act once a period; what is late is not made up for."""
+    """Act once per period, without catching up after a delay."""
     due = time.monotonic() + random.uniform(0, period)
     while due < end:
         await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -1,4 +1,4 @@
-"""What a soak has found: figures by slices of time, the judgement, a plot. See `benchmarks.soak`."""
+"""Results of `benchmarks.soak`: figures by slices of time, missed goals, a plot."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,20 +8,20 @@ from statistics import median
 from typing import Any, Final
 
 THROUGHPUT: Final = 0.1
-"""By so much the last tenth's may differ from the second tenth's, up or down."""
+"""Largest relative difference of answers between the last and the second tenth."""
 MEMORY: Final = 0.05
-"""By so much the last tenth's may be above the second tenth's."""
+"""Largest relative increase of memory from the second to the last tenth."""
 WORK: Final = 0.25
-"""By so much the node's CPU time per answer may grow: at a steady rate a slower node would not show otherwise."""
+"""Largest relative increase of CPU time per answer. At a steady rate, only this figure shows a slower node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Of the node's process.
+    """State of the node's process.
 
-    :param rss: resident MiB.
-    :param files: open descriptors.
-    :param tasks: of asyncio, that are not done.
+    :param rss: resident memory in MiB.
+    :param files: number of open descriptors.
+    :param tasks: number of asyncio tasks that are not done.
     """
 
     rss: float
@@ -32,12 +32,12 @@ class State:
 
 @dataclass(slots=True, kw_only=True)
 class Slice:
-    """A stretch of time.
+    """Figures of a slice of time.
 
-    :param start: seconds since the beginning of the load.
-    :param answered: by kind of request; so are `refused` and the milliseconds `p50` and `p99` of the answers.
-    :param states: one per second, as far as they were looked at.
-    :param cpu: seconds that the node has used.
+    :param start: seconds since the start of the load.
+    :param answered: number of answers by kind of request, as for `refused`; `p50` and `p99` are milliseconds.
+    :param states: at most one per second.
+    :param cpu: CPU seconds of the node.
     """
 
     start: float
@@ -51,15 +51,18 @@ class Slice:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """:param rate: requests a second that were offered.
-    :param errors: what was neither an answer nor a refusal, each once, and how often.
-    :param idle: of the node before the load, warm, and after it; of descriptors, threads and tasks the most and the
-        fewest.
-    :param left_files: descriptors that were open in the end, if there were too many.
-    :param accepted: images that the node said it would send; `lost`: of these, never at the Loop.
-    :param corrections: of annotations that the node had been told of; what became of them.
+    """Figures of a run.
+
+    :param rate: offered requests a second.
+    :param errors: answers that are neither a result nor a refusal, with their counts.
+    :param idle: states of the warm idle node before and after the load; for descriptors, threads and tasks the largest
+        and the smallest number.
+    :param left_files: descriptors that are open at the end, if there are too many.
+    :param accepted: number of images that the node accepted for the Loop.
+    :param lost: accepted images that did not reach the Loop.
+    :param corrections: counts of annotations from webhooks, by outcome.
     :param faults: requests of the node that met a fault of the Loop, by kind.
-    :param missed: goals; empty if all is well.
+    :param missed: missed goals; empty if all is well.
     """
 
     seconds: float
@@ -77,7 +80,10 @@ class Report:
     missed: list[str] = field(default_factory=list)
 
     def tenth(self, number: int) -> list[Slice]:
-        """:param number: 0..9."""
+        """Return the slices of a tenth of the run.
+
+        :param number: 0..9.
+        """
         size = len(self.slices) // 10
         return self.slices[number * size : (number + 1) * size]
 
@@ -87,17 +93,17 @@ def answers(slices: Sequence[Slice]) -> int:
 
 
 def memory(slices: Sequence[Slice]) -> float:
-    """Median resident MiB."""
+    """Return the median resident memory in MiB."""
     return median(state.rss for part in slices for state in part.states)
 
 
 def work(slices: Sequence[Slice]) -> float:
-    """CPU milliseconds of the node per answer."""
+    """Return the CPU time of the node per answer, in milliseconds."""
     return 1000 * sum(part.cpu for part in slices) / max(1, answers(slices))
 
 
 def missed(report: Report) -> list[str]:
-    """The goals that were missed, and by how much."""
+    """Return the missed goals with their figures."""
     found = []
     second, last = report.tenth(1), report.tenth(9)
     if abs(answers(last) - answers(second)) > THROUGHPUT * answers(second):
@@ -150,7 +156,7 @@ def write(report: Report, path: Path) -> None:
 
 
 def plot(report: Report, path: Path) -> None:
-    """Answers, latency, memory, and what else is held, over time; needs matplotlib."""
+    """Plot answers, latency, memory and open resources over time; needs matplotlib."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 9), layout='constrained')
@@ -162,7 +168,7 @@ def plot(report: Report, path: Path) -> None:
         axes[1].plot(minutes, [part.p50.get(kind) for part in report.slices], label=kind)
     axes[0].plot(minutes, [sum(part.refused.values()) / width for part in report.slices], 'k:', label='refused')
     axes[0].set_ylabel('answers per second')
-    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # the legend's place
+    axes[0].set_ylim(0, 1.4 * axes[0].get_ylim()[1])  # space for the legend
     axes[1].set_ylabel('median latency in ms')
     axes[1].set_yscale('log')
     looked = [part for part in report.slices if part.states]

@@ -1,8 +1,8 @@
-"""A Label Studio backend as label-studio-ml's examples are written: one task after another, rtmlib as it comes.
+"""Label Studio backend like label-studio-ml's examples: one task after the other, with rtmlib as it comes.
 
-Runs in an environment of its own, served by what `label-studio-ml init` makes of it; see `label_studio`, which compares
-our node with it. The environment variables DETECTOR and ESTIMATOR name the ONNX files, DETECTOR_SIZE and ESTIMATOR_SIZE
-their inputs, `width,height`.
+The backend runs in its own environment, in the server that `label-studio-ml init` creates; `label_studio` compares our
+node with it. The environment variables DETECTOR and ESTIMATOR name the ONNX files, DETECTOR_SIZE and ESTIMATOR_SIZE the
+sizes of their inputs as `width,height`.
 """
 
 import os
@@ -14,11 +14,11 @@ from label_studio_ml.model import LabelStudioMLBase  # type: ignore[import-not-f
 from rtmlib import Wholebody
 
 THRESHOLD = 0.3
-"""Keypoints with lower scores are left out."""
+"""Lowest score of a keypoint in the result."""
 
 
 class UsualBackend(LabelStudioMLBase):  # type: ignore[misc]
-    """Persons as `RectangleLabels`, their keypoints as `KeyPointLabels`."""
+    """Backend that returns persons as `RectangleLabels` and keypoints as `KeyPointLabels`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -41,7 +41,7 @@ class UsualBackend(LabelStudioMLBase):  # type: ignore[misc]
         return [self.predict_one_task(task) for task in tasks]
 
     def predict_one_task(self, task: dict[str, Any]) -> dict[str, Any]:
-        """What `Wholebody` does when it is called, which returns no boxes; as percent of the image."""
+        """Run the steps of `Wholebody.__call__`, which returns no boxes; coordinates are percent of the image."""
         path = self.get_local_path(task['data'][self.value])
         image = cv2.imread(path)
         assert image is not None, path

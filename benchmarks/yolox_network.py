@@ -1,9 +1,9 @@
 """YOLOX (Ge et al., 2021, arXiv:2107.08430), the person detector, with random weights.
 
-Its layers and their sizes are those of Megvii's yolox_tiny and yolox_m, which mmdetection's and so the published
-Human-Art detectors share. With `persons` it reports so many persons wherever it looks, and still computes all of the
-network: the last layers are damped to `_DAMPING` of their strength, and constants are added to what they give, so that
-boxes and scores hardly vary. Else it finds what random weights find: boxes anywhere.
+The layers and their sizes are those of Megvii's yolox_tiny and yolox_m. mmdetection's detectors share them, and so do
+the published Human-Art detectors. With `persons`, the detector reports that number of persons in every picture, and
+still computes the whole network: the last layers are damped to `_DAMPING` of their strength, and constants are added to
+their outputs, so that boxes and scores hardly vary. Without it, the boxes are random.
 """
 
 from math import ceil, log
@@ -19,16 +19,17 @@ _STRIDES: Final = (8, 16, 32)
 _DAMPING: Final = 0.05
 _SURE: Final = 6.0
 _SURELY_NOT: Final = -20.0
-"""Logits of what is and is not there, with `persons`."""
+"""Logits of persons and of empty cells, with `persons`."""
 _BOX_STD: Final = 0.3
 _OBJECTNESS: Final = (-6.0, 2.0)
 _CLASS_STD: Final = 1.5
-"""Of the logits without damping: most cells see nothing, as in a trained network, but scores of all sizes occur."""
+"""Standard deviation of the class logits without damping. Most cells are empty, as in a trained network, but scores of
+all sizes occur."""
 _BEFORE_NMS: Final = 5000
 _AFTER_NMS: Final = 200
 _NMS_IOU: Final = 0.5
 _NMS_SCORE: Final = 0.05
-"""mmdeploy's defaults, which the published networks hold."""
+"""Thresholds of mmdeploy, as in the published networks."""
 
 
 def build_detector(
@@ -41,23 +42,23 @@ def build_detector(
     persons: int | None = None,
     seed: int = 0,
 ) -> Network:
-    """The person detector.
+    """Build the person detector.
 
-    Its input is (1, 3, size, size) BGR, 0..255. As `raw` it is named `images` and the output `output` is
-    (1, anchors, 5 + classes): the centre's offset from its cell and the logarithm of the size, in strides, objectness
-    and the classes' scores; as Megvii's export without decoding. As `nms` it is named `input` and the outputs are
-    `dets` (1, N, 5): x1, y1, x2, y2 in pixels and score, best first, the last row 0; and `labels` (1, N); as mmdeploy's
-    export.
+    The input is (1, 3, size, size), BGR in 0..255. In the form `raw`, which is Megvii's export without decoding, the
+    input is named `images`, and the output `output` is (1, anchors, 5 + classes): offset of the centre from its cell
+    and logarithm of the size, both in strides, objectness, scores of the classes. In the form `nms`, which is
+    mmdeploy's export, the input is named `input`, and the outputs are `dets` (1, N, 5), x1, y1, x2, y2 in pixels and
+    score, best first, with a last row of zeros, and `labels` (1, N).
 
-    :param deepen: how many blocks it has, 1 in YOLOX-l.
-    :param widen: how many channels it has, 1 in YOLOX-l.
-    :param classes: 80 of COCO, or 1 as the Human-Art detectors; class 0 is a person.
-    :param persons: how many it finds; see above.
-    :raises ValueError: they are too many.
+    :param deepen: factor for the number of blocks, 1 in YOLOX-l.
+    :param widen: factor for the number of channels, 1 in YOLOX-l.
+    :param classes: 80 for COCO, 1 for the Human-Art detectors; class 0 is a person.
+    :param persons: number of persons to report; see the module.
+    :raises ValueError: there are too many persons for the input.
     """
     found = None if persons is None else _found(persons, size)
     pictures = random_pictures(1, width=size, height=size, seed=seed)
-    pictures[:, size - size // 4 :] = 114  # the margin of a wide picture
+    pictures[:, size - size // 4 :] = 114  # the padding of a wide picture
     pixels = np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), dtype=np.float32)
     network = Network('yolox', pixels, input_name='images' if form == 'raw' else 'input', seed=seed)
     levels = _features(network, deepen, widen)
@@ -77,11 +78,11 @@ def build_detector(
 
 
 def person_boxes(persons: int, size: int) -> FloatArray:
-    """Where they are found, (persons, 4): x1, y1, x2, y2 in input pixels.
+    """Return the boxes of the reported persons, (persons, 4): x1, y1, x2, y2 in input pixels.
 
-    They fill the upper left quarter of the input, which any picture of up to twice its height's width covers.
+    They fill the upper left quarter of the input, which a picture covers if it is at most twice as wide as high.
 
-    :raises ValueError: they are too many to have a cell of stride 32 each.
+    :raises ValueError: there are more persons than cells of stride 32.
     """
     columns = max(1, ceil((2 * persons) ** 0.5))
     rows = max(1, ceil(persons / columns))
@@ -94,7 +95,7 @@ def person_boxes(persons: int, size: int) -> FloatArray:
 
 
 def _found(persons: int, size: int) -> FloatArray:
-    """What is to be added to box and objectness at stride 32, (5, rows, columns)."""
+    """Return the constants to add to box and objectness at stride 32, (5, rows, columns)."""
     stride = _STRIDES[-1]
     added = np.zeros((5, size // stride, size // stride), dtype=np.float32)
     for x1, y1, x2, y2 in person_boxes(persons, size) / stride:
@@ -104,7 +105,7 @@ def _found(persons: int, size: int) -> FloatArray:
 
 
 def _features(network: Network, deepen: float, widen: float) -> list[Tensor]:
-    """The CSPDarknet backbone and its neck; what they give at strides 8, 16 and 32."""
+    """Add the CSPDarknet backbone and its neck; return the features at strides 8, 16 and 32."""
 
     def block(x: Tensor) -> Tensor:
         return network.conv_silu(network.conv_silu(x, x.channels), x.channels, 3)
@@ -122,7 +123,7 @@ def _features(network: Network, deepen: float, widen: float) -> list[Tensor]:
 
 
 def _focus(network: Network, x: Tensor) -> Tensor:
-    """Half the width and height, four times the channels."""
+    """Halve width and height, and quadruple the channels."""
 
     def every_second(x: Tensor, axis: int, start: int) -> Tensor:
         bounds = [network.constant([value], np.int64) for value in (start, np.iinfo(np.int64).max, axis, 2)]
@@ -133,7 +134,7 @@ def _focus(network: Network, x: Tensor) -> Tensor:
 
 
 def _head(network: Network, x: Tensor, width: int, classes: int, *, found: FloatArray | None, damped: bool) -> Tensor:
-    """The decoupled head of one stride: (1, 5 + classes, cells)."""
+    """Add the decoupled head of one stride: (1, 5 + classes, cells)."""
     strength = _DAMPING if damped else 1.0
     mean, std = _OBJECTNESS
 
@@ -157,7 +158,7 @@ def _head(network: Network, x: Tensor, width: int, classes: int, *, found: Float
 
 
 def _suppress(network: Network, rows: Tensor, size: int, classes: int) -> None:
-    """Decode (1, anchors, 5 + classes) and keep the best of overlapping boxes, as mmdeploy's export does."""
+    """Decode (1, anchors, 5 + classes) and keep the best of overlapping boxes, like mmdeploy's export."""
     add, constant = network.add, network.constant
 
     def indices(*values: int) -> Tensor:
