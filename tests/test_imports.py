@@ -20,7 +20,12 @@ def loaded_by(statement: str) -> set[str]:
     [
         ('import detector', {'cv2', 'numpy', 'pydantic', 'typer', 'fastapi', 'learning_loop_node', 'onnxruntime'}),
         ('import detector.settings', {'cv2', 'numpy', 'fastapi', 'learning_loop_node'}),
+        ('import detector.outbox.outbox', {'fastapi', 'onnxruntime', 'rtmlib', 'openvino'}),
         ('import detector.pose.overlay', {'pydantic', 'fastapi', 'learning_loop_node', 'onnxruntime', 'openvino'}),
+        (
+            'import detector.cli.main',
+            {'cv2', 'numpy', 'pydantic', 'fastapi', 'httpx', 'learning_loop_node', 'onnxruntime'},
+        ),
         ('import detector.engine.pose_engine', {'fastapi', 'learning_loop_node', 'openvino', 'typer'}),
     ],
 )
