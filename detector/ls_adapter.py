@@ -154,7 +154,7 @@ class LabelStudioBackend:
         if self.corrections is None:
             return {'status': 'OK', 'detail': 'corrections need LOOP_HOST, LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN'}
         try:
-            return {'status': 'OK', 'annotations': await self.corrections.note(body)}
+            return {'status': 'OK', 'annotations': await self.corrections.enqueue(body)}
         except OSError as error:
             raise OutboxFault(f'the correction cannot be stored: {error}') from error
 

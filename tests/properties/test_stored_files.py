@@ -30,7 +30,7 @@ def queue_file() -> bytes:
         queue = CorrectionQueue(path)
         queue.add([Hint(annotation=number, project=1) for number in range(1, 200)], now=0)
         for number in range(1, 50):
-            queue.done(Hint(annotation=number, project=1, hints=1), 'version')
+            queue.finish(Hint(annotation=number, project=1, hints=1), 'version')
         queue.close()
         return path.read_bytes()
 
@@ -54,9 +54,9 @@ def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -
             assert queue.about()['waiting'] > 0
             found, _ = queue.next()
             assert found is not None
-            queue.knows(found, 'a version')
-            queue.later(found, 6, limited=True)
-            queue.done(hint, 'a version')
+            queue.was_sent(found, 'a version')
+            queue.postpone(found, 6, limited=True)
+            queue.finish(hint, 'a version')
         finally:
             queue.close()
 

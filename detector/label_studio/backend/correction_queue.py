@@ -77,13 +77,13 @@ class CorrectionQueue:
             ).fetchone()
         return (None, 0.0) if row is None else (Hint(annotation=row[0], project=row[1], hints=row[2]), row[3])
 
-    def knows(self, hint: Hint, version: str) -> bool:
+    def was_sent(self, hint: Hint, version: str) -> bool:
         """Return True if this version of the annotation was already sent."""
         with self._lock, _transaction(self._database) as database:
             row = database.execute('SELECT version FROM sent WHERE annotation = ?', (hint.annotation,)).fetchone()
         return row is not None and row[0] == version
 
-    def done(self, hint: Hint, version: str | None) -> None:
+    def finish(self, hint: Hint, version: str | None) -> None:
         """Remove an annotation that was sent or has nothing to send.
 
         :param version: the version that was sent; None: nothing was sent.
@@ -94,13 +94,13 @@ class CorrectionQueue:
                 _count(database, 'sent')
             _remove(database, hint)
 
-    def drop(self, hint: Hint) -> None:
+    def give_up(self, hint: Hint) -> None:
         """Remove an annotation that can never be sent."""
         with self._lock, _transaction(self._database) as database:
             _count(database, 'given_up')
             _remove(database, hint)
 
-    def later(self, hint: Hint, now: float, *, limited: bool) -> bool:
+    def postpone(self, hint: Hint, now: float, *, limited: bool) -> bool:
         """Put an annotation off by a pause that doubles each time.
 
         :param limited: give it up after `MAX_TRIES`.

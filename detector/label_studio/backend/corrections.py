@@ -103,7 +103,7 @@ class Corrections:
             await asyncio.gather(self._task, return_exceptions=True)
         await asyncio.to_thread(self._queue.close)
 
-    async def note(self, body: Mapping[str, Any]) -> int:
+    async def enqueue(self, body: Mapping[str, Any]) -> int:
         """Queue the annotations that a webhook names.
 
         :return: the number of annotations.
@@ -142,18 +142,18 @@ class Corrections:
             version, sent = await self._send(hint)
         except (NotInLabelStudio, InvalidRequest, InvalidImage) as error:
             log.warning('annotation %d of project %d is not sent: %s', hint.annotation, hint.project, error)
-            await asyncio.to_thread(self._queue.drop, hint)
+            await asyncio.to_thread(self._queue.give_up, hint)
         except MediaFault as error:
-            gone = await asyncio.to_thread(self._queue.later, hint, time.time(), limited=True)
+            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True)
             log.warning('annotation %d %s: %s', hint.annotation, _FATE[gone], error)
         except (LabelStudioFault, ModelUnavailable, OutboxFault) as error:
-            await asyncio.to_thread(self._queue.later, hint, time.time(), limited=False)
+            await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=False)
             log.warning('annotation %d waits: %s', hint.annotation, error)
         except Exception:
-            gone = await asyncio.to_thread(self._queue.later, hint, time.time(), limited=True)
+            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True)
             log.exception('annotation %d failed inside the node, and %s', hint.annotation, _FATE[gone])
         else:
-            await asyncio.to_thread(self._queue.done, hint, version if sent else None)
+            await asyncio.to_thread(self._queue.finish, hint, version if sent else None)
 
     async def _send(self, hint: Hint) -> tuple[str, bool]:
         """Put an annotation with its image into the outbox.
@@ -162,7 +162,7 @@ class Corrections:
         """
         annotation = await self._connection.annotation(hint.annotation)
         version = str(annotation.get('updated_at') or annotation.get('created_at'))
-        if annotation.get('was_cancelled') or await asyncio.to_thread(self._queue.knows, hint, version):
+        if annotation.get('was_cancelled') or await asyncio.to_thread(self._queue.was_sent, hint, version):
             return version, False
         task_id = _id(annotation.get('task'))
         if task_id is None:

@@ -34,8 +34,8 @@ AHEAD: Final = 4 * GROUP_IMAGES
 """Maximum number of images that are being fetched or are waiting for inference."""
 GROUPS_AT_ONCE: Final = 2
 """Groups in progress: one is inferred while the next is decoded and the previous one's predictions are made."""
-_LEAST_PAUSE: Final = 0.05
-_LOOK_SECONDS: Final = 0.5
+_MIN_PAUSE_SECONDS: Final = 0.05
+_CHECK_SECONDS: Final = 0.5
 """Interval in seconds for checking the deadline while images are fetched, as the node may be shutting down."""
 
 
@@ -130,7 +130,7 @@ class Preannotator:
                     del ready[:GROUP_IMAGES]
                 elif fetching:
                     await asyncio.wait(
-                        fetching, timeout=min(seconds, _LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED
+                        fetching, timeout=min(seconds, _CHECK_SECONDS), return_when=asyncio.FIRST_COMPLETED
                     )
                 else:
                     return
@@ -161,7 +161,7 @@ class Preannotator:
             try:
                 return await self._inference.estimate_bulk(files)
             except Busy as error:
-                pause = max(error.retry_after, _LEAST_PAUSE)
+                pause = max(error.retry_after, _MIN_PAUSE_SECONDS)
                 if pause >= self._seconds_until(deadline):
                     return []
                 await asyncio.sleep(pause)

@@ -24,7 +24,7 @@ MOVED_PIXELS: Final = 2.0
 MOVED_SHARE: Final = 0.005
 """Share of a box's diagonal within which a keypoint counts as unmoved, as it does within `MOVED_PIXELS`. Untouched
 keypoints return within a fraction of a pixel."""
-_NO_SMALLER: Final = 1.0
+_MIN_SIDE: Final = 1.0
 """Smallest side of a box in pixels; a box without extent would tolerate no distance at all."""
 
 
@@ -93,7 +93,7 @@ class PersonArrays:
 
 def _box(person: Person) -> Floats:
     box = np.array(person.extent, dtype=np.float64)
-    lacking = np.maximum(_NO_SMALLER - (box[2:] - box[:2]), 0) / 2
+    lacking = np.maximum(_MIN_SIDE - (box[2:] - box[:2]), 0) / 2
     return np.concatenate([box[:2] - lacking, box[2:] + lacking])
 
 

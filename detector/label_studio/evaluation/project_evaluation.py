@@ -118,7 +118,7 @@ async def read_project(project: Project, annotated: Annotated) -> None:
     :raises InvalidRequest: its labeling config offers no keypoints.
     :raises LabelStudioFault: see `Connection.request`.
     """
-    config = checked(parse(await project.label_config()))
+    config = with_keypoints(parse(await project.label_config()))
     async for task in project.tasks(full=True, filters=[ANNOTATED]):
         annotated.add(task, config, address=project.page(task=id_of(task)))
 
@@ -130,12 +130,12 @@ def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -
     :raises InvalidRequest: the file cannot be read or is not such an export, or the labeling config offers no
         keypoints.
     """
-    config = any_style() if xml is None else checked(parse(xml))
+    config = any_style() if xml is None else with_keypoints(parse(xml))
     for task in tasks_in_file(path):
         annotated.add(task, config)
 
 
-def checked(config: LabelingConfig) -> LabelingConfig:
+def with_keypoints(config: LabelingConfig) -> LabelingConfig:
     """:raises InvalidRequest: the config offers boxes only."""
     if not keypoints_of(config).any():
         raise InvalidRequest('the labeling config offers boxes for persons, but no keypoints')

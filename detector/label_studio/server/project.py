@@ -23,25 +23,6 @@ _NOTHING: Final = '(?!)'
 _ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 
-def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
-    """Return a filter for tasks by the model versions of their predictions; Label Studio compares substrings."""
-    return _filter('predictions_model_versions', operator, 'List', [model_version])
-
-
-def _filter(column: str, operator: str, kind: str, value: object) -> Json:
-    return {'filter': f'filter:tasks:{column}', 'operator': operator, 'type': kind, 'value': value}
-
-
-def with_address(items: Iterable[Json], url: str) -> list[Json]:
-    """Return the backends or webhooks with this `url`, with or without a slash at the end."""
-    return [item for item in items if str(item.get('url')).rstrip('/') == url.rstrip('/')]
-
-
-def _has_longer(model_version: str, known: Iterable[str]) -> bool:
-    """Return True if another version contains this one, so that Label Studio's filter confuses them."""
-    return any(model_version in other and model_version != other for other in known)
-
-
 class Project:
     """A project of the Label Studio behind a connection.
 
@@ -354,6 +335,25 @@ class Project:
     async def _list(self, path: str, **params: int) -> list[Json]:
         answer: list[Json] = await self.connection.get_json(path, project=self.id, **params)
         return answer
+
+
+def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
+    """Return a filter for tasks by the model versions of their predictions; Label Studio compares substrings."""
+    return _filter('predictions_model_versions', operator, 'List', [model_version])
+
+
+def _filter(column: str, operator: str, kind: str, value: object) -> Json:
+    return {'filter': f'filter:tasks:{column}', 'operator': operator, 'type': kind, 'value': value}
+
+
+def with_address(items: Iterable[Json], url: str) -> list[Json]:
+    """Return the backends or webhooks with this `url`, with or without a slash at the end."""
+    return [item for item in items if str(item.get('url')).rstrip('/') == url.rstrip('/')]
+
+
+def _has_longer(model_version: str, known: Iterable[str]) -> bool:
+    """Return True if another version contains this one, so that Label Studio's filter confuses them."""
+    return any(model_version in other and model_version != other for other in known)
 
 
 async def _pages(connection: Connection, path: str, params: Mapping[str, str | int]) -> AsyncIterator[Json]:

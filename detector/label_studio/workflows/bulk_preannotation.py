@@ -25,7 +25,7 @@ from detector.settings import Settings
 _BATCH_TASKS: Final = 32
 _BATCH_REGIONS: Final = 10_000
 """Maximum number of regions in a batch: 3 MB, and half a second of Label Studio's time."""
-_LOOK_SECONDS: Final = 3.0
+_CHECK_SECONDS: Final = 3.0
 """Interval in seconds for checking that Label Studio still answers while images fail."""
 
 
@@ -119,11 +119,11 @@ class _Run:
         self._batch: dict[int, Prediction] = {}
         self._regions = 0
         self._pushing: asyncio.Task[None] | None = None
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
 
     async def take(self, task_id: int, outcome: Outcome) -> None:
         if isinstance(outcome, BaseException):
-            await self._look()
+            await self._check_server()
             self._fail(task_id, str(outcome) if isinstance(outcome, WholebodyError) else repr(outcome))
             return
         self._batch[task_id] = outcome
@@ -146,9 +146,9 @@ class _Run:
 
     async def _push(self, batch: Mapping[int, Prediction]) -> None:
         # the last batch of a killed run may have been stored after the tasks were listed
-        having = await self._having(batch)
-        self.progress.elsewhere += len(having)
-        await self._store({task_id: prediction for task_id, prediction in batch.items() if task_id not in having})
+        predicted = await self._already_predicted(batch)
+        self.progress.elsewhere += len(predicted)
+        await self._store({task_id: prediction for task_id, prediction in batch.items() if task_id not in predicted})
         self._on_progress(self.progress)
 
     async def _store(self, batch: Mapping[int, Prediction]) -> None:
@@ -168,19 +168,19 @@ class _Run:
             return
         self.progress.stored += stored
         if stored < len(batch):
-            for task_id in batch.keys() - await self._having(batch):
+            for task_id in batch.keys() - await self._already_predicted(batch):
                 self._fail(task_id, 'Label Studio does not store its prediction: it does not fit the labeling config')
 
-    async def _having(self, batch: Mapping[int, Any]) -> set[int]:
+    async def _already_predicted(self, batch: Mapping[int, Any]) -> set[int]:
         """Return the tasks of a batch that already have a prediction of this version."""
         within = min(batch), max(batch)
         return await self._project.tasks_with(self.progress.model_version, within=within) & batch.keys()
 
-    async def _look(self) -> None:
+    async def _check_server(self) -> None:
         """Check that Label Studio still answers, so that its end does not look like a missing image."""
-        if time.monotonic() - self._looked > _LOOK_SECONDS:
+        if time.monotonic() - self._checked_at > _CHECK_SECONDS:
             await self._project.settings()
-            self._looked = time.monotonic()
+            self._checked_at = time.monotonic()
 
     def _fail(self, task_id: int, why: str) -> None:
         self.progress.failed[task_id] = why

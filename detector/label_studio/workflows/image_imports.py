@@ -115,7 +115,7 @@ async def import_images(
     :raises LabelStudioFault: see `Connection.request`; imported images are kept, and the next import continues.
     """
     key = await _image_key(project)
-    store: _Store = _Uploads(project, key) if local is None else _Served(project, key, local)
+    store: _Store = _UploadStore(project, key) if local is None else _LocalStore(project, key, local)
     await store.prepare(paths)
     report = Report()
     try:
@@ -160,11 +160,11 @@ class _Import:
         """SHA-256 of the images imported by this run."""
 
     async def run(self, paths: Sequence[Path]) -> None:
-        await self._look()
+        await self._note_tasks()
         self._present.update(self._tasks)
         batch: list[_File] = []
         for path in paths:
-            file = await self._accepted(path)
+            file = await self._new_file(path)
             if file is None:
                 self._on_progress(1)
                 continue
@@ -176,10 +176,10 @@ class _Import:
         if batch:
             await self._send(batch)
         if self._report.imported:
-            await self._look()
+            await self._note_tasks()
         await self._remove_surplus()
 
-    async def _look(self) -> None:
+    async def _note_tasks(self) -> None:
         """Note the tasks that were created since the last call."""
         async for task in self._project.tasks(after=self._last):
             self._last = int(task['id'])
@@ -205,7 +205,7 @@ class _Import:
             await self._project.delete_tasks(surplus)
             self._report.surplus = len(surplus)
 
-    async def _accepted(self, path: Path) -> _File | None:
+    async def _new_file(self, path: Path) -> _File | None:
         """Return a file to import, or None if it was counted as something else."""
         if self._store.has(path, self._addresses):
             self._report.present += 1
@@ -276,7 +276,7 @@ class _Store:
         return {'data': {self._key: address}, 'meta': meta}
 
 
-class _Uploads(_Store):
+class _UploadStore(_Store):
     async def send(self, batch: Sequence[_File]) -> None:
         uploads = await self._project.upload_files([(_readable(file.path.name), file.content) for file in batch])
         tasks = [
@@ -290,7 +290,7 @@ class _Uploads(_Store):
             raise
 
 
-class _Served(_Store):
+class _LocalStore(_Store):
     def __init__(self, project: Project, key: str, local: LocalFiles) -> None:
         super().__init__(project, key)
         self._local = local

@@ -76,7 +76,7 @@ class Importer:
                 self.advance(1)
             else:
                 todo.append((image, task))
-        await _each(todo, self._keep)
+        await _each(todo, self._note_fields)
         if self.model_version is None:
             await _each(todo, lambda pair: self._annotate(*pair, config))
         else:
@@ -95,13 +95,13 @@ class Importer:
         digests = await asyncio.to_thread(lambda: {image_id: _sha256(path) for image_id, path in files.items()})
         matches = match(images, tasks, config.image_key, digests)
         for image, why in matches.ambiguous:
-            self._without(image, 'ambiguous', why)
+            self._report(image, 'ambiguous', why)
         pairs, new = matches.found, []
         for image in matches.missing:
             if image.id in files:
                 new.append((image, files[image.id]))
             else:
-                self._without(image, 'without a task', 'the project has no image with this name')
+                self._report(image, 'without a task', 'the project has no image with this name')
         last = max((int(task['id']) for task in tasks), default=0)
         for batch in batches(new, lambda pair: pair[1].stat().st_size):
             made = await self._upload(batch, digests, config.image_key, last)
@@ -124,7 +124,7 @@ class Importer:
             for (image, _), (upload_id, address) in zip(batch, uploads, strict=True)
         ]
         await self.project.import_tasks(tasks)
-        task_ids = await self._made(after, image_key)
+        task_ids = await self._created(after, image_key)
         missing = sum(task['data'][image_key] not in task_ids for task in tasks)
         if missing:
             raise LabelStudioFault(f'Label Studio has not created tasks for {missing} of {len(batch)} images')
@@ -134,7 +134,7 @@ class Importer:
             for (image, _), task in zip(batch, tasks, strict=True)
         ]
 
-    async def _made(self, after: int, image_key: str) -> dict[str, int]:
+    async def _created(self, after: int, image_key: str) -> dict[str, int]:
         """Return the ids of newer tasks by address, and delete those that a busy Label Studio has created twice."""
         found: dict[str, int] = {}
         surplus: list[int] = []
@@ -146,7 +146,7 @@ class Importer:
             await self.project.delete_tasks(surplus)
         return found
 
-    async def _keep(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
+    async def _note_fields(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
         """Note the dataset's fields about the image in the task's `meta`."""
         image, task = pair
         meta = with_kept(task.get('meta'), image)
@@ -214,10 +214,10 @@ class Importer:
             if set(await self._predictions(prediction['task'])) - set(before):
                 stored += 1
             else:
-                self._without(image, 'refused by Label Studio', f'task {prediction["task"]}')
+                self._report(image, 'refused by Label Studio', f'task {prediction["task"]}')
         return stored
 
-    def _without(self, image: LabelledImage, reason: str, detail: str) -> None:
+    def _report(self, image: LabelledImage, reason: str, detail: str) -> None:
         self.counts[reason] += 1
         self.warn(f'{image.file_name} is not imported, {reason}: {detail}')
         self.advance(0 if reason.startswith('refused') else 1)

@@ -53,7 +53,7 @@ class LoopExport:
     def is_known(self, task: TaskLabels) -> bool:
         """Return True and count the task if this version of its annotation was already sent."""
         hint = _hint(task)
-        is_known = hint is not None and self.queue.knows(hint, str(task.origin.get('updated_at')))
+        is_known = hint is not None and self.queue.was_sent(hint, str(task.origin.get('updated_at')))
         self.known += is_known
         return is_known
 
@@ -93,7 +93,7 @@ class LoopExport:
             annotator=task.origin.get('annotator'),
         )
         await self.outbox.save(jpeg, metadata)
-        await asyncio.to_thread(self.queue.done, hint, str(task.origin.get('updated_at')))
+        await asyncio.to_thread(self.queue.finish, hint, str(task.origin.get('updated_at')))
         self.sent += 1
         self.persons += len(labelled.image.persons)
 

@@ -18,7 +18,7 @@ Floats = NDArray[np.floating[Any]]
 
 _ABSENT: Final = 0.25
 """Distance in shares of the box's longer side between a labelled keypoint and a missing one, at least."""
-_SAME: Final = 1e-6
+_SAME_SQUARED: Final = 1e-6
 """Squared distance up to which postures count as equal, to allow for rounding."""
 _LABELLED_AT_ONCE: Final = 256
 """Number of labelled postures that are compared at once, which limits the memory."""
@@ -103,5 +103,5 @@ def _nearest(points: Floats, squares: Floats, labelled: Sequence[FloatArray]) ->
 def _squared(points: Floats, squares: Floats, others: Floats, their_squares: Floats) -> Floats:
     """Return the squared distance of each point to the nearest of others, as |a|² + |b|² - 2ab to save memory."""
     found: Floats = (their_squares - 2 * (points @ others.T)).min(axis=1) + squares
-    found[found < _SAME] = 0
+    found[found < _SAME_SQUARED] = 0
     return found

@@ -107,7 +107,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
     settings = await project.settings()
     current = str(settings.get('label_config') or '')
     if meaning(current) != meaning(label_config):
-        await _require_no_work(project, settings)
+        await _require_unannotated(project, settings)
         await _require_images(project, parse(label_config).image_key)
         await project.change(label_config=label_config)
         say('the labeling config is changed')
@@ -119,7 +119,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
         say(f'sampling is {sampling}')
 
 
-async def _require_no_work(project: Project, settings: Json) -> None:
+async def _require_unannotated(project: Project, settings: Json) -> None:
     """:raises InvalidRequest: the project has annotations or drafts."""
     annotations = int(settings.get('total_annotations_number') or 0)
     drafted = len(await project.drafted())
@@ -199,10 +199,10 @@ async def _save(project: Project, node: Node, *, title: str) -> Json:
     try:
         return await project.save_backend(url=node.url, title=title, user=node.user, password=node.password)
     except (InvalidRequest, LabelStudioFault) as error:
-        raise _explained(error, node.url) from None
+        raise _with_remedy(error, node.url) from None
 
 
-def _explained(error: WholebodyError, url: str) -> WholebodyError:
+def _with_remedy(error: WholebodyError, url: str) -> WholebodyError:
     """Return an error that says what to change if Label Studio's message does not."""
     text = str(error)
     if 'reserved network address' in text:

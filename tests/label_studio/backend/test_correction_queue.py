@@ -26,13 +26,13 @@ def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
     """Waiting annotations and sent versions survive a restart."""
     before = CorrectionQueue(tmp_path / 'queue.sqlite')
     before.add([HINT, Hint(annotation=6, project=2)], 100.0)
-    before.done(first(before), 'v1')
+    before.finish(first(before), 'v1')
     before.close()
     after = CorrectionQueue(tmp_path / 'queue.sqlite')
     hint, due = after.next()
     assert (hint and hint.annotation, hint and hint.project, due) == (6, 2, 100.0)
-    assert after.knows(HINT, 'v1')
-    assert not after.knows(HINT, 'v2')
+    assert after.was_sent(HINT, 'v1')
+    assert not after.was_sent(HINT, 'v2')
     assert after.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
 
 
@@ -42,7 +42,7 @@ def test_an_annotation_waits_once(queue: CorrectionQueue) -> None:
     queue.add([HINT, Hint(annotation=4, project=1)], 40.0)
     assert queue.about()['waiting'] == 2
     assert first(queue).annotation == 4
-    queue.done(first(queue), None)
+    queue.finish(first(queue), None)
     assert first(queue).annotation == 5
     assert queue.next()[1] == 40.0
 
@@ -52,9 +52,9 @@ def test_news_that_come_while_it_is_handled_are_not_lost(queue: CorrectionQueue)
     queue.add([HINT], 0.0)
     handled = first(queue)
     queue.add([HINT], 10.0)
-    queue.done(handled, 'v1')
+    queue.finish(handled, 'v1')
     assert queue.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
-    queue.done(first(queue), None)
+    queue.finish(first(queue), None)
     assert queue.next() == (None, 0.0)
 
 
@@ -63,14 +63,14 @@ def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
     queue.add([HINT], 0.0)
     pauses = []
     for _ in range(20):
-        assert not queue.later(first(queue), 1000.0, limited=False)
+        assert not queue.postpone(first(queue), 1000.0, limited=False)
         pauses.append(queue.next()[1] - 1000)
     assert pauses[:3] == [5, 10, 20]
     assert pauses[-1] == MAX_PAUSE_SECONDS
     queue.add([HINT], 0.0)
-    given_up = [queue.later(HINT, 1000.0, limited=True) for _ in range(MAX_TRIES - 1)]
+    given_up = [queue.postpone(HINT, 1000.0, limited=True) for _ in range(MAX_TRIES - 1)]
     assert not any(given_up)
-    assert queue.later(first(queue), 1000.0, limited=True)
+    assert queue.postpone(first(queue), 1000.0, limited=True)
     assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1}
 
 

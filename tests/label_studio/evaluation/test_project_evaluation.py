@@ -13,7 +13,7 @@ from detector.cli.labelstudio.app import app
 from detector.errors import ExtraMissing, InvalidRequest
 from detector.label_studio.evaluation.evaluation import Evaluated
 from detector.label_studio.evaluation.matching import EVALUATED_PARTS
-from detector.label_studio.evaluation.project_evaluation import Annotated, checked, read_snapshot
+from detector.label_studio.evaluation.project_evaluation import Annotated, read_snapshot, with_keypoints
 from detector.label_studio.labels.config import any_style, generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.pose.skeleton import OKS_SIGMAS
@@ -250,7 +250,7 @@ def test_a_labeling_config_without_keypoints_is_refused() -> None:
     """A labeling config without keypoints is refused."""
     config = replace(SKELETON, skeletons=None)
     with pytest.raises(InvalidRequest, match='no keypoints'):
-        checked(config)
+        with_keypoints(config)
 
 
 @pytest.mark.parametrize(

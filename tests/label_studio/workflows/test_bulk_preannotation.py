@@ -154,7 +154,7 @@ async def test_a_label_studio_that_stops_ends_the_run_and_keeps_what_is_stored()
 
 
 async def test_images_that_fail_because_label_studio_stops_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, '_LOOK_SECONDS', 0)
+    monkeypatch.setattr(bulk, '_CHECK_SECONDS', 0)
     project = ProjectInMemory(100)
     project.is_down = True
     failures: dict[int, Outcome] = {task: MediaFault('no answer') for task in range(1, 101)}
