@@ -4,7 +4,6 @@ import asyncio
 import base64
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from benchmarks.support.cards import CARD, FIGURES, iou, make_card
 from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
 from benchmarks.support.studio import Studio, running_studio
+from benchmarks.support.waiting import PATIENCE
 from detector import ls_adapter
 from detector.datasets.person import VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
@@ -337,11 +337,13 @@ async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyP
     """Small bodies do not wait for them."""
     lock = threading.Lock()
     overlaps: list[bool] = []
+    begun, go = threading.Event(), threading.Event()
 
     def slow(received: bytes) -> Any:
         if len(received) > 1000:
             overlaps.append(not lock.acquire(blocking=False))
-            time.sleep(0.1)
+            begun.set()
+            go.wait(PATIENCE)
             if not overlaps[-1]:
                 lock.release()
         return json.loads(received)
@@ -356,8 +358,9 @@ async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(ls_adapter, 'json', SimpleNamespace(loads=slow))
     large = [asyncio.create_task(ls_adapter._body(request(5 * 1024**2))) for _ in range(4)]
-    await asyncio.sleep(0.15)
+    await asyncio.to_thread(begun.wait, PATIENCE)
     await ls_adapter._body(request(10))
-    assert not all(task.done() for task in large)
+    assert not any(task.done() for task in large)
+    go.set()
     await asyncio.gather(*large)
     assert overlaps == 4 * [False]

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fastapi import FastAPI
 from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.cards import CARD
+from benchmarks.support.waiting import PATIENCE
 from detector.api import error_answers, openapi, outbox_routes
 from detector.models.store import ModelStore
 from detector.observability.life import Life
@@ -152,11 +152,13 @@ async def test_stored_images_are_drawn_one_at_a_time(
     """Simultaneous requests of REST and page draw in turn; requests that only read a file do not wait."""
     lock = threading.Lock()
     overlaps: list[bool] = []
+    begun, go = threading.Event(), threading.Event()
     draw = overlay.draw
 
     def slow(*arguments: Any, **options: Any) -> Any:
         overlaps.append(not lock.acquire(blocking=False))
-        time.sleep(0.1)
+        begun.set()
+        go.wait(PATIENCE)
         if not overlaps[-1]:
             lock.release()
         return draw(*arguments, **options)
@@ -165,8 +167,9 @@ async def test_stored_images_are_drawn_one_at_a_time(
     async with client_of(make_app(outbox, tmp_path)) as client:
         drawn = [path.format(name=entry.name) for path in READ[:2]]
         running = [asyncio.create_task(client.get(path)) for path in 3 * drawn]
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait, PATIENCE)
         assert (await client.get(f'/outbox/{entry.name}/image')).content == CARD
-        assert not all(task.done() for task in running)
+        assert not any(task.done() for task in running)
+        go.set()
         assert {answer.status_code for answer in await asyncio.gather(*running)} == {200}
     assert overlaps == 6 * [False]

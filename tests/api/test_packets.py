@@ -1,10 +1,9 @@
 """Socket.IO messages that the library would drop become events that are answered."""
 
-import asyncio
-
 import pytest
 from socketio import packet
 
+from benchmarks.support.waiting import eventually_async
 from detector.api.in_flight import Claim, InFlight
 from detector.api.packets import MAX_ATTACHMENTS, MAX_TEXT, UNREADABLE, TolerantPacket
 from detector.errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow
@@ -113,8 +112,7 @@ async def test_parts_that_do_not_come_hold_no_room_for_ever() -> None:
     in_flight = InFlight(100)
     event = binary_event(TolerantPacket.counted_by(in_flight, seconds=0.05), 2)
     event.add_attachment(bytes(60))
-    await asyncio.sleep(0.2)
-    assert in_flight.held == 0
+    await eventually_async(lambda: in_flight.held == 0, 'the room is free')
     assert event.add_attachment(bytes(30))
     assert isinstance(event.data[1], RequestTooSlow)
 

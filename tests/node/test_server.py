@@ -1,11 +1,11 @@
 """Start and end of the command `wholebody serve`."""
 
 import sys
-import time
 from pathlib import Path
 
 from benchmarks.support.cards import make_card
 from benchmarks.support.processes import PROJECT, clean_environment, running_node
+from tests.support.sabotage import Sabotage
 
 
 def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
@@ -39,8 +39,10 @@ def test_a_second_opencv_is_named_at_the_start(tmp_path: Path) -> None:
 def test_sigterm_ends_the_node_with_status_0(tmp_path: Path) -> None:
     """Within Docker's 10 seconds, although a client is connected and waits for a large batch."""
     image = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
-    with running_node(tmp_path) as node, node.socketio() as client:
+    sabotage = Sabotage(tmp_path / 'runtime')
+    with running_node(tmp_path / 'node', **sabotage.settings) as node, node.socketio() as client:
+        sabotage.hold()
         client.emit('batch_detect', {'images': [image] * 40})
-        time.sleep(1.5)
+        sabotage.wait_until_held()
         node.process.terminate()
         assert node.process.wait(10) == 0

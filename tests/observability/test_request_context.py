@@ -65,7 +65,7 @@ async def test_errors_and_encoding_are_noted_in_the_request() -> None:
     await asyncio.create_task(work())
     assert context.error is error
     assert context.encode_seconds is not None
-    assert 0.03 < context.encode_seconds < 1
+    assert context.encode_seconds > 0.03
     request_context.leave()
     note_error(error)
     with encoding():

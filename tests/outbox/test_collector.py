@@ -1,7 +1,6 @@
 """What the collector does with images while the disk is slow or refuses them."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from learning_loop_node.data_classes import ImageMetadata
 
+from benchmarks.support.waiting import PATIENCE
 from detector.errors import Busy, OutboxFault, RequestTooLarge
 from detector.models.package import ModelPackage
 from detector.outbox import collector as collector_module
@@ -40,10 +40,11 @@ class Slow:
     """A slow disk."""
 
     def __init__(self, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go = asyncio.Event()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
         save = outbox.save
 
         async def slowly(*arguments: Any, **options: Any) -> Any:
+            self.begun.set()
             await self.go.wait()
             return await save(*arguments, **options)
 
@@ -139,17 +140,20 @@ async def test_a_disk_that_is_behind_holds_a_batch_back_once(
     collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first image without a slot waits; the others of its batch are dropped at once."""
-    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.3)
     disk = Slow(outbox, monkeypatch)
-    start = time.monotonic()
-    for _ in range(MAX_SAVING + 20):
+    for _ in range(MAX_SAVING):
         await collect(collector, embedded, filtered=False)
-    assert time.monotonic() - start < 2
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.1)
+    await collect(collector, embedded, filtered=False)
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 10 * PATIENCE)
+    async with asyncio.timeout(PATIENCE):
+        for _ in range(19):
+            await collect(collector, embedded, filtered=False)
     assert outbox.queue.counters.failed == 20
     disk.go.set()
-    await collector.close(seconds=2)
+    await collector.close(seconds=PATIENCE)
     await collect(collector, embedded, filtered=False)
-    await collector.close(seconds=2)
+    await collector.close(seconds=PATIENCE)
     assert outbox.queue.count == MAX_SAVING + 1
 
 
@@ -158,9 +162,10 @@ async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.M
     collector = Collector(outbox, Settings(max_waiting=2))
     disk = Slow(outbox, monkeypatch)
     waiting = [asyncio.create_task(collector.accept([(JPEG, ImageMetadata())], priority=False)) for _ in range(3)]
-    await asyncio.sleep(0.2)
+    await asyncio.wait_for(disk.begun.wait(), PATIENCE)
     with pytest.raises(Busy):
-        await collector.accept([(JPEG, ImageMetadata())], priority=False)
+        await asyncio.wait_for(collector.accept([(JPEG, ImageMetadata())], priority=False), PATIENCE)
+    assert not any(upload.done() for upload in waiting)
     disk.go.set()
     assert len(await asyncio.gather(*waiting)) == 3
 

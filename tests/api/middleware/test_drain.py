@@ -27,6 +27,7 @@ from benchmarks.support.processes import (
     running_node,
     running_node_without_model,
 )
+from benchmarks.support.waiting import PATIENCE, eventually
 from detector.api.middleware.drain import CUT_OFF, ENDING, Drain, Draining
 from detector.models.embedded import CATALOGUE
 from detector.pose import images
@@ -59,6 +60,25 @@ def end(node: NodeProcess, seconds: float = END_SECONDS) -> None:
         assert node.process.wait(END_SECONDS + 5) == 0
 
 
+def wait_until_running(node: NodeProcess, count: int) -> None:
+    """Wait until so many requests are being answered."""
+    about = f'{node.url}/about'
+    eventually(lambda: httpx.get(about, timeout=PATIENCE).json()['requests']['present'] >= count, f'{count} requests')
+
+
+def wait_until_closed(node: NodeProcess) -> None:
+    """Wait until the node, which ends, accepts no connection any more."""
+
+    def closed() -> bool:
+        try:
+            socket.create_connection(('127.0.0.1', node.port), timeout=PATIENCE).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    eventually(closed, 'the port is closed')
+
+
 def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
     """Over REST and both Socket.IO transports: the port closes, open connections get 503, the log has a summary."""
     sabotage = Sabotage(tmp_path / 'sabotage')
@@ -70,26 +90,24 @@ def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
         ThreadPoolExecutor(3) as pool,
     ):
         assert kept.get('/health').status_code == 200
-        sabotage.slow(0.2)
+        sabotage.hold()
         payload = {'image': {'format': 'jpeg', 'bytes': CARD}}
         running = [
             pool.submit(lambda: node.detect(CARD).json()),
             pool.submit(robot.call, 'detect', payload),
             pool.submit(polling.call, 'detect', payload),
         ]
-        while httpx.get(f'{node.url}/about').json()['requests']['present'] < 3:
-            time.sleep(0.01)
-        with in_time(5):
-            node.process.terminate()
-            time.sleep(0.2)
-            late = kept.post('/detect', files={'file': CARD})
-            assert (late.status_code, late.json()) == (503, {'detail': ENDING})
-            assert late.headers['Connection'] == 'close'
-            assert robot.call('about') == {'error': ENDING}
-            with pytest.raises(httpx.ConnectError):
-                node.detect(CARD)
-            assert [len(poses_of(answer.result(10))) for answer in running] == [2, 2, 2]
-            assert node.process.wait(10) == 0
+        wait_until_running(node, 3)
+        node.process.terminate()
+        wait_until_closed(node)
+        late = kept.post('/detect', files={'file': CARD})
+        assert (late.status_code, late.json()) == (503, {'detail': ENDING})
+        assert late.headers['Connection'] == 'close'
+        assert robot.call('about') == {'error': ENDING}
+        assert not any(answer.done() for answer in running)
+        sabotage.end()
+        assert [len(poses_of(answer.result(PATIENCE))) for answer in running] == [2, 2, 2]
+        assert node.process.wait(10) == 0
     log = node.log.read_text()
     summed_up = r'(\d) running requests were answered, 0 cut off, (\d) new ones refused; 0 images wait in the outbox'
     found = re.search(summed_up, log)
@@ -112,7 +130,7 @@ def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
         sabotage.slow(60)
         request = pool.submit(node.detect, CARD)
         event = pool.submit(robot.call, 'detect', {'image': {'format': 'jpeg', 'bytes': CARD}})
-        time.sleep(1)
+        wait_until_running(node, 2)
         end(node)
         assert (request.result().status_code, request.result().json()) == (503, {'detail': CUT_OFF})
         assert event.result() == {'error': CUT_OFF}
@@ -126,11 +144,11 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     with ending_node(tmp_path, **sabotage.settings) as node, ThreadPoolExecutor(1) as pool:
         sabotage.slow(60)
         request = pool.submit(node.detect, CARD)
-        time.sleep(0.5)
+        wait_until_running(node, 1)
         node.process.terminate()
-        time.sleep(0.5)
+        wait_until_closed(node)
         assert node.process.poll() is None
-        end(node, 1)
+        end(node)
         assert isinstance(request.exception(), httpx.TransportError)
     assert 'ended at once: a second signal came' in node.log.read_text()
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import trustme
 
+from benchmarks.support.waiting import PATIENCE, eventually_async
 from detector.errors import InvalidSettings, MediaFault
 from detector.label_studio.server import media, network
 from detector.label_studio.server.client import Connection
@@ -307,7 +308,7 @@ async def test_a_host_that_drips_ends(studio: Recorder, images: Images, inside: 
     fetching = images(allowed_hosts=studio.place, seconds=0.4)
     started = time.monotonic()
     await refused(fetching, UPLOAD if inside else f'{studio.url}/a.jpg', r'not received within 0.4 s \(IMAGE_SECONDS\)')
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < PATIENCE
 
 
 async def test_a_body_that_breaks_off_is_no_image(studio: Recorder, images: Images) -> None:
@@ -497,13 +498,24 @@ class Concurrent:
         return Reply()
 
 
+class Held:
+    """Lets requests wait until `go` is set."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def __call__(self, _: Request) -> Reply:
+        self.go.wait(2 * PATIENCE)
+        return Reply()
+
+
 async def test_so_many_images_are_fetched_at_the_same_time(studio: Recorder, images: Images) -> None:
     """The concurrency is used and not exceeded, and the wait for a turn does not count as time of the image."""
-    studio.answer = crowd = Concurrent()
-    fetching = images(concurrency=3, seconds=0.4)
-    await asyncio.gather(*(fetching.fetch(f'/data/upload/1/{number}.jpg', task_id=7) for number in range(30)))
+    studio.answer = crowd = Concurrent(0.06)
+    fetching = images(concurrency=3, seconds=1)
+    await asyncio.gather(*(fetching.fetch(f'/data/upload/1/{number}.jpg', task_id=7) for number in range(60)))
     assert crowd.most == 3
-    assert len(studio.requests) == 30
+    assert len(studio.requests) == 60
 
 
 async def test_what_becomes_of_a_fetch_is_told(studio: Recorder, images: Images) -> None:
@@ -549,26 +561,28 @@ async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) 
 
 async def test_a_cancelled_request_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
     """Cancelling one request of a batch does not cancel the shared fetch."""
-    studio.answer = Concurrent(0.2)
-    async with images().batch() as batch:
+    studio.answer = held = Held()
+    async with images(seconds=PATIENCE).batch() as batch:
         first, second = (asyncio.create_task(batch.fetch(UPLOAD, task_id=7)) for _ in range(2))
-        await asyncio.sleep(0.1)
+        await eventually_async(lambda: studio.requests, 'the request')
         first.cancel()
+        held.go.set()
         assert await second == PICTURE
     assert len(studio.requests) == 1
 
 
 async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Images) -> None:
     """The end of a batch cancels its fetches at once, failed ones included."""
-    studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else Concurrent(1)(request)
-    started = time.monotonic()
-    async with images().batch() as batch:
-        waiting = [asyncio.create_task(batch.fetch(f'/data/upload/1/{name}', task_id=7)) for name in 'abc']
-        forgotten = asyncio.create_task(batch.fetch(UPLOAD, task_id=7))
-        await asyncio.sleep(0.05)
-        forgotten.cancel()
-        await asyncio.sleep(0.1)
-    assert time.monotonic() - started < 0.9
+    held = Held()
+    studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else held(request)
+    async with asyncio.timeout(PATIENCE):
+        async with images(seconds=10 * PATIENCE).batch() as batch:
+            waiting = [asyncio.create_task(batch.fetch(f'/data/upload/1/{name}', task_id=7)) for name in 'abc']
+            forgotten = asyncio.create_task(batch.fetch(UPLOAD, task_id=7))
+            await eventually_async(lambda: len(studio.requests) == 4, 'the requests')
+            forgotten.cancel()
+    assert not held.go.is_set()
+    held.go.set()
     assert all(
         isinstance(result, asyncio.CancelledError) for result in await asyncio.gather(*waiting, return_exceptions=True)
     )

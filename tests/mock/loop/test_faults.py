@@ -102,14 +102,15 @@ def test_statuses_last_until_they_are_deleted(loop: MockLoopProcess, status: int
 
 def test_faults_of_different_kinds_add_up(loop: MockLoopProcess) -> None:
     """A delay and a status apply together; after the status is deleted, only the delay applies."""
-    loop.fault('target', 'delay', seconds=0.3)
+    delay = loop.fault('target', 'delay', seconds=0.3)
     refusal = loop.fault('target', 'status', status=500)
     assert timed(loop, 'target')[0] == 500
     loop.delete_fault(refusal)
     status, seconds = timed(loop, 'target')
     assert status == 200
-    assert 0.3 <= seconds < 3
-    assert timed(loop, 'models')[1] < 0.3
+    assert seconds >= 0.3
+    assert call(loop, 'models').status_code == 200
+    assert loop.fired(delay) == 2, 'other endpoints do not meet it'
 
 
 def test_a_fault_with_a_share_is_random(loop: MockLoopProcess) -> None:
@@ -154,7 +155,7 @@ def test_a_throttled_download_takes_its_time(loop: MockLoopProcess) -> None:
     path = model_path(loop)
     start = time.monotonic()
     size = len(loop.http.get(path).content)
-    assert size / 20_000 * 0.7 < time.monotonic() - start < size / 20_000 * 3
+    assert time.monotonic() - start > size / 20_000 * 0.7
 
 
 def test_a_dropped_download_can_be_resumed(loop: MockLoopProcess) -> None:
