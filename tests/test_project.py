@@ -70,6 +70,7 @@ def test_ci_runs_everything() -> None:
         'check-jsonschema',
         'shellcheck',
         'mkdocs build --quiet --strict',
+        'examples/*.sh',
         '.ci/python 3.11',
         'uv run --no-sync pytest\n',
         'for version in 3.12 3.13;',
