@@ -11,9 +11,13 @@ import typer
 from pydantic import AliasChoices
 
 from benchmarks.support.processes import PROJECT
+from detector import service
 from detector.cli.main import app
 from detector.models.package import Detector, Estimator, Wholebody
+from detector.outbox import collector, files, outbox, relevance
+from detector.serving import decoding, recovery
 from detector.settings import Settings, environment_name
+from detector.system.shutdown_budget import ShutdownBudget
 from mock.loop.commands import app as mock_app
 
 README = PROJECT / 'README.md'
@@ -155,6 +159,43 @@ def test_the_fields_of_a_package_are_documented() -> None:
     for model in (Wholebody, Detector, Estimator):
         for field in model.model_fields:
             assert f'`{field}`' in text, field
+
+
+@pytest.mark.parametrize(
+    ('page', 'words', 'value'),
+    [
+        ('explanation/relevance.md', 'confidence below {}', relevance.ABSENT),
+        ('explanation/relevance.md', 'IoU {}', relevance.SAME_PLACE_IOU),
+        ('explanation/relevance.md', 'OKS of the body {}', relevance.SAME_POSTURE_OKS),
+        ('explanation/relevance.md', 'up to {} postures', relevance.MAX_POSTURES),
+        ('explanation/relevance.md', 'may send {} images at once', relevance.BURST),
+        ('explanation/relevance.md', 'one every {:g} seconds', relevance.REFILL_SECONDS),
+        ('explanation/relevance.md', 'the best {} poses', relevance.MAX_POSES),
+        ('explanation/relevance.md', 'up to {} poses per camera', relevance.MAX_REMEMBERED),
+        ('explanation/relevance.md', 'up to {} cameras', relevance.MAX_CAMERAS),
+        ('explanation/outbox.md', 'Up to {} images go in one request', outbox.BATCH_IMAGES),
+        ('explanation/outbox.md', 'A request may take {:g} seconds', outbox.BATCH_SECONDS),
+        ('explanation/outbox.md', 'or up to {:g} after', outbox.MAX_BATCH_SECONDS),
+        ('explanation/outbox.md', 'The last {} refused images', files.MAX_SET_ASIDE),
+        ('explanation/outbox.md', 'cut a running request after {:g} seconds', outbox.STOP_SECONDS),
+        ('how-to/operate.md', 'Running requests have {:g} seconds', ShutdownBudget().requests),
+        ('how-to/operate.md', 'still arriving has {:g} second', ShutdownBudget().bodies),
+        ('how-to/operate.md', 'The outbox cuts its request after {:g} seconds', ShutdownBudget().upload),
+        ('how-to/operate.md', 'Up to {} images wait for the disk', collector.MAX_SAVING),
+        ('how-to/operate.md', 'after {:g} seconds, then after twice the time', recovery.FIRST_PAUSE_SECONDS),
+        ('how-to/limits.md', '{:.0f} million pixels', decoding.ROOM_PIXELS / 1e6),
+        ('how-to/limits.md', '{} images in one `batch_detect`', service.MAX_BATCH),
+    ],
+)
+def test_figures_are_those_of_the_code(page: str, words: str, value: float) -> None:
+    """A changed constant needs a changed sentence."""
+    assert words.format(value) in ' '.join(_read(page).split())
+
+
+def test_a_shutdown_takes_no_longer_than_documented() -> None:
+    """The page rounds up to whole seconds."""
+    assert 7 < ShutdownBudget().total < 8
+    assert 'status 0 within 8 seconds' in _read('how-to/operate.md')
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
