@@ -1,4 +1,4 @@
-"""A labelled person: the form between poses, regions and datasets."""
+"""A labelled person, the common form of poses, regions and dataset entries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

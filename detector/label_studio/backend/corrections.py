@@ -43,7 +43,7 @@ _ACTIONS: Final = ('ANNOTATION_CREATED', 'ANNOTATION_UPDATED', 'ANNOTATIONS_CREA
 _MAX_HINTS: Final = 100_000
 """Maximum number of annotations taken from one call, so that a forged one cannot fill the disk."""
 _IDLE_SECONDS: Final = 3600.0
-_FATE: Final = {True: 'is given up', False: 'waits'}
+_FATE: Final = {True: 'is given up', False: 'is tried again later'}
 
 
 def hints_in(body: Mapping[str, Any]) -> list[Hint]:
@@ -132,7 +132,7 @@ class Corrections:
                     await self._handle(hint)
                     continue
             except OSError as error:
-                log.error('corrections wait: %s', error)
+                log.error('corrections are handled later, since their queue fails: %s', error)
                 seconds = 10
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), min(seconds, _IDLE_SECONDS))
@@ -148,7 +148,7 @@ class Corrections:
             log.warning('annotation %d %s: %s', hint.annotation, _FATE[gone], error)
         except (LabelStudioFault, ModelUnavailable, OutboxFault) as error:
             await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=False)
-            log.warning('annotation %d waits: %s', hint.annotation, error)
+            log.warning('annotation %d is tried again later: %s', hint.annotation, error)
         except Exception:
             gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True)
             log.exception('annotation %d failed inside the node, and %s', hint.annotation, _FATE[gone])

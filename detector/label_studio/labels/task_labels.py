@@ -26,7 +26,7 @@ _OUTSIDE_PERCENT: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """The labels of a task to use.
+    """Selects which labels of a task are used.
 
     :param predictions: use the model's predictions instead of annotations.
     :param model_version: model version of the predictions.

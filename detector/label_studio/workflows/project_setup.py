@@ -113,7 +113,7 @@ async def _configure(project: Project, label_config: str, sampling: Sampling, ke
         say('the labeling config is changed')
     elif not keep_looks and canonical(current) != canonical(label_config):
         await project.change(label_config=label_config)
-        say('the looks of the labeling config are changed')
+        say('the appearance of the labeling config is changed')
     if settings.get('sampling') != _SAMPLING[sampling]:
         await project.change(sampling=_SAMPLING[sampling])
         say(f'sampling is {sampling}')
@@ -230,17 +230,17 @@ async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
     webhooks = with_address(await project.webhooks(), url)
     if not webhooks:
         await project.save_webhook(url=url, headers=node.headers)
-        say('the webhook is made')
+        say('the webhook is created')
         return
     first, *others = webhooks
     headers: dict[str, Any] = first.get('headers') or {}
     wanted = {name: value for name, value in headers.items() if name.lower() != 'authorization'} | node.headers
     if wanted != headers:
         await project.change_webhook(first, headers=wanted)
-        say(f'the webhook has {"the credentials of the node" if node.headers else "no credentials any more"}')
+        say(f'the webhook has {"the credentials of the node" if node.headers else "no credentials anymore"}')
     for other in others:
         await project.delete_webhook(int(other['id']))
-        say('a second webhook of the same address is deleted')
+        say('a second webhook with the same address is deleted')
 
 
 def _public(url: object) -> str:
