@@ -53,21 +53,22 @@ class LabelStudioBackend:
     async def start(self) -> None:
         """Begin to process corrections if a Loop takes them and Label Studio's API can be read."""
         settings = self._settings
-        wanted = settings.label_studio_api_token is not None and settings.loop_url is not None
-        if self._connection is None or not wanted or self.corrections is not None:
+        if self._connection is None or self.corrections is not None:
+            return
+        if settings.label_studio_api_token is None or settings.loop_url is None:
             return
         path = settings.data_folder / 'label_studio' / 'corrections.sqlite'
         try:
             queue = await asyncio.to_thread(CorrectionQueue, path)
         except OSError as error:
-            log.error('corrections are not taken: %s', error)
+            log.error('corrections are not accepted: %s', error)
             return
         self.corrections = Corrections(
             queue,
             self._connection,
             self.images,
             self._outbox,
-            category_ids=lambda: self._models.require().category_ids,
+            category_ids=lambda: self._models.active().package.category_ids,
             max_pixels=settings.max_image_pixels,
         )
         self.corrections.start()
@@ -87,7 +88,7 @@ class LabelStudioBackend:
     def model_version(self) -> str | None:
         """Return name and version of the package that serves, or None."""
         try:
-            return self._models.require().model_version
+            return self._models.active().package.model_version
         except ModelUnavailable:
             return None
 
@@ -119,7 +120,7 @@ class LabelStudioBackend:
             raise InvalidRequest("'label_config' must be a string, the XML of the labeling config")
         chosen = await asyncio.to_thread(config.parse, label_config)
         context = params.get('context') if isinstance(params, Mapping) else None
-        self._models.require()
+        self._models.active()  # raises if no model serves
         async with self.images.batch() as source:
             if not isinstance(context, Mapping):
                 return list(await self.preannotator.predict(tasks, chosen, source))

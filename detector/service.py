@@ -11,7 +11,6 @@ from learning_loop_node.data_classes import (
     AboutResponse,
     ImageMetadata,
     ImagesMetadata,
-    ModelInformation,
     ModelVersionResponse,
 )
 from learning_loop_node.data_classes.general import NodeState
@@ -29,7 +28,7 @@ from detector.outbox.collector import AUTOUPLOAD_MODES, Collector
 from detector.outbox.outbox import Outbox, OutboxMode
 from detector.pose.pose import poses_to_json
 from detector.serving.inference import Estimate, Inference
-from detector.serving.model_serving import ModelServing
+from detector.serving.model_serving import ModelServing, ServingModel
 
 P = ParamSpec('P')
 T = TypeVar('T')
@@ -251,19 +250,12 @@ class Models:
         """
         await self._following.set_mode(mode)
 
-    def information(self) -> ModelInformation:
-        """Return the description of the model that serves.
-
-        :raises ModelUnavailable: no model serves.
-        """
-        return self._serving.active().information
-
-    def require(self) -> ModelPackage:
-        """Return the package that serves.
+    def active(self) -> ServingModel:
+        """Return the model that serves.
 
         :raises ModelUnavailable: no model serves; the error says why.
         """
-        return self._serving.active().package
+        return self._serving.active()
 
 
 class OutboxControl:

@@ -133,7 +133,7 @@ async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) 
     assert models.names() == ['m 1.0', 'm 2.0', 'm 3.0']
     await serving.switch(store.folder('2.0'))
     assert models.names() == ['m 2.0', 'm 1.0', 'm 3.0']
-    assert models.require().version == models.information().version == '2.0'
+    assert models.active().package.version == models.active().information.version == '2.0'
 
 
 async def test_without_a_loop_the_outbox_stays_stopped(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ class Handlers:
         :return: `ModelInformation` of the Learning Loop, or `{'status': 'No model loaded'}`.
         """
         try:
-            return asdict(self._service.models.information())
+            return asdict(self._service.models.active().information)
         except ModelUnavailable:
             return {'status': 'No model loaded'}
 
@@ -254,7 +254,7 @@ class EventServer:
         with self._drain.work() as work:
             try:
                 if not self.guard.knows(sid):
-                    raise Unauthorized('this client has not been let in')
+                    raise Unauthorized('this client is not authorized')
                 if len(payload) > 1:
                     raise InvalidRequest(f'{name} takes one payload, not {len(payload)}')
                 return await handler(sid, payload[0] if payload else None)

@@ -91,6 +91,6 @@ def create_router(service: Service) -> APIRouter:
     @router.get('/ready', tags=['operation'])
     async def ready() -> dict[str, str]:
         """Tell whether a model serves; the answer is 503 if none does."""
-        return {'status': 'READY', 'model_version': service.models.require().model_version}
+        return {'status': 'READY', 'model_version': service.models.active().package.model_version}
 
     return router

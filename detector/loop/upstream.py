@@ -111,7 +111,7 @@ async def send_status(node: DetectorNode) -> None:
         async with asyncio.timeout(_STATUS_SECONDS):
             await node._sync_status_with_loop()
     except TimeoutError:
-        log.warning('the Learning Loop does not take a status report within %d seconds', _STATUS_SECONDS)
+        log.warning('the Learning Loop did not accept a status report within %d seconds', _STATUS_SECONDS)
 
 
 def is_muted(node: DetectorNode) -> bool:
@@ -120,7 +120,7 @@ def is_muted(node: DetectorNode) -> bool:
 
 
 def node_id(data_folder: Path, name: str) -> str:
-    """Return the node's id from upstream's file `uuids.json`; an unreadable file is set aside and written anew."""
+    """Return the node's id from upstream's file `uuids.json`; an unreadable file is set aside and replaced."""
     path = data_folder / 'uuids.json'
     key = name.lower().replace(' ', '_')
     try:

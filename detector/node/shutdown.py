@@ -48,12 +48,8 @@ class NodeShutdown:
         if late:
             log.warning('not all parts ended within %.1f seconds; the disk may be stalled', seconds)
         self._parts.inference.close()
-        log.info(
-            'ended in %.1f s; %s; %d images wait in the outbox',
-            self._drain.seconds,
-            self._drain.report(),
-            self._parts.outbox.count,
-        )
+        text = 'ended in %.1f s; %s; %d images wait in the outbox'
+        log.info(text, self._drain.seconds, self._drain.report(), self._parts.outbox.count)
 
     async def _stop_background(self) -> None:
         await asyncio.gather(

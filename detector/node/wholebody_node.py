@@ -53,11 +53,8 @@ class WholebodyNode(DetectorNode):
             is_muted=lambda: upstream.is_muted(self),
         )
         self._lock = lock
-        super().__init__(
-            settings.node_name,
-            WholebodyLogicFactory(settings),
-            uuid=upstream.node_id(settings.data_folder, settings.node_name),
-        )
+        node_id = upstream.node_id(settings.data_folder, settings.node_name)
+        super().__init__(settings.node_name, WholebodyLogicFactory(settings), uuid=node_id)
         self.repeat_loop_cycle_sec = settings.poll_seconds  # type: ignore[assignment]  # upstream only sleeps by it
         self.title = 'Whole-body pose node'
         self.detection_lock = self.parts.serving.lock

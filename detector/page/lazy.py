@@ -104,9 +104,7 @@ class LazyPage:
         from nicegui import core, ui
 
         core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
-        core.app.add_exception_handler(
-            404, _not_found
-        )  # NiceGUI's handler makes a page, and logs the unescaped address
+        core.app.add_exception_handler(404, _not_found)  # NiceGUI's own makes a page, and logs the raw path
         self._build(self)
         ui.run_with(
             self.app,

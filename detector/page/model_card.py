@@ -19,13 +19,7 @@ from .look import Facts, Notice, complain, panel
 
 class ModelCard:
     def __init__(
-        self,
-        settings: Settings,
-        models: Models,
-        *,
-        serving: ModelServing,
-        following: Following,
-        updates: ModelUpdater,
+        self, settings: Settings, models: Models, serving: ModelServing, following: Following, updates: ModelUpdater
     ) -> None:
         self._settings = settings
         self._models = models

@@ -31,13 +31,7 @@ def build(context: PageContext) -> None:
             with panel('Try an image'):
                 SkeletonView(threshold=settings.confidence_threshold, card='test-card')
             with ui.element('div').classes('side'):
-                model = ModelCard(
-                    settings,
-                    service.models,
-                    serving=context.serving,
-                    following=context.following,
-                    updates=context.updates,
-                )
+                model = ModelCard(settings, service.models, context.serving, context.following, context.updates)
                 load = LoadCard(context.inference)
             outbox = OutboxCard(settings, service.outbox, context.outbox)
 

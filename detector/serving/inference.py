@@ -50,7 +50,7 @@ class Inference:
     """Runs one inference at a time, in its own thread.
 
     :param engine: returns the engine of the model that serves, or raises ModelUnavailable.
-    :param lock: held during an inference; whoever unloads a model holds it meanwhile.
+    :param lock: held during an inference; `ModelServing` holds it while it exchanges models.
     :param metrics: counts images, persons and times.
     :param recovery: is told how inferences end.
     :param is_exchanging: returns True while requests should wait for a model that is being loaded.

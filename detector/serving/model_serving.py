@@ -180,7 +180,7 @@ class ModelServing:
         try:
             await self._build(old.folder)
         except Exception as error:
-            log.error('the model %s cannot be built again: %s', old.model_version, error)
+            log.error('the model %s cannot be loaded again: %s', old.model_version, error)
             self.recovery.begin(old, str(error))
 
     async def _build(self, source: Path | ModelPackage) -> None:

@@ -53,7 +53,7 @@ class Recovery:
         self._faults += 1
         log.error('an inference failed, the last %d did: %s', self._faults, str(error))
         if self._faults >= FAULTS:
-            self._unload(f'{error}; the model is being loaded anew')
+            self._unload(f'{error}; the model is being loaded again')
             self.begin(package, str(error))
 
     def begin(self, package: ModelPackage, why: str) -> None:
@@ -81,9 +81,9 @@ class Recovery:
                 return
             except Exception as error:
                 expected = isinstance(error, WholebodyError | OSError)
-                text = 'the model cannot be loaded anew; the next try is in %g seconds: %s'
+                text = 'the model cannot be loaded again; the next try is in %g seconds: %s'
                 log.error(text, pause, error, exc_info=not expected)
-                self._unload(f'{why}; the model cannot be loaded anew: {error}')
+                self._unload(f'{why}; the model cannot be loaded again: {error}')
 
     async def stop(self) -> None:
         """Cancel the attempts."""

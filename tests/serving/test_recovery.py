@@ -55,8 +55,8 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
         assert {error.status_code for error in errors} == {503}
         event = client.call('detect', {'image': {'format': 'jpeg', 'bytes': CARD}})
         assert 'CUDA failure 700' in event['error']
-        assert 'the model is being loaded anew' in ready(node).json()['detail']
-        until_ready(node, 503, 'the model cannot be loaded anew')
+        assert 'the model is being loaded again' in ready(node).json()['detail']
+        until_ready(node, 503, 'the model cannot be loaded again')
         assert 'no CUDA-capable device' in ready(node).text
         assert node.detect(CARD).status_code == 503
         assert httpx.get(f'{node.url}/health').status_code == 200
@@ -68,7 +68,7 @@ def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
         scrape = Scrape.of_node(node.url)
         assert scrape.total('wholebody_model_switches_total', outcome='failed') >= 2  # one attempt each way
         assert scrape.total('wholebody_refused_total', reason='runtime_fails') == 1 + FAULTS
-    assert 'the model cannot be loaded anew; the next try is in 1 seconds' in node.log.read_text()
+    assert 'the model cannot be loaded again; the next try is in 1 seconds' in node.log.read_text()
 
 
 def test_a_device_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_model_of_the_loop_stays_installed(tmp_path: Path) -> None:
             sabotage.gone()
             for _ in range(FAULTS):
                 assert node.detect(CARD).status_code == 503
-            until_ready(node, 503, 'the model cannot be loaded anew')
+            until_ready(node, 503, 'the model cannot be loaded again')
             time.sleep(1)
             assert (node.data_folder / 'models' / '7.0' / 'pose.onnx').exists()
             (detector,) = loop.detectors().values()
@@ -183,11 +183,11 @@ async def test_tries_come_later_each_time_and_end(monkeypatch: pytest.MonkeyPatc
     assert not told
     for _ in range(FAULTS + 2):
         watched.failed(package, fault)
-    assert told == ['runtime fails; the model is being loaded anew']
+    assert told == ['runtime fails; the model is being loaded again']
     while watched.package is not None:
         await sleep(0)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert told[-1] == 'runtime fails; the model cannot be loaded anew: gone'
+    assert told[-1] == 'runtime fails; the model cannot be loaded again: gone'
     faults.extend([RuntimeUnavailable('gone')] * 1000)
     for _ in range(FAULTS):
         watched.failed(package, fault)
