@@ -83,7 +83,6 @@ def make_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric:
 
 
 def print_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> None:
-    """Print a table; see `make_table`."""
     from rich.console import Console
 
     Console().print(make_table(header, rows, numeric=numeric))

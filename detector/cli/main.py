@@ -90,9 +90,7 @@ def detect(
         typer.Option('--output', '-o', help='Draw the skeletons: write a file for one image, a folder for several.'),
     ] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON, one line per image.')] = False,
-    url: Annotated[
-        str | None, typer.Option(help='Use a running node, e.g. http://robot:8004, instead of a model on this machine.')
-    ] = None,
+    url: Annotated[str | None, typer.Option(help='Use a running node, e.g. http://robot:8004.')] = None,
     model: Annotated[
         Path | None, typer.Option(help='Use this package instead of the installed model.', exists=True)
     ] = None,
@@ -115,9 +113,7 @@ app.command()(bench)
 
 @app.command()
 def doctor(
-    security: Annotated[
-        bool, typer.Option('--security', help='Instead, show which interfaces are open to whom, and how to close them.')
-    ] = False,
+    security: Annotated[bool, typer.Option('--security', help='Check instead what is open to whom.')] = False,
 ) -> None:
     """Check this installation: packages, runtimes, devices, model, Learning Loop, Label Studio.
 

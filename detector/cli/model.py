@@ -24,20 +24,14 @@ Archive = Annotated[Path, typer.Argument(help='A package: a zip with model.json,
 @app.command()
 def pack(
     det: Annotated[Path, typer.Option(help='ONNX file of a YOLOX person detector.', exists=True, dir_okay=False)],
-    pose: Annotated[
-        Path, typer.Option(help='ONNX file of an RTMW or RTMPose whole-body estimator.', exists=True, dir_okay=False)
-    ],
+    pose: Annotated[Path, typer.Option(help='ONNX file of an RTMW or RTMPose estimator.', exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option('--output', '-o', help='Package to write.')],
     name: Annotated[str, typer.Option(help='Name of the model.')] = 'wholebody',
     version: Annotated[str, typer.Option(help='Version of the model, numbers separated by dots.')] = '1.0',
     det_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the detector expects.')] = 'BGR',
     pose_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the estimator expects.')] = 'RGB',
-    score_threshold: Annotated[
-        float, typer.Option(help='Drop boxes with a confidence below this value.', min=0, max=1)
-    ] = 0.5,
-    score_mapping: Annotated[
-        str, typer.Option(help='Mapping from raw keypoint score to confidence: rising points raw:confidence.')
-    ] = '0:0,1:1',
+    score_threshold: Annotated[float, typer.Option(help='Lowest confidence of a box.', min=0, max=1)] = 0.5,
+    score_mapping: Annotated[str, typer.Option(help='Rising points raw score:confidence of keypoints.')] = '0:0,1:1',
     origin: Annotated[str, typer.Option(help='Origin of the networks.')] = '',
     licence: Annotated[str, typer.Option(help='Licence of the networks.')] = '',
 ) -> None:

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help='List, export and delete the images that wait for the Learning Loop.', no_args_is_help=True)
 
-Url = Annotated[
-    str | None,
-    typer.Option(help='Address of a running node, e.g. http://robot:8004. Its outbox is used instead of DATA_FOLDER.'),
-]
+Url = Annotated[str | None, typer.Option(help='Use the outbox of a running node, e.g. http://robot:8004.')]
 _ALL: Final = 100_000
 """Number of images requested from a node: more than any outbox holds."""
 

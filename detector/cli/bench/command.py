@@ -34,17 +34,13 @@ ImagesOption = Annotated[
         show_default='640×480 pixels of noise',
     ),
 ]
-IntervalOption = Annotated[
-    int, typer.Option(help='DETECTION_INTERVAL of a stream of one person to measure; 1 measures no stream.', min=1)
-]
+IntervalOption = Annotated[int, typer.Option(help='DETECTION_INTERVAL of a stream to measure; 1 for no stream.', min=1)]
 RuntimesOption = Annotated[
     str | None,
     typer.Option(help='Runtimes to measure, e.g. onnxruntime,openvino.', show_default='all installed runtimes'),
 ]
 RoundsOption = Annotated[int, typer.Option(help='Turns of each variant per column of the table.', min=1)]
-OutputOption = Annotated[
-    Path | None, typer.Option('--output', '-o', help='JSON file to write, with a plot of the same name beside it.')
-]
+OutputOption = Annotated[Path | None, typer.Option('--output', '-o', help='JSON file to write, with a plot beside it.')]
 
 
 def bench(
@@ -110,11 +106,6 @@ def run(
 
 
 def _cases(persons: str, interval: int) -> 'list[Case]':
-    """Return the cases to measure.
-
-    :param persons: numbers, such as `1,4,10`.
-    :param interval: detection interval of a stream of one person; 1 for no stream.
-    """
     from .frames import Case
 
     try:
@@ -128,7 +119,6 @@ def _cases(persons: str, interval: int) -> 'list[Case]':
 
 
 def _backends(names: str) -> 'list[Backend]':
-    """Return runtimes by their names, such as `onnxruntime,openvino`."""
     from detector.engine.runtimes import Backend
 
     asked, known = names.split(','), get_args(Backend)
@@ -138,10 +128,7 @@ def _backends(names: str) -> 'list[Backend]':
 
 
 def print_report(report: 'Report', tables: 'Sequence[tuple[str, Cell]]' = ()) -> None:
-    """Print times and ratios, the share of time outside the networks, and distances of keypoints.
-
-    :param tables: titles and cells of tables to print in addition.
-    """
+    """Print times and ratios, the share of time outside the networks, and distances of keypoints."""
     from rich.console import Console
 
     console = Console()
@@ -164,7 +151,6 @@ def print_report(report: 'Report', tables: 'Sequence[tuple[str, Cell]]' = ()) ->
 
 
 def _print_table(console: 'Console', report: 'Report', title: str, cell: 'Cell') -> None:
-    """Print a row per variant and a column per case, without empty rows."""
     rows = [(name, *(cell(report, name, case) for case in report.cases)) for name in report.variants]
     rows = [row for row in rows if any(row[1:])]
     if rows:

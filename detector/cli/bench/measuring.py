@@ -105,12 +105,10 @@ class Figures:
     failure: str | None = None
 
     def milliseconds(self, case: Case) -> float | None:
-        """Return the median milliseconds per frame, None if the case was not measured."""
         turns = self.turns.get(case.name)
         return median(turns) if turns else None
 
     def add(self, case: Case, frames: Sequence[Frame]) -> None:
-        """Add the frames of one turn."""
         self.turns.setdefault(case.name, []).append(round(1000 * median(frame.total for frame in frames), 3))
 
 

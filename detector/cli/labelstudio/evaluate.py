@@ -12,7 +12,7 @@ import typer
 from detector.cli.common import load_settings, print_table, write_text
 from detector.errors import ExtraMissing
 
-from .common import ConfigOption, ProjectsOption, check_source, in_project
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, in_project
 
 if TYPE_CHECKING:
     from detector.label_studio.evaluation.evaluation import Comparison, Evaluation
@@ -29,10 +29,6 @@ _COUNTS: Final = ('people', 'predicted', 'missed', 'surplus')
 Table = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """Header and rows."""
 
-SnapshotArgument = Annotated[
-    Path | None,
-    typer.Argument(help='A JSON snapshot with predictions, instead of projects.', exists=True, dir_okay=False),
-]
 VersionsOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,7 +41,7 @@ HtmlOption = Annotated[Path | None, typer.Option(help='File to write a report wi
 
 
 def evaluate(
-    file: SnapshotArgument = None,
+    file: FileArgument = None,
     project: ProjectsOption = None,
     model_version: VersionsOption = None,
     config: ConfigOption = None,
@@ -54,8 +50,8 @@ def evaluate(
 ) -> None:
     """Measure predictions against annotations: AP, AR, OKS and PCK per part, corrections per keypoint.
 
-    The figures cover all tasks with an annotation that is not skipped; the newest one counts. The command needs the
-    extra `evaluate`.
+    The figures cover all tasks with an annotation that is not skipped; the newest one counts. A file must contain
+    predictions in full. The command needs the extra `evaluate`.
     """
     check_source(file, project, config)
     _check_extra(plots=html is not None)

@@ -37,16 +37,9 @@ FormatOption = Annotated[
         '--format', help='Format of the dataset. json is our own and loses nothing; for loop, use send-to-loop.'
     ),
 ]
-OutputOption = Annotated[
-    Path | None,
-    typer.Option('--output', '-o', help='New folder; for coco-wholebody and json also a new file NAME.json.'),
-]
-PredictionsFlag = Annotated[
-    bool, typer.Option('--predictions', help='Export the predictions of a model instead of annotations.')
-]
-VersionOption = Annotated[
-    str | None, typer.Option(help='Model version of the predictions.', show_default='the newest version')
-]
+OutputOption = Annotated[Path | None, typer.Option('--output', '-o', help='New folder, or new NAME.json (COCO, json).')]
+PredictionsFlag = Annotated[bool, typer.Option('--predictions', help='Export predictions instead of annotations.')]
+VersionOption = Annotated[str | None, typer.Option(help='Version of the predictions.', show_default='the newest')]
 ValOption = Annotated[
     float | None,
     typer.Option(
@@ -57,9 +50,7 @@ ValOption = Annotated[
     ),
 ]
 ImagesFlag = Annotated[bool, typer.Option('--images', help='Write the image files too.')]
-FlatFlag = Annotated[
-    bool, typer.Option('--flat', help='Write coco-wholebody with all 133 keypoints in the field keypoints.')
-]
+FlatFlag = Annotated[bool, typer.Option('--flat', help='Write all 133 keypoints of coco-wholebody in one field.')]
 AllFlag = Annotated[bool, typer.Option('--all', help='Include tasks without labels, as images without persons.')]
 
 

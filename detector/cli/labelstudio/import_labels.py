@@ -34,9 +34,7 @@ class ImportKind(StrEnum):
 def import_labels(
     labels: Annotated[Path, typer.Argument(help='A COCO or JSON file, or the folder of a YOLO dataset.', exists=True)],
     project: ProjectOption,
-    kind: Annotated[
-        ImportKind, typer.Option('--as', help='Import the labels as predictions or as annotations.')
-    ] = ImportKind.PREDICTIONS,
+    kind: Annotated[ImportKind, typer.Option('--as', help='What the labels become.')] = ImportKind.PREDICTIONS,
     form: Annotated[
         ImportFormat | None,
         typer.Option('--format', help='Format of the labels.', show_default='recognized from the file'),

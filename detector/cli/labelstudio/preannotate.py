@@ -26,12 +26,10 @@ def preannotate(
             help='Package to use, zip or folder.', show_default='the model that the node would serve', exists=True
         ),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help='Largest number of tasks to predict.', min=1, show_default='all')
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help='Number of tasks to predict.', min=1, show_default='all')] = None,
     use_ray: Annotated[bool, typer.Option('--ray', help='Distribute the work with Ray Data (extra `ray`).')] = False,
     workers: Annotated[
-        int | None, typer.Option(help='Number of Ray workers, each with a model.', min=1, show_default='one per 4 CPUs')
+        int | None, typer.Option(help='Number of Ray workers, each with a model.', min=1, show_default='1 per 4 CPUs')
     ] = None,
     address: Annotated[
         str | None,

@@ -43,12 +43,8 @@ _NAMES: Final = {QueuePart.HANDS: ('left_hand', 'right_hand')}
 
 def queue(
     project: ProjectOption,
-    by: Annotated[
-        Order, typer.Option(help='Put first the uncertain tasks, those unlike the rest, or both.')
-    ] = Order.BOTH,
-    limit: Annotated[
-        int | None, typer.Option(help='Number of tasks to queue; the others follow them.', min=1, show_default='all')
-    ] = None,
+    by: Annotated[Order, typer.Option(help='Rank uncertain tasks first, those unlike the rest, or both.')] = Order.BOTH,
+    limit: Annotated[int | None, typer.Option(help='Number of tasks to queue.', min=1, show_default='all')] = None,
     part: Annotated[
         list[QueuePart] | None,
         typer.Option(
@@ -60,9 +56,7 @@ def queue(
         str | None,
         typer.Option(help='Model version of the predictions.', show_default='the newest version with predictions'),
     ] = None,
-    stream: Annotated[
-        bool, typer.Option('--stream', help='Set uncertainty sampling, so that "Label All Tasks" follows the queue.')
-    ] = False,
+    stream: Annotated[bool, typer.Option('--stream', help='Make "Label All Tasks" follow the queue.')] = False,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Print the table and change nothing.')] = False,
 ) -> None:
     """Order the tasks by what is most worth labelling: images that the model is unsure of or that differ from the rest.

@@ -24,8 +24,6 @@ _PARTS: Final = 'body,feet,face,left_hand,right_hand'
 
 
 class ConfigStyle(StrEnum):
-    """Style of the regions."""
-
     SKELETON = 'skeleton'
     KEYPOINTS = 'keypoints'
 
@@ -38,7 +36,7 @@ def config(
     style: Annotated[ConfigStyle, typer.Option(help=_STYLE_HELP)] = ConfigStyle.SKELETON,
     parts: PartsOption = None,
     output: Annotated[
-        Path | None, typer.Option('--output', '-o', help='File to write.', show_default='standard output')
+        Path | None, typer.Option('--output', '-o', help='File to write.', show_default='print it')
     ] = None,
 ) -> None:
     """Print or write the recommended labeling config, to paste into a project's settings."""
@@ -56,9 +54,7 @@ def _generated(style: ConfigStyle, parts: str | None) -> str:
 
 
 def init(
-    title: Annotated[
-        str | None, typer.Option(help='Title of the project to create or change.', show_default=_TITLE)
-    ] = None,
+    title: Annotated[str | None, typer.Option(help='Title of the project.', show_default=_TITLE)] = None,
     project: Annotated[
         str | None, typer.Option('--project', '-p', help='Change the project with this number or address instead.')
     ] = None,
