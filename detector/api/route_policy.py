@@ -82,7 +82,7 @@ EXACT: Final = {
     '/predict': _LARGE,
     '/webhook': _LARGE,
 }
-"""Rules by path. Probes (`/about` to `/ready`) are not counted, so that a busy node does not look dead."""
+"""Rules by path. Probes (`/about`, `/health`, `/metrics`, `/ready`) are not counted, so they work on a busy node."""
 PREFIXES: Final = {
     SOCKETIO_PATH: RoutePolicy(access=Access.EVENTS, counted=False, polls=True),
     '/ui/_nicegui_ws/socket.io/': RoutePolicy(counted=False, polls=True, shows_images=True),

@@ -200,7 +200,7 @@ class Outbox:
             log.exception('an upload failed inside the node')
             answer = Answer(outcome=Outcome.FAILED, detail=repr(error))
         finally:
-            self.queue.landed()
+            self.queue.clear_in_flight()
         if answer.outcome is Outcome.TAKEN:
             return self._pause_after_success()
         if retries is not None:

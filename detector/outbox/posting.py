@@ -94,7 +94,7 @@ class LoopPoster:
                 session.post(self.url, data=form, allow_redirects=False) as response,
             ):
                 content = await response.content.read(200)
-                return _judge(response.status, response.headers, content)
+                return _interpret(response.status, response.headers, content)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Answer(outcome=Outcome.UNAVAILABLE, detail=str(error))
         except TimeoutError:
@@ -117,7 +117,7 @@ def _read(entries: Sequence[Entry]) -> list[tuple[str, str, bytes]] | Answer:
     return parts
 
 
-def _judge(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
+def _interpret(status: int, headers: Mapping[str, str], content: bytes) -> Answer:
     excerpt = ' '.join(content.decode(errors='replace').split())
     detail = f'the Learning Loop answers {status} {excerpt}'.rstrip()
     is_page = headers.get('Content-Type', '').lower().startswith('text/html')  # a captive portal answers 200

@@ -231,7 +231,7 @@ class OutboxQueue:
             return asdict(self.counters) | waiting
 
     def next_batch(self, count: int, size: int, now: float) -> list[Entry]:
-        """Return the next images to send; they count as in flight until `landed`.
+        """Return the next images to send; they count as in flight until `clear_in_flight`.
 
         An isolated image is sent by itself when its retry is due. Failing images are sent after the others.
 
@@ -252,7 +252,7 @@ class OutboxQueue:
             self._in_flight = {entry.name for entry in batch}
             return batch
 
-    def landed(self) -> None:
+    def clear_in_flight(self) -> None:
         """Mark the images in flight as no longer in flight."""
         with self._lock:
             self._in_flight = set()

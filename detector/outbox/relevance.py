@@ -53,7 +53,7 @@ BOX_MARGIN: Final = 0.1
 MAX_OUTSIDE_SHARE: Final = 0.1
 """Share of the present keypoints, 0..1, that may lie further outside."""
 MAX_POSTURES: Final = 10
-"""Number of different postures at one place that are new; further ones wait until some are forgotten."""
+"""Number of postures at one place that count as new; further ones are not new until some are forgotten."""
 BURST: Final = 100
 """Number of relevant images that a camera may send at once; after that, one every `REFILL_SECONDS`."""
 REFILL_SECONDS: Final = 10.0

@@ -29,7 +29,7 @@ def send(queue: OutboxQueue, entries: list[Entry]) -> None:
     """Count entries as uploaded."""
     queue.uploaded(entries)
     queue.remove_files(entries)
-    queue.landed()
+    queue.clear_in_flight()
 
 
 def assert_accounts(queue: OutboxQueue, **expected: int) -> None:
@@ -56,7 +56,7 @@ def test_priority_comes_as_it_came_then_normal_newest_first(tmp_path: Path) -> N
     assert queue.next_batch(4, 10**6, 0) == expected[:4]
     send(queue, expected[:4])
     assert queue.next_batch(4, 10**6, 0) == expected[4:]
-    queue.landed()
+    queue.clear_in_flight()
     assert_accounts(queue, saved=6, uploaded=4)
 
 
@@ -102,7 +102,7 @@ def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
     assert queue.next_batch(20, 10**6, 0) == leaving[::-1]
     new = [save(queue) for _ in range(3)]
     assert queue.waiting() == [new[2], new[1], *leaving[::-1]]
-    queue.landed()
+    queue.clear_in_flight()
     save(queue)
     assert len(queue.waiting()) == 2, 'no longer in flight, they count'
     assert_accounts(queue, saved=6, dropped=4)
