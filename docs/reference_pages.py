@@ -315,9 +315,11 @@ its log has the reason under the request id of the answer.
 
 
 def collected_metrics() -> list[Metric]:
-    """Return the metrics of a node that has answered one request, so that each label occurs."""
+    """Return the metrics of a node that has answered requests with each outcome, so that each label occurs."""
     with a_node() as node:
-        node.parts.metrics.request_ended('/detect', RequestContext(request_id='example'), status=200, seconds=0.1)
+        for status in (200, 422, 500):
+            context = RequestContext(request_id='example')
+            node.parts.metrics.request_ended('/detect', context, status=status, seconds=0.1)
         return list(node.parts.metrics.registry.collect())
 
 
@@ -336,8 +338,14 @@ def query_name(metric: Metric) -> str:
 
 
 def _labels(metric: Metric) -> str:
-    names = {label: None for sample in metric.samples for label in sample.labels if label != 'le'}
-    return f' with {", ".join(f"`{name}`" for name in names)}' if names else ''
+    """Return the labels of a metric with their values; routes are too many to list."""
+    values: dict[str, dict[str, None]] = {}
+    for sample in metric.samples:
+        for label, value in sample.labels.items():
+            values.setdefault(label, {})[f'`{value}`'] = None
+    values.pop('le', None)
+    shown = [f'`{label}`' + ('' if label == 'route' else f' ({", ".join(values[label])})') for label in values]
+    return f' with {", ".join(shown)}' if shown else ''
 
 
 _METRICS_HEAD: Final = """# Metrics

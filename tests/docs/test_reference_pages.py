@@ -133,5 +133,6 @@ def test_every_public_name_is_in_the_python_api(pages: dict[str, str]) -> None:
 def test_metrics_have_their_labels_and_types(pages: dict[str, str]) -> None:
     """`tests/deploy/test_monitoring.py` compares the names with those of a running node."""
     rows = dict(re.findall(r'^\| `(\w+)` \| .*<br>(.*) \|$', pages['metrics'], re.MULTILINE))
-    assert rows['wholebody_requests_total'] == 'Counter with `route`, `outcome`.'
+    assert rows['wholebody_requests_total'] == 'Counter with `route`, `outcome` (`ok`, `refused`, `failed`).'
+    assert '`queue_full`' in rows['wholebody_refused_total']
     assert rows['wholebody_inference_seconds'] == 'Histogram.'
