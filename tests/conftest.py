@@ -27,21 +27,16 @@ hypothesis.settings.load_profile('long' if FUZZ_SECONDS else 'ci')
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--integration', action='store_true', help='also run what must be installed first')
-
-
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out `tests/integration` without --integration: it imports packages of the group `integration`."""
-    left_out = collection_path == Path(__file__).with_name('integration') and not config.getoption('--integration')
-    return True if left_out else None
+    parser.addoption('--nightly', action='store_true', help='also run what takes minutes and rarely fails')
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests marked `integration` without --integration."""
-    if config.getoption('--integration'):
+    """Deselect the tests that no option asks for."""
+    if config.getoption('--nightly'):
         return
-    chosen = [item for item in items if item.get_closest_marker('integration') is None]
-    left_out = [item for item in items if item.get_closest_marker('integration') is not None]
-    items[:] = chosen
+    markers = ['nightly'] if config.getoption('--integration') else ['nightly', 'integration']
+    left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in markers)]
+    items[:] = [item for item in items if all(item.get_closest_marker(marker) is None for marker in markers)]
     config.hook.pytest_deselected(items=left_out)
 
 

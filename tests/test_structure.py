@@ -19,7 +19,7 @@ ELSEWHERE: Final = {
     'detector/page/': 'tests/integration/test_page.py',
     # One test file looks at the parts from above.
     'detector/api/openapi.py': 'tests/integration/test_schemathesis.py',
-    'detector/cli/bench/': 'tests/cli/bench/test_bench.py',
+    'detector/cli/bench/': 'tests/cli/bench/test_measuring.py',
     'detector/cli/common.py': 'tests/cli/test_main.py',
     'detector/label_studio/backend/preannotation.py': 'tests/test_ls_adapter.py',
     'detector/label_studio/labels/task_labels.py': 'tests/label_studio/workflows/test_exports.py',

@@ -19,7 +19,7 @@ from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from detector.pose import images
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 ROUNDS = 20
 END_SECONDS = 8.0

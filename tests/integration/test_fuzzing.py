@@ -12,7 +12,7 @@ from benchmarks.support.processes import PROJECT
 from tests.fuzz.harness import TARGETS
 from tests.support import fuzz_budget as budget
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 ATHERIS = 'atheris==3.0.0'
 """Has wheels for Linux on x86-64 only, so it is no dependency; our interpreter imports it from an environment of its

@@ -23,7 +23,7 @@ from benchmarks.load import (
     show,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 SECONDS = 3
 

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.outbox_soak import run
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 
 def test_a_failing_loop_and_two_kills_lose_no_image(tmp_path: Path) -> None:

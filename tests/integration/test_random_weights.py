@@ -21,7 +21,7 @@ from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, unpack
 from tests.support.commands import succeed
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.soak import run
 from benchmarks.soak_report import plot, write
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 SLOW_TO_SHOW = ('throughput', 'memory', 'work')
 """Goals that a minute on a machine with other work says nothing of."""

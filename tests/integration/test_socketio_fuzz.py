@@ -16,7 +16,7 @@ from tests.support.fuzz_budget import repeat
 from tests.support.seeds import FRAME, SEEDS
 from tests.support.strategies import JSON, METADATA, TEXTS, damaged, mutated
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 ANSWER_SECONDS = 5
 JPEG = {'format': 'jpeg', 'bytes': SEEDS['jpeg']}
