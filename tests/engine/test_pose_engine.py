@@ -1,6 +1,8 @@
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 from rtmlib import YOLOX, RTMPose
 
@@ -26,11 +28,18 @@ OTHERS = [pytest.param(name, marks=pytest.mark.integration) for name in ('openvi
 def pair(embedded: ModelPackage, request: pytest.FixtureRequest) -> Pair:
     engine = PoseEngine(embedded, EngineOptions(backend_type=request.param, precision='f32'))
     engine.check()
-    return Pair(
-        engine=engine,
-        detector=YOLOX(str(embedded.detector_path), (640, 640), backend=request.param),
-        estimator=RTMPose(str(embedded.estimator_path), (192, 256), backend=request.param),
-    )
+    compile_model = openvino.Core.compile_model
+
+    def compile_in_f32(core: openvino.Core, *, config: dict[str, str], **options: Any) -> Any:
+        return compile_model(core, config=config | {'INFERENCE_PRECISION_HINT': 'f32'}, **options)
+
+    with pytest.MonkeyPatch.context() as patch:  # rtmlib leaves the precision to OpenVINO, which prefers bf16
+        patch.setattr(openvino.Core, 'compile_model', compile_in_f32)
+        return Pair(
+            engine=engine,
+            detector=YOLOX(str(embedded.detector_path), (640, 640), backend=request.param),
+            estimator=RTMPose(str(embedded.estimator_path), (192, 256), backend=request.param),
+        )
 
 
 @pytest.mark.parametrize(
