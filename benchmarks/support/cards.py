@@ -1,4 +1,4 @@
-"""Comparing what was read from a test card with what was drawn on it."""
+"""Test cards, and comparison of the poses read from a card with its figures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ from mock.test_card.cards import Figure, draw_card
 from mock.test_card.model import ESTIMATOR_SIZE
 
 FIGURES = (Figure(x=40, y=30, height=420), Figure(x=400, y=80, height=330))
-"""Two persons on a card of 640×480 … 720×480."""
+"""Two persons for a card of 640×480 to 720×480 pixels."""
 
 
 def make_card(figures: Sequence[Figure] = FIGURES, *, width: int = 720, height: int = 480) -> Image:
-    """A card on light grey."""
+    """Draw a card on light grey."""
     return draw_card(np.full((height, width, 3), 200, dtype=np.uint8), figures)
 
 
@@ -30,7 +30,7 @@ RAW_CARD = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720
 
 
 def iou(a: NDArray[Any], b: NDArray[Any]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2."""
+    """Return the intersection over union of two boxes x1, y1, x2, y2."""
     low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
     intersection = float(np.prod(np.clip(high - low, 0, None)))
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
@@ -38,24 +38,24 @@ def iou(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 
 def tolerance(figure: Figure) -> float:
-    """Pixels within which keypoints must lie: 1.5, or one pixel of the estimator's crop (1.25 times the box)."""
+    """Return the largest error of a keypoint: 1.5 pixels or one pixel of the estimator's crop (1.25 times the box)."""
     return max(1.5, 1.25 * figure.height / ESTIMATOR_SIZE[1])
 
 
 def errors(pose: Pose, figure: Figure) -> NDArray[np.float64]:
-    """Distance of each keypoint from where it was drawn, pixels, shape (133,)."""
+    """Return the distance of each keypoint from its drawn place in pixels, shape (133,)."""
     return np.asarray(np.linalg.norm(pose.keypoints - figure.keypoints, axis=1), dtype=np.float64)
 
 
 def assert_read(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> None:
-    """Each figure was found once, and with confidence."""
+    """Assert that each figure was found once, with high confidence."""
     assert_found(poses, figures)
     for pose in poses:
         assert np.median(pose.confidences) > 0.6
 
 
 def assert_found(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> None:
-    """Each figure was found once: boxes with IoU ≥ 0.9, 95 % of its 133 keypoints within the tolerance."""
+    """Assert that each figure was found once, with an IoU of 0.9 and 95 % of its keypoints within the tolerance."""
     assert len(poses) == len(figures)
     for figure in figures:
         pose = max(poses, key=lambda candidate: iou(candidate.box, figure.box))
@@ -65,7 +65,7 @@ def assert_found(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> 
 
 
 def assert_misread(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -> None:
-    """No figure was read as drawn: nobody was found in its place, or most of the keypoints lie elsewhere."""
+    """Assert that no figure was read correctly: it has no pose, or most of its keypoints lie elsewhere."""
     for figure in figures:
         for pose in poses:
             if iou(pose.box, figure.box) >= 0.5:
@@ -73,7 +73,7 @@ def assert_misread(poses: Sequence[Pose], figures: Sequence[Figure] = FIGURES) -
 
 
 def poses_of(metadata: dict[str, Any]) -> list[Pose]:
-    """The poses in an answer of `detect`: box i and points 133·i … 133·i + 132."""
+    """Return the poses in an answer of `detect`: box i with points 133·i … 133·i + 132."""
     boxes, points = metadata['box_detections'], metadata['point_detections']
     assert len(points) == KEYPOINT_COUNT * len(boxes)
     poses = []

@@ -1,4 +1,4 @@
-"""Virtual environments of their own for what must not share ours; made once, then reused."""
+"""Virtual environments for programs that cannot share ours. They are created once and reused."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ from platformdirs import user_cache_path
 
 
 def python_with(name: str, *requirements: str) -> Path:
-    """The interpreter of an environment that holds these requirements.
+    """Return the interpreter of an environment with these requirements.
 
-    :param name: names the environment; change it with the requirements.
+    :param name: name of the environment; change it with the requirements.
     """
     folder = user_cache_path('wholebody-tests') / name
     python = folder / 'bin' / 'python'

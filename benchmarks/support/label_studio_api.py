@@ -1,4 +1,4 @@
-"""What tests ask of a running Label Studio."""
+"""Client for a running Label Studio."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 
 class Refused(AssertionError):
-    """Label Studio answered with an error; the message holds its words."""
+    """Label Studio answered with an error; the message contains its text."""
 
     def __init__(self, answer: httpx.Response) -> None:
         super().__init__(f'{answer.request.method} {answer.url}: {answer.status_code} {answer.text[:2000]}')
@@ -19,10 +19,10 @@ class Refused(AssertionError):
 
 
 class LabelStudio:
-    """A running server, and a client for it that is signed in as its user.
+    """A running server and a client that is signed in as its user.
 
-    :param token: the user's legacy token; this client does not need it.
-    :param files: the root of local files; a task names one as `/data/local-files/?d=<path below this folder>`.
+    :param token: legacy token of the user, which this client does not need.
+    :param files: root folder of local files; a task refers to one as `/data/local-files/?d=<path in this folder>`.
     """
 
     def __init__(self, url: str, *, email: str, password: str, token: str, files: Path, log: Path) -> None:
@@ -48,9 +48,9 @@ class LabelStudio:
         self.http.close()
 
     def request(self, method: str, path: str, **options: Any) -> Any:
-        """The JSON of an answer, None if it is empty.
+        """Send a request and return the JSON of the answer, None if it is empty.
 
-        :raises Refused: it is an error.
+        :raises Refused: the answer is an error.
         """
         answer = self.ask(method, path, **options)
         if not answer.is_success:
@@ -58,23 +58,26 @@ class LabelStudio:
         return answer.json() if answer.content else None
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Any answer, errors too."""
+        """Send a request and return the answer, even if it is an error."""
         headers = {'X-CSRFToken': self.http.cookies['csrftoken']}
         return self.http.request(method, path, headers=headers, **options)
 
     def personal_token(self) -> str:
-        """The user's personal access token; there can only be one."""
+        """Return the user's personal access token; a user has only one."""
         if self._personal_token is None:
             self._personal_token = str(self.request('POST', '/api/token')['token'])
         return self._personal_token
 
     def legacy_tokens(self, enabled: bool) -> None:
-        """Whether legacy tokens may be used; this client may be used either way."""
+        """Allow or forbid legacy tokens. This client works either way."""
         settings = {'api_tokens_enabled': True, 'legacy_api_tokens_enabled': enabled}
         self.request('POST', '/api/jwt/settings', json=settings)
 
     def create_project(self, label_config: str, **fields: Any) -> 'Project':
-        """:param fields: of the project, such as `title`, `sampling`, `evaluate_predictions_automatically`."""
+        """Create a project.
+
+        :param fields: such as `title`, `sampling`, `evaluate_predictions_automatically`.
+        """
         project = self.request('POST', '/api/projects', json={'title': 'test', 'label_config': label_config} | fields)
         return Project(self, int(project['id']))
 
@@ -89,7 +92,7 @@ class Project:
     # ------------------------------------------------------------ tasks
 
     def upload(self, images: Sequence[tuple[str, bytes]]) -> list[int]:
-        """Upload image files; ids of their tasks.
+        """Upload image files and return the ids of their tasks.
 
         :param images: names and contents.
         """
@@ -97,7 +100,7 @@ class Project:
         return self._import(files=files)
 
     def import_tasks(self, data: Sequence[Json]) -> list[int]:
-        """Import tasks; their ids.
+        """Import tasks and return their ids.
 
         :param data: e.g. `{'image': url}`, or `{'data': {…}, 'predictions': […], 'annotations': […]}`.
         """
@@ -109,34 +112,34 @@ class Project:
         return [int(task_id) for task_id in answer['task_ids']]
 
     def add_local_files(self, folder: Path) -> None:
-        """A task for each file in a folder below `LabelStudio.files`."""
+        """Create a task for each file in a folder in `LabelStudio.files`."""
         storage = {'project': self.id, 'path': str(folder), 'use_blob_urls': True}
         created = self.server.request('POST', '/api/storages/localfiles', json=storage)
         self.server.request('POST', f'/api/storages/localfiles/{created["id"]}/sync')
 
     def tasks(self) -> list[Json]:
-        """All tasks in full, with predictions, annotations and drafts; asks no backend for predictions.
+        """Return all tasks with predictions, annotations and drafts, without requests to a backend.
 
-        (One that is listed by a project with `evaluate_predictions_automatically` asks for them.)
+        (Listing by a project with `evaluate_predictions_automatically` would send requests to the backend.)
         """
         listed = {'project': self.id, 'fields': 'all', 'page_size': -1}
         tasks: list[Json] = self.server.request('GET', '/api/tasks', params=listed)['tasks']
         return sorted(tasks, key=lambda task: int(task['id']))
 
     def open_task(self, task_id: int) -> Json:
-        """A task as the editor gets it, which may ask a backend for predictions."""
+        """Return a task as the editor gets it; Label Studio may request predictions from a backend."""
         task: Json = self.server.request('GET', f'/api/tasks/{task_id}', params={'project': self.id})
         return task
 
     # ------------------------------------------------------------ predictions
 
     def predictions(self) -> list[Json]:
-        """All predictions, in order of their ids."""
+        """Return all predictions in the order of their ids."""
         predictions: list[Json] = self.server.request('GET', '/api/predictions', params={'project': self.id})
         return sorted(predictions, key=lambda prediction: int(prediction['id']))
 
     def import_predictions(self, predictions: Sequence[Json]) -> int:
-        """Import predictions; how many were stored, since invalid ones are dropped without a word.
+        """Import predictions and return how many were stored. Label Studio drops invalid ones silently.
 
         :param predictions: `{'task': id, 'result': […], 'score': …, 'model_version': …}`.
         """
@@ -144,14 +147,14 @@ class Project:
         return int(answer['created'])
 
     def retrieve_predictions(self, task_ids: Sequence[int]) -> Json:
-        """The data manager's "Retrieve Predictions": one request to the backend for all these tasks.
+        """Run the data manager's "Retrieve Predictions": one request to the backend for all these tasks.
 
-        :raises Refused: a strict server found one that does not fit; it stores none then.
+        :raises Refused: a strict server found an invalid prediction; it then stores none.
         """
         return self._act('retrieve_tasks_predictions', task_ids)
 
     def accept_predictions(self, task_ids: Sequence[int] | None = None, **options: Any) -> Json:
-        """The data manager's "Create Annotations From Predictions".
+        """Run the data manager's "Create Annotations From Predictions".
 
         :param task_ids: None for all.
         :param options: `model_version`.
@@ -170,19 +173,19 @@ class Project:
     def annotate(self, task_id: int, result: Sequence[Json], *, was_cancelled: bool = False) -> Json:
         """Submit an annotation.
 
-        :param was_cancelled: skip the task instead.
+        :param was_cancelled: True to skip the task instead.
         """
         body = {'result': list(result), 'was_cancelled': was_cancelled, 'lead_time': 1}
         annotation: Json = self.server.request('POST', f'/api/tasks/{task_id}/annotations/', json=body)
         return annotation
 
     def annotations(self, task_id: int) -> list[Json]:
-        """Submitted annotations of a task, in order of their ids."""
+        """Return the submitted annotations of a task in the order of their ids."""
         annotations: list[Json] = self.server.request('GET', f'/api/tasks/{task_id}/annotations/')
         return sorted(annotations, key=lambda annotation: int(annotation['id']))
 
     def export(self, export_type: str = 'JSON') -> bytes:
-        """All tasks in an export format, such as JSON, COCO (a zip file), YOLO_WITH_IMAGES."""
+        """Export all tasks in a format such as JSON, COCO (a zip file) or YOLO_WITH_IMAGES."""
         wanted = {'exportType': export_type, 'download_all_tasks': 'true'}
         answer = self.server.ask('GET', f'/api/projects/{self.id}/export', params=wanted)
         if not answer.is_success:
@@ -200,10 +203,10 @@ class Project:
         interactive: bool = True,
         **fields: Any,
     ) -> int:
-        """Connect a machine learning backend; its id.
+        """Connect a machine learning backend and return its id.
 
         :param title: becomes the project's `model_version`.
-        :param fields: more of them, such as `extra_params`.
+        :param fields: other fields, such as `extra_params`.
         :raises Refused: Label Studio cannot reach it, may not contact it, or its credentials are wrong.
         """
         body = {'project': self.id, 'url': url, 'title': title or 'backend', 'is_interactive': interactive} | fields
@@ -213,12 +216,12 @@ class Project:
         return int(self.server.request('POST', '/api/ml', json=body)['id'])
 
     def backend(self, backend_id: int) -> Json:
-        """Its state: CO connected, DI disconnected, ER error with `error_message`."""
+        """Return the state of a backend: CO connected, DI disconnected, ER error with `error_message`."""
         backend: Json = self.server.request('GET', f'/api/ml/{backend_id}')
         return backend
 
     def interactive(self, backend_id: int, task_id: int, context: Json) -> Json:
-        """What the editor asks for when somebody draws with a smart tool."""
+        """Request what the editor requests when an annotator draws with a smart tool."""
         path = f'/api/ml/{backend_id}/interactive-annotating'
         answer: Json = self.server.request('POST', path, json={'task': task_id, 'context': context})
         return answer
@@ -234,7 +237,7 @@ class Project:
         return settings
 
     def change(self, **fields: Any) -> Json:
-        """Change settings, such as `label_config`, `model_version`, `sampling`."""
+        """Change settings such as `label_config`, `model_version`, `sampling`."""
         settings: Json = self.server.request('PATCH', f'/api/projects/{self.id}', json=fields)
         return settings
 
@@ -243,6 +246,6 @@ class Project:
         return webhooks
 
     def set_webhook_headers(self, headers: Mapping[str, str]) -> None:
-        """Of all webhooks of the project, e.g. an Authorization, which those of a backend lack."""
+        """Set headers for all webhooks of the project, e.g. an Authorization, which a backend's webhooks lack."""
         for webhook in self.webhooks():
             self.server.request('PATCH', f'/api/webhooks/{webhook["id"]}', json={'headers': dict(headers)})

@@ -1,4 +1,4 @@
-"""A real Label Studio server in an environment of its own, on a real port of the loopback address."""
+"""A real Label Studio server in its own environment, on a port of the loopback address."""
 
 import fcntl
 import os
@@ -21,9 +21,9 @@ VERSION = '1.23.2'
 EMAIL = 'ann@example.com'
 PASSWORD = 'ann-pass-123'
 TOKEN = '0123456789abcdef0123456789abcdef01234567'
-"""The legacy token of that user."""
+"""Legacy token of the user."""
 STRICT = {'fflag_feat_utc_210_prediction_validation_15082025': 'true'}
-"""With this Label Studio refuses predictions of a backend that do not fit the labeling config."""
+"""Environment with which Label Studio refuses predictions that do not fit the labeling config."""
 
 START_SECONDS = 120
 _NAME = f'label-studio-{VERSION}'
@@ -31,12 +31,12 @@ _NAME = f'label-studio-{VERSION}'
 
 @contextmanager
 def running_label_studio(folder: Path, **environment: str | None) -> Iterator[LabelStudio]:
-    """Start a server with a user and without projects, wait until it answers, stop it at the end.
+    """Start a server with a user and without projects, wait until it answers, and stop it at the end.
 
-    Backends and webhooks on the loopback address are allowed, files below `LabelStudio.files` are served.
+    The server allows backends and webhooks on the loopback address, and serves files in `LabelStudio.files`.
 
-    :param folder: holds its database, uploads and log.
-    :param environment: more environment variables, such as `**STRICT`; None takes one away that is set otherwise
+    :param folder: folder for database, uploads and log.
+    :param environment: additional environment variables, such as `**STRICT`; None removes a variable
         (`LABEL_STUDIO_HOST=None`).
     """
     data = folder / 'data'
@@ -73,13 +73,13 @@ def running_label_studio(folder: Path, **environment: str | None) -> Iterator[La
 
 
 def _executable() -> Path:
-    """Label Studio's command; it takes half a minute to install."""
+    """Return Label Studio's command; its installation takes half a minute."""
     with _only_one_process():
         return python_with(_NAME, f'label-studio=={VERSION}').parent / 'label-studio'
 
 
 def _template(executable: Path) -> Path:
-    """A data folder with a migrated database and a user: made once, since the migrations take half a minute."""
+    """Return a data folder with a migrated database and a user. Made once, since migrations take half a minute."""
     template = user_cache_path('wholebody-tests') / f'{_NAME}-data'
     with _only_one_process():
         if not template.exists():
@@ -100,7 +100,7 @@ def _template(executable: Path) -> Path:
 
 @contextmanager
 def _only_one_process() -> Iterator[None]:
-    """Of several test runs at once one makes the environment, the others wait."""
+    """Hold a lock, so that of several test runs only one creates the environment."""
     path = user_cache_path('wholebody-tests', ensure_exists=True) / f'{_NAME}.lock'
     with path.open('w') as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -108,10 +108,10 @@ def _only_one_process() -> Iterator[None]:
 
 
 def _environment(data: Path, **settings: str | None) -> dict[str, str]:
-    """Of this process's environment only the search path: Label Studio reads names as common as HOST and PORT."""
+    """Return an environment with only the search path of ours, since Label Studio reads names like HOST and PORT."""
     environment = {
         'PATH': os.environ['PATH'],
-        'HOME': str(data / 'home'),  # where it keeps a configuration and caches
+        'HOME': str(data / 'home'),  # folder for its configuration and caches
         'LABEL_STUDIO_BASE_DATA_DIR': str(data),
         'SENTRY_DSN': '',
         'FRONTEND_SENTRY_DSN': '',
@@ -136,7 +136,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """With all that it started."""
+    """Stop a process and its children."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)

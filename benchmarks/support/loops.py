@@ -1,4 +1,4 @@
-"""Real processes of the mock Learning Loop on real ports of the loopback address."""
+"""Processes of the mock Learning Loop on ports of the loopback address."""
 
 import os
 import signal
@@ -22,16 +22,16 @@ START_SECONDS = 30
 
 
 class MockLoopProcess(LoopClient):
-    """A running mock Learning Loop, and a client for it.
+    """A running mock Learning Loop and a client for it.
 
-    :param folder: what it keeps; `log` lies beside it.
+    :param folder: its data folder; `log` is beside it.
     """
 
     def __init__(
         self, folder: Path, *, port: int | None = None, username: str | None = None, password: str = ''
     ) -> None:
         self.port = port or free_port()
-        self.host = f'127.0.0.1:{self.port}'  # as LOOP_HOST wants it
+        self.host = f'127.0.0.1:{self.port}'  # the form of LOOP_HOST
         self.folder = folder
         self.log = folder.with_name(f'{folder.name}.log')
         self.process: subprocess.Popen[bytes] | None = None
@@ -40,13 +40,13 @@ class MockLoopProcess(LoopClient):
 
     @property
     def settings(self) -> dict[str, str]:
-        """Settings with which a node follows this Loop."""
+        """Settings of a node that follows this Loop."""
         return {'LOOP_HOST': self.host, 'LOOP_ORGANIZATION': ORGANIZATION, 'LOOP_PROJECT': PROJECT}
 
     def start(self, **settings: Any) -> None:
-        """Start it, on the same port and with the same folder as before, and wait until it serves.
+        """Start the Loop, on the same port and with the same folder as before, and wait until it serves.
 
-        :param settings: added to its environment.
+        :param settings: additional environment variables.
         """
         environment = clean_environment(**settings)
         environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(CHECKOUT), environment.get('PYTHONPATH')]))
@@ -72,11 +72,11 @@ class MockLoopProcess(LoopClient):
         raise AssertionError(f'the mock Loop does not serve: {self.log.read_text()}')
 
     def stop(self) -> None:
-        """End it with SIGTERM, so that it is down until `start` is called again."""
+        """End the Loop with SIGTERM, so that it is down until the next `start`."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with SIGKILL."""
+        """End the Loop with SIGKILL."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
@@ -95,10 +95,10 @@ class MockLoopProcess(LoopClient):
 def running_mock_loop(
     folder: Path, *, port: int | None = None, username: str | None = None, password: str = ''
 ) -> Iterator[MockLoopProcess]:
-    """Start a mock Learning Loop, wait until it serves, end it afterwards.
+    """Start a mock Learning Loop, wait until it serves, and end it afterwards.
 
-    :param folder: what it keeps; seeded if it is empty.
-    :param username: the only one to be let in; None: everybody is.
+    :param folder: its data folder; an empty one gets the initial content.
+    :param username: the only user who may log in; all users if None.
     """
     with MockLoopProcess(folder, port=port, username=username, password=password) as loop:
         try:

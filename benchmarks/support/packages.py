@@ -1,4 +1,4 @@
-"""Making model packages, good and bad ones, for tests."""
+"""Valid and invalid model packages."""
 
 import json
 import zipfile
@@ -18,7 +18,7 @@ Files = dict[str, bytes]
 
 
 def make_package(path: Path, version: str = '1.0', name: str = 'test-card') -> Path:
-    """A valid package of the test card's networks."""
+    """Make a valid package with the networks of the test card."""
     build_package(path, identity=Identity(version=version), name=name)
     return path
 
@@ -36,7 +36,7 @@ def write_zip(path: Path, files: Files) -> Path:
 
 
 def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """The embedded package with a change to its model.json."""
+    """Make a copy of the embedded package with a changed model.json."""
     files = embedded_files()
     description = json.loads(files['model.json'])
     change(description)
@@ -44,7 +44,7 @@ def altered(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def with_network(path: Path, role: str, network: Path) -> Path:
-    """The embedded package with another network in it, hash and all."""
+    """Make a copy of the embedded package with another network and its hash."""
     name = {'detector': 'det.onnx', 'estimator': 'pose.onnx'}[role]
 
     def change(description: dict[str, Any]) -> None:
@@ -57,9 +57,9 @@ def with_network(path: Path, role: str, network: Path) -> Path:
 
 
 def constant_network(path: Path, outputs: dict[str, np.ndarray[Any, Any]], size: tuple[int, int]) -> Path:
-    """A network that answers the same whatever it is shown.
+    """Make a network with constant outputs.
 
-    :param size: width, height of its input.
+    :param size: width and height of its input.
     """
     nodes, constants, infos = [], [], []
     constants.append(numpy_helper.from_array(np.zeros(1, dtype=np.float32), 'nothing'))

@@ -1,4 +1,4 @@
-"""Real node processes on real ports of the loopback address."""
+"""Node processes on ports of the loopback address."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 @dataclass
 class NodeProcess:
-    """A running `wholebody serve`."""
+    """A running node."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -44,11 +44,11 @@ class NodeProcess:
 
     @property
     def version(self) -> str:
-        """Version of the model that serves."""
+        """Return the version of the model in service."""
         return str(httpx.get(f'{self.url}/model_version', timeout=10).json()['current_version'])
 
     def outbox(self) -> dict[str, Any]:
-        """Answer of `GET /outbox`."""
+        """Return the answer of `GET /outbox`."""
         answer = httpx.get(f'{self.url}/outbox', timeout=30)
         answer.raise_for_status()
         return dict(answer.json())
@@ -56,19 +56,19 @@ class NodeProcess:
     def wait_for_version(self, version: str, seconds: float = PATIENCE) -> None:
         """Wait until the node serves a version.
 
-        :raises AssertionError: it does not in time.
+        :raises AssertionError: the node does not serve it in time.
         """
         eventually(lambda: self.version == version, f'version {version} serves', seconds)
 
     @contextmanager
     def socketio(self, transport: str = 'websocket') -> Iterator['SocketClient']:
-        """A connected Socket.IO client.
+        """Connect a Socket.IO client.
 
         :param transport: `websocket` or `polling`.
         """
         client = socketio.Client(reconnection=False)
         client.connect(self.url, socketio_path='/ws/socket.io', transports=[transport])
-        connections = client.eio.ws, client.eio.http  # which the library leaves open when the node ends first
+        connections = client.eio.ws, client.eio.http  # the library leaves it open when the node ends first
         try:
             yield SocketClient(client)
         finally:
@@ -80,7 +80,7 @@ class NodeProcess:
 
 
 class SocketClient:
-    """A Socket.IO client that gives up when an answer does not come."""
+    """A Socket.IO client with a time limit for answers."""
 
     def __init__(self, client: socketio.Client) -> None:
         self._client = client
@@ -88,21 +88,21 @@ class SocketClient:
     def call(self, event: str, *payload: Any, timeout: float = 20) -> Any:
         """Send an event and return its acknowledgement.
 
-        :raises socketio.exceptions.TimeoutError: none came.
+        :raises socketio.exceptions.TimeoutError: no answer arrived in time.
         """
         return self._client.call(event, payload or None, timeout=timeout)
 
     def emit(self, event: str, *payload: Any) -> None:
-        """Send an event and ask for nothing."""
+        """Send an event without waiting for an answer."""
         self._client.emit(event, payload or None)
 
 
 def clean_environment(**settings: object) -> dict[str, str]:
-    """This process's environment without settings of the node, plus those given."""
+    """Return this process's environment without settings of the node, plus the given ones."""
     from detector.settings import Settings, environment_name
 
     ours = {environment_name(field) for field in Settings.model_fields}
-    ours |= {'PYTHONDONTWRITEBYTECODE'}  # compiled once, the next node starts in a third of the time
+    ours |= {'PYTHONDONTWRITEBYTECODE'}  # compiled modules let the next node start in a third of the time
     ours |= {'HOST', 'ORGANIZATION', 'PROJECT', 'USERNAME', 'PASSWORD', 'NODE_PORT'}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return environment | {name: str(value) for name, value in settings.items()}

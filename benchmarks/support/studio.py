@@ -1,6 +1,6 @@
-"""A stand-in for Label Studio where its own server would take too long: files, tasks, annotations, projects, a token.
+"""Replacement for a Label Studio server, which takes long to start: files, tasks, annotations, projects, a token.
 
-What Label Studio itself does is tested with the real server, in tests/integration.
+Tests in tests/integration use the real server.
 """
 
 import json
@@ -19,13 +19,13 @@ TOKEN = '0123456789abcdef0123456789abcdef01234567'
 
 @dataclass
 class Studio:
-    """What is served, below `/data/upload` and `/api`.
+    """Contents of the server, below `/data/upload` and `/api`.
 
-    :param files: by path.
-    :param objects: by path, such as `/api/tasks/1/`.
-    :param seconds: before an answer, by path.
+    :param files: files by path.
+    :param objects: JSON objects by path, such as `/api/tasks/1/`.
+    :param seconds: delay of an answer in seconds, by path.
     :param asked: paths of the requests so far, in their order.
-    :param down: whether all is answered with 503.
+    :param down: True to answer all requests with 503.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Studio:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Of a node that works for it."""
+        """Settings of a node that uses this server."""
         return {'LABEL_STUDIO_URL': self.url, 'LABEL_STUDIO_API_TOKEN': TOKEN}
 
     def add_image(self, name: str, content: bytes, *, seconds: float = 0) -> str:
-        """An uploaded image; its address as tasks hold it."""
+        """Add an uploaded image and return its address, as tasks contain it."""
         path = f'/data/upload/1/{name}'
         self.files[path] = content
         self.seconds[path] = seconds
@@ -54,7 +54,7 @@ class Studio:
     def add_annotation(
         self, annotation: int, results: list[dict[str, Any]], *, image: str, project: int = 1, **fields: Any
     ) -> None:
-        """An annotation with its task, of the same number, and its project."""
+        """Add an annotation with its task, which has the same id, and its project."""
         self.objects[f'/api/annotations/{annotation}/'] = {
             'id': annotation,
             'task': annotation,
@@ -103,7 +103,7 @@ def running_studio() -> Iterator[Studio]:
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """Whoever gives up waiting is no error here."""
+            """Ignore errors: a client that gives up waiting is not a fault."""
 
     with Server(('127.0.0.1', 0), Handler) as server:
         state.port = server.server_port
