@@ -1,8 +1,6 @@
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 from rtmlib import YOLOX, RTMPose
 
@@ -10,6 +8,7 @@ from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.models.package import ModelPackage
 from mock.test_card.cards import MAX_PERSONS, Figure, arrange
+from tests.support.rtmlib_precision import computing_f32
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,11 @@ OTHERS = [pytest.param(name, marks=pytest.mark.integration) for name in ('openvi
 def pair(embedded: ModelPackage, request: pytest.FixtureRequest) -> Pair:
     engine = PoseEngine(embedded, EngineOptions(backend_type=request.param, precision='f32'))
     engine.check()
-    compile_model = openvino.Core.compile_model
-
-    def compile_in_f32(core: openvino.Core, *, config: dict[str, str], **options: Any) -> Any:
-        return compile_model(core, config=config | {'INFERENCE_PRECISION_HINT': 'f32'}, **options)
-
-    with pytest.MonkeyPatch.context() as patch:  # rtmlib leaves the precision to OpenVINO, which prefers bf16
-        patch.setattr(openvino.Core, 'compile_model', compile_in_f32)
-        return Pair(
-            engine=engine,
-            detector=YOLOX(str(embedded.detector_path), (640, 640), backend=request.param),
-            estimator=RTMPose(str(embedded.estimator_path), (192, 256), backend=request.param),
-        )
+    return Pair(
+        engine=engine,
+        detector=computing_f32(YOLOX(str(embedded.detector_path), (640, 640), backend=request.param)),
+        estimator=computing_f32(RTMPose(str(embedded.estimator_path), (192, 256), backend=request.param)),
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, cast, get_args
 
 import numpy as np
-import openvino
 import pytest
 from numpy.typing import NDArray
 from rtmlib import YOLOX, RTMPose
@@ -19,6 +18,7 @@ from detector.engine.runtimes import Backend, FloatArray, open_runtime
 from detector.models.package import ModelPackage, unpack
 from detector.pose.images import Image
 from detector.pose.pose import Pose
+from tests.support.rtmlib_precision import computing_f32
 
 pytestmark = pytest.mark.integration
 
@@ -113,18 +113,7 @@ def pair(package: ModelPackage, request: pytest.FixtureRequest) -> Pair:
     assert engine.estimator.batch_sizes == (8, 4, 2, 1)
     spec = package.wholebody.estimator
     estimator = RTMPose(str(package.estimator_path), spec.input_size, spec.mean, spec.std, backend=backend)
-    _compute_f32(estimator)
-    return Pair(backend, engine, estimator)
-
-
-def _compute_f32(tool: YOLOX | RTMPose) -> None:
-    """rtmlib leaves the precision to OpenVINO, which takes bf16 where the CPU has AMX; there, compile again."""
-    if tool.backend != 'openvino' or tool.compiled_model.get_property('INFERENCE_PRECISION_HINT') == openvino.Type.f32:
-        return
-    core = openvino.Core()
-    config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
-    tool.compiled_model = core.compile_model(core.read_model(tool.onnx_model), 'CPU', config)
-    tool._ov_outputs = list(tool.compiled_model.outputs)
+    return Pair(backend, engine, computing_f32(estimator))
 
 
 def our_detector(package: ModelPackage, backend: Backend) -> PersonDetector:
@@ -140,8 +129,7 @@ def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
         nms_thr=spec.nms_threshold,
         backend=backend,
     )
-    _compute_f32(detector)
-    return detector
+    return computing_f32(detector)
 
 
 def their_boxes(detector: YOLOX, image: Image) -> FloatArray:
