@@ -1,6 +1,8 @@
 """The policy table and the routes of the app agree."""
 
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -30,7 +32,8 @@ UNDER_DEFAULT = {
 @pytest.fixture
 def routes(tmp_path: Path) -> set[str]:
     """The paths of all routes and mounted apps of a node, those for tests included."""
-    node = WholebodyNode(Settings(data_folder=tmp_path, use_backdoor_controls=True))
+    with patch.dict(os.environ):  # the node writes its settings there
+        node = WholebodyNode(Settings(data_folder=tmp_path, use_backdoor_controls=True))
     page.install(node, node.parts)
     return {route.path for route in iter_route_contexts(node.routes) if route.path}
 
