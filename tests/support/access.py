@@ -1,4 +1,4 @@
-"""What tests of access send."""
+"""Requests for tests of access control."""
 
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -13,7 +13,7 @@ ALLOWED = 'https://tools.example:8443'
 
 
 def handshake(node: NodeProcess, path: str, *, origin: str | None = None, headers: dict[str, str] | None = None) -> int:
-    """The status that a WebSocket's handshake is answered with; 101 if it is accepted."""
+    """Return the status that answers a WebSocket handshake; 101 if the node accepts it."""
     url = node.url.replace('http', 'ws') + path
     try:
         with connect(url, origin=None if origin is None else Origin(origin), additional_headers=headers, proxy=None):

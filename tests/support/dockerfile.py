@@ -1,4 +1,4 @@
-"""The project's Dockerfile, read as Docker would: stages, build arguments, and what an image is told to run."""
+"""Read the project's Dockerfile as Docker does: stages, build arguments and the configuration of the image."""
 
 import json
 import re
@@ -16,9 +16,9 @@ DEFAULT_PATH = '/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin'
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """One instruction, its lines joined.
+    """One instruction with its lines joined.
 
-    :param arguments: as they stand in the file, variables not replaced.
+    :param arguments: arguments as in the file, with unreplaced variables.
     """
 
     name: str
@@ -27,9 +27,9 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What stands between one FROM and the next.
+    """One stage: a FROM and the instructions up to the next FROM.
 
-    :param base: an image or an earlier stage.
+    :param base: name of an image or of an earlier stage.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Stage:
 
 @dataclass(slots=True)
 class Config:
-    """What an image says of the processes that run in it."""
+    """Configuration of an image for the processes that run in it."""
 
     environment: dict[str, str] = field(default_factory=lambda: {'PATH': DEFAULT_PATH})
     arguments: dict[str, str] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Config:
     volumes: list[str] = field(default_factory=list)
 
     def apply(self, instruction: Instruction) -> None:
-        """Take in what an instruction says; RUN and COPY say nothing."""
+        """Apply an instruction to the configuration; RUN and COPY leave it unchanged."""
         text = replaced(instruction.arguments, self.environment | self.arguments)
         match instruction.name:
             case 'ENV':
@@ -83,7 +83,7 @@ class Config:
 
 
 def stages(path: Path = PROJECT / 'Dockerfile', **build_arguments: str) -> list[Stage]:
-    """The stages in their order, with the build arguments in their FROM lines replaced."""
+    """Return the stages in order, with the build arguments in their FROM lines replaced."""
     found: list[Stage] = []
     arguments: dict[str, str] = {}
     pending: list[Instruction] = []
@@ -105,13 +105,13 @@ def stages(path: Path = PROJECT / 'Dockerfile', **build_arguments: str) -> list[
 
 
 def lineage(all_stages: list[Stage], stage: Stage) -> list[Stage]:
-    """The stages that a stage builds upon, the first one first, and itself."""
+    """Return the stages on which a stage builds, in order, and the stage itself."""
     base = next((earlier for earlier in all_stages if earlier.name == stage.base), None)
     return [stage] if base is None else [*lineage(all_stages, base), stage]
 
 
 def config(path: Path = PROJECT / 'Dockerfile', **build_arguments: str) -> Config:
-    """What the last stage says."""
+    """Return the configuration of the last stage."""
     all_stages = stages(path, **build_arguments)
     said = Config()
     for stage in lineage(all_stages, all_stages[-1]):
@@ -121,26 +121,26 @@ def config(path: Path = PROJECT / 'Dockerfile', **build_arguments: str) -> Confi
 
 
 def copied(stage: Stage) -> Iterator[tuple[str | None, list[str], str]]:
-    """The stage that each COPY takes from (None: the build context), sources and target."""
+    """Yield for each COPY the stage that it copies from (None for the build context), its sources and its target."""
     for instruction in stage.instructions:
         if instruction.name == 'COPY':
             words = shlex.split(instruction.arguments)
             options = [word for word in words if word.startswith('--')]
             *sources, target = [word for word in words if not word.startswith('--')]
             origin = next((option.removeprefix('--from=') for option in options if option.startswith('--from=')), None)
-            assert len(options) == (origin is not None), f'{instruction} has options that the tests do not know'
+            assert len(options) == (origin is not None), f'the tests do not know the options of {instruction}'
             yield origin, sources, target
 
 
 def context(folder: Path = PROJECT) -> set[str]:
-    """The top-level files and folders that .dockerignore lets into the build context."""
+    """Return the top-level files and folders that .dockerignore admits to the build context."""
     patterns = (folder / '.dockerignore').read_text().splitlines()
-    assert patterns[0] == '*', 'nothing goes in unless it is named'
+    assert patterns[0] == '*', '.dockerignore must exclude everything that it does not name'
     return {pattern[1:] for pattern in patterns if pattern.startswith('!')}
 
 
 def replaced(text: str, values: dict[str, str]) -> str:
-    """A text with `$NAME` and `${NAME}` replaced; unknown names by nothing."""
+    """Replace `$NAME` and `${NAME}` by their values; an unknown name becomes an empty text."""
     return re.sub(r'\$(?:\{(\w+)\}|(\w+))', lambda match: values.get(match[1] or match[2], ''), text)
 
 

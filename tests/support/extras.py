@@ -4,6 +4,6 @@ from pathlib import Path
 
 
 def without_nicegui(folder: Path) -> Path:
-    """A folder for PYTHONPATH in which Python finds no NiceGUI."""
+    """Return a folder for PYTHONPATH that hides NiceGUI from Python."""
     (folder / 'sitecustomize.py').write_text("import sys; sys.modules['nicegui'] = None")
     return folder

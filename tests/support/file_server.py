@@ -1,4 +1,4 @@
-"""An HTTP server of one file that can be told to misbehave; knows ranges and ETags."""
+"""An HTTP server of one file, with ranges, ETags and faults on demand."""
 
 import hashlib
 import threading
@@ -11,11 +11,11 @@ from typing import Any
 
 @dataclass
 class FileServer:
-    """What is served and how.
+    """State and faults of the server.
 
-    :param cuts: for each of the next requests the number of bytes after which the connection is cut.
-    :param statuses: for each of the next requests a status to answer instead.
-    :param ranges: the `Range` header of each request so far.
+    :param cuts: number of bytes after which the connection is cut, for each of the next requests.
+    :param statuses: statuses that replace the answers to the next requests.
+    :param ranges: `Range` header of each request so far.
     """
 
     content: bytes
@@ -69,7 +69,7 @@ def serving(content: bytes) -> Iterator[FileServer]:
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
-            """A cut connection is no error here."""
+            """Ignore errors of connections that were cut on purpose."""
 
     with Server(('127.0.0.1', 0), Handler) as server:
         state.port = server.server_port

@@ -1,4 +1,4 @@
-"""How long the fuzzers may take: seconds in CI, as long as WHOLEBODY_FUZZ_SECONDS says by hand."""
+"""Duration of the fuzz tests: short in CI, or WHOLEBODY_FUZZ_SECONDS."""
 
 import os
 import time
@@ -8,21 +8,21 @@ from typing import Final
 import hypothesis
 
 FUZZ_SECONDS: Final = int(os.environ.get('WHOLEBODY_FUZZ_SECONDS', '0'))
-"""Of each fuzzer; 0: it is not set."""
+"""Value of WHOLEBODY_FUZZ_SECONDS, the duration of each fuzz test in seconds; 0 if it is not set."""
 
 
-def seconds(otherwise: int) -> int:
-    """For one fuzzer."""
-    return FUZZ_SECONDS or otherwise
+def seconds(default: int) -> int:
+    """Return the duration of one fuzz test in seconds; the argument applies if WHOLEBODY_FUZZ_SECONDS is not set."""
+    return FUZZ_SECONDS or default
 
 
-def repeat(check: Callable[[], None], otherwise: int) -> int:
-    """Run a hypothesis test again and again, with other examples each time.
+def repeat(check: Callable[[], None], default: int) -> int:
+    """Run a hypothesis test repeatedly, with new examples each time.
 
-    :param otherwise: seconds, if WHOLEBODY_FUZZ_SECONDS is not set.
-    :return: how often.
+    :param default: duration in seconds if WHOLEBODY_FUZZ_SECONDS is not set.
+    :return: number of runs.
     """
-    end = time.monotonic() + seconds(otherwise)
+    end = time.monotonic() + seconds(default)
     rounds = 0
     few = hypothesis.settings(hypothesis.settings.get_profile('long'), max_examples=25, database=None)(check)
     while time.monotonic() < end:

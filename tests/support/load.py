@@ -12,9 +12,9 @@ from benchmarks.support.waiting import eventually
 
 @dataclass
 class Load:
-    """One client that asks all the time.
+    """One client that sends requests without a pause.
 
-    :param failures: what was not an answer with both persons.
+    :param failures: descriptions of answers without both persons, and of errors.
     """
 
     node: NodeProcess
@@ -33,14 +33,14 @@ class Load:
         self._thread.join()
 
     def wait_for_answers(self, count: int) -> None:
-        """Wait until so many more requests have been answered."""
+        """Wait until `count` further requests are answered."""
         before = self.answers
         eventually(lambda: self.answers >= before + count, f'{count} more answers')
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                answer = self.node.detect(CARD, {'autoupload': 'all'})  # so that images go to the Loop as well
+                answer = self.node.detect(CARD, {'autoupload': 'all'})  # images then go to the Loop too
                 assert answer.status_code == 200, answer.text[:200]
                 assert len(answer.json()['box_detections']) == 2
                 self.versions |= {box['model_name'] for box in answer.json()['box_detections']}

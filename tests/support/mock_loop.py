@@ -1,4 +1,4 @@
-"""What tests of the mock Learning Loop send to it."""
+"""Requests for tests of the mock Learning Loop."""
 
 import json
 from dataclasses import asdict

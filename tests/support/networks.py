@@ -1,4 +1,4 @@
-"""Networks for tests of their callers."""
+"""Replacements for networks, for tests of their callers."""
 
 from typing import Literal
 
@@ -7,7 +7,7 @@ from detector.models.package import Detector
 
 
 class Canned(Runtime):
-    """A runtime that answers with given outputs."""
+    """A runtime that returns given outputs."""
 
     name = 'canned'
 

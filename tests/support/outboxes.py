@@ -1,4 +1,4 @@
-"""Outboxes for tests."""
+"""Outboxes and a scripted Learning Loop for tests."""
 
 import ssl
 import time
@@ -23,21 +23,21 @@ def make_outbox(folder: Path, url: str, *, interval: float = 0.02) -> Outbox:
 
 
 Answer = Callable[[list[str]], Awaitable[web.Response]]
-"""Answer to a request with the images of these names."""
+"""Function from the names of a request's images to the answer."""
 
 
 async def accept(_: list[str]) -> web.Response:
-    """Take all images."""
+    """Accept all images."""
     return web.json_response({})
 
 
 @dataclass
 class Script:
-    """A Loop that answers as told.
+    """A Learning Loop with prepared answers.
 
-    :param batches: names of the images of each request, and when it came.
-    :param answer: answers the next requests; accepts them by default.
-    :param parts: file name and content type of each part so far.
+    :param batches: names of the images of each request, and its time of arrival.
+    :param answer: function that answers the next requests; by default, it accepts them.
+    :param parts: file name and content type of each received part.
     """
 
     url: str = ''

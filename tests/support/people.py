@@ -14,7 +14,7 @@ KINDS = ('all', 'upper half', 'no box', 'box only', 'hidden')
 
 
 def make_person(kind: str = 'all', seed: int = 0) -> Person:
-    """A person anywhere in the image, of all visibilities unless the kind says otherwise."""
+    """Make a person anywhere in the image, with all visibilities unless the kind limits them."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 300, 2)
     visibility = rng.integers(0, 3, 133)
@@ -42,7 +42,7 @@ def make_image(count: int, number: int = 1, **fields: Any) -> LabelledImage:
 def assert_same_persons(
     found: Sequence[Person], expected: Sequence[Person], *, within: float = 0.01, indices: Sequence[int] = range(133)
 ) -> None:
-    """Places within so many pixels; a person without a box may have got one."""
+    """Assert that persons are equal: coordinates within a tolerance in pixels, and boxes where they were expected."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.visibility[indices], other.visibility[indices])
@@ -54,10 +54,10 @@ def assert_same_persons(
 
 
 def dataset_file() -> dict[str, Any]:
-    """A file in COCO-WholeBody's own form: its fields and oddities, with other numbers.
+    """Make a file in COCO-WholeBody's form, with its fields and oddities but other numbers.
 
-    Body in integers with a 0, 1 and 2 each, feet in five digits with 2.0, a face with flags 1.0, a left hand without
-    anything, a right hand with integers and confidences, and an annotation of a crowd.
+    The body has integers with a 0, a 1 and a 2, the feet have five digits with 2.0, the face has flags of 1.0, the left
+    hand is empty, and the right hand has integers and confidences. One annotation is of a crowd.
     """
     rng = np.random.default_rng(5)
 

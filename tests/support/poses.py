@@ -27,7 +27,7 @@ def person(
     confidence: float = 0.9,
     **parts: float,
 ) -> Pose:
-    """A schematic person in a box, sure of everything but the parts that are named with a confidence of their own."""
+    """Make a schematic person in a box; all parts are certain except those with an explicit confidence."""
     confidences = np.full(133, confidence, dtype=np.float32)
     for name, value in parts.items():
         confidences[PART_BY_NAME[name].slice] = value

@@ -1,4 +1,4 @@
-"""A node whose inference runtime fails or dawdles at our word, at the boundary of ONNX Runtime's sessions."""
+"""Faults of a node's inference runtime on demand: its ONNX Runtime sessions fail, are slow or wait."""
 
 from pathlib import Path
 from typing import Final
@@ -38,9 +38,9 @@ onnxruntime.InferenceSession = Session
 
 
 class Sabotage:
-    """Python runs `sitecustomize` of PYTHONPATH in each process that it starts.
+    """Control of the faults. The node loads them as `sitecustomize`, which Python imports at its start.
 
-    :param folder: for that module.
+    :param folder: folder for that module, which the node has in PYTHONPATH.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,32 +49,32 @@ class Sabotage:
         self._state = folder / 'state'
         self._held = folder / 'held'
         self.settings: dict[str, object] = {'PYTHONPATH': folder, 'BACKEND_TYPE': 'onnxruntime'}
-        """Of the node that is to suffer."""
+        """Settings of the node that gets the faults."""
         self.end()
 
     def end(self) -> None:
-        """Let the runtime work."""
+        """End all faults."""
         self._say('sound')
 
     def slow(self, seconds: float) -> None:
-        """Let each run of a network take so long."""
+        """Delay each run of a network by a time in seconds."""
         self._say(f'sleep {seconds}')
 
     def hold(self) -> None:
-        """Let runs begin, and end only after the next word."""
+        """Let runs begin but not end, until the next call of another method."""
         self._held.unlink(missing_ok=True)
         self._say('hold')
 
     def wait_until_held(self) -> None:
-        """Wait until a run has begun since `hold`."""
+        """Wait until a run has begun after the call of `hold`."""
         eventually(self._held.exists, 'a run of a network has begun')
 
     def broken(self) -> None:
-        """Let runs fail; networks can be loaded."""
+        """Make runs fail; networks can still be loaded."""
         self._say('broken')
 
     def gone(self) -> None:
-        """Let runs and loading fail."""
+        """Make runs and the loading of networks fail."""
         self._say('gone')
 
     def _say(self, word: str) -> None:

@@ -1,4 +1,4 @@
-"""What `GET /metrics` answers, read as Prometheus reads it."""
+"""Answers of `GET /metrics`, parsed by Prometheus' parser."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ OPEN_METRICS = {'Accept': 'application/openmetrics-text; version=1.0.0'}
 
 @dataclass
 class Scrape:
-    """Samples by name and labels."""
+    """Samples of an answer by name and labels."""
 
     samples: dict[tuple[str, frozenset[tuple[str, str]]], float]
     types: dict[str, str]
@@ -24,7 +24,7 @@ class Scrape:
         for family in families:
             for sample in family.samples:
                 key = sample.name, frozenset(sample.labels.items())
-                assert key not in samples, f'{key} is told twice'
+                assert key not in samples, f'{key} occurs twice'
                 samples[key] = float(sample.value)
         return cls(samples=samples, types={family.name: family.type for family in families})
 
@@ -45,13 +45,13 @@ class Scrape:
         return {name for name, _ in self.samples}
 
     def total(self, name: str, **labels: str) -> float:
-        """Sum of the samples of a name that have these labels among theirs."""
+        """Return the sum of the samples of a name whose labels include these."""
         return sum(
             value for (found, own), value in self.samples.items() if found == name and own >= set(labels.items())
         )
 
     def by(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The samples of a name that are not zero, by the values of labels."""
+        """Return the samples of a name that are not zero, by the values of these labels."""
         found: dict[tuple[str, ...], float] = {}
         for (sample, own), value in self.samples.items():
             if sample == name and value:

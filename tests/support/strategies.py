@@ -1,4 +1,4 @@
-"""What strangers may send: JSON of any form, documents with a few faults, files with a few wrong bytes."""
+"""Untrusted input: JSON of any form, documents with a few faults, files with a few wrong bytes."""
 
 import copy
 import json
@@ -10,19 +10,19 @@ from typing import Any
 from hypothesis import strategies as st
 
 HUGE = (10**400, -(10**400), 2**63, 2**31, 1e308, -1e308)
-"""Numbers that overflow somewhere."""
+"""Numbers that overflow some number type."""
 
 TEXTS = st.text(max_size=12) | st.sampled_from(['', ' ', '\ud800', '\x00', '../x', 'a' * 5000, '9' * 5000, 'NaN'])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(HUGE) | TEXTS
 JSON = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8
 )
-"""Whatever `json.loads` may give, infinite numbers and halves of characters included."""
+"""All values that `json.loads` may return, including infinite numbers and unpaired surrogates."""
 
 
 @st.composite
 def mutated(draw: st.DrawFn, document: Any) -> Any:
-    """A JSON document in which one to three values are replaced, removed or doubled."""
+    """Draw a JSON document with one to three values replaced, removed or doubled."""
     root = [copy.deepcopy(document)]
     for _ in range(draw(st.integers(1, 3))):
         container, key = draw_place(draw, root)
@@ -37,7 +37,7 @@ def mutated(draw: st.DrawFn, document: Any) -> Any:
 
 
 def draw_place(draw: st.DrawFn, root: list[Any]) -> tuple[Any, Any]:
-    """A container and a key of it, at any depth; lists of hundreds do not outweigh the rest."""
+    """Draw a container and one of its keys, at any depth; long lists do not outweigh the rest."""
     container: Any = root
     key: Any = 0
     while isinstance(container[key], dict | list) and container[key] and draw(st.integers(0, 5)):
@@ -49,7 +49,7 @@ def draw_place(draw: st.DrawFn, root: list[Any]) -> tuple[Any, Any]:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """A file of which some bytes are other ones, are missing, or come twice; it may end early."""
+    """Draw a file with some bytes changed, missing or repeated; it may end early."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 6))):
         if not data:
@@ -71,7 +71,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def as_file(read: Callable[[Path], object], content: bytes | Any, *, name: str = 'file.json') -> object:
-    """Let a reader of files read a content, as JSON if it is not bytes."""
+    """Write content to a file, as JSON unless it is bytes, and let a reader read it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())

@@ -1,4 +1,4 @@
-"""A real Chromium that works in Label Studio's editor like an annotator: with the mouse."""
+"""A real Chromium that uses Label Studio's editor with the mouse, like an annotator."""
 
 import os
 import re
@@ -16,10 +16,10 @@ from benchmarks.support.processes import PROJECT
 from .debian import install
 
 ARTEFACTS = PROJECT / 'test-artefacts'
-"""Where screenshots are left for people to look at."""
+"""Folder of the screenshots that the tests leave for inspection."""
 
 Point = tuple[float, float]
-"""x, y in percent of the image."""
+"""Position x, y in percent of the image."""
 
 _ANNOTATION: Final = re.compile(r'/api/(tasks/\d+/annotations|annotations/\d+)/?(\?|$)')
 
@@ -28,11 +28,11 @@ ACTION_MILLISECONDS = 20_000
 
 
 def chromium_executable() -> Path:
-    """The Chromium or Chrome of this machine, or the one that the environment variable `CHROMIUM` names.
+    """Return the Chromium or Chrome of this machine, or the one that the environment variable `CHROMIUM` names.
 
-    If there is none, Chromium is installed through apt.
+    Install Chromium through apt if the machine has neither.
 
-    :raises AssertionError: there is none, and it cannot be installed.
+    :raises AssertionError: Chromium is missing and cannot be installed.
     """
     names = [os.environ['CHROMIUM']] if 'CHROMIUM' in os.environ else ['chromium', 'google-chrome']
     for name in names:
@@ -46,22 +46,22 @@ def chromium_executable() -> Path:
             return Path(found)
     raise AssertionError(
         f'tests in a browser need Chromium: {reason}. Install Chromium or Google Chrome, or let the environment '
-        'variable CHROMIUM name one, e.g. the one that `playwright install chromium` downloads.'
+        'variable CHROMIUM name one, for example the one that `playwright install chromium` downloads.'
     )
 
 
 @contextmanager
 def signed_in(chromium: Path, server: LabelStudio) -> Iterator['Browser']:
-    """A fresh browser, signed in to Label Studio as its user.
+    """Open a fresh browser that is signed in to Label Studio as its user.
 
-    While it is open, asyncio takes this thread's event loop to be running: open it for synchronous tests only.
+    While it is open, asyncio considers this thread's event loop to be running, so only synchronous tests may use it.
     """
     with sync_playwright() as playwright:
         process = playwright.chromium.launch(executable_path=chromium, headless=True)
         context = process.new_context(viewport={'width': 1600, 'height': 1000})
         context.set_default_timeout(ACTION_MILLISECONDS)
         context.add_cookies([{'name': 'sessionid', 'value': server.http.cookies['sessionid'], 'url': server.url}])
-        context.add_init_script('localStorage.clear()')  # where the editor remembers what was switched on
+        context.add_init_script('localStorage.clear()')  # the editor stores its switches there
         try:
             yield Browser(context, server)
         finally:
@@ -75,12 +75,12 @@ class Browser:
         self.context = context
         self.server = server
         self.errors: list[str] = []
-        """What scripts have thrown since a task was opened."""
+        """Errors that scripts have thrown since a task was opened."""
 
     def open(self, project: Project, task_id: int, *, regions: int | None = None) -> 'Editor':
-        """Open a task in the data manager, in a page of its own; wait until the editor shows it and stands still.
+        """Open a task of the data manager in a new page, and wait until the editor shows it and nothing moves.
 
-        :param regions: wait until there are so many; None: for any number, even none.
+        :param regions: number of regions to wait for; None accepts any number, including 0.
         """
         for page in self.context.pages:
             page.close()
@@ -94,77 +94,77 @@ class Browser:
 
 
 class Editor:
-    """The editor with an open task. Positions are in percent of the image.
+    """Editor with an open task. Positions are in percent of the image.
 
-    :param page: Playwright's page, for whatever is not offered here.
+    :param page: Playwright's page, for operations that this class lacks.
     """
 
     def __init__(self, page: Page) -> None:
         self.page = page
 
     def settle(self, regions: int | None = None) -> None:
-        """Wait until nothing moves any more: while a task opens, the canvas is replaced and the image shifted.
+        """Wait until nothing moves: while a task opens, the canvas is replaced and the image is shifted.
 
-        :param regions: wait until there are so many; None: for any number.
+        :param regions: number of regions to wait for; None accepts any number.
         """
         self.page.evaluate('window.settled = {state: "", looks: 0}')
         self.page.wait_for_function(_SETTLED, arg=regions, timeout=LOAD_MILLISECONDS, polling=50)
 
     def screenshot(self, name: str) -> Path:
-        """Leave a picture of the page for people to look at; its file.
+        """Save a picture of the page for inspection, and return its file.
 
-        :param name: of the file, without extension.
+        :param name: name of the file without its extension.
         """
         ARTEFACTS.mkdir(exist_ok=True)
         path = ARTEFACTS / f'{re.sub(r"[^A-Za-z0-9_.-]+", "-", name)}.png'
         self.page.screenshot(path=path)
         return path
 
-    # ------------------------------------------------------------ what is there
+    # ------------------------------------------------------------ contents
 
     def result(self) -> list[Json]:
-        """The regions as they would be submitted now."""
+        """Return the regions as the editor would submit them now."""
         return list(self._evaluate('annotation.serializeAnnotation()'))
 
     def suggestions(self) -> list[Json]:
-        """The regions that a smart tool brought and nobody accepted yet, as they would be submitted."""
+        """Return the regions of smart tools that are not accepted yet, as the editor would submit them."""
         return list(
             self._evaluate('[...annotation.suggestions.values()].flatMap(r => r.results.map(s => s.serialize()))')
         )
 
     def drawn(self) -> dict[str, list[Point]]:
-        """What is on the canvas, by region id: a keypoint's centre, a skeleton's vertices, a box's four corners."""
+        """Return the points on the canvas by region id: a keypoint's centre, a skeleton's vertices, a box's corners."""
         return {region: [(x, y) for x, y in points] for region, points in self._evaluate(_DRAWN).items()}
 
     def limbs(self) -> dict[str, int]:
-        """How many limbs of each skeleton are on the canvas, by region id."""
+        """Return the number of limbs of each skeleton on the canvas, by region id."""
         return dict(self._evaluate(_LIMBS))
 
     def region_at(self, point: Point) -> str | None:
-        """The id of the region that a click on a point would hit."""
+        """Return the id of the region that a click on a point would hit."""
         found = self._evaluate(_REGION_AT, list(point))
         return None if found is None else str(found)
 
     def on_page(self, point: Point) -> tuple[float, float]:
-        """Where a point of the image lies on the page, and in a screenshot, pixels."""
+        """Return the position of a point of the image on the page, which is also that in a screenshot, in pixels."""
         x, y = self._evaluate(_ON_PAGE, list(point))
         return float(x), float(y)
 
     def _evaluate(self, expression: str, argument: Any = None) -> Any:
-        """Evaluate JavaScript that may use `annotation`, `image`, `stage`, `argument` and helpers."""
+        """Evaluate JavaScript that may use `annotation`, `image`, `stage`, `argument` and the helpers."""
         return self.page.evaluate(f'argument => {{ {_PRELUDE} return {expression}; }}', argument)
 
     # ------------------------------------------------------------ the mouse
 
     def fit(self) -> None:
-        """Show the whole image: Label Studio may cut its edges off when it opens a task."""
+        """Show the whole image, since Label Studio may cut off its edges when it opens a task."""
         self._evaluate('image.sizeToFit()')
         self.settle()
 
     def drag(self, start: Point, end: Point) -> None:
-        """Press the mouse button at a point, move to another, release it."""
+        """Press the mouse button at one point, move to another, and release it."""
         for point in (start, end):
-            assert self._evaluate(_IN_SIGHT, list(point)), f'{point} % is not in sight: call `fit` first'
+            assert self._evaluate(_IN_SIGHT, list(point)), f'{point} % is not visible: call `fit` first'
         (x1, y1), (x2, y2) = self.on_page(start), self.on_page(end)
         mouse = self.page.mouse
         mouse.move(x1, y1)
@@ -175,13 +175,13 @@ class Editor:
         self.settle()
 
     def choose(self, label: str) -> None:
-        """Choose a label, and with it its tool."""
+        """Choose a label and thereby its tool."""
         self.page.locator('.lsf-label', has=self.page.get_by_text(label, exact=True)).click()
 
     def turn_auto_annotation_on(self, *, accept: bool = False) -> None:
-        """Offer smart tools; needs an interactive backend.
+        """Turn on the smart tools, which need an interactive backend.
 
-        :param accept: accept suggestions as they come.
+        :param accept: True to accept suggestions as soon as they arrive.
         """
         toggle = self.page.get_by_test_id('bottombar-auto-annotation-toggle')
         toggle.wait_for(state='attached')
@@ -193,7 +193,7 @@ class Editor:
     def draw_rectangle(self, label: str, start: Point, end: Point, *, smart: bool = False) -> None:
         """Draw a rectangle with the mouse.
 
-        :param smart: with the smart tool, which asks the backend; returns when its answer is there.
+        :param smart: True to use the smart tool, which asks the backend, and to wait for its answer.
         """
         self.choose(label)
         if not smart:
@@ -216,7 +216,7 @@ class Editor:
         self.settle()
 
     def submit(self) -> Json:
-        """Press Submit, or Update; the annotation that Label Studio stored."""
+        """Press Submit or Update, and return the annotation that Label Studio stored."""
         button = self.page.get_by_test_id(re.compile('^bottombar-(submit|update)-button$'))
         with self.page.expect_response(_is_of_annotation) as response:
             button.click()
@@ -226,7 +226,7 @@ class Editor:
 
 
 def _is_of_annotation(response: Any) -> bool:
-    """Whether it answers the submission of an annotation or its update."""
+    """Return True if the response answers the submission or the update of an annotation."""
     return response.request.method in ('POST', 'PATCH') and bool(_ANNOTATION.search(response.url))
 
 

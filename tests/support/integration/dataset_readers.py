@@ -1,4 +1,4 @@
-"""What other projects read in our datasets, in environments of their own."""
+"""Readers of other projects for our datasets. Each runs in its own environment."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import importlib.metadata, json, sys, types
 from pathlib import Path
 from unittest.mock import MagicMock
 
-# torch takes gigabytes, and reading labels does not need it
+# torch takes gigabytes, and the reader of labels does not need it
 version = importlib.metadata.version
 importlib.metadata.version = lambda name: '0.18.0' if name.startswith('torch') else version(name)
 torch = ('torch', 'torch.nn', 'torch.nn.functional', 'torch.distributed', 'torch.utils', 'torch.utils.data')
@@ -74,12 +74,12 @@ print(json.dumps([document.default_skeleton.labels, found]))
 """
 
 Persons = dict[str, list[dict[str, Any]]]
-"""By file name; each with `box`, centre and size, and `points`, x, y, visibility, in pixels."""
+"""Persons by file name. A person has `box` (centre and size) and `points` (x, y, visibility), in pixels."""
 
 
 def read_by_ultralytics(data: Path) -> Persons:
-    """What its trainer makes of the labels of a `data.yaml`, checked as it checks them."""
-    # with requests and all that it needs, but without torch
+    """Return the persons that ultralytics' trainer reads from a `data.yaml`, with the trainer's own checks."""
+    # its light requirements, but not torch
     small = 'numpy pillow opencv-python-headless pyyaml requests urllib3 idna certifi charset-normalizer psutil'
     python = python_with('ultralytics-8.3.228-labels', '--no-deps', 'ultralytics==8.3.228', *small.split())
     found: Persons = _run(python, _ULTRALYTICS, data, YOLO_OFFLINE='true', YOLO_CONFIG_DIR=data.parent.parent)
@@ -87,7 +87,7 @@ def read_by_ultralytics(data: Path) -> Persons:
 
 
 def read_by_fiftyone(folder: Path) -> tuple[list[str], Persons]:
-    """Names of the default skeleton, and the persons; by its own classes, since its database needs a server."""
+    """Return the names of the default skeleton and the persons, read by FiftyOne's classes without its database."""
     python = python_with('fiftyone-1.8', 'fiftyone==1.8.0')
     home = folder.parent / 'home'
     home.mkdir()

@@ -1,4 +1,4 @@
-"""Programs of Debian that tests need."""
+"""Debian programs that tests need."""
 
 import os
 import shutil
@@ -7,26 +7,26 @@ from pathlib import Path
 
 
 def program(name: str, package: str) -> Path:
-    """A program of this machine; if it is missing, its package is installed through apt.
+    """Return the path of a program; install its package through apt if the program is missing.
 
-    :raises AssertionError: it is missing and cannot be installed.
+    :raises AssertionError: the program is missing and cannot be installed.
     """
     if found := _find(name):
         return found
     reason = install(package)
     if found := _find(name):
         return found
-    raise AssertionError(f'{name}, of the package {package}, is missing: {reason}')
+    raise AssertionError(f'{name} from the package {package} is missing: {reason}')
 
 
 def install(package: str) -> str:
-    """Install a package through apt, if that is possible here.
+    """Try to install a package through apt.
 
-    :return: what apt-get complained about, or why it was not asked.
+    :return: errors of apt-get, or the reason why it was not called.
     """
     if not shutil.which('apt-get') or os.geteuid() != 0:
-        return 'installing it takes apt-get, as root'
-    complaints = ''
+        return 'the installation needs apt-get and the user root'
+    errors = ''
     for command in (['update'], ['install', '--yes', '--no-install-recommends', package]):
         ended = subprocess.run(
             ['apt-get', '--quiet', '-o', 'DPkg::Lock::Timeout=300', *command],
@@ -35,8 +35,8 @@ def install(package: str) -> str:
             text=True,
             check=False,
         )
-        complaints = ended.stderr.strip()
-    return complaints
+        errors = ended.stderr.strip()
+    return errors
 
 
 def _find(name: str) -> Path | None:

@@ -1,7 +1,7 @@
-"""Builds and runs the project's image without Docker: its very instructions, in overlays upon this machine's files.
+"""Build and run the project's image without Docker: its instructions run in overlays over this machine's files.
 
-Each stage is an overlay. The base image is this machine, which must be a Debian 12 or like it, with the Python that the
-tests run with as `python`. Everything happens in mount namespaces that end with their process.
+Each stage is an overlay. This machine stands for the base image, so it must be similar to Debian 12. `python` is the
+Python that runs the tests. All mounts are in mount namespaces that end with their process.
 """
 
 import os
@@ -19,12 +19,12 @@ from benchmarks.support.processes import PROJECT
 from tests.support.dockerfile import DEFAULT_PATH, Config, Instruction, Stage, copied, lineage, stages
 
 _PASSED_ON: Final = ('PIP_', 'SSL_', 'REQUESTS_', 'HTTP_PROXY', 'HTTPS_PROXY', 'http_proxy', 'https_proxy')
-"""What the machine's own pip needs to reach its registry."""
+"""Prefixes of the environment variables that pip needs to reach this machine's registry."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A stack of file trees, the topmost first, and a folder for what is written."""
+    """A stack of file trees, the topmost first, and a folder for written files."""
 
     lower: tuple[Path, ...]
     folder: Path
@@ -51,10 +51,10 @@ class Layers:
         prepare: Sequence[str] = (),
         drop: Sequence[str] = (),
     ) -> list[str]:
-        """The command line that runs a command with these files as root, `/tmp` its own.
+        """Return the command line that runs a command with these files as its root and with a `/tmp` of its own.
 
-        :param prepare: shell commands between mounting and entering.
-        :param drop: a command that gives up privileges and runs the rest of its line.
+        :param prepare: shell commands to run after the mounts and before the change of root.
+        :param drop: command that drops privileges and runs the rest of its command line.
         """
         lower = ':'.join(map(str, self.lower))
         options = f'lowerdir={lower},upperdir={self.upper},workdir={self.folder / "work"}'
@@ -73,7 +73,10 @@ class Layers:
         return ['unshare', '--mount', 'sh', '-c', '\n'.join(script)]
 
     def run(self, command: Sequence[str], **options: object) -> None:
-        """:raises AssertionError: the command failed; with what it said."""
+        """Run a command.
+
+        :raises AssertionError: the command failed; the message has its output.
+        """
         line = self.enter(command, **options)  # type: ignore[arg-type]
         ended = subprocess.run(line, capture_output=True, text=True, check=False)
         assert ended.returncode == 0, f'{shlex.join(command)}:\n{ended.stdout}\n{ended.stderr}'
@@ -83,8 +86,8 @@ class Layers:
 class Image:
     """A built image.
 
-    :param layers: its files.
-    :param folder: for what containers write.
+    :param layers: files of the image.
+    :param folder: folder for the files that containers write.
     """
 
     config: Config
@@ -95,9 +98,10 @@ class Image:
     def command_line(
         self, command: Sequence[str], data: Path, *, entrypoint: Sequence[str] = (), **environment: object
     ) -> list[str]:
-        """The command line of a container, as docker-compose.yml runs it.
+        """Return the command line of a container, as docker-compose.yml runs it.
 
-        Its root file system is read-only, `/tmp` a tmpfs, `/data` a volume; without capabilities or a way to get them.
+        The root file system is read-only, `/tmp` is a tmpfs and `/data` a volume. The container has no capabilities
+        and cannot gain any.
         """
         self._containers += 1
         layers = Layers(self.layers, self.folder / f'container-{self._containers}').make()
@@ -121,7 +125,7 @@ class Image:
 
     @contextmanager
     def running(self, data: Path, *command: str, **environment: object) -> Iterator[subprocess.Popen[bytes]]:
-        """A container that runs a command, by default CMD."""
+        """Run a command in a container, by default CMD."""
         log = self.log(data)
         line = self.command_line(command or self.config.command, data, entrypoint=(), **environment)
         with log.open('wb') as sink:
@@ -134,19 +138,19 @@ class Image:
             process.wait()
 
     def log(self, data: Path) -> Path:
-        """What the container with a data folder has printed."""
+        """Return the path of the output of the container with this data folder."""
         return self.folder / f'{data.name}.log'
 
     def stop(self, process: subprocess.Popen[bytes], seconds: float) -> int:
-        """Send STOPSIGNAL; the exit status.
+        """Send STOPSIGNAL, and return the exit status.
 
-        :raises subprocess.TimeoutExpired: it did not end in time.
+        :raises subprocess.TimeoutExpired: the container did not end in time.
         """
         process.send_signal(signal.Signals[self.config.stop_signal])
         return process.wait(seconds)
 
     def is_healthy(self, data: Path, **environment: object) -> bool:
-        """What HEALTHCHECK says; in a container of its own, since the network is this machine's."""
+        """Run HEALTHCHECK in another container, which has the same network, and return True if it succeeds."""
         interpreter, *arguments = self.config.health
         line = self.command_line(arguments, data, entrypoint=[interpreter], **environment)
         return subprocess.run(line, capture_output=True, check=False, timeout=30).returncode == 0
@@ -155,9 +159,10 @@ class Image:
 def build(folder: Path, **build_arguments: str) -> Image:
     """Build the image of this checkout.
 
-    :param folder: for its layers, 2 GB; on another file system than `/`, with which layers must not overlap.
+    :param folder: folder for the layers, about 2 GB. Its file system must differ from that of `/`, since layers must
+        not overlap with it.
     """
-    assert os.geteuid() == 0, 'building the image takes root, for mounts'
+    assert os.geteuid() == 0, 'building the image needs root, for the mounts'
     all_stages = stages(PROJECT / 'Dockerfile', **build_arguments)
     needed = _needed(all_stages, all_stages[-1])
     base = _base(folder / 'base')
@@ -184,7 +189,7 @@ def build(folder: Path, **build_arguments: str) -> Image:
 
 
 def _needed(all_stages: list[Stage], last: Stage) -> set[str]:
-    """The names of the stages that the last one is made of."""
+    """Return the names of the stages on which the last one depends."""
     names: set[str] = set()
     for stage in lineage(all_stages, last):
         names.add(stage.name)
@@ -196,7 +201,7 @@ def _needed(all_stages: list[Stage], last: Stage) -> set[str]:
 
 
 def _base(folder: Path) -> Path:
-    """What makes this machine look like the base image: its Python in /usr/local, no user 1000."""
+    """Make a layer that turns this machine into the base image: Python in /usr/local, and no user 1000."""
     layers = Layers((Path('/'),), folder).make()
     python = Path(sys.base_prefix)
     open_folders = [str(parent) for parent in (python, *python.parents) if parent != Path('/')]
@@ -221,7 +226,7 @@ def _run(layers: Layers, instruction: Instruction, config: Config) -> None:
 
 
 def _copy(layers: Layers, origin: tuple[Path, ...] | None, sources: list[str], target: str) -> None:
-    """Copy from the build context, as root's, or from the files of another stage."""
+    """Copy from the build context with root as the owner, or from the files of another stage."""
     script = ['set -e']
     tree = PROJECT
     if origin is not None:

@@ -1,4 +1,4 @@
-"""A real Chromium that looks at our own pages, as a desktop or a phone."""
+"""A real Chromium that opens the project's own pages on a desktop or phone screen."""
 
 import base64
 from collections.abc import Iterator
@@ -25,20 +25,20 @@ SCREENS: Final[dict[str, dict[str, Any]]] = {'desktop': DESKTOP, 'phone': PHONE}
 class PageView:
     """An open page.
 
-    :param page: Playwright's, for whatever is not offered here.
-    :param errors: what scripts have thrown or written as errors, and requests that left the loopback address.
+    :param page: Playwright's page, for operations that this class lacks.
+    :param errors: errors that scripts have thrown or logged, and requests to other addresses than the loopback address.
     """
 
     page: Page
     errors: list[str] = field(default_factory=list)
 
     def screenshot(self, name: str) -> None:
-        """Leave a picture of the whole page for people to look at."""
+        """Save a picture of the whole page for inspection."""
         ARTEFACTS.mkdir(exist_ok=True)
         self.page.screenshot(path=ARTEFACTS / f'{name}.png', full_page=True)
 
     def drop(self, data: bytes, name: str, kind: str) -> None:
-        """Drop a file on the place for images."""
+        """Drop a file on the area for images."""
         transfer = self.page.evaluate_handle(
             """([data, name, kind]) => {
                 const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -53,9 +53,9 @@ class PageView:
             stage.dispatch_event(event, {'dataTransfer': transfer})
 
     def skeletons(self, persons: int, inside: str = 'main') -> list[dict[str, 'Drawn']]:
-        """What is drawn: per person its points by name, when so many persons are there.
+        """Wait for a number of persons, and return the drawn points of each person by name.
 
-        :param inside: selector of the element that holds the image.
+        :param inside: selector of the element that contains the image.
         """
         view = self.page.locator(f'{inside} .skeleton-view')
         view.locator(f'g[data-person="{persons - 1}"] circle.point').first.wait_for()
@@ -67,12 +67,12 @@ class PageView:
         return found
 
     def assert_fits(self) -> None:
-        """Nothing is wider than the screen, and no text or control is cut or lies over another card."""
+        """Assert that nothing is wider than the screen, and that no text or control is cut or overlaps another card."""
         assert self.page.evaluate('document.scrollingElement.scrollWidth <= window.innerWidth')
         assert self.page.evaluate(_CUT) == []
 
     def choose(self, control: str, option: str) -> None:
-        """Choose an option of a select; `control` is its data-control."""
+        """Choose an option of a select element; `control` is its data-control."""
         self.page.locator(f'[data-control={control}]').first.click()
         self.page.locator('.q-menu .q-item', has_text=option).first.click()
 
@@ -80,7 +80,7 @@ class PageView:
         return self.page.locator(selector).first.inner_text()
 
     def switch(self, part: str, inside: str = 'main') -> Locator:
-        """The button of a part, or of the box."""
+        """Return the button of a part, or of the box."""
         return self.page.locator(f'{inside} [data-toggle={part}]')
 
 
@@ -88,8 +88,8 @@ class PageView:
 class Drawn:
     """A point on the page.
 
-    :param cx: pixels of the image, as the page has them.
-    :param x: where it is seen over the picture, pixels of the image, measured on the screen.
+    :param cx: x in pixels of the image, as in the page's document.
+    :param x: x in pixels of the image, measured on the screen relative to the picture.
     """
 
     person: str
@@ -103,16 +103,16 @@ class Drawn:
 
 
 def seen(points: dict[str, Drawn]) -> NDArray[np.float64]:
-    """Where all 133 points of a person are seen, shape (133, 2), pixels of the image."""
+    """Return the visible positions of a person's 133 points, shape (133, 2), in pixels of the image."""
     return np.array([(points[name].x, points[name].y) for name in KEYPOINT_NAMES])
 
 
 @contextmanager
 def opened(chromium: Path, url: str, *, arguments: tuple[str, ...] = (), **context: Any) -> Iterator[PageView]:
-    """A page in a fresh browser; nothing may go wrong in it.
+    """Open a page in a fresh browser, and expect no error on it.
 
-    :param arguments: of Chromium's command line.
-    :param context: screen and the like, as Playwright's `new_context` takes them.
+    :param arguments: arguments of Chromium's command line.
+    :param context: options of Playwright's `new_context`, such as the screen.
     """
     with sync_playwright() as playwright:
         process = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(arguments))
@@ -133,7 +133,7 @@ def opened(chromium: Path, url: str, *, arguments: tuple[str, ...] = (), **conte
 
 
 def _is_bad(message: Any) -> bool:
-    refused = 'the server responded with a status of' in message.text  # bad images, which the page explains
+    refused = 'the server responded with a status of' in message.text  # answers to bad images, which the page explains
     return message.type == 'error' and not refused
 
 

@@ -1,4 +1,4 @@
-"""A machine learning backend that records what Label Studio asks of it, and answers as told."""
+"""A machine learning backend that records Label Studio's requests and gives prepared answers."""
 
 import json
 import threading
@@ -14,9 +14,9 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request as it came.
+    """A received request.
 
-    :param body: its JSON; None if it was empty.
+    :param body: JSON of the body; None if the body was empty.
     """
 
     method: str
@@ -29,8 +29,8 @@ class Request:
 class RecordingBackend:
     """A running backend.
 
-    :param predict: from the body of /predict to the list of results.
-    :param version: what /setup answers.
+    :param predict: function from the body of /predict to the list of results.
+    :param version: model version in the answer of /setup.
     """
 
     predict: Callable[[Json], list[Any]] = lambda body: [[] for _ in body['tasks']]
@@ -43,13 +43,13 @@ class RecordingBackend:
         return f'http://127.0.0.1:{self.port}'
 
     def of(self, path: str) -> list[Request]:
-        """Requests for a path so far, such as `/predict`."""
+        """Return the requests for a path so far, such as `/predict`."""
         return [request for request in list(self.requests) if request.path == path]
 
     def wait_for(self, path: str, count: int = 1, *, seconds: float = 20) -> list[Request]:
-        """Requests for a path, when at least so many have come.
+        """Wait for a number of requests for a path, and return them.
 
-        :raises AssertionError: they have not in time.
+        :raises AssertionError: fewer requests arrived in time.
         """
         deadline = time.monotonic() + seconds
         while len(self.of(path)) < count:
@@ -58,7 +58,7 @@ class RecordingBackend:
         return self.of(path)
 
     def answer(self, request: Request) -> Any:
-        """What is sent back."""
+        """Return the answer to a request."""
         match request.path:
             case '/predict':
                 return {'results': self.predict(request.body)}
@@ -76,7 +76,7 @@ def recording_backend(
 ) -> Iterator[RecordingBackend]:
     """Run a backend in threads of this process.
 
-    :param predict: from the body of /predict to the list of results; without it every task gets nothing.
+    :param predict: function from the body of /predict to the list of results; by default, every result is empty.
     """
     backend = RecordingBackend(version=version)
     if predict is not None:
@@ -106,7 +106,7 @@ def recording_backend(
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: Any) -> None:
-            """Label Studio may hang up before an answer."""
+            """Ignore errors, since Label Studio may close the connection before an answer."""
 
     with Server(('127.0.0.1', 0), Handler) as server:
         backend.port = server.server_port

@@ -1,10 +1,10 @@
-"""Drives rosys' own edge client, `rosys.vision.DetectorHardware`, against a node; runs in an environment of its own.
+"""Drive rosys' edge client, `rosys.vision.DetectorHardware`, against a node. It runs in its own environment.
 
     python rosys_client.py PORT FRAME.npy RAW|JPEG RESULT.json
 
-Sends the frame (RGB uint8, H×W×3) by `detect` and `batch_detect`, as a robot does with its time-out of 5 seconds,
-uploads it with what was detected, and asks for `about` and the model version. What rosys' own objects hold then is
-written as JSON.
+The script sends the frame (RGB uint8, H×W×3) by `detect` and `batch_detect` with a robot's time-out of 5 seconds,
+uploads it with the detections, and requests `about` and the model version. It writes the contents of rosys' objects as
+JSON.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-CONNECT_SECONDS = 25  # rosys tries at the start and then every 10 seconds
+CONNECT_SECONDS = 25  # rosys tries to connect at the start and then every 10 seconds
 
 
 def main() -> None:
     port, frame, transmission, result = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix='rosys-') as home:
-        # rosys writes to these places as soon as it is imported
+        # rosys writes to these folders when it is imported
         os.environ |= {'HOME': home, 'MPLCONFIGDIR': home, 'NICEGUI_STORAGE_PATH': home, 'MATPLOTLIB': 'false'}
         answers = asyncio.run(drive(int(port), np.load(frame), transmission))
     Path(result).write_text(json.dumps(answers))
@@ -37,7 +37,7 @@ async def drive(port: int, frame: np.ndarray[Any, Any], transmission: str) -> di
     import rosys
     from rosys.vision import Autoupload, DetectorHardware, Image, ImageTransmissionFormat
 
-    nicegui.core.loop = asyncio.get_running_loop()  # stands in for ui.run, as in rosys' own integration tests
+    nicegui.core.loop = asyncio.get_running_loop()  # replaces ui.run, as in rosys' own integration tests
     detector = DetectorHardware(
         host='127.0.0.1',
         port=port,
@@ -66,7 +66,7 @@ async def drive(port: int, frame: np.ndarray[Any, Any], transmission: str) -> di
 
 
 def as_metadata(detections: Any) -> dict[str, Any]:
-    """rosys' detections in the form of the node's answer."""
+    """Convert rosys' detections to the form of the node's answer."""
     return {
         'box_detections': [asdict(box) for box in detections.boxes],
         'point_detections': [asdict(point) for point in detections.points],
