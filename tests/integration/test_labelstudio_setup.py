@@ -222,7 +222,9 @@ def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: L
     assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
     colourful = generate('keypoints').replace('#ffe119', '#000000')
     (tmp_path / 'config.xml').write_text(colourful)
-    assert 'looks' in command.succeed('init', *arguments, '--config', tmp_path / 'config.xml')
+    assert 'the appearance of the labeling config' in command.succeed(
+        'init', *arguments, '--config', tmp_path / 'config.xml'
+    )
     assert project.settings()['label_config'].strip() == colourful.strip()
     assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
 
