@@ -1,16 +1,23 @@
 """A node with a Loop and without one."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
+from learning_loop_node.enums import OperationMode
 
-from benchmarks.support.cards import CARD, assert_read, poses_of
+from benchmarks.support.cards import CARD, FIGURES, assert_read, make_card, poses_of
+from benchmarks.support.packages import make_package
 from benchmarks.support.processes import NodeProcess, free_port, running_node
+from detector.errors import NoLearningLoop
+from detector.node.wholebody_node import WholebodyNode
+from detector.settings import Settings
 
 
 @pytest.fixture(scope='module')
@@ -74,3 +81,27 @@ def _waiting_images(node: NodeProcess, count: int) -> list[tuple[dict[str, Any],
             ]
         time.sleep(0.1)
     raise AssertionError(f'{count} images should wait in the outbox')
+
+
+async def test_upstream_sees_the_model_the_target_and_the_modes(tmp_path: Path) -> None:
+    """Upstream's own answers and the methods that it calls agree with the parts of the node."""
+    with patch.dict(os.environ):  # a node rewrites it for upstream
+        node = WholebodyNode(Settings(data_folder=tmp_path))
+    package = node.parts.store.add(make_package(tmp_path / 'p.zip', version='1.2'))
+    assert node.get_about_response().model_info is None
+    await node.parts.serving.switch(package)
+    await node.set_model_version_mode('1.2')
+    await node.set_operation_mode(OperationMode.Detecting)
+    about = node.get_about_response()
+    assert about.model_info is not None
+    assert (about.model_info.version, about.target_model) == ('1.2', '1.2')
+    assert (about.operation_mode, about.version_control) == ('detecting', 'specific_version')
+    assert node.get_model_version_response() == node.parts.service.models.versions()
+    found = await node.get_detections(CARD, ['a'], source='s', autoupload='disabled')
+    assert (len(found.box_detections), found.tags, found.source) == (len(FIGURES), ['a'], 's')
+    batch = await node.get_batch_detections([make_card(()), CARD], [], autoupload='disabled')
+    assert [len(item.box_detections) for item in batch.items] == [0, len(FIGURES)]
+    with pytest.raises(NoLearningLoop):
+        await node.upload_images(images=[CARD])
+    node.parts.serving.reset()
+    assert node.get_about_response().model_info is None
