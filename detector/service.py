@@ -50,7 +50,7 @@ async def encoded(convert: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectRequest:
-    """What a client may say about the images that it sends.
+    """Options of a client for the images that it sends.
 
     :param camera_id: camera that took the images; relevance and camera streams are kept per camera.
     :param autoupload: `filtered`, `all` or `disabled`: which images go to the Loop.
@@ -88,7 +88,7 @@ class DetectRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """What a client may say about the images that it uploads.
+    """Options of a client for the images that it uploads.
 
     :param metadata: metadata of each image.
     :param has_labels: True if the client sent metadata, whose categories may lack their ids.

@@ -46,7 +46,7 @@ class WholebodyDetectorLogic(DetectorLogic):
         return to_metadata(self.poses(image), self.engine.package)
 
     def batch_evaluate(self, images: Sequence[NDArray[Any]]) -> ImagesMetadata:
-        """Do what `evaluate` does for several images; one item per image, in their order."""
+        """Evaluate several images; the result has one item per image, in their order."""
         return ImagesMetadata(items=[self.evaluate(image) for image in images])
 
 

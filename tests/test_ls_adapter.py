@@ -141,7 +141,7 @@ def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio)
     assert not any('etc/passwd' in path for path in studio.asked)
 
 
-def test_nobody_is_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
+def test_an_image_without_persons_gets_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
     """Label Studio stores it and does not ask for the task again; its score is certain, so it comes last."""
     empty = images.encode_jpeg(make_card(()))
     (prediction,) = predict(backend, [task(1, studio.add_image('empty.jpg', empty))])
@@ -217,7 +217,7 @@ def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -
         },
     ],
 )
-def test_a_prompt_that_is_none_finds_nobody(backend: NodeProcess, studio: Studio, context: Any) -> None:
+def test_an_invalid_prompt_finds_no_person(backend: NodeProcess, studio: Studio, context: Any) -> None:
     """This holds without a result, without a size, outside the image, and for another label."""
     address = studio.add_image('card.jpg', CARD)
     assert predict(backend, [task(1, address)], context=context) == [{'result': []}]

@@ -19,7 +19,7 @@ log = logging.getLogger('wholebody.node')
 
 
 class Models(Protocol):
-    """What `Following` needs to know about the model that serves."""
+    """The information about the serving model that `Following` needs."""
 
     def current(self) -> ModelPackage | None:
         """Return the package that serves, or None."""
@@ -99,7 +99,7 @@ class Following:
             await self._send_status()
 
     async def pursue(self) -> None:
-        """Work towards the target, or stop if models may not be switched now."""
+        """Begin or continue to switch to the target; cancel the switch if models may not be switched now."""
         if self._is_ending() or self.operation_mode != OperationMode.Idle or self.version_control == VersionMode.Pause:
             await self._updates.stop()
         else:
@@ -163,7 +163,7 @@ class Following:
         return await client.find_model(self._communicator, self._project, version)
 
     def mode(self) -> str:
-        """Return what was last set: `follow_loop`, `pause` or a version."""
+        """Return the mode that was last set: `follow_loop`, `pause` or a version."""
         if self.version_control == VersionMode.SpecificVersion and self.target is not None:
             return self.target.version
         return str(self.version_control.value)

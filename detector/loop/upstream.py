@@ -1,4 +1,4 @@
-"""What this project knows about the inside of learning_loop_node; the reason why its version is pinned.
+"""Private details of learning_loop_node that this project depends on. They are the reason why its version is pinned.
 
 - Settings: it reads them from the environment, some at import (`GLOBALS.data_folder`), some when a node is made, and
   takes `HOST` and other common names for its own. `apply_settings` writes exactly what our settings say.
@@ -71,7 +71,7 @@ def apply_settings(settings: Settings) -> None:
 
 
 class State(Protocol):
-    """What `mirror_state` copies, see `Following`."""
+    """State that `mirror_state` copies; `Following` has it."""
 
     operation_mode: OperationMode
     version_control: VersionMode

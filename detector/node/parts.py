@@ -108,7 +108,7 @@ class Parts:
         self.following.leave_startup()
 
     def _sections(self) -> dict[str, Callable[[], dict[str, Any]]]:
-        """Return what describes the parts in `/about`, by key."""
+        """Return the functions that describe the parts in `/about`, by key."""
         return {
             'update': self.updates.about,
             'outbox': self.outbox.about,

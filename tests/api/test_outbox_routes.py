@@ -77,7 +77,7 @@ def assert_documented(app: Any, status: int) -> None:
         assert str(status) in paths[path]['get']['responses']
 
 
-async def test_what_does_not_wait_is_not_found(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
+async def test_images_that_do_not_wait_are_not_found(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
     """The answer is 404 for an unknown name, and for an image whose files have disappeared."""
     app = make_app(outbox, tmp_path)
     assert {answer.status_code for answer in await answers(app, entry.name)} == {200}
@@ -109,7 +109,7 @@ DAMAGES: dict[str, tuple[bytes | None, bytes | None, str]] = {
 
 
 @pytest.mark.parametrize('damage', DAMAGES)
-async def test_what_waits_but_is_damaged_is_an_error_of_the_node(
+async def test_a_damaged_image_is_an_error_of_the_node(
     outbox: Outbox, entry: Entry, tmp_path: Path, damage: str
 ) -> None:
     """Every route that reads the file answers 500 with name and fault; the unchanged files can still be downloaded."""
@@ -129,7 +129,7 @@ async def test_what_waits_but_is_damaged_is_an_error_of_the_node(
     assert_documented(app, 500)
 
 
-async def test_files_that_the_disk_does_not_give_are_damaged(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
+async def test_unreadable_files_count_as_damaged(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
     """The answer is 500 rather than 404, since the image has not been sent."""
     for path in (entry.jpeg, entry.metadata):
         path.unlink()

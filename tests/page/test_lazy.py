@@ -26,7 +26,7 @@ def test_without_the_extra_the_node_says_what_to_install(tmp_path: Path) -> None
         assert node.detect(CARD).status_code == 200
 
 
-def test_the_page_costs_nothing_until_somebody_opens_it(tmp_path: Path) -> None:
+def test_nicegui_is_not_imported_before_the_page_is_opened(tmp_path: Path) -> None:
     """A node that serves has not imported NiceGUI."""
     program = """
 import sys
@@ -41,7 +41,7 @@ assert 'nicegui' not in sys.modules
     subprocess.run([sys.executable, '-c', program], env=environment, cwd=tmp_path, check=True, timeout=60)
 
 
-def test_the_page_is_served_and_harms_nobody(tmp_path: Path) -> None:
+def test_the_page_is_served_beside_the_other_routes(tmp_path: Path) -> None:
     """`/ui` redirects to the page, Socket.IO at /ws still works, other origins are refused, and no folder is left
     behind.
     """

@@ -89,7 +89,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
     assert work.order == ['a', 'b', 'c']
 
 
-async def test_whoever_would_come_too_late_is_refused_at_once() -> None:
+async def test_requests_that_would_miss_their_deadline_are_refused_at_once() -> None:
     """Three turns of 2 seconds are ahead and the deadline is 5 seconds."""
     admission = make_admission(deadline=5)
     admission.took(2)
@@ -162,7 +162,7 @@ async def test_a_frame_can_be_replaced_while_it_is_decoded() -> None:
     assert admission.present == 0
 
 
-async def test_replaced_frames_that_nobody_waits_for_make_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+async def test_replaced_frames_that_do_not_wait_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A replaced request whose decoding failed causes no warning of asyncio."""
     import gc
 

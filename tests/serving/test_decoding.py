@@ -39,7 +39,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_comes_first_is_served_first() -> None:
+async def test_room_is_given_out_in_the_order_of_arrival() -> None:
     """A small request does not overtake a large one, which would starve otherwise."""
     room = Room(10)
     await room.take(8, make_ticket())
@@ -77,7 +77,7 @@ async def test_a_frame_takes_the_place_of_the_one_it_replaces() -> None:
     assert room.held == 0
 
 
-async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
+async def test_a_request_larger_than_all_the_room_goes_alone() -> None:
     """The other requests wait meanwhile."""
     room = Room(10)
     await room.take(25, make_ticket())
@@ -86,7 +86,7 @@ async def test_what_is_larger_than_all_the_room_goes_alone() -> None:
     assert room.has(1)
 
 
-async def test_nobody_waits_longer_than_he_wants() -> None:
+async def test_a_request_that_leaves_does_not_block_those_behind_it() -> None:
     """A request that times out or is cancelled does not block those behind it."""
     room = Room(10)
     await room.take(8, make_ticket())
@@ -106,7 +106,7 @@ async def test_nobody_waits_longer_than_he_wants() -> None:
     assert room.has(10)
 
 
-async def test_who_is_cancelled_when_it_is_his_turn_gives_it_back() -> None:
+async def test_a_request_cancelled_at_its_turn_gives_the_room_back() -> None:
     """The room is granted to a task that is cancelled before it continues."""
     room = Room(10)
     await room.take(10, make_ticket())
@@ -131,7 +131,7 @@ def png(*, orientation: int | None = None) -> bytes:
     return buffer.getvalue()
 
 
-async def test_a_group_is_decoded_and_the_broken_ones_say_why() -> None:
+async def test_a_group_is_decoded_with_errors_for_broken_images() -> None:
     """Results keep their order; arrays pass unchanged and take no room."""
     decoder = make_decoder(1_000_000)
     array = make_card()
@@ -175,7 +175,7 @@ async def test_decoded_images_are_not_piled_up() -> None:
 
 
 @pytest.mark.parametrize('file', [CARD, png(), png(orientation=6)], ids=['jpeg', 'png', 'turned png'])
-async def test_of_what_waits_only_the_header_is_read(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_headers_of_waiting_images_are_read(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow, for one, decodes a PNG to find its orientation."""
     decoder = make_decoder(PIXELS, room=PIXELS)
     async with decoder.decoded([CARD], make_ticket()):
@@ -189,7 +189,7 @@ async def test_of_what_waits_only_the_header_is_read(file: bytes, monkeypatch: p
         assert isinstance(image, np.ndarray)
 
 
-async def test_room_comes_back_from_those_who_fail() -> None:
+async def test_failing_requests_give_the_room_back() -> None:
     """This holds for failures during decoding and after it."""
     decoder = make_decoder(PIXELS)
     with pytest.raises(ZeroDivisionError):

@@ -17,7 +17,7 @@ from mock.test_card.cards import Figure
 from tests.support.crowds import CROWD
 
 
-def test_too_many_requests_hear_503_and_when_to_come_back(tmp_path: Path) -> None:
+def test_too_many_requests_get_503_and_a_time_to_retry(tmp_path: Path) -> None:
     """Each request is answered rightly or refused with a JSON detail and `Retry-After`; the node serves on."""
     with running_node(tmp_path, MAX_WAITING=2, DEADLINE=60) as node:
         with ThreadPoolExecutor(16) as pool:
@@ -35,7 +35,7 @@ def test_too_many_requests_hear_503_and_when_to_come_back(tmp_path: Path) -> Non
         assert about == {'present': 0, 'refused': statuses.count(503)}
 
 
-def test_who_waits_too_long_hears_it(tmp_path: Path) -> None:
+def test_requests_past_the_deadline_are_refused(tmp_path: Path) -> None:
     """A request whose turn would come after the deadline is refused at once, or when the deadline has passed."""
     with running_node(tmp_path, MAX_WAITING=100, DEADLINE=0.5) as node:
         with ThreadPoolExecutor(32) as pool:

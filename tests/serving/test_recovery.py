@@ -121,7 +121,7 @@ def test_whatever_a_runtime_raises_is_one_error() -> None:
         Failing().run(None)  # type: ignore[arg-type]
 
 
-async def test_the_failed_model_is_let_go() -> None:
+async def test_the_failed_model_is_released() -> None:
     """The reloaded model needs its memory, which the error in a request's context would keep."""
 
     class Engine:
