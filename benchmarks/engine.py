@@ -3,7 +3,8 @@
     uv run --extra plot python -m benchmarks.engine PACKAGE [--persons 0,1,4,10] [--rounds 10] [-o FILE.json]
 
 The options, the table and the plot are those of `wholebody bench`. rtmlib runs as it comes, which is on ONNX Runtime,
-and on the other runtimes. The bare networks get inputs that were prepared in advance: they are the limit of the engine.
+and on the other runtimes. On OpenVINO it states no precision, so OpenVINO uses bf16 on CPUs that have it. The bare
+networks get inputs that were prepared in advance: they are the limit of the engine.
 """
 
 import contextlib
