@@ -15,7 +15,7 @@ from detector.models.package import ModelPackage
 from tests.support.fuzz_budget import FUZZ_SECONDS
 
 _CALM: dict[str, Any] = {
-    'deadline': timedelta(seconds=4),  # hypothesis adds a quarter: an example of over 5 s is a hang
+    'deadline': timedelta(seconds=4),  # hypothesis adds a quarter, so an example of over 5 s counts as a hang
     'suppress_health_check': list(hypothesis.HealthCheck),
     'print_blob': True,
 }
@@ -42,25 +42,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def _away_from_any_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads a developer's .env."""
+    """Run each test in an empty folder, so that it reads no developer's `.env`."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope='session')
 def embedded() -> Iterator[ModelPackage]:
-    """The embedded package, unpacked."""
+    """Unpack the embedded package."""
     with tempfile.TemporaryDirectory() as folder:
         yield model_package.unpack(EMBEDDED_PACKAGE, Path(folder))
 
 
 @pytest.fixture(scope='session')
 def engine(embedded: ModelPackage) -> PoseEngine:
-    """An engine that runs the embedded package."""
+    """Open an engine with the embedded package."""
     return PoseEngine(embedded)
 
 
 @pytest.fixture(scope='session')
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node process without a Learning Loop, with the embedded model."""
+    """Start a node with the embedded model and without a Learning Loop."""
     with running_node(tmp_path_factory.mktemp('node'), DEADLINE=60) as running:
         yield running

@@ -10,26 +10,26 @@ from tests.support.integration.browser import Browser, chromium_executable, sign
 
 @pytest.fixture(scope='session')
 def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    """A Label Studio that accepts backends on the loopback address."""
+    """Start a Label Studio that accepts backends on the loopback address."""
     with running_label_studio(tmp_path_factory.mktemp('label-studio')) as server:
         yield server
 
 
 @pytest.fixture(scope='session')
 def strict_label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    """Another, which also refuses predictions that do not fit the labeling config."""
+    """Start another Label Studio, which also refuses predictions that do not fit the labeling config."""
     with running_label_studio(tmp_path_factory.mktemp('strict-label-studio'), **STRICT) as server:
         yield server
 
 
 @pytest.fixture(scope='session')
 def chromium() -> Path:
-    """The executable for `signed_in`."""
+    """Return the executable for `signed_in`."""
     return chromium_executable()
 
 
 @pytest.fixture(scope='module')
 def browser(chromium: Path, label_studio: LabelStudio) -> Iterator[Browser]:
-    """A Chromium that is signed in to `label_studio`; only in modules without asynchronous tests, see `signed_in`."""
+    """Open a Chromium that is signed in to `label_studio`; modules with asynchronous tests cannot use it."""
     with signed_in(chromium, label_studio) as running:
         yield running

@@ -1,4 +1,4 @@
-"""SIGTERM under a mixed load, again and again: in time, and no accepted image is lost."""
+"""Repeated ends of a node by SIGTERM under a mixed load."""
 
 import base64
 import json
@@ -23,8 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 ROUNDS = 20
 END_SECONDS = 8.0
+"""Longest time from SIGTERM to the end of the node, in seconds."""
 EVENT_SECONDS = 5.0
-"""The library waits for an answer also when the connection has gone."""
+"""Time limit for an event in seconds; the library would wait for an answer even after the connection is lost."""
 CARD = images.encode_jpeg(make_card())
 TASKS = [
     {'id': number, 'data': {'image': 'data:image/jpeg;base64,' + base64.b64encode(CARD).decode()}}
@@ -33,9 +34,9 @@ TASKS = [
 
 
 class Load:
-    """Callers that go on until the node is gone, each with a name of its own (`source`) for every image.
+    """Clients that send requests until the node has ended. Each image has its own `source`.
 
-    :param number: of the round, part of the names.
+    :param number: number of the round, which is a part of each source.
     """
 
     def __init__(self, node: NodeProcess, number: int) -> None:
@@ -44,9 +45,9 @@ class Load:
         self._count = 0
         self._lock = threading.Lock()
         self.uploaded: set[str] = set()
-        """Sources of images whose upload was answered with OK."""
+        """Sources of images whose upload was answered with 200."""
         self.detected: set[str] = set()
-        """Those of images that were to be kept in any case, and whose detection was answered."""
+        """Sources of images with `autoupload: all` whose detection was answered."""
         self.answers: Counter[str] = Counter()
         callers = [self._uploads, self._uploads, self._detections, self._events, self._predictions]
         self._threads = [threading.Thread(target=self._until_gone, args=(caller,)) for caller in callers]
@@ -117,7 +118,7 @@ class Load:
 
 
 def waiting(folder: Path) -> set[str]:
-    """Sources of the images in an outbox."""
+    """Return the sources of the images in an outbox."""
     files = (folder / 'outbox').glob('*/*/image_*.json')
     return {json.loads(file.read_bytes())['source'] for file in files if file.parts[-3] in ('normal', 'priority')}
 
@@ -127,7 +128,7 @@ def arrived(loop: MockLoopProcess) -> Counter[str]:
 
 
 def test_no_accepted_image_is_lost(tmp_path: Path) -> None:
-    """Exit 0 within 8 seconds; whatever was accepted waits in the outbox, or has arrived once or more."""
+    """A node ends with status 0 within 8 seconds, and every accepted image waits in the outbox or has arrived."""
     chance = random.Random(8)
     settings = {'UPLOAD_SECONDS': 0.1, 'MAX_OUTBOX_SIZE': 100_000, 'DEADLINE': 30}
     uploaded: set[str] = set()
@@ -138,7 +139,7 @@ def test_no_accepted_image_is_lost(tmp_path: Path) -> None:
         for number in range(ROUNDS):
             loop.clear_faults()
             if number % 4 == 3:
-                loop.fault('images', 'delay', seconds=20)  # so that a request is under way at the end
+                loop.fault('images', 'delay', seconds=20)  # a request is then in progress at the end
             with running_node(tmp_path, **settings, **loop.settings) as node:
                 load = Load(node, number)
                 time.sleep(chance.uniform(0.2, 3))
@@ -152,12 +153,12 @@ def test_no_accepted_image_is_lost(tmp_path: Path) -> None:
             uploaded |= load.uploaded
             detected |= {
                 source for source in load.detected if f'source {source!r}' not in log
-            }  # which the disk refused
+            }  # the disk refused the others
             answers += load.answers
             print(f'round {number}: {seconds[-1]:.2f} s, {dict(load.answers)}', flush=True)
             safe = waiting(tmp_path / 'data') | set(arrived(loop))
-            assert not uploaded - safe, f'accepted and lost in round {number}'
-            assert not detected - safe, f'detected and lost in round {number}'
+            assert not uploaded - safe, f'uploads were lost in round {number}'
+            assert not detected - safe, f'images of detections were lost in round {number}'
         loop.clear_faults()
         with running_node(tmp_path, **settings, **loop.settings) as node:
             deadline = time.monotonic() + 60
@@ -167,6 +168,6 @@ def test_no_accepted_image_is_lost(tmp_path: Path) -> None:
     assert (uploaded | detected) <= set(counts)
     twice = sum(counts[source] > 1 for source in uploaded | detected)
     print(f'\n{len(uploaded)} uploads and {len(detected)} detections arrived, {twice} of them more than once')
-    print(f'ended within {max(seconds):.2f} s, in the mean {sum(seconds) / ROUNDS:.2f} s; answers: {dict(answers)}')
+    print(f'ended within {max(seconds):.2f} s, {sum(seconds) / ROUNDS:.2f} s on average; answers: {dict(answers)}')
     assert max(seconds) < END_SECONDS
     assert len(uploaded) > 2 * ROUNDS

@@ -1,4 +1,4 @@
-"""A network that is a black hole, a clock that jumps: real processes on a real machine."""
+"""Real processes on a network that answers nothing, and with a clock that jumps."""
 
 import socket
 import time
@@ -25,7 +25,7 @@ CARD = images.encode_jpeg(make_card())
 
 @contextmanager
 def black_hole() -> Iterator[int]:
-    """A port whose queue of connections is full: to connect takes for ever, as with an address that nobody has."""
+    """Open a port whose queue of connections is full: a connection never opens, as at an address without a machine."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,7 +45,7 @@ def black_hole() -> Iterator[int]:
 
 
 def test_a_network_that_swallows_everything(tmp_path: Path) -> None:
-    """The node starts, serves and ends in time; what it has accepted arrives when the Loop is back."""
+    """The node starts, serves and ends in time, and its accepted image arrives when the Loop is back."""
     with black_hole() as port:
         settings = {
             'LOOP_HOST': f'127.0.0.1:{port}',
@@ -81,7 +81,7 @@ def test_a_network_that_swallows_everything(tmp_path: Path) -> None:
 
 
 class Clock:
-    """The wall clock of processes under libfaketime; their monotonic clock goes on."""
+    """The wall clock of processes with libfaketime; their monotonic clock is unaffected."""
 
     def __init__(self, folder: Path) -> None:
         found = partial(Path('/usr/lib').glob, '*/faketime/libfaketime.so.1')
@@ -99,7 +99,10 @@ class Clock:
         self.set(0)
 
     def set(self, hours: float) -> None:
-        """:param hours: ahead of the true time."""
+        """Set the clock.
+
+        :param hours: difference to the true time; positive if the clock is ahead.
+        """
         fresh = self._file.with_suffix('.new')
         fresh.write_text(f'{hours * 3600:+.0f}')
         fresh.replace(self._file)
@@ -113,14 +116,14 @@ def upload(node: NodeProcess) -> str:
 
 
 def _arrive(loop: MockLoopProcess, images: int) -> None:
-    """Wait until that many images have come, and the target is asked for as often as ever."""
+    """Wait until that many images have arrived, and the node has requested the target a few more times."""
     eventually(lambda: len(loop.images()) == images)
     last = loop.requests('target')[-1]['number']
     eventually(lambda: len(loop.requests('target', after=last)) > 3)
 
 
 def test_the_clock_jumps(tmp_path: Path) -> None:
-    """By hours, back and forth, while the node runs: it answers, sends and follows at the same pace as before."""
+    """The node answers, sends images and follows the Loop at its usual pace while its clock jumps by hours and days."""
     clock = Clock(tmp_path)
     with running_mock_loop(tmp_path / 'loop') as loop:
         settings = {'UPLOAD_SECONDS': 0.2, 'POLL_SECONDS': 0.2, **loop.settings, **clock.settings}
@@ -131,12 +134,12 @@ def test_the_clock_jumps(tmp_path: Path) -> None:
                 names += [upload(node) for _ in range(3)]
                 said = datetime.fromisoformat(names[-1])
                 if hours == 30 * 24:
-                    assert said - datetime.now() > timedelta(days=29), 'the clock is under our control'
+                    assert said - datetime.now() > timedelta(days=29), 'libfaketime does not change the clock'
                 begun = time.monotonic()
                 assert node.detect(CARD).status_code == 200
                 assert 'error' not in client.call('about')
                 _arrive(loop, len(names))
-                assert time.monotonic() - begun < 60, 'not hours'
+                assert time.monotonic() - begun < 60, 'the node waited for its wall clock'
             assert len(set(names)) == len(names)
             monotonous = names[:16]
             assert monotonous == sorted(monotonous)

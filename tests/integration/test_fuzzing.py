@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing by atheris, each target in a process of its own; see `tests.fuzz.harness`."""
+"""Coverage-guided fuzzing with atheris, each target in its own process; see `tests.fuzz.harness`."""
 
 import os
 import subprocess
@@ -15,20 +15,20 @@ from tests.support import fuzz_budget as budget
 pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 ATHERIS = 'atheris==3.0.0'
-"""Has wheels for Linux on x86-64 only, so it is no dependency; our interpreter imports it from an environment of its
-own."""
+"""Requirement of the fuzzer. It has wheels for Linux on x86-64 only, so it is not a dependency: the interpreter of the
+tests imports it from another environment."""
 
 
 @pytest.fixture(scope='module')
 def packages() -> Path:
-    """The folder that has atheris, and nothing else that we need."""
+    """Return a folder that contains atheris but no package of the project's environment."""
     python = python_with('atheris-3.0.0', ATHERIS)
     return next((python.parent.parent / 'lib').glob('python*/site-packages'))
 
 
 @pytest.mark.parametrize('target', TARGETS)
 def test_no_input_breaks_a_target(target: str, packages: Path, tmp_path: Path) -> None:
-    """No crash, no round over 5 seconds, no growth over 2 GiB; else the input is shown."""
+    """No input makes a target crash, run for over 5 seconds or use over 2 GiB; a failure shows the input."""
     path = os.pathsep.join([str(PROJECT), str(packages)])
     seconds = budget.seconds(6)
     command = [sys.executable, '-m', 'tests.fuzz.harness', target, '--seconds', str(seconds), '--corpus', 'corpus']

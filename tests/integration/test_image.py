@@ -1,6 +1,6 @@
-"""The image: its RUN steps, and containers as docker-compose.yml makes them, without a Docker engine.
+"""The image's RUN steps, and containers as in docker-compose.yml, without a Docker engine.
 
-Not shown by this: the base image, which is this machine here, and Docker itself.
+These tests cover neither the base image, which this machine replaces, nor Docker itself.
 """
 
 import os
@@ -27,13 +27,13 @@ STOP_SECONDS = 8
 
 @pytest.fixture(scope='module')
 def image() -> Iterator[Image]:
-    """The image of this checkout, in its default variant."""
+    """Build the default variant of this checkout's image."""
     with tempfile.TemporaryDirectory(prefix='wholebody-image-', dir='/dev/shm') as folder:
         yield build(Path(folder))
 
 
 def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_path: Path) -> None:
-    """It becomes healthy, reads the example card, keeps everything in /data, and ends with 0 when it is told to."""
+    """A container becomes healthy, reads the example card, writes only to /data, and ends with 0 on STOPSIGNAL."""
     port, data = free_port(), tmp_path / 'node'
     environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port}
     with image.running(data, **environment) as process:
@@ -57,7 +57,7 @@ def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_pa
 
 
 def test_nothing_but_data_and_tmp_can_be_written(image: Image, tmp_path: Path) -> None:
-    """Asked of the container itself."""
+    """A program in the container can create files in /data and /tmp only."""
     program = """
 import os
 for folder in ('/', '/app', '/venv', '/usr/local', '/data', '/tmp'):
@@ -73,7 +73,7 @@ for folder in ('/', '/app', '/venv', '/usr/local', '/data', '/tmp'):
 
 
 def test_every_command_finds_its_packages(image: Image, tmp_path: Path) -> None:
-    """`wholebody doctor` is content: all runtimes read the card, one OpenCV, the data folder can be written."""
+    """`wholebody doctor` succeeds: every runtime reads the card, OpenCV is installed once, and /data is writable."""
     ended = subprocess.run(
         image.command_line(['doctor'], tmp_path / 'doctor'), capture_output=True, text=True, check=False, timeout=120
     )
@@ -82,7 +82,7 @@ def test_every_command_finds_its_packages(image: Image, tmp_path: Path) -> None:
 
 
 def test_the_mock_loop_runs_in_it(image: Image, tmp_path: Path) -> None:
-    """With the command and the health check that docker-compose.yml gives it."""
+    """The mock Loop runs in the image with the command and the health check of docker-compose.yml."""
     service = yaml.safe_load((PROJECT / 'docker-compose.yml').read_text())['services']['mock-loop']
     port, data = free_port(), tmp_path / 'mock-loop'
     command = [{'0.0.0.0': '127.0.0.1', '5005': str(port)}.get(word, word) for word in service['command']]
@@ -96,7 +96,7 @@ def test_the_mock_loop_runs_in_it(image: Image, tmp_path: Path) -> None:
 
 
 def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
-    """What nobody needs at run time cannot be misused; the embedded model's files came along."""
+    """The environment has the project, the embedded model's files and no pip, which only the build needs."""
     found = {path.name for path in (_venv(image) / 'bin').iterdir()}
     assert 'wholebody' in found
     assert not {name for name in found if name.startswith('pip')}
@@ -114,7 +114,7 @@ def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
     ],
 )
 def test_every_pin_has_a_wheel(lock: str, python: str, platform: str, tmp_path: Path) -> None:
-    """The registry has a wheel of every pinned package for the base image's glibc and each supported Python."""
+    """The registry has a wheel of each pinned package for the base image's glibc and each supported Python."""
     command = ['uv', 'pip', 'install', '--dry-run', '--target', str(tmp_path / 'nothing'), '--python-version', python]
     command += ['--python-platform', platform, '--only-binary', ':all:', '--no-deps', '--require-hashes']
     ended = subprocess.run(
@@ -137,5 +137,5 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    assert process.poll() is None, f'it ended with {process.returncode}: {log.read_text()}'
+    assert process.poll() is None, f'the process ended with {process.returncode}: {log.read_text()}'
     raise AssertionError(f'{url} does not answer: {log.read_text()}')

@@ -1,4 +1,4 @@
-"""A node under more load than it can bear: a short run of what `benchmarks.load` measures at length."""
+"""A short run of `benchmarks.load`, which puts a node under overload."""
 
 import json
 from dataclasses import asdict
@@ -30,7 +30,7 @@ SECONDS = 3
 
 @pytest.fixture(scope='module')
 def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
-    """Of a node with the embedded model, whose patience a busy machine does not wear out."""
+    """Run the benchmark on the embedded model, with a deadline that a busy machine can meet."""
     return run(tmp_path_factory.mktemp('load') / 'node', archive=None, seconds=SECONDS, DEADLINE=60)
 
 
@@ -39,7 +39,7 @@ def count(report: Report, end: str) -> int:
 
 
 def test_every_frame_is_answered_or_refused(report: Report) -> None:
-    """With poses, or with 503 and Retry-After, or with an error over Socket.IO; some of both, and nothing else."""
+    """Each frame gets poses, 503 with Retry-After, or an error over Socket.IO, and both kinds of answers occur."""
     assert list(report.ends) == list(DOORS)
     assert report.capacity > 0
     assert report.offered > report.answered > 0
@@ -49,7 +49,7 @@ def test_every_frame_is_answered_or_refused(report: Report) -> None:
 
 
 def test_the_counts_add_up(report: Report) -> None:
-    """Frames by door and end make up all that were sent, and each was timed; the node has refused as many."""
+    """The counts of frames by interface and end add up to the timed frames and to the node's own counts."""
     frames = round(report.offered * SECONDS)
     assert sum(sum(ends.values()) for ends in report.ends.values()) == frames
     assert all(abs(sum(ends.values()) - frames / len(DOORS)) < 1 for ends in report.ends.values())
@@ -63,8 +63,8 @@ def test_the_counts_add_up(report: Report) -> None:
     assert report.requests == {'present': 0, 'refused': refused}
 
 
-def test_the_node_is_asked_for_its_health_all_the_time(report: Report) -> None:
-    """Idle and under load, over a kept connection and fresh ones; its memory is looked at every second."""
+def test_health_is_requested_all_the_time(report: Report) -> None:
+    """The run requests `/health` at a steady rate in each phase and records the node's memory once per second."""
     for phase in PHASES:
         for connection in ('kept', 'fresh'):
             assert report.times[f'{phase}: /health, {connection} connection'].count == 20 * SECONDS
@@ -73,7 +73,7 @@ def test_the_node_is_asked_for_its_health_all_the_time(report: Report) -> None:
 
 
 def test_the_report_can_be_shown_and_kept(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a table, and as JSON."""
+    """The report is printed as a table with every figure and goal, and can be written as JSON."""
     show(report)
     shown = capsys.readouterr().out
     assert all(name in shown for name in [*report.times, *report.missed, *DOORS])
@@ -81,9 +81,9 @@ def test_the_report_can_be_shown_and_kept(report: Report, capsys: pytest.Capture
 
 
 def made_up(*others: Outcome, health: float = 0.01, memory: tuple[float, ...] = (100, 100, 100)) -> list[str]:
-    """The goals that a run misses; without arguments it misses none.
+    """Return the missed goals of an invented run; with the defaults, it misses none.
 
-    :param health: seconds of each answer.
+    :param health: seconds until each answer of `/health`.
     """
     answered = Outcome(
         door='POST /poses',
@@ -102,7 +102,7 @@ def made_up(*others: Outcome, health: float = 0.01, memory: tuple[float, ...] = 
 
 
 def test_a_good_run_misses_no_goal() -> None:
-    """Quick answers of `/health`, quick refusals, turns in time."""
+    """A run with quick answers of `/health`, quick refusals and timely turns misses no goal."""
     assert made_up() == []
 
 
@@ -122,13 +122,13 @@ def ended(end: str, *, seconds: float, begun: float | None = None, said: str = '
     ids=['late turn', 'late answer', 'slow refusal', 'failure'],
 )
 def test_what_goes_wrong_is_a_missed_goal(outcome: Outcome, goal: str) -> None:
-    """Each by itself, and it is said which."""
+    """A late turn, a late answer, a slow refusal and a failure each miss one goal, which is named."""
     (found,) = made_up(outcome)
     assert found.startswith(goal)
 
 
 def test_slow_health_and_growing_memory_are_missed_goals() -> None:
-    """Above 50 ms; by more than a tenth."""
+    """`/health` above 50 ms and a growth of memory by more than a tenth each miss one goal."""
     (found,) = made_up(health=0.051)
     assert '/health' in found
     (found,) = made_up(memory=(100, 100, 100, 120, 120, 120))
@@ -137,7 +137,7 @@ def test_slow_health_and_growing_memory_are_missed_goals() -> None:
 
 
 def test_percentiles() -> None:
-    """Of a hundred values the 99th is that which one exceeds."""
+    """The 99th percentile of a hundred values is the second largest one, and without values it is 0."""
     times = Times.of([second / 1000 for second in range(100, 0, -1)])
     assert (times.count, times.median, times.p99, times.max) == (100, 50.5, 99, 100)
     assert Times.of([]).p99 == 0

@@ -51,7 +51,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[str]:
-    """Another server of the same host: another origin, but the same site for cookies."""
+    """Start another server on the same host, which has another origin but is the same site for cookies."""
     folder = tmp_path / 'elsewhere'
     folder.mkdir()
     (folder / 'index.html').write_text('<!doctype html><title>elsewhere</title>')
@@ -68,13 +68,13 @@ def closed(tmp_path: Path) -> Iterator[NodeProcess]:
 
 
 def test_a_person_logs_in_and_other_pages_cannot_use_that(page: Page, closed: NodeProcess, elsewhere: str) -> None:
-    """On a phone: the page asks, says what is wrong, leads on; a page of another port is kept out all the same."""
+    """A person logs in on a phone, also after a wrong token, and a page of another port still cannot use the node."""
     page.goto(f'{closed.url}/openapi.json?x=1')
     page.goto(f'{closed.url}/model_version')
     expect(page).to_have_url(f'{closed.url}/login?next=/model_version')
     ARTEFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTEFACTS / 'login.png')
-    assert page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'], 'nothing is cut'
+    assert page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'], 'the page is wider than the screen'
     page.get_by_label('API_TOKEN').fill('wrong')
     page.get_by_role('button').click()
     expect(page.get_by_text('This is not the token.')).to_be_visible()
@@ -87,22 +87,22 @@ def test_a_person_logs_in_and_other_pages_cannot_use_that(page: Page, closed: No
     page.goto(elsewhere)
     assert page.evaluate(ATTACK, closed.url) == {'post': 'blocked', 'put': 'blocked', 'websocket': 'blocked'}
     page.goto(f'{closed.url}/model_version')
-    assert 'current_version' in page.content(), 'the other page has not even logged the person out'
+    assert 'current_version' in page.content(), 'the other page has logged the person out'
     page.goto(f'{closed.url}/ui')
-    expect(page.get_by_text('test-card 0.0 serves')).to_be_visible()  # which comes over the page's own Socket.IO
+    expect(page.get_by_text('test-card 0.0 serves')).to_be_visible()  # this text comes over the page's own Socket.IO
     page.screenshot(path=ARTEFACTS / 'page-with-token.png')
     other = page.context.new_page()
     other.goto(f'{closed.url}/ui/')
     expect(other.get_by_text('test-card 0.0 serves')).to_be_visible()
     page.get_by_role('button', name='Log out').click()
-    expect(other, 'an open page ends too').to_have_url(f'{closed.url}/login?next=/ui/')
+    expect(other, 'an open page must end too').to_have_url(f'{closed.url}/login?next=/ui/')
     expect(page).to_have_url(f'{closed.url}/login')
     page.goto(f'{closed.url}/ui/')
     expect(page).to_have_url(f'{closed.url}/login?next=/ui/')
 
 
 def test_without_a_token_other_pages_are_kept_out_too(page: Page, node: NodeProcess, elsewhere: str) -> None:
-    """The node's own pages are not."""
+    """Without a token, pages of other origins still cannot use the node, and its own pages can."""
     page.goto(elsewhere)
     assert page.evaluate(ATTACK, node.url) == {'post': 'blocked', 'put': 'blocked', 'websocket': 'blocked'}
     page.goto(f'{node.url}/about')

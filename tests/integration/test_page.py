@@ -1,4 +1,4 @@
-"""People at the pages of the node and of the mock Loop, with Chromium."""
+"""The pages of the node and of the mock Loop in Chromium."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ CARD = images.encode_jpeg(make_card(), quality=92)
 
 
 def faded(share: float) -> Figure:
-    """A figure whose hands and face are uncertain."""
+    """Return a figure with uncertain hands and face."""
     fading = np.zeros(133, dtype=np.float32)
     for part, fade in (('face', share / 2), ('left_hand', share), ('right_hand', share)):
         fading[PART_BY_NAME[part].slice] = fade
@@ -36,13 +36,13 @@ def faded(share: float) -> Figure:
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node without a Learning Loop."""
+    """Start a node without a Learning Loop."""
     with running_node(tmp_path_factory.mktemp('alone'), DEADLINE=60) as node:
         yield node
 
 
 def assert_places(view: PageView, figures: Sequence[Figure] = FIGURES, inside: str = 'main') -> None:
-    """Over the picture all points of each figure are seen where the card has them."""
+    """Assert that the points of each figure appear over the picture where the card has them."""
     drawn = view.skeletons(len(figures), inside)
     for figure in figures:
         distances = [np.linalg.norm(seen(points) - figure.keypoints, axis=1) for points in drawn]
@@ -55,7 +55,7 @@ def assert_places(view: PageView, figures: Sequence[Figure] = FIGURES, inside: s
 @pytest.mark.parametrize('screen', SCREENS)
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_a_dropped_card_gets_its_skeletons(alone: NodeProcess, chromium: Path, screen: str, scheme: str) -> None:
-    """Over the right places, at any width, without a thing from outside; nothing is cut or overlaps."""
+    """Skeletons lie over the figures on each screen and in both colour schemes, and nothing is cut or overlaps."""
     with opened(chromium, f'{alone.url}/ui', color_scheme=scheme, **SCREENS[screen]) as view:
         view.page.locator('.facts dd', has_text='test-card 0.0').wait_for()
         view.assert_fits()
@@ -67,12 +67,12 @@ def test_a_dropped_card_gets_its_skeletons(alone: NodeProcess, chromium: Path, s
         assert float(view.text('[data-figure="Inference, ms"] .value')) > 1
         view.assert_fits()
         view.screenshot(f'page-card-{screen}-{scheme}')
-        with alone.socketio() as robot:  # nobody is disturbed
+        with alone.socketio() as robot:  # robots can still connect
             assert robot.call('about')['state'] == 'online'
 
 
 def test_parts_and_confidence_decide_what_is_drawn(alone: NodeProcess, chromium: Path) -> None:
-    """Exactly the points of the parts that are on, from the slider's confidence up."""
+    """The page draws exactly the points of the chosen parts whose confidence reaches the slider's value."""
     figure = faded(0.45)
     card = images.encode_jpeg(make_card([figure]), quality=92)
     (pose,) = httpx.post(f'{alone.url}/poses', files={'file': card}, timeout=30).json()['poses']
@@ -107,7 +107,7 @@ def test_parts_and_confidence_decide_what_is_drawn(alone: NodeProcess, chromium:
 
 
 def test_the_slider_starts_at_the_setting(tmp_path: Path, chromium: Path) -> None:
-    """CONFIDENCE_THRESHOLD is where it stands first."""
+    """The slider starts at CONFIDENCE_THRESHOLD."""
     with (
         running_node(tmp_path / 'node', CONFIDENCE_THRESHOLD=0.55) as node,
         opened(chromium, f'{node.url}/ui') as view,
@@ -116,7 +116,7 @@ def test_the_slider_starts_at_the_setting(tmp_path: Path, chromium: Path) -> Non
 
 
 def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> None:
-    """What the node says of an image that it cannot take, and the next image works."""
+    """The page shows the node's message for an image that it cannot decode, and draws the next image."""
     with opened(chromium, f'{alone.url}/ui', **PHONE) as view:
         alert = view.page.locator('main .skeleton-view [role=alert]')
         for data, name, kind in (
@@ -137,7 +137,7 @@ def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> 
 
 
 def test_a_file_is_chosen_and_the_example_taken(alone: NodeProcess, chromium: Path, tmp_path: Path) -> None:
-    """The button opens the file dialog; another brings the example card."""
+    """One button opens the file dialog, and another one loads the example card."""
     path = tmp_path / 'card.png'
     images.write(path, make_card())
     with opened(chromium, f'{alone.url}/ui') as view:
@@ -151,7 +151,7 @@ def test_a_file_is_chosen_and_the_example_taken(alone: NodeProcess, chromium: Pa
 
 
 def test_the_camera_takes_a_picture(alone: NodeProcess, chromium: Path, tmp_path: Path) -> None:
-    """A card held into the camera: the picture that was taken has its skeletons."""
+    """A picture of a card from the camera gets its skeletons."""
     film = tmp_path / 'film.mjpeg'
     film.write_bytes(4 * images.encode_jpeg(make_card(width=1280, height=720), quality=95))
     arguments = (
@@ -169,7 +169,7 @@ def test_the_camera_takes_a_picture(alone: NodeProcess, chromium: Path, tmp_path
 
 
 def test_a_camera_that_comes_late_does_not_stay_on(alone: NodeProcess, chromium: Path) -> None:
-    """It is asked for twice, and an image is taken before the browser has opened it: none of them goes on."""
+    """The camera stays off if the person loads an image before the browser has opened it, even after two clicks."""
     arguments = '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream'
     with opened(chromium, f'{alone.url}/ui', arguments=arguments) as view:
         view.page.evaluate(_SLOW_CAMERA)
@@ -178,7 +178,7 @@ def test_a_camera_that_comes_late_does_not_stay_on(alone: NodeProcess, chromium:
         camera.click()
         view.page.get_by_role('button', name='Test card').click()
         assert len(view.skeletons(2)[0]) > 100
-        eventually(lambda: view.page.evaluate('tracks.length') == 2, 'both have been opened')
+        eventually(lambda: view.page.evaluate('tracks.length') == 2, 'both open')
         eventually(lambda: view.page.evaluate('tracks.every((track) => track.readyState === "ended")'), 'both are off')
         assert view.page.locator('main video').is_hidden()
 
@@ -187,7 +187,7 @@ def test_a_camera_that_comes_late_does_not_stay_on(alone: NodeProcess, chromium:
 
 
 def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> None:
-    """A choice on the page is what /model_version says; a model that does not work is explained, the old one serves."""
+    """A chosen version serves, and the page follows other clients; a faulty version is explained and not used."""
     store = ModelStore(tmp_path / 'node' / 'data')
     for version in ('1.0', '1.1'):
         store.add(make_package(tmp_path / f'{version}.zip', version=version))
@@ -213,7 +213,7 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
         assert current()['current_version'] == '1.1'
         view.assert_fits()
         view.screenshot('page-switch-failed-phone')
-        httpx.put(f'{node.url}/model_version', content='1.0', timeout=10).raise_for_status()  # by somebody else
+        httpx.put(f'{node.url}/model_version', content='1.0', timeout=10).raise_for_status()  # by another client
         view.page.locator('.pill', has_text='test-card 1.0 serves').wait_for()
         eventually(lambda: 'Version 1.0' in view.text('[data-control=model]'), 'the choice follows')
 
@@ -229,7 +229,7 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MockLoopProcess]:
 
 @pytest.fixture(scope='module')
 def follower(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess) -> Iterator[NodeProcess]:
-    """A node that follows the mock Loop."""
+    """Start a node that follows the mock Loop."""
     settings = {'UPLOAD_SECONDS': 0.2, 'POLL_SECONDS': 0.3, **loop.settings}
     with running_node(tmp_path_factory.mktemp('follower'), **settings) as node:
         eventually(lambda: httpx.get(f'{node.url}/about').json()['outbox']['mode'] == 'continuous_upload', 'outbox')
@@ -238,9 +238,9 @@ def follower(tmp_path_factory: pytest.TempPathFactory, loop: MockLoopProcess) ->
 
 @pytest.mark.parametrize('screen', SCREENS)
 def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProcess, chromium: Path, screen: str) -> None:
-    """Stopped by the page it holds images, in pages; one is opened with its skeletons; started again they leave."""
+    """A stopped outbox shows its images in pages and one image with skeletons; a started outbox sends them."""
     with opened(chromium, f'{follower.url}/ui', **SCREENS[screen]) as view:
-        view.page.locator('.bar .pill', has_text='serves').wait_for()  # comes over the page's Socket.IO, as clicks go
+        view.page.locator('.bar .pill', has_text='serves').wait_for()  # Socket.IO, which clicks need, works
         switch = view.page.locator('[data-control=outbox]')
         switch.click()
         eventually(lambda: httpx.get(f'{follower.url}/outbox_mode').text == 'stopped', 'stopped')
@@ -250,7 +250,7 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
         pictures = view.page.locator('main .picture')
         eventually(lambda: view.text('[data-figure=Waiting] .value') == '15', 'all wait')
         eventually(lambda: pictures.count() == 12, 'the first page')
-        view.page.wait_for_timeout(1500)  # until the last of them are in their places
+        view.page.wait_for_timeout(1500)  # until the last pictures have their positions
         pictures.last.scroll_into_view_if_needed()
         eventually(lambda: view.page.evaluate(_ALL_LOADED), 'thumbnails')
         assert 'entrance' in pictures.first.inner_text()
@@ -259,7 +259,7 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
         view.screenshot(f'page-outbox-{screen}')
         pictures.first.click()
         assert_places(view, inside='.picture-dialog')
-        view.page.wait_for_timeout(500)  # until the dialog stands
+        view.page.wait_for_timeout(500)  # until the dialog stops moving
         view.assert_fits()
         view.page.screenshot(path=_artefact(f'page-outbox-picture-{screen}'))
         view.page.get_by_role('button', name='Close').click()
@@ -274,7 +274,7 @@ def test_the_outbox_shows_what_waits(follower: NodeProcess, loop: MockLoopProces
 def test_the_mock_loop_shows_what_arrived_and_sets_the_target(
     follower: NodeProcess, loop: MockLoopProcess, chromium: Path, tmp_path: Path, screen: str
 ) -> None:
-    """The image with its skeletons and tags, the versions, the node; a target that is chosen is deployed."""
+    """The mock's page shows the image with its skeletons and tags, and the node deploys the target chosen there."""
     version = {'desktop': '2.1', 'phone': '2.2'}[screen]
     loop.upload_package(make_package(tmp_path / 'package.zip'), version)
     assert follower.detect(CARD, {'autoupload': 'all', 'tags': f'seen on {screen}'}).status_code == 200

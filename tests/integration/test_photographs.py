@@ -1,4 +1,4 @@
-"""The embedded model beside photographs of scikit-image, which the plain suite does not install."""
+"""The embedded model and photographs of scikit-image, which the plain suite does not install."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The proxy before two replicas: Debian's HAProxy with the very configuration that docker-compose.yml mounts."""
+"""The proxy in front of two replicas: Debian's HAProxy with the configuration that docker-compose.yml mounts."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ from tests.support.integration.debian import program
 pytestmark = pytest.mark.integration
 
 VERSIONS = ('1.1', '1.2')
-"""Of the models of the two nodes, so that answers tell who gave them."""
+"""Model versions of the two nodes, so that each answer shows which node gave it."""
 
 
 @pytest.fixture(scope='session')
@@ -40,7 +40,7 @@ def haproxy() -> Path:
 
 @contextmanager
 def running_proxy(haproxy: Path, folder: Path, first: int, second: int) -> Iterator[str]:
-    """HAProxy before two ports; its address. Only the addresses of its configuration are replaced."""
+    """Start HAProxy in front of two ports, and yield its address. Its configuration gets other addresses only."""
     port = free_port()
     text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
     for old, new in ((' node:8004', first), (' node-2:8004', second), ('bind :8080', port)):
@@ -75,7 +75,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def replica(folder: Path, version: str) -> Iterator[NodeProcess]:
-    """A node with a model of its own version."""
+    """Start a node with a model of this version."""
     package = make_package(folder.with_suffix('.zip'), version=version)
     ModelStore(folder / 'data').install(package, verify=verify)
     with running_node(folder, DEADLINE=60) as node:
@@ -99,19 +99,19 @@ def proxy(
 
 
 def version(proxy: str) -> str:
-    """Of the node that reads the card."""
+    """Return the model version of the node that reads the card."""
     answer = httpx.post(f'{proxy}/poses', files={'file': CARD}, timeout=30)
     assert answer.status_code == 200, answer.text
     return str(answer.json()['model_version'])
 
 
 def test_both_nodes_work(proxy: str) -> None:
-    """Requests are spread over them."""
+    """The proxy distributes requests over both nodes."""
     assert len({version(proxy) for _ in range(6)}) == 2
 
 
 def test_the_backend_of_label_studio_answers_through_it(proxy: str) -> None:
-    """Set-up, health, a prediction for a task with its image in it."""
+    """Health, setup and predictions for Label Studio work through the proxy."""
     assert httpx.get(f'{proxy}/health').json()['status'] == 'UP'
     answer = httpx.post(f'{proxy}/setup', json={'project': '1', 'schema': '<View></View>'}, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -128,14 +128,14 @@ def _tasks(padding: int = 0) -> dict[str, object]:
 
 
 def test_large_bodies_go_through(proxy: str) -> None:
-    """Hundreds of tasks with all they hold: nothing on the way has a limit below the node's."""
+    """A body of 100 MiB reaches the node, since the proxy has no lower limit than the node."""
     answer = httpx.post(f'{proxy}/predict', json=_tasks(padding=100 * 1024**2), timeout=120)
     assert answer.status_code == 200, answer.text
     assert len(answer.json()['results'][0]['result']) > 2
 
 
-def test_the_nodes_limits_are_heard_through_it(proxy: str) -> None:
-    """The refusal is the node's own, also while the body is still being sent."""
+def test_the_nodes_limits_apply_through_it(proxy: str) -> None:
+    """The client gets the node's own refusal of a body that is too large, even while it is still sending."""
     answer = httpx.post(f'{proxy}/predict', content=bytes(2 * 65 * MIB + 1), timeout=120)
     assert answer.status_code == 413
     assert 'limit' in answer.json()['detail']
@@ -143,7 +143,7 @@ def test_the_nodes_limits_are_heard_through_it(proxy: str) -> None:
 
 @pytest.mark.parametrize('transport', ['websocket', 'polling'])
 def test_socketio_goes_through_it(proxy: str, transport: str) -> None:
-    """A polling client's many requests all reach the node that knows it."""
+    """All requests of a Socket.IO client reach the same node, with either transport."""
     client = socketio.Client(reconnection=False)
     client.connect(proxy, socketio_path='/ws/socket.io', transports=[transport])
     connections = client.eio.ws, client.eio.http
@@ -159,8 +159,8 @@ def test_socketio_goes_through_it(proxy: str, transport: str) -> None:
             connection.close()
 
 
-def test_a_nodes_own_affairs_are_not_shown(proxy: str) -> None:
-    """Whose model version, outbox or figures would they be?"""
+def test_routes_about_a_single_node_are_refused(proxy: str) -> None:
+    """The proxy answers 421 for routes about a single node, such as its outbox, since it could not tell which node."""
     for path in (
         '/about',
         '/model_version',
@@ -178,7 +178,7 @@ def test_a_nodes_own_affairs_are_not_shown(proxy: str) -> None:
 
 
 def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> None:
-    """Predictions under way on the killed node are asked of the other; it is asked again once it is back."""
+    """Predictions in progress on a killed node are repeated on the other one, and the node is used again later."""
     with (
         replica(tmp_path / 'first', VERSIONS[0]) as first,
         replica(tmp_path / 'second', VERSIONS[1]) as second,
@@ -209,14 +209,16 @@ def test_requests_go_on_when_a_node_is_killed(haproxy: Path, tmp_path: Path) -> 
             eventually(lambda: version(proxy) == f'test-card {VERSIONS[0]}')
 
 
-# ---------------------------------------------------------------- servers that say who they are
+# ---------------------------------------------------------------- servers that answer with their name
 
 
 @dataclass
 class Echo:
-    """A server that answers with its name, and remembers what it was asked; `/ready` apart.
+    """A server that answers with its name and records the requested paths except `/ready`.
 
-    :param status: 0: it hangs up without an answer.
+    :param status: status of the answers; 0 closes the connection without an answer.
+    :param ready: status of the answer to `/ready`.
+    :param asked: requested paths so far.
     """
 
     name: str
@@ -275,7 +277,7 @@ def names(proxy: str, path: str, count: int = 8) -> Counter[str]:
 
 
 def test_corrections_have_one_addressee(echoes: tuple[str, Echo, Echo]) -> None:
-    """The first node, and the second while the first is not ready."""
+    """All webhooks reach the first node, or the second one while the first is not ready."""
     proxy, first, _ = echoes
     assert names(proxy, '/webhook') == {'first': 8}
     first.ready = 503
@@ -285,7 +287,7 @@ def test_corrections_have_one_addressee(echoes: tuple[str, Echo, Echo]) -> None:
 
 
 def test_polling_clients_come_back_to_their_node(echoes: tuple[str, Echo, Echo]) -> None:
-    """By their address; everything else is spread."""
+    """Polls of a client's address reach one node, and other requests are distributed."""
     proxy, _, _ = echoes
     assert len(names(proxy, '/ws/socket.io/?EIO=4&transport=polling')) == 1
     assert len(names(proxy, '/detect')) == 2
@@ -294,7 +296,7 @@ def test_polling_clients_come_back_to_their_node(echoes: tuple[str, Echo, Echo])
 
 @pytest.mark.parametrize('size', [10, 200_000])
 def test_what_one_node_refuses_the_other_is_asked(echoes: tuple[str, Echo, Echo], size: int) -> None:
-    """What may be computed twice, that is; a frame that may already be in an outbox is not."""
+    """A refused prediction is repeated on the other node; a frame, which may already be in an outbox, is not."""
     proxy, first, second = echoes
     first.status = 503
     for _ in range(4):
@@ -304,7 +306,7 @@ def test_what_one_node_refuses_the_other_is_asked(echoes: tuple[str, Echo, Echo]
 
 
 def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str, Echo, Echo]) -> None:
-    """Frames, and requests that are too large to be kept: 502 in JSON, when their node goes away."""
+    """Frames, and requests that are too large to repeat, get 502 in JSON if their node closes the connection."""
     proxy, first, second = echoes
     first.status = 0
     for _ in range(4):
@@ -317,7 +319,7 @@ def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str
 
 
 def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo]) -> None:
-    """`/ready` decides, not the port; with none ready there is a JSON answer that says when to come back."""
+    """A node that is not ready gets no requests; without a ready node, the proxy answers 503 with Retry-After."""
     proxy, first, second = echoes
     first.ready = 503
     eventually(lambda: names(proxy, '/detect', 4) == {'second': 4})
@@ -330,7 +332,7 @@ def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo])
 
 
 def test_time_outs_are_longer_than_label_studios() -> None:
-    """Which gives up after 100 s."""
+    """The proxy's time limits exceed the 100 s after which Label Studio stops waiting."""
     text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
     found = {name: int(value) for name, value in re.findall(r'timeout (\w+) +(\d+)s', text)}
     assert min(found['client'], found['server']) > 100

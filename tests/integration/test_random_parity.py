@@ -1,4 +1,4 @@
-"""On networks of the published architecture, with random weights, our f32 boxes and keypoints are those of rtmlib."""
+"""Our f32 boxes and keypoints equal rtmlib's on networks of the published architecture with random weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,22 +25,22 @@ pytestmark = pytest.mark.integration
 BACKENDS: Final = get_args(Backend)
 FORMS: Final = get_args(Form)
 SIZES: Final = {0: (517, 333), 1: (481, 457), 4: (333, 517), 10: (1203, 801)}
-"""Width and height of the pictures, by the number of persons that are found in them."""
+"""Width and height of the pictures, by the number of persons that the detector finds in them."""
 MAX_DISTANCE: Final = 0.5
-"""By which keypoints may lie apart, in pixels, unless rtmlib's two best bins tie."""
+"""Largest difference of a coordinate in pixels, unless rtmlib's two best bins tie."""
 MIN_SHARE: Final = 0.999
-"""Of the keypoints, that may not lie apart even if they tie."""
+"""Smallest share of keypoints within `MAX_DISTANCE`, including ties."""
 TIE: Final = 1e-4
-"""Of two bins' values, relative to the larger."""
+"""Largest difference of two tied bins, relative to the larger value."""
 BORDER_SIZE: Final = (601, 399)
 BORDER_BOXES: Final = [
-    (0, 60.5, 130, 330),  # touches the left border
-    (200, 0, 310.2, 250),  # the top
-    (480.7, 50, 601, 340),  # the right
-    (250, 120, 390, 399),  # the bottom
-    (0, 0, 601, 399),  # is the whole image
-    (-70.3, -95, 110, 190),  # reaches beyond the upper left corner
-    (470, 230.4, 690, 560),  # beyond the lower right one
+    (0, 60.5, 130, 330),  # at the left border
+    (200, 0, 310.2, 250),  # at the top
+    (480.7, 50, 601, 340),  # at the right border
+    (250, 120, 390, 399),  # at the bottom
+    (0, 0, 601, 399),  # the whole image
+    (-70.3, -95, 110, 190),  # beyond the upper left corner
+    (470, 230.4, 690, 560),  # beyond the lower right corner
     (-60, -40, 660, 450),  # beyond all borders
 ]
 
@@ -58,11 +58,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """The poses of the persons in a picture by rtmlib's reckoning, and by ours.
+    """Poses of the persons in a picture by rtmlib and by our engine.
 
-    :param keypoints: (N, 133, 2), clipped to the image.
-    :param confidences: (N, 133), clipped to 0..1.
-    :param tied: (N, 133, 2), whether the two best bins in x and in y are as good as equal.
+    :param keypoints: keypoints by rtmlib, (N, 133, 2), clipped to the image.
+    :param confidences: scores by rtmlib, (N, 133), clipped to 0..1.
+    :param tied: (N, 133, 2), True where the two best bins in x or in y tie.
     """
 
     keypoints: FloatArray
@@ -73,7 +73,7 @@ class Comparison:
 
 @pytest.fixture(scope='module')
 def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
-    """That of the lightweight mode, whose detector finds four persons and holds the NMS."""
+    """Build the package of the lightweight mode, whose detector includes the NMS and finds four persons."""
     folder = tmp_path_factory.mktemp('random-parity')
     archive = random_weights.pack(folder, 'lightweight', 4, 'nms')
     unpacked = folder / 'unpacked'
@@ -83,22 +83,22 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 
 @pytest.fixture(scope='module')
 def packages(package: ModelPackage) -> dict[tuple[Form, int | None], ModelPackage]:
-    """The same with every kind of detector, by its form and the number of persons; None: it finds what it will."""
+    """Make a package for each form of detector and number of persons; None for a detector with random boxes."""
     kinds = [(form, persons) for form in FORMS for persons in (None, 0, 1, 4, 10)]
     return {kind: package if kind == ('nms', 4) else _with_detector(package, *kind) for kind in kinds}
 
 
 def _with_detector(package: ModelPackage, form: Form, persons: int | None) -> ModelPackage:
-    # rtmlib takes all classes for persons, so there is one where anything may be found
+    # rtmlib counts each class as a person, so a detector with random boxes has one class
     classes = 1 if persons is None else None
     path = random_weights.write_detector(package.folder, 'yolox-tiny', form=form, persons=persons, classes=classes).path
-    # with NMS in the graph, rtmlib's threshold cannot be chosen
+    # with NMS in the graph, rtmlib's threshold is fixed
     threshold = 0.3 if form == 'nms' else 0.1
     return _with(package, file=path.name, output=form, score_threshold=threshold)
 
 
 def _with(package: ModelPackage, **changes: Any) -> ModelPackage:
-    """The package with changes to its detector's description."""
+    """Return the package with changes to its detector's description."""
     detector = package.wholebody.detector.model_copy(update=changes)
     return replace(package, wholebody=package.wholebody.model_copy(update={'detector': detector}))
 
@@ -133,16 +133,16 @@ def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
 
 
 def their_boxes(detector: YOLOX, image: Image) -> FloatArray:
-    """Those of rtmlib, which it is handed a BGR image for, but for those that hardly lie in the image."""
+    """Return rtmlib's boxes for the image in BGR, without boxes that lie almost entirely outside the image."""
     boxes = np.reshape(detector(np.ascontiguousarray(image[..., ::-1])), (-1, 4)).astype(np.float32)
     inside = clip_boxes(boxes, image.shape)
     return boxes[((inside[:, 2:] - inside[:, :2]) >= MIN_BOX_SIDE).all(axis=1)]
 
 
 def compare(estimator: RTMPose, image: Image, boxes: FloatArray, ours: list[Pose]) -> Comparison:
-    """Put beside our poses what rtmlib's call gives for the boxes, taken apart to see the bins.
+    """Compare our poses with rtmlib's for the boxes. The steps of rtmlib's call run one by one, which shows the bins.
 
-    :param image: RGB, as the estimator is made for.
+    :param image: RGB image, since the estimator expects RGB.
     """
     keypoints, scores, tied = [], [], []
     for box in boxes:
@@ -163,7 +163,7 @@ def compare(estimator: RTMPose, image: Image, boxes: FloatArray, ours: list[Pose
 
 
 def assert_equal(comparisons: Sequence[Comparison]) -> None:
-    """Keypoints lie apart only where two bins tie, and few do; confidences are equal."""
+    """Assert that confidences are equal and that keypoints differ only at ties, which are rare."""
     apart = []
     for comparison in comparisons:
         assert len(comparison.ours) == len(comparison.keypoints)
@@ -185,7 +185,7 @@ def picture(size: tuple[int, int]) -> Image:
 
 
 def scattered(count: int, size: tuple[int, int]) -> FloatArray:
-    """Boxes of many sizes and shapes inside an image, (count, 4)."""
+    """Return boxes of many sizes and shapes inside an image, (count, 4)."""
     rng = np.random.default_rng(count)
     sides = rng.uniform(0.15, 0.6, (count, 2)) * size
     corners = rng.uniform(0, 1, (count, 2)) * (size - sides)
@@ -193,7 +193,7 @@ def scattered(count: int, size: tuple[int, int]) -> FloatArray:
 
 
 def test_keypoints_in_given_boxes_equal_those_of_rtmlib(pair: Pair) -> None:
-    """One, four and ten persons in images of odd sizes, and boxes at and beyond the border."""
+    """Keypoints in given boxes equal rtmlib's, for up to ten persons and for boxes at and beyond the border."""
     queries = [(picture(size), scattered(persons, size)) for persons, size in SIZES.items() if persons]
     queries.append((picture(BORDER_SIZE), np.array(BORDER_BOXES, dtype=np.float32)))
     found = [
@@ -209,7 +209,7 @@ def test_keypoints_in_given_boxes_equal_those_of_rtmlib(pair: Pair) -> None:
 def test_from_the_picture_to_keypoints_all_equals_rtmlib(
     pair: Pair, packages: dict[tuple[Form, int | None], ModelPackage], form: Form
 ) -> None:
-    """Nobody, one, four and ten persons: the same boxes, and in them the same keypoints."""
+    """Boxes and keypoints equal rtmlib's for zero, one, four and ten persons."""
     comparisons = []
     for persons, size in SIZES.items():
         package, image = packages[form, persons], picture(size)
@@ -238,13 +238,13 @@ def test_from_the_picture_to_keypoints_all_equals_rtmlib(
 def test_boxes_anywhere_equal_those_of_rtmlib(
     packages: dict[tuple[Form, int | None], ModelPackage], backend: Backend, form: Form, nms_threshold: float
 ) -> None:
-    """Of all sizes and scores, some beyond the border: as many, in the same order."""
+    """Boxes of all sizes and scores equal rtmlib's in number, order and coordinates, also beyond the border."""
     package = _with(packages[form, None], nms_threshold=nms_threshold)
     count = 0
     ours = our_detector(package, backend)
     for size in ((97, 61), (481, 457), (1203, 801)):
         boxes, _ = ours.detect(picture(size))
-        # new networks, since those of OpenCV 5.0.0 compute wrongly when more boxes are found than in the first run
+        # a new network each time, since OpenCV 5.0.0 gives wrong results if a later run finds more boxes than the first
         expected = their_boxes(their_detector(package, backend), picture(size))
         assert len(boxes) == len(expected)
         np.testing.assert_allclose(boxes, expected, rtol=0, atol=0.01)

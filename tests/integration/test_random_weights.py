@@ -1,4 +1,4 @@
-"""Networks with random weights: as large as the published ones, of their form, and sound enough to be measured."""
+"""Networks with random weights have the size and form of the published ones and are suitable for measurements."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The networks of the lightweight mode, built by the command, which checks their figures."""
+    """Build the networks of the lightweight mode with the command, which checks their figures."""
     folder = tmp_path_factory.mktemp('random-weights')
     command = [sys.executable, '-m', 'benchmarks.random_weights', str(folder), '--models', 'yolox-tiny,rtmw-m']
     ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=180, check=False)
@@ -50,12 +50,12 @@ def weights_of(path: Path) -> int:
 
 @pytest.mark.parametrize(('name', 'parameters'), [('yolox-tiny-raw', 5.06e6), ('rtmw-m', 32.3e6)])
 def test_the_files_hold_as_many_weights_as_published(folder: Path, name: str, parameters: float) -> None:
-    """Counted in the file, where each batch norm is folded, the figures that the command checks come out again."""
+    """The weights in a file, with folded batch norms, match the number of parameters that the command checks."""
     assert weights_of(folder / f'{name}.onnx') == pytest.approx(parameters, rel=0.03)
 
 
 def test_a_missed_figure_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    """More than 3 % off is a miss, in parameters or multiply-adds."""
+    """A deviation of parameters or multiply-adds by more than 3 % is reported as missed."""
     published = random_weights.DETECTORS['yolox-tiny']
     good = random_weights.Built(path=Path('x.onnx'), published=published, parameters=5.1, multiply_adds=3.2)
     assert random_weights.report([good])
@@ -66,7 +66,7 @@ def test_a_missed_figure_is_reported(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_estimator_takes_any_batch(folder: Path) -> None:
-    """Three crops at once give what each gives by itself."""
+    """Three crops in one batch give the same output as each crop alone."""
     estimator, pixels = session(folder / 'rtmw-m.onnx'), crops(3)
     together = estimator.run(None, {'input': pixels})
     assert [output.shape for output in together] == [(3, 133, 384), (3, 133, 512)]
@@ -76,7 +76,7 @@ def test_the_estimator_takes_any_batch(folder: Path) -> None:
 
 
 def test_peaks_are_clear_and_depend_on_the_picture(folder: Path) -> None:
-    """So that the keypoints of two runtimes can be compared: they differ where the runtimes do, not by chance."""
+    """Peaks are clear and differ between pictures, so that keypoints of two runtimes differ only if the runtimes do."""
     for simcc in session(folder / 'rtmw-m.onnx').run(None, {'input': crops(3)}):
         ordered = np.sort(simcc, axis=2)
         assert np.mean(ordered[..., -1] - ordered[..., -2] > 1e-3) > 0.95
@@ -89,7 +89,7 @@ def test_peaks_are_clear_and_depend_on_the_picture(folder: Path) -> None:
 
 @pytest.mark.parametrize('name', ['yolox-tiny-raw', 'rtmw-m'])
 def test_no_activation_falsifies_the_speed(folder: Path, tmp_path: Path, name: str) -> None:
-    """None is infinite or subnormal, in a picture and in a blank one; no layer is silent."""
+    """No activation is infinite or subnormal and no layer vanishes, for a picture and for a blank one."""
     model = onnx.load(folder / f'{name}.onnx')
     convolutions = [node.output[0] for node in model.graph.node if node.op_type == 'Conv']
     model.graph.output.extend(onnx.ValueInfoProto(name=output) for output in convolutions)
@@ -109,7 +109,7 @@ def test_no_activation_falsifies_the_speed(folder: Path, tmp_path: Path, name: s
 
 
 def test_scores_of_all_sizes_occur(folder: Path) -> None:
-    """Without --persons the raw detector is neither sure of everything nor of nothing."""
+    """The scores of a raw detector without --persons range from low to high."""
     picture = random_pictures(1, width=416, height=416, seed=7).transpose(0, 3, 1, 2).astype(np.float32)
     (rows,) = session(folder / 'yolox-tiny-raw.onnx').run(None, {'images': picture})
     assert rows.shape == (1, 3549, 85)
@@ -119,8 +119,8 @@ def test_scores_of_all_sizes_occur(folder: Path) -> None:
 
 
 @pytest.mark.parametrize('form', get_args(Form))
-def test_a_package_finds_so_many_persons_in_any_picture(folder: Path, tmp_path: Path, form: Form) -> None:
-    """It is valid; its poses are as many as asked for, about where they should be, whatever is shown."""
+def test_a_package_finds_its_persons_in_any_picture(folder: Path, tmp_path: Path, form: Form) -> None:
+    """The package is valid and finds the requested number of persons near their boxes in any picture."""
     archive = random_weights.pack(folder, 'lightweight', 4, form)
     assert 'random-lightweight 1.0 is valid' in succeed(app, 'model', 'verify', archive)
     engine = PoseEngine(unpack(archive, tmp_path), EngineOptions(backend_type='onnxruntime', precision='f32'))
@@ -135,7 +135,7 @@ def test_a_package_finds_so_many_persons_in_any_picture(folder: Path, tmp_path: 
 
 @pytest.mark.parametrize('persons', [0, 1, 10])
 def test_any_number_of_persons_is_found(tmp_path: Path, persons: int) -> None:
-    """With NMS in the graph: one row each, and the last of zeros, as in mmdeploy's exports."""
+    """A detector with NMS gives a row per person and a last row of zeros, as in mmdeploy's exports."""
     detector = session(random_weights.write_detector(tmp_path, 'yolox-tiny', form='nms', persons=persons).path)
     for level in (0, 114, 255):
         dets, labels = detector.run(None, {'input': np.full((1, 3, 416, 416), level, dtype=np.float32)})
@@ -147,14 +147,14 @@ def test_any_number_of_persons_is_found(tmp_path: Path, persons: int) -> None:
 
 
 def test_too_many_persons_are_refused() -> None:
-    """Each needs a cell of the coarsest level for itself."""
+    """More persons than cells of the coarsest level are refused."""
     assert len(person_boxes(18, 416)) == 18
     with pytest.raises(ValueError, match='19 persons are too many for an input of 416×416'):
         person_boxes(19, 416)
 
 
 def test_the_same_seed_gives_the_same_file(folder: Path, tmp_path: Path) -> None:
-    """And another seed other weights."""
+    """The same seed gives the same file, and another seed gives another file."""
     again = random_weights.write_detector(tmp_path, 'yolox-tiny', form='raw').path.read_bytes()
     assert again == (folder / 'yolox-tiny-raw.onnx').read_bytes()
     assert again != random_weights.write_detector(tmp_path, 'yolox-tiny', form='raw', seed=1).path.read_bytes()

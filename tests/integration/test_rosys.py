@@ -1,4 +1,4 @@
-"""The real edge client: rosys' DetectorHardware in a process and an environment of its own."""
+"""rosys' own edge client, DetectorHardware, in another process and environment."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def drive(node: NodeProcess, frame: Image, transmission: str, folder: Path) -> d
 
 @pytest.mark.parametrize('transmission', ['RAW', 'JPEG'])
 def test_rosys_gets_poses_from_a_4k_frame(node: NodeProcess, tmp_path: Path, transmission: str) -> None:
-    """detect and batch_detect within rosys' 5 seconds, raw in one message of 24 MB or as JPEG."""
+    """`detect` and `batch_detect` answer rosys within its 5 seconds, for a raw message of 24 MB and for JPEG."""
     figures = arrange(2, (3840, 2160))
     answers = drive(node, make_card(figures, width=3840, height=2160), transmission, tmp_path)
     assert_read(poses_of(answers['detect']), figures)
@@ -45,7 +45,7 @@ def test_rosys_gets_poses_from_a_4k_frame(node: NodeProcess, tmp_path: Path, tra
 
 
 def test_what_rosys_uploads_reaches_the_loop(tmp_path: Path) -> None:
-    """With what it had detected, its tags, source and date, and category ids; as rosys sends it, without an answer."""
+    """An upload of rosys, which waits for no answer, reaches the Loop with detections, category ids, tags and date."""
     with (
         running_mock_loop(tmp_path / 'loop') as loop,
         running_node(tmp_path / 'node', UPLOAD_SECONDS=0.1, **loop.settings) as node,
@@ -62,7 +62,7 @@ def test_what_rosys_uploads_reaches_the_loop(tmp_path: Path) -> None:
 
 
 def test_rosys_reads_about_and_the_model_version(node: NodeProcess, tmp_path: Path) -> None:
-    """What this node adds to upstream's answer does not disturb its parser."""
+    """rosys parses `about` and the model version, although the node adds fields to upstream's answers."""
     answers = drive(node, make_card(), 'RAW', tmp_path)
     assert_read(poses_of(answers['detect']))
     assert answers['about']['operation_mode'] == 'idle'

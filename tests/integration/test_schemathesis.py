@@ -1,4 +1,4 @@
-"""A real node against its own OpenAPI document: what the document promises is what comes, whatever is sent."""
+"""Schemathesis checks that a real node keeps its own OpenAPI document."""
 
 import subprocess
 import sys
@@ -27,12 +27,12 @@ CHECKS = (
     'missing_required_header',
     'unsupported_method',
 )
-"""Left out is what would have all bytes be an image: positive_data_acceptance."""
+"""Checks of schemathesis, without `positive_data_acceptance`, which would require that any bytes are an image."""
 
 
 @pytest.fixture(scope='module')
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node with a Loop and a Label Studio, so that every route does something."""
+    """Start a node with a Loop and a Label Studio, so that every route has an effect."""
     folder = tmp_path_factory.mktemp('document')
     with running_mock_loop(folder / 'loop') as loop, running_studio() as studio:
         settings = {'UPLOAD_SECONDS': 0.5, 'POLL_SECONDS': 1, 'IMAGE_HOSTS': 'none'} | loop.settings | studio.settings
@@ -42,9 +42,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 
 def explore(node: NodeProcess, seconds: int, folder: Path, *, seed: int) -> None:
-    """Let schemathesis try all routes for so long.
+    """Let schemathesis try all routes for a time in seconds.
 
-    :param seed: not heeded if a budget is set by hand: then each run tries something else.
+    :param seed: seed of the requests; ignored with WHOLEBODY_FUZZ_SECONDS, so that each of those runs differs.
     """
     command = [
         *(sys.executable, '-m', 'schemathesis.cli', 'run', f'{node.url}/openapi.json', '--no-color'),
@@ -57,9 +57,9 @@ def explore(node: NodeProcess, seconds: int, folder: Path, *, seed: int) -> None
 
 
 def test_the_node_does_what_its_document_says(node: NodeProcess, tmp_path: Path) -> None:
-    """No 500, no answer that is not documented, no nonsense that is taken, none later than 5 s.
+    """Each answer is documented, no 500 and within 5 s, invalid requests are refused, and the node does not grow.
 
-    Nor does the node grow: whatever it loads and keeps for good has been asked for in a first part.
+    The first part loads everything that the node keeps. The memory is compared after it.
     """
     seconds = budget.seconds(50)
     first = min(60, seconds // 2)

@@ -1,4 +1,4 @@
-"""The site of the documents as MkDocs builds it."""
+"""The documentation site that MkDocs builds."""
 
 import os
 import re
@@ -16,18 +16,18 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; a warning of MkDocs, as about a broken link, fails the build."""
+    """Build the site; a warning of MkDocs, for example about a broken link, fails the build."""
     folder = tmp_path_factory.mktemp('site')
     build = [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet', '--site-dir', str(folder)]
     done = subprocess.run(
         build, cwd=PROJECT, env=os.environ | {'NO_MKDOCS_2_WARNING': '1'}, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, f'{done.stderr}\nmkdocs comes with the group docs: uv sync --group docs'
+    assert done.returncode == 0, f'{done.stderr}\nMkDocs is in the group docs: uv sync --group docs'
     return folder
 
 
 def _loaded(page: Path) -> Iterator[str]:
-    """Yield the addresses of what a browser loads with a page."""
+    """Yield the addresses that a browser loads with a page."""
     text = page.read_text()
     for tag in re.findall(
         r'<(?:script|img|source|iframe)\b[^>]*>|<link\b[^>]*rel="?(?:stylesheet|icon|preload)[^>]*>', text
@@ -36,7 +36,7 @@ def _loaded(page: Path) -> Iterator[str]:
 
 
 def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
-    """Fonts, scripts and pictures lie in the site, so that it works offline."""
+    """The site contains its fonts, scripts and pictures, so that it works offline."""
     pages = sorted(site.rglob('*.html'))
     assert len(pages) > 25
     for page in pages:
@@ -47,7 +47,7 @@ def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
 
 
 def test_generated_pages_are_in_the_site_and_in_the_search(site: Path) -> None:
-    """The search index is a file of the site."""
+    """The generated pages are in the site, and its search index has their content."""
     index = (site / 'search' / 'search_index.json').read_text()
     for page, word in (
         ('settings', 'MAX_OUTBOX_SIZE'),

@@ -1,4 +1,4 @@
-"""A node stays as fast and as small as it was: a minute of what `benchmarks.soak` does for half an hour."""
+"""A run of `benchmarks.soak` for a minute instead of half an hour."""
 
 from pathlib import Path
 
@@ -10,11 +10,11 @@ from benchmarks.soak_report import plot, write
 pytestmark = [pytest.mark.integration, pytest.mark.nightly]
 
 SLOW_TO_SHOW = ('throughput', 'memory', 'work')
-"""Goals that a minute on a machine with other work says nothing of."""
+"""Goals that a minute on a busy machine cannot judge."""
 
 
 def test_a_minute_of_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No error that is no refusal, no image lost, no descriptor, thread or task left, through switches and faults."""
+    """A minute with switches and faults has only intended refusals and leaves no lost image or open resource."""
     report = run(tmp_path / 'soak', seconds=60, warm=15)
     assert [goal for goal in report.missed if not goal.startswith(SLOW_TO_SHOW)] == []
     assert report.switches >= 3

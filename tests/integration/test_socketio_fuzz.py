@@ -1,4 +1,4 @@
-"""Socket.IO events of whatever content to a real node: always an answer, never silence."""
+"""A real node answers Socket.IO events of any content."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +37,7 @@ PAYLOADS = {
 
 @pytest.fixture(scope='module')
 def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """A node that sends what it accepts to a mock Loop."""
+    """Start a node that sends accepted images to a mock Loop."""
     folder = tmp_path_factory.mktemp('fuzzed')
     with (
         running_mock_loop(folder / 'loop') as loop,
@@ -49,18 +49,18 @@ def follower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 @pytest.fixture
 def alive(follower: NodeProcess) -> Iterator[NodeProcess]:
-    """The node; afterwards it is there, well, and no larger than before."""
+    """Yield the node, and check afterwards that it is ready, has logged no fault and has not grown."""
     before = resident_mib(follower.process.pid)
     yield follower
     assert httpx.get(f'{follower.url}/ready', timeout=ANSWER_SECONDS).status_code == 200
     assert httpx.get(f'{follower.url}/outbox', timeout=ANSWER_SECONDS).status_code == 200
     assert resident_mib(follower.process.pid) < 1.2 * before + 64
-    assert 'the event' not in follower.log.read_text()  # failed inside the node
+    assert 'the event' not in follower.log.read_text()  # the log line of an event that failed inside the node
 
 
 @pytest.mark.parametrize('event', EVENTS)
 def test_every_payload_is_answered(alive: NodeProcess, event: str) -> None:
-    """Within 5 seconds, with an object; what fails says so, and is no failure inside the node."""
+    """Each payload gets an object within 5 seconds, and none causes a failure inside the node."""
     with alive.socketio() as client:
 
         @given(PAYLOADS.get(event, JSON | TEXTS) | JSON)
@@ -74,8 +74,8 @@ def test_every_payload_is_answered(alive: NodeProcess, event: str) -> None:
         client.call('set_model_version_mode', 'follow_loop')
 
 
-def test_no_message_makes_a_connection_deaf(alive: NodeProcess) -> None:
-    """After raw messages of any kind, binary parts that are missing or too many among them, events are answered."""
+def test_events_are_answered_after_any_message(alive: NodeProcess) -> None:
+    """A connection still answers events after raw messages of any kind, with missing or surplus binary parts."""
     raw = st.builds(
         '{}{}{}{}'.format,
         st.sampled_from(['2', '2', '5', '51-', '50-', '52-', '5999999999-', '3', '4', '6', '9', '']),
@@ -94,7 +94,7 @@ def test_no_message_makes_a_connection_deaf(alive: NodeProcess) -> None:
                 for message in messages:
                     client._client.eio.send(message)
                 if any(isinstance(message, str) and message.startswith(('5', '6')) for message in messages):
-                    client._client.eio.send(b'a binary part, in case one is waited for')
+                    client._client.eio.send(b'a binary part, in case the node waits for one')
                     client._client.eio.send(b'another')
                 assert isinstance(client.call('info', timeout=ANSWER_SECONDS), dict)
 

@@ -1,4 +1,4 @@
-"""Switching models for long: under load, with large packages, through kills. Takes minutes."""
+"""Repeated switches of models under load, with large packages, and with kills. The tests take minutes."""
 
 import re
 import signal
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 
 def large_package(path: Path, megabytes: int) -> Path:
-    """The embedded package with random weights in its detector that nothing uses."""
+    """Make a copy of the embedded package with unused random weights in its detector."""
     model = build_detector()
     ballast = np.random.default_rng(0).random(megabytes * 250_000, dtype=np.float32)
     model.graph.initializer.append(numpy_helper.from_array(ballast, 'ballast'))
@@ -39,7 +39,7 @@ def large_package(path: Path, megabytes: int) -> Path:
 
 
 class SocketLoad(Load):
-    """As `Load`, over Socket.IO with raw frames."""
+    """Load over Socket.IO with raw frames."""
 
     def _run(self) -> None:
         with self.node.socketio() as client:
@@ -55,7 +55,7 @@ class SocketLoad(Load):
 
 
 def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
-    """Four clients, REST and Socket.IO; two versions, one of 200 MB; the event loop is never held up over 0.1 s."""
+    """No request of four clients fails during ten switches, and the switches never block the event loop for 0.1 s."""
     with running_mock_loop(tmp_path / 'loop') as loop:
         loop.upload_package(make_package(tmp_path / 'small.zip', version='1.1'), '1.1')
         loop.upload_package(large_package(tmp_path / 'large.zip', 200), '2.0')
@@ -76,14 +76,14 @@ def test_ten_switches_under_load_fail_no_request(tmp_path: Path) -> None:
                 assert load.versions == {'1.1', '2.0'}
             log = node.log.read_text()[started:]
             assert [name for name in ('1.1', '2.0') if (node.data_folder / 'models' / name).exists()] == ['1.1']
-    assert 'Using selector' in node.log.read_text()  # asyncio's debug mode is on, which tells what is slow
+    assert 'Using selector' in node.log.read_text()  # asyncio is in debug mode, which logs slow steps
     held_up = [float(seconds) for seconds in re.findall(r'Executing .* took (\d+\.\d+) seconds', log)]
-    # What a switch does it does every time, five times with each package; once or twice is the machine's doing.
+    # Each package is loaded five times: a slow step of the switch would appear each time, a busy machine only sometimes
     assert len([seconds for seconds in held_up if seconds > 0.1]) < 3, held_up
 
 
 def restart_and_check(folder: Path, loop: MockLoopProcess, seconds: float, versions: set[str]) -> None:
-    """Start a node, kill it after some time of following."""
+    """Start a node, check it, change its target, and kill it after a time in seconds."""
     with running_node(folder, POLL_SECONDS=0.2, KEEP_MODELS=1, **loop.settings) as node:
         assert node.version in versions
         assert_read(poses_of(node.detect(CARD).json()))
@@ -98,7 +98,7 @@ def _change_target(loop: MockLoopProcess, node: NodeProcess) -> None:
 
 
 def test_sigkill_at_twenty_moments_leaves_a_good_model(tmp_path: Path) -> None:
-    """During download, unpacking and switching (a slow Loop, 20 MB): every restart serves a model that works."""
+    """Each restart serves a working model after a kill during download, unpacking or switching."""
     rng = np.random.default_rng(7)
     with running_mock_loop(tmp_path / 'loop') as loop:
         loop.upload_package(large_package(tmp_path / 'a.zip', 20), '1.1')
