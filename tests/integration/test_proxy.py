@@ -42,7 +42,7 @@ def haproxy() -> Path:
 def running_proxy(haproxy: Path, folder: Path, first: int, second: int) -> Iterator[str]:
     """Start HAProxy in front of two ports, and yield its address. Its configuration gets other addresses only."""
     port = free_port()
-    text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
+    text = (PROJECT / 'deploy' / 'proxy' / 'haproxy.cfg').read_text()
     for old, new in ((' node:8004', first), (' node-2:8004', second), ('bind :8080', port)):
         assert old in text
         text = text.replace(old, f'{old[: -len(old.lstrip())]}{"bind " if "bind" in old else ""}127.0.0.1:{new}')
@@ -333,7 +333,7 @@ def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo])
 
 def test_time_outs_are_longer_than_label_studios() -> None:
     """The proxy's time limits exceed the 100 s after which Label Studio stops waiting."""
-    text = (PROJECT / 'detector' / 'proxy' / 'haproxy.cfg').read_text()
+    text = (PROJECT / 'deploy' / 'proxy' / 'haproxy.cfg').read_text()
     found = {name: int(value) for name, value in re.findall(r'timeout (\w+) +(\d+)s', text)}
     assert min(found['client'], found['server']) > 100
     assert all(value for value in itertools.chain(found.values()))
