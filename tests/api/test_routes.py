@@ -1,7 +1,6 @@
 """The REST routes of a real node."""
 
 import contextlib
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -118,14 +117,9 @@ BAD_IMAGES: dict[str, tuple[bytes, int, str]] = {
 @pytest.mark.parametrize('name', BAD_IMAGES)
 @pytest.mark.parametrize('route', ['detect', 'poses'])
 def test_bad_images_get_a_clear_error_and_the_node_serves_on(node: NodeProcess, name: str, route: str) -> None:
-    """A 4xx with a `detail`, within a second; the next request is answered."""
+    """A bad image is answered with a 4xx and a `detail`, and the next request is served."""
     data, status, message = BAD_IMAGES[name]
-    seconds = []
-    for _ in range(3):  # the best of three, since the machine may be busy with something else
-        start = time.monotonic()
-        response = httpx.post(f'{node.url}/{route}', files={'file': data}, timeout=10)
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 1
+    response = httpx.post(f'{node.url}/{route}', files={'file': data}, timeout=10)
     assert response.status_code == status
     assert message in response.json()['detail']
     assert node.detect(CARD).status_code == 200
