@@ -1,6 +1,6 @@
-"""The dataset's own annotations, where WHOLEBODY_TEST_DATA names a folder that holds them.
+"""The dataset's own annotations. The tests need WHOLEBODY_TEST_DATA, the path of a folder with them.
 
-The folder holds `coco_wholebody_two_images.json`: persons in COCO-WholeBody's own fields.
+The folder contains `coco_wholebody_two_images.json`, persons in COCO-WholeBody's own fields.
 """
 
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names 
 
 @pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
 def test_the_dataset_comes_out_as_it_went_in(style: Style) -> None:
-    """Import, Label Studio's regions, export: field by field, down to the type and the last digit of each number."""
+    """Annotations survive import, Label Studio's regions and export field by field, down to each number's digits."""
     path = Path(str(DATA)) / 'coco_wholebody_two_images.json'
     original, images, config = json.loads(path.read_text()), read_coco(path), parse(generate(style))
     assert sum(len(image.persons) for image in images) == 6
@@ -38,7 +38,7 @@ def test_the_dataset_comes_out_as_it_went_in(style: Style) -> None:
 
 
 def test_the_flat_form_holds_the_same_persons() -> None:
-    """All but the boxes of face and hands, for which it has no place."""
+    """The flat form keeps everything except the boxes of face and hands, for which it has no fields."""
     path = Path(str(DATA)) / 'coco_wholebody_two_images.json'
     original = json.loads(path.read_text())
     again = to_coco(from_coco(to_coco(read_coco(path), flat=True)))

@@ -1,6 +1,6 @@
-"""Requests of a real Label Studio, where WHOLEBODY_LABEL_STUDIO_BODIES names a folder that holds them.
+"""Recorded requests of Label Studio. The tests need WHOLEBODY_LABEL_STUDIO_BODIES, the path of a folder with them.
 
-Each file holds `{method, path, headers, body}`, as a recording backend has written it; other files are passed over.
+Each file contains `{method, path, headers, body}`, as a recording backend writes it. Other files are ignored.
 """
 
 import json
@@ -36,7 +36,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 @pytest.mark.parametrize('path', recorded(), ids=lambda path: path.stem)
 def test_every_request_gets_a_valid_answer(backend: NodeProcess, path: Path) -> None:
-    """In the form that its route has; their Label Studio is gone, so that no image can be had."""
+    """Each request gets an answer in the form of its route, although its images are no longer available."""
     request = json.loads(path.read_bytes())
     answer = httpx.request(request['method'], backend.url + request['path'], json=request['body'], timeout=100)
     content = answer.json()

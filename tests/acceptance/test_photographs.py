@@ -1,6 +1,6 @@
-"""Real weights and real photographs, where WHOLEBODY_TEST_DATA names a folder that holds them.
+"""Real weights and photographs. The tests need WHOLEBODY_TEST_DATA, the path of a folder with them.
 
-The folder holds `yolox_nano_coco80.onnx` (YOLOX-nano with its published COCO weights, raw output, 416×416),
+The folder contains `yolox_nano_coco80.onnx` (YOLOX-nano with its published COCO weights, raw output, 416×416),
 photographs, and `coco_wholebody_two_images.json` with their persons in COCO-WholeBody's own fields.
 """
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(DATA is None, reason='WHOLEBODY_TEST_DATA names 
 
 
 def photographs() -> list[dict[str, Any]]:
-    """The images of the annotation file, each with its persons' boxes x, y, width, height, largest first."""
+    """Return the images of the annotation file, each with its persons' boxes x, y, width, height, largest first."""
     if DATA is None:
         return []
     annotations = json.loads((Path(DATA) / 'coco_wholebody_two_images.json').read_text())
@@ -47,7 +47,7 @@ def photographs() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope='module')
 def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
-    """YOLOX-nano, packed by our own command's function, beside the test card's estimator."""
+    """Open an engine with YOLOX-nano, packed by our own function, and the test card's estimator."""
     folder = tmp_path_factory.mktemp('nano')
     onnx.save(build_estimator(), folder / 'rtmw.onnx')
     pack_onnx(
@@ -64,7 +64,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
 
 @pytest.mark.parametrize('photograph', photographs(), ids=lambda image: str(image['file_name']))
 def test_the_largest_person_is_found_and_nothing_but_persons(engine: PoseEngine, photograph: dict[str, Any]) -> None:
-    """IoU ≥ 0.6 with the annotated box; every other box lies on an annotated person too."""
+    """The largest person is found with an IoU of at least 0.6, and every other box lies on an annotated person."""
     image = images.read(Path(str(DATA)) / photograph['file_name'])
     poses = engine.poses(image)
     truth = [np.array([x, y, x + width, y + height]) for x, y, width, height in photograph['boxes']]
@@ -75,7 +75,7 @@ def test_the_largest_person_is_found_and_nothing_but_persons(engine: PoseEngine,
 
 
 class Recorder(Runtime):
-    """Passes on to a runtime and keeps the last batch."""
+    """Runtime that records its last batch."""
 
     name = 'recorder'
 
@@ -89,7 +89,7 @@ class Recorder(Runtime):
 
 
 def test_bgr_goes_into_the_detector(engine: PoseEngine) -> None:
-    """What reaches the network of a photograph: blue first, 0..255, letterboxed upper left on 114."""
+    """The detector gets a photograph with blue first, values in 0..255, at the upper left of a background of 114."""
     recorder = Recorder(engine.detector.runtime)
     detector = PersonDetector(recorder, engine.detector.spec)
     image = images.read(Path(str(DATA)) / photographs()[0]['file_name'])
@@ -104,7 +104,7 @@ def test_bgr_goes_into_the_detector(engine: PoseEngine) -> None:
 
 
 def test_other_classes_do_not_appear(engine: PoseEngine) -> None:
-    """The same network finds other things on these photographs; none of them becomes a person."""
+    """The network detects other classes in these photographs, and none of them becomes a person."""
     others = 0
     for photograph in photographs():
         image = images.read(Path(str(DATA)) / photograph['file_name'])

@@ -1,11 +1,11 @@
-"""Coverage-guided fuzzing (atheris) of everything that takes bytes from outside.
+"""Coverage-guided fuzzing with atheris of all code that reads untrusted bytes.
 
     python -m tests.fuzz.harness TARGET [--seconds 600] [--corpus FOLDER]
     python -m tests.fuzz.harness TARGET --replay FILE…
 
-`tests/integration/test_fuzzing.py` makes the environment that has atheris, and runs all targets: `CONTRIBUTING.md`
-says how. A target returns quietly or raises what it must never raise. A round that takes over 5 seconds, or 2 GiB, is a
-failure, too; libFuzzer then writes the input to `crash-…`, `timeout-…` or `oom-…` in the working directory.
+`tests/integration/test_fuzzing.py` makes an environment with atheris and runs all targets; see `CONTRIBUTING.md`. A
+target fails if it raises an error or if a round takes over 5 seconds or over 2 GiB of memory. libFuzzer then writes the
+input to `crash-…`, `timeout-…` or `oom-…` in the working directory.
 """
 
 import argparse
@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, Final
 
 SECONDS_A_ROUND: Final = 5
+"""Time limit for a round, in seconds."""
 MEMORY_MIB: Final = 2048
+"""Memory limit of the process, in MiB."""
 _PART: Final = b'\0part\0'
-"""Between a Socket.IO message and each of its binary parts."""
+"""Separator in an input between a Socket.IO message and its binary parts."""
 
 Target = Callable[[bytes], None]
 
@@ -65,7 +67,7 @@ def labeling_config(data: bytes) -> None:
 
 
 def regions(data: bytes) -> None:
-    """A byte that chooses the config, then the regions of an annotation as JSON."""
+    """Read the regions of an annotation as JSON. The first byte of the input chooses the labeling config."""
     import numpy as np
 
     from detector.label_studio.labels import config
@@ -96,7 +98,7 @@ def metadata_json(data: bytes) -> None:
 
 
 def socketio_event(data: bytes) -> None:
-    """A packet as a client writes it, `2["event", …]`, then its binary parts: it is answered, if it is an event."""
+    """Handle a packet like `2["event", …]` with its binary parts. The node must answer if it is an event."""
     answer = answer_to(data)
     if answer is not None:
         assert 'failed inside the node' not in str(answer.get('error')), answer
@@ -104,7 +106,7 @@ def socketio_event(data: bytes) -> None:
 
 
 def answer_to(data: bytes) -> dict[str, Any] | None:
-    """What a node with the embedded model answers; None to what is no event."""
+    """Return the answer of a node with the embedded model; None if the input is not an event."""
     from socketio import packet
 
     node, loop = _node()
@@ -113,7 +115,7 @@ def answer_to(data: bytes) -> dict[str, Any] | None:
     async def arrive() -> dict[str, Any] | None:
         try:
             received = node.sio.packet_class(encoded_packet=text.decode(errors='replace'))
-        except ValueError:  # no message at all
+        except ValueError:  # not a message
             return None
         if received.packet_type not in (packet.EVENT, packet.BINARY_EVENT) or not text:
             return None
@@ -129,7 +131,7 @@ def answer_to(data: bytes) -> dict[str, Any] | None:
 
 
 def outbox_file(data: bytes) -> None:
-    """The metadata of an image that waits in the outbox, after whatever has happened to it on the disk."""
+    """Load an outbox whose image has the input as its metadata file."""
     from detector.outbox.queue import OutboxQueue
 
     name = '2026-01-31_12:00:00.000000'
@@ -146,7 +148,7 @@ def outbox_file(data: bytes) -> None:
 
 
 def corrections_file(data: bytes) -> None:
-    """The database of corrections, after whatever has happened to it on the disk."""
+    """Use a queue of corrections that has the input as its database file."""
     from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 
     with tempfile.TemporaryDirectory(dir=_memory_disk()) as folder:
@@ -162,7 +164,7 @@ def corrections_file(data: bytes) -> None:
 
 
 def download_file(data: bytes) -> None:
-    """The note of an earlier download, a line, `Content-Range`, a line, then what the server sends."""
+    """Resume a download. The input has the note of the earlier download, `Content-Range` and the body, one per line."""
     import httpx
 
     from detector.errors import DownloadFailed
@@ -211,7 +213,7 @@ TARGETS: Final[Mapping[str, Target]] = {
 
 
 def seeds(name: str) -> list[bytes]:
-    """Good inputs of a target, from which the fuzzer goes on."""
+    """Return valid inputs of a target, with which the fuzzer starts."""
     from detector.label_studio.labels import config
 
     point = {'category_name': 'nose', 'x': 1.5, 'y': 2, 'model_name': '1', 'confidence': 0.5}
@@ -315,7 +317,7 @@ def _database() -> bytes:
 
 @cache
 def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
-    """A node with the embedded model in this process, for a Loop that is away; whoever sends it events is let in."""
+    """Make a node with the embedded model in this process. Its Loop does not answer, and it accepts every client."""
     from starlette.routing import Mount
 
     from detector.models import package as model_package
@@ -350,7 +352,7 @@ def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
 
 
 def _memory_disk() -> Path | None:
-    """Where files take no disk's time, if there is such a place."""
+    """Return a folder in memory, which is faster than a disk; None if the machine has none."""
     return Path('/dev/shm') if os.access('/dev/shm', os.W_OK) else None
 
 
@@ -361,7 +363,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('target', choices=sorted(TARGETS))
     parser.add_argument('--seconds', type=int, default=600)
-    parser.add_argument('--corpus', type=Path, help='kept and grown; begins with good inputs')
+    parser.add_argument('--corpus', type=Path, help='folder of inputs, which the fuzzer extends')
     parser.add_argument('--replay', type=Path, nargs='+', help='run these inputs once, without atheris')
     options = parser.parse_args()
     if options.replay:
@@ -376,11 +378,11 @@ def _fuzz(name: str, seconds: int, corpus: Path) -> None:
 
     corpus.mkdir(parents=True, exist_ok=True)
     target = TARGETS[name]
-    os.fsync = lambda fd: None  # files live as long as a round
+    os.fsync = lambda fd: None  # files last for one round only
     with atheris.instrument_imports(include=['detector', 'PIL', 'zipfile', 'socketio', 'engineio']):
         for number, seed in enumerate(good := seeds(name)):
             (corpus / f'seed-{number}').write_bytes(seed)
-            target(seed)  # imports what it needs, which then is watched
+            target(seed)  # imports the modules that the fuzzer must instrument
     limits = [f'-max_total_time={seconds}', f'-timeout={SECONDS_A_ROUND}', f'-rss_limit_mb={MEMORY_MIB}']
     size = max(map(len, good))
     atheris.Setup(

@@ -1,4 +1,4 @@
-"""The fuzzing harness without its fuzzer: every target takes its good inputs."""
+"""The targets of the fuzzing harness without the fuzzer."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ from .harness import TARGETS, answer_to, seeds
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """The harness silences logs, and its node leaves its settings in the environment, where upstream reads them."""
+    """Restore logs and environment: the harness disables logs, and its node sets variables for upstream."""
     environment = dict(os.environ)
     yield
     logging.disable(logging.NOTSET)
@@ -21,7 +21,7 @@ def _as_before() -> Iterator[None]:
 
 @pytest.mark.parametrize('name', TARGETS)
 def test_every_target_takes_good_and_damaged_inputs(name: str) -> None:
-    """Good inputs, their halves and nothing at all raise nothing."""
+    """Valid, halved and empty inputs raise no error in any target."""
     found = seeds(name)
     assert found
     for seed in [*found, *(seed[: len(seed) // 2] for seed in found), b'\0', b'\0part\0']:
@@ -29,7 +29,7 @@ def test_every_target_takes_good_and_damaged_inputs(name: str) -> None:
 
 
 def test_good_events_reach_their_handlers() -> None:
-    """Else the fuzzer would try nothing but the doors."""
+    """The node answers the valid events without an error, so the fuzzer reaches their handlers."""
     answers = [answer_to(seed) for seed in seeds('socketio_event')]
     assert all(answer is not None and 'error' not in answer for answer in answers), answers
     assert {'poses', 'items', 'point_detections', 'outbox_mode', 'status'} <= {

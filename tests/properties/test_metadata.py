@@ -1,4 +1,4 @@
-"""Metadata of whatever form: the Loop's, or an InvalidRequest; what is taken can be sent."""
+"""Metadata of any form is accepted in the Loop's form or refused with InvalidRequest."""
 
 import json
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from tests.support.strategies import JSON, METADATA, TEXTS, mutated
 
 @given(JSON | mutated(METADATA))
 def test_any_metadata_is_taken_or_refused(payload: Any) -> None:
-    """What is taken is JSON that the Loop can read; anything else raises InvalidRequest."""
+    """Accepted metadata is JSON that the Loop can read; other metadata raises InvalidRequest."""
     try:
         taken = metadata.parse(payload)
     except InvalidRequest as error:
@@ -37,7 +37,7 @@ def categories(embedded: ModelPackage) -> tuple[ModelPackage, Any]:
 
 
 def test_categories_are_found_or_refused(categories: tuple[ModelPackage, Any]) -> None:
-    """Every detection and annotation of what is taken has a category id, or an InvalidRequest names it."""
+    """Each accepted detection or annotation has a category id; an unknown category raises InvalidRequest."""
     package, model_info = categories
 
     @given(mutated(METADATA))
@@ -56,7 +56,7 @@ def test_categories_are_found_or_refused(categories: tuple[ModelPackage, Any]) -
 
 @given(TEXTS | st.datetimes().map(lambda moment: moment.isoformat()))
 def test_any_date_is_taken_or_refused(text: str) -> None:
-    """A date is ISO 8601, or raises InvalidRequest."""
+    """A date in ISO 8601 is accepted, and any other text raises InvalidRequest."""
     try:
         assert metadata.check_date(text) == text
     except InvalidRequest as error:
@@ -66,7 +66,7 @@ def test_any_date_is_taken_or_refused(text: str) -> None:
 @example({'box_detections': [{'x': 1e300, 'y': 0, 'width': 1, 'height': 1, 'confidence': 1}]})
 @given(JSON | mutated(METADATA))
 def test_stored_metadata_gives_poses_or_a_value_error(payload: Any) -> None:
-    """Metadata that others have put into the outbox gives poses or raises what its readers expect."""
+    """Metadata that another program has put into the outbox gives poses or raises an error that its readers handle."""
     try:
         poses_from_metadata(payload)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:

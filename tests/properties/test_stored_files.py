@@ -1,4 +1,4 @@
-"""Files of DATA_FOLDER that a disk or a person has damaged: set aside or begun anew, never a crash."""
+"""Damaged files in DATA_FOLDER are set aside or replaced, and cause no crash."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ METADATA = {'box_detections': [], 'tags': ['a'], 'source': 'x', 'created': '2026
 
 
 def queue_file() -> bytes:
-    """A database of corrections with some of everything."""
+    """Make a database of corrections with waiting and sent annotations."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'corrections.sqlite'
         queue = CorrectionQueue(path)
@@ -43,7 +43,7 @@ QUEUE_FILE = queue_file()
 @example(QUEUE_FILE[:-4096] + b'\xff' * 4096)
 @example(QUEUE_FILE.replace(b'PRIMARY KEY, project', b'PRIMAK YREY, project'))
 def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -> None:
-    """Whatever the file holds, corrections are taken and worked off; a fault of the disk is an OSError."""
+    """With any content of the file, the queue accepts and returns corrections; a fault of the disk is an OSError."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'corrections.sqlite'
         path.write_bytes(content)
@@ -71,7 +71,7 @@ def test_a_damaged_queue_of_corrections_works_or_is_begun_anew(content: bytes) -
 )
 @example(metadata=b'[' * 20_000, jpeg=b'a', name=NAME, extra='')
 def test_a_damaged_outbox_is_taken_over(metadata: bytes, jpeg: bytes, name: str, extra: str) -> None:
-    """What lies in the outbox is sent, described as far as it can be read, or set aside; all of it is counted."""
+    """Each image in a damaged outbox is waiting or set aside, and counted; descriptions have the readable fields."""
     with TemporaryDirectory() as folder:
         outbox = Path(folder) / 'outbox'
         place = outbox / 'normal' / name
@@ -99,7 +99,7 @@ HEADERS = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=1
 
 
 def download_from(answers: list[tuple[int, dict[str, str], bytes]], target: Path) -> None:
-    """Download from a server that answers so, the last answer again and again."""
+    """Download from a server with these answers, which repeats the last one."""
     left = list(answers)
 
     def answer(_: httpx.Request) -> httpx.Response:
@@ -125,16 +125,16 @@ def download_from(answers: list[tuple[int, dict[str, str], bytes]], target: Path
     content=st.binary(max_size=200),
 )
 @example(note=json.dumps(NOTE | {'etag': '\x80'}).encode(), part=b'part', status=206, headers={}, content=b'rest')
-def test_whatever_lies_there_and_comes_is_a_file_or_a_failure(
+def test_a_damaged_download_is_completed_or_fails(
     note: bytes, part: bytes, status: int, headers: dict[str, str], content: bytes
 ) -> None:
-    """A damaged note, the rest of an earlier download and a strange server give a file or DownloadFailed."""
+    """A damaged note, a partial file and any answer of the server lead to a complete file or to DownloadFailed."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / 'model.zip'
         target.with_name('model.zip.json').write_bytes(note)
         target.with_name('model.zip.part').write_bytes(part)
         try:
-            # a transfer that breaks off is tried again after a pause; here the second try gets it all
+            # a transfer that breaks off is tried again, and the second try gets 404
             download_from([(status, headers, content), (404, {}, b'')], target)
         except DownloadFailed as error:
             assert str(error)
@@ -144,7 +144,7 @@ def test_whatever_lies_there_and_comes_is_a_file_or_a_failure(
 
 @given(JSON | mutated(NOTE))
 def test_a_note_is_understood_or_ignored(note: Any) -> None:
-    """What stands in a note is of the right types, or counts as nothing."""
+    """The fields of a note have the right types, or the note is ignored."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / 'model.zip'
         target.with_name('model.zip.json').write_text(json.dumps(note))
@@ -155,7 +155,7 @@ def test_a_note_is_understood_or_ignored(note: Any) -> None:
 
 
 def test_the_queue_file_is_a_real_one() -> None:
-    """What the tests above damage is a database with tables."""
+    """The database that the tests above damage has tables and entries."""
     with sqlite3.connect(':memory:') as database:
         database.deserialize(QUEUE_FILE)
         assert database.execute('SELECT count(*) FROM sent').fetchone() == (49,)
