@@ -65,7 +65,7 @@ def test_fields_beside_the_metadata_override_it() -> None:
 
 
 class Recording(Collector):
-    """Notes what it is given."""
+    """A collector that records its calls."""
 
     def __init__(self) -> None:
         self.accepted: list[ImageMetadata] = []
@@ -80,7 +80,7 @@ class Recording(Collector):
 
 
 async def test_the_answer_carries_what_the_request_says(engine: PoseEngine) -> None:
-    """Tags, source and date; the image is collected unless `autoupload` is `disabled`."""
+    """The answer has the request's tags, source and date; the image is collected unless `autoupload` is `disabled`."""
     collector = Recording()
     detection = Detection(Inference(Settings(), lambda: engine), collector)
     request = DetectRequest(tags=['a'], source='s', creation_date='2026-01-02T03:04:05', autoupload='all')
@@ -95,7 +95,7 @@ async def test_the_answer_carries_what_the_request_says(engine: PoseEngine) -> N
 
 
 async def test_a_batch_is_bounded_and_keeps_its_order(engine: PoseEngine) -> None:
-    """One item per image; one image too many is refused before any inference."""
+    """A batch gives one item per image in order; one image too many is refused before any inference."""
     detection = Detection(Inference(Settings(), lambda: engine), Recording())
     found = await detection.detect_batch([make_card(()), CARD], DetectRequest())
     assert [len(item.box_detections) for item in found.items] == [0, len(FIGURES)]
@@ -125,7 +125,7 @@ async def test_uploads_get_the_category_ids_of_the_model_that_serves(tmp_path: P
 
 
 async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) -> None:
-    """As Label Studio lists them."""
+    """The names of the models begin with the one that serves, for Label Studio's list of versions."""
     serving, store = make_serving(tmp_path)
     models = service.Models(serving, store, None)  # type: ignore[arg-type]  # this use case needs no target
     for number in ('1.0', '2.0', '3.0'):

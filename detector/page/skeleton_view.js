@@ -163,7 +163,7 @@ export default {
       }
       if (!this.result) return "";
       const count = this.poses.length;
-      const persons = count === 0 ? "Nobody found" : count === 1 ? "1 person" : `${count} persons`;
+      const persons = count === 0 ? "No person found" : count === 1 ? "1 person" : `${count} persons`;
       const facts = [persons, `${this.width} × ${this.height} pixels`];
       const timing = this.result.timing;
       if (timing) facts.push(`inference ${timing.inference_ms.toFixed(0)} ms`);

@@ -23,7 +23,7 @@ from tests.support.sabotage import Sabotage
 
 
 def test_the_example_card_is_read_to_the_pixel(node: NodeProcess) -> None:
-    """`curl -F file=@model_files/test-card.jpg …/detect`: both persons, 133 points each."""
+    """`POST /detect` with the example card gives both persons with 133 points each."""
     response = node.detect(EXAMPLE_CARD.read_bytes())
     assert response.status_code == 200
     assert_read(poses_of(response.json()), EXAMPLE_FIGURES)
@@ -31,19 +31,19 @@ def test_the_example_card_is_read_to_the_pixel(node: NodeProcess) -> None:
 
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'WEBP'])
 def test_every_format_is_read(node: NodeProcess, kind: str) -> None:
-    """JPEG, PNG and WebP, with the colours the right way round."""
+    """JPEG, PNG and WebP are read in the right colour order."""
     data = encoded(PillowImage.fromarray(make_card()), kind, quality=90)
     assert_read(poses_of(node.detect(data).json()))
 
 
 def test_swapped_colours_are_not_read(node: NodeProcess) -> None:
-    """The card proves the colour order: with red and blue swapped its persons are not found as drawn."""
+    """With red and blue swapped, the persons on the card are not found as drawn."""
     data = encoded(PillowImage.fromarray(np.ascontiguousarray(make_card()[..., ::-1])))
     assert_misread(poses_of(node.detect(data).json()))
 
 
 def test_a_rotated_camera_gives_upright_coordinates(node: NodeProcess) -> None:
-    """EXIF orientation 6: the answer is in pixels of the upright image."""
+    """With EXIF orientation 6, the answer is in pixels of the upright image."""
     exif = PillowImage.Exif()
     exif[0x0112] = 6
     stored = PillowImage.fromarray(make_card()).transpose(PillowImage.Transpose.ROTATE_90)
@@ -52,7 +52,7 @@ def test_a_rotated_camera_gives_upright_coordinates(node: NodeProcess) -> None:
 
 
 def test_the_answer_has_upstreams_form(node: NodeProcess) -> None:
-    """Exactly the fields of ImageMetadata, so that existing clients parse it."""
+    """The answer has exactly the fields of ImageMetadata, so that existing clients parse it."""
     answer = node.detect(CARD).json()
     assert set(answer) == {
         'box_detections', 'point_detections', 'segmentation_detections', 'classification_detections',
@@ -66,7 +66,7 @@ def test_the_answer_has_upstreams_form(node: NodeProcess) -> None:
 
 @pytest.mark.parametrize('spelling', ['creation_date', 'creation-date'])
 def test_headers_are_honoured_in_both_spellings(node: NodeProcess, spelling: str) -> None:
-    """Upstream drops the underscore spelling that its own README shows."""
+    """Headers count with underscores, as in upstream's README, and with hyphens; upstream ignores underscores."""
     headers = {
         spelling: '2026-01-02T03:04:05',
         'tags': 'a, b',
@@ -81,7 +81,7 @@ def test_headers_are_honoured_in_both_spellings(node: NodeProcess, spelling: str
 
 
 def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
-    """`POST /poses`: one object per person; model, size and timing beside them."""
+    """`POST /poses` answers one object per person, with model, image size and timing."""
     answer = httpx.post(f'{node.url}/poses', files={'file': CARD}, timeout=30).json()
     assert_read([Pose.from_json(pose) for pose in answer['poses']])
     assert [point['name'] for point in answer['poses'][0]['keypoints']] == list(KEYPOINT_NAMES)
@@ -91,7 +91,7 @@ def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
 
 
 def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess) -> None:
-    """The embedded model finds nobody in a photograph of a person; /about names it and the way to a real one."""
+    """The embedded model finds no person in a photograph; `/about` names the model and how to install another one."""
     answer = node.detect(images.encode_jpeg(portrait())).json()
     assert answer['box_detections'] == answer['point_detections'] == []
     about = httpx.get(f'{node.url}/about').json()
@@ -126,7 +126,7 @@ def test_bad_images_get_a_clear_error_and_the_node_serves_on(node: NodeProcess, 
 
 
 def test_bad_requests_get_a_clear_error(node: NodeProcess) -> None:
-    """No body, a wrong field name, a wrong method, unknown autoupload, an unknown path, a bad mode."""
+    """Bad bodies, field names, methods, headers, paths and modes get a 4xx with the reason."""
     post = f'{node.url}/detect'
     for response in (httpx.post(post), httpx.post(post, files={'image': CARD}), httpx.post(post, content=CARD)):
         assert response.status_code == 422
@@ -152,13 +152,13 @@ def test_bad_requests_get_a_clear_error(node: NodeProcess) -> None:
 
 
 def test_bodies_that_are_too_large_are_refused_unread(node: NodeProcess) -> None:
-    """By the declared size, and by what comes where none is declared; the node's memory does not follow."""
+    """A large body is refused by its declared size or its received bytes, without using the node's memory."""
     before = _resident_mib(node)
     declared = httpx.post(f'{node.url}/detect', files={'file': bytes(images.MAX_BYTES + 2 * 1024**2)}, timeout=30)
     assert declared.status_code == 413
     assert 'limit' in declared.json()['detail']
     chunks = (bytes(1024**2) for _ in range(100))
-    with contextlib.suppress(httpx.TransportError):  # the node may close while this still sends
+    with contextlib.suppress(httpx.TransportError):  # the node may close the connection while the client sends
         streamed = httpx.post(
             f'{node.url}/detect',
             content=chunks,
@@ -176,7 +176,7 @@ def _resident_mib(node: NodeProcess) -> float:
 
 
 def test_a_form_with_a_strange_charset_is_refused(node: NodeProcess) -> None:
-    """The value is not echoed: it may be no text."""
+    """A form with an unusual charset is refused without its value, which may not be text."""
     body = b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n\\ud800\r\n--x--\r\n'
     kind = 'multipart/form-data; boundary=x; charset=unicode_escape'
     response = httpx.post(f'{node.url}/detect', content=body, headers={'Content-Type': kind})
@@ -185,12 +185,12 @@ def test_a_form_with_a_strange_charset_is_refused(node: NodeProcess) -> None:
 
 
 def test_health_and_ready_answer_head_requests(node: NodeProcess) -> None:
-    """Some probes send nothing else."""
+    """HEAD requests work, since some probes send no other."""
     assert httpx.head(f'{node.url}/health').status_code == httpx.head(f'{node.url}/ready').status_code == 200
 
 
 def test_an_upload_without_a_loop_is_refused(node: NodeProcess) -> None:
-    """The caller would believe that it arrives somewhere."""
+    """An upload without a Loop gets 409 and the setting, so that the caller does not wait for its arrival."""
     response = httpx.post(f'{node.url}/upload', files={'files': CARD})
     assert response.status_code == 409
     assert 'set LOOP_HOST' in response.json()['detail']

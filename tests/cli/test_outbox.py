@@ -48,7 +48,7 @@ def test_the_commands_list_export_and_clear(
         assert '2 images' in succeed(app, 'outbox', 'export', target, *url)
         assert sorted(path.suffix for path in target.iterdir()) == ['.jpg', '.jpg', '.json', '.json']
         assert all(path.read_bytes() == CARD for path in target.glob('*.jpg'))
-    assert invoke(app, 'outbox', 'clear').exit_code == 1, 'nobody said yes'
+    assert invoke(app, 'outbox', 'clear').exit_code == 1, 'clear needs --yes or an answer'
     assert succeed(app, 'outbox', 'clear', '--yes') == '2 images deleted\n'
     assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'
     httpx.put(f'{learner.url}/outbox_mode', content='continuous_upload')

@@ -1,4 +1,4 @@
-"""The shipped alerts and dashboard, against what a node really tells."""
+"""The shipped alerts and dashboard agree with the metrics of a running node."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def expressions() -> list[str]:
 
 
 def selectors(expression: str) -> list[Any]:
-    """The vector selectors of a PromQL expression, which the library checks as Prometheus does."""
+    """Return the vector selectors of a PromQL expression, which the library checks as Prometheus does."""
     found: list[Any] = []
 
     def visit(node: Any) -> None:
@@ -43,18 +43,18 @@ def selectors(expression: str) -> list[Any]:
 
 @pytest.fixture(scope='module')
 def scrape(node: NodeProcess) -> Scrape:
-    """Of a node that has seen a person."""
+    """Scrape a node that has seen a person."""
     assert node.detect(images.encode_jpeg(make_card())).status_code == 200
     return Scrape.of_node(node.url)
 
 
 @pytest.mark.parametrize('expression', expressions())
-def test_expressions_ask_for_what_a_node_tells(expression: str, scrape: Scrape) -> None:
-    """Each parses, and each of its metrics and labels is in `/metrics`."""
+def test_expressions_use_metrics_of_a_node(expression: str, scrape: Scrape) -> None:
+    """Each expression parses, and each of its metrics and labels is in `/metrics`."""
     found = selectors(expression)
     assert found
     for selector in found:
-        if selector.name == 'up':  # Prometheus makes this one
+        if selector.name == 'up':  # Prometheus makes this metric itself
             continue
         labels = {name for (sample, own), _ in scrape.samples.items() if sample == selector.name for name, _ in own}
         assert selector.name in scrape.names, selector.name
@@ -63,7 +63,7 @@ def test_expressions_ask_for_what_a_node_tells(expression: str, scrape: Scrape) 
 
 
 def test_alert_rules_are_complete() -> None:
-    """Three, each with patience, severity, and a text that says what to look at."""
+    """Each of the three rules has a duration, a severity, and a text that says what to check."""
     assert len(RULES) == 3
     assert len({rule['alert'] for rule in RULES}) == 3
     for rule in RULES:
@@ -75,7 +75,7 @@ def test_alert_rules_are_complete() -> None:
 
 
 def test_the_dashboard_is_laid_out() -> None:
-    """No two panels overlap or share a number, none is without a title or unit, all use the chosen Prometheus."""
+    """Panels do not overlap, have their own number, a title and a unit, and use the chosen Prometheus."""
     assert len({panel['id'] for panel in DASHBOARD['panels']}) == len(DASHBOARD['panels'])
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD['panels']:
@@ -92,7 +92,7 @@ def test_the_dashboard_is_laid_out() -> None:
 
 
 def test_the_example_configuration_finds_node_and_alerts(scrape: Scrape) -> None:
-    """Its rule file is the shipped one, its path and job those that the alerts expect."""
+    """The example configuration names the shipped rule file, and the path and job that the alerts expect."""
     config = yaml.safe_load((FOLDER / 'prometheus.yml').read_text())
     assert [(FOLDER / name).is_file() for name in config['rule_files']] == [True]
     (job,) = config['scrape_configs']
@@ -110,8 +110,8 @@ def test_every_metric_is_in_the_reference(scrape: Scrape) -> None:
         assert f'`{name}`' in page, name
 
 
-def test_openmetrics_tells_the_same(node: NodeProcess, scrape: Scrape) -> None:
-    """For a caller that accepts it; whatever else a caller accepts is answered with text."""
+def test_openmetrics_has_the_same_metrics(node: NodeProcess, scrape: Scrape) -> None:
+    """A caller that accepts OpenMetrics gets the same metrics in it; with any other Accept header it gets text."""
     other = Scrape.of_node(node.url, open_metrics=True)
     assert other.names == scrape.names
     for accept in ('*/*', 'application/openmetrics-text;version=abc', 'text/plain;version=1;escaping=;;', 'ü', ',;,='):

@@ -35,7 +35,7 @@ def _code(document: Path, language: str) -> list[str]:
 
 
 def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
-    """A reader sees a picture and both commands before the first section."""
+    """README has at most 150 lines, and shows a picture and both commands before the first section."""
     text = README.read_text()
     assert len(text.splitlines()) <= 150
     head = text[: text.index('\n## ')]
@@ -43,7 +43,7 @@ def test_the_readme_is_short_and_opens_with_the_two_commands() -> None:
 
 
 def test_the_links_of_the_readme_lead_to_files() -> None:
-    """MkDocs checks those of docs/."""
+    """Each relative link in README leads to a file; MkDocs checks the links in docs/."""
     links = re.findall(r'\]\((?!https?:)([^)#]+)', README.read_text())
     assert len(links) > 20
     for link in links:
@@ -51,7 +51,7 @@ def test_the_links_of_the_readme_lead_to_files() -> None:
 
 
 def test_pictures_are_small_and_used() -> None:
-    """At most 300 kB each."""
+    """Each picture has less than 300 kB and is used by a document."""
     text = ''.join(document.read_text() for document in DOCUMENTS)
     pictures = sorted((DOCS / 'pictures').iterdir())
     assert len(pictures) >= 3
@@ -62,14 +62,14 @@ def test_pictures_are_small_and_used() -> None:
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.relative_to(PROJECT).as_posix())
 def test_every_path_in_a_document_exists(document: Path) -> None:
-    """Paths of the tree in backticks."""
+    """Each path of the tree in backticks exists."""
     folders = '|'.join(path.name for path in PROJECT.iterdir() if path.is_dir() and not path.name.startswith('.'))
     for path in re.findall(rf'`((?:{folders})/[\w./-]*)`', document.read_text()):
         assert path.startswith(('outbox/', 'kitchen/')) or (PROJECT / path).exists(), path
 
 
 def test_the_architecture_names_every_room() -> None:
-    """Each folder and module directly below detector/ has its question."""
+    """Each folder and module directly below detector/ has a row in the architecture page."""
     text = _read('explanation/architecture.md')
     for path in (PROJECT / 'detector').iterdir():
         if path.is_dir() and (path / '__init__.py').is_file():
@@ -79,7 +79,7 @@ def test_the_architecture_names_every_room() -> None:
 
 
 def test_the_architecture_names_the_layers_that_are_enforced() -> None:
-    """The order is that of import-linter's contract; rooms in parentheses do not exist yet."""
+    """The page lists the layers in the order of import-linter's contract, without rooms that do not exist yet."""
     contracts = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts']
     (layers,) = [contract['layers'] for contract in contracts if contract['id'] == 'layers']
     rooms = [[room.strip() for room in layer.split('|') if '(' not in room] for layer in layers]
@@ -88,13 +88,13 @@ def test_the_architecture_names_the_layers_that_are_enforced() -> None:
 
 
 def test_the_architecture_answers_ten_questions() -> None:
-    """A newcomer finds a file for each."""
+    """The architecture page answers ten questions with a file."""
     section = _read('explanation/architecture.md').partition('## Ten questions')[2].partition('\n## ')[0]
     assert len(re.findall(r'^\| .*\? \| `detector/[\w/]+\.py` \|$', section, re.MULTILINE)) == 10
 
 
 def _commands() -> list[tuple[Path, list[str]]]:
-    """Every call of `wholebody` in the shell examples of a document."""
+    """Return each call of `wholebody` in the shell examples, with its document."""
     calls = []
     for document in DOCUMENTS:
         for block in _code(document, 'bash'):
@@ -106,7 +106,7 @@ def _commands() -> list[tuple[Path, list[str]]]:
 
 
 def test_every_command_in_a_document_exists() -> None:
-    """With all of its options."""
+    """Each command in a document exists with all of its options."""
     calls = _commands()
     assert len(calls) > 40
     for document, words in calls:
@@ -142,7 +142,7 @@ _OTHER_VARIABLES = {
 
 
 def test_every_variable_in_a_document_is_a_setting() -> None:
-    """Those of other programs are listed here, and all of them occur."""
+    """Each variable in a document is a setting, or one of another program that is listed here and occurs."""
     known = {environment_name(field) for field in Settings.model_fields}
     for info in Settings.model_fields.values():
         if isinstance(info.validation_alias, AliasChoices):
@@ -154,7 +154,7 @@ def test_every_variable_in_a_document_is_a_setting() -> None:
 
 
 def test_the_fields_of_a_package_are_documented() -> None:
-    """As `model.json` is read."""
+    """The page names each field of `model.json` that the node reads."""
     text = _read('reference/model-packages.md')
     for model in (Wholebody, Detector, Estimator):
         for field in model.model_fields:
@@ -188,12 +188,12 @@ def test_the_fields_of_a_package_are_documented() -> None:
     ],
 )
 def test_figures_are_those_of_the_code(page: str, words: str, value: float) -> None:
-    """A changed constant needs a changed sentence."""
+    """Figures in the documents equal the constants in the code."""
     assert words.format(value) in ' '.join(_read(page).split())
 
 
 def test_a_shutdown_takes_no_longer_than_documented() -> None:
-    """The page rounds up to whole seconds."""
+    """The documented duration of a shutdown is the budget, rounded up to whole seconds."""
     assert 7 < ShutdownBudget().total < 8
     assert 'status 0 within 8 seconds' in _read('how-to/operate.md')
 

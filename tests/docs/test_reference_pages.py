@@ -22,7 +22,7 @@ from mock.loop.commands import app as mock_app
 
 @pytest.fixture(scope='module')
 def pages() -> dict[str, str]:
-    """The generated pages by their names."""
+    """Generate the pages, by their names."""
     return {
         path.removeprefix('reference/').removesuffix('.md'): text
         for path, text in reference_pages.reference_pages().items()
@@ -30,7 +30,7 @@ def pages() -> dict[str, str]:
 
 
 def test_every_setting_has_a_row_with_its_default_and_its_description(pages: dict[str, str]) -> None:
-    """A row begins with the variable that the code reads."""
+    """Each setting has a row with its variable, description, default and values."""
     rows = re.findall(r'^\| `.*$', pages['settings'], re.MULTILINE)
     assert len(rows) == len(Settings.model_fields)
     for row, (field, info) in zip(rows, Settings.model_fields.items(), strict=True):
@@ -44,7 +44,7 @@ def test_every_setting_has_a_row_with_its_default_and_its_description(pages: dic
 
 
 def test_every_group_of_settings_begins_with_a_setting(pages: dict[str, str]) -> None:
-    """The first setting opens the first group."""
+    """Each group begins with an existing setting, and the first group with the first setting."""
     assert set(reference_pages.GROUPS) <= set(Settings.model_fields)
     assert next(iter(reference_pages.GROUPS)) == next(iter(Settings.model_fields))
     for heading in reference_pages.GROUPS.values():
@@ -68,7 +68,7 @@ def _commands(group: typer.Typer, prefix: str) -> Iterator[str]:
 
 
 def test_every_command_has_a_section_with_its_options(pages: dict[str, str]) -> None:
-    """Subcommands too."""
+    """Each command and subcommand has a section, with its options."""
     commands = [*_commands(app, 'wholebody'), *_commands(mock_app, 'wholebody mock-loop')]
     assert {'wholebody serve', 'wholebody model pack', 'wholebody mock-loop fault'} <= set(commands)
     headings = [line.lstrip('#').strip() for line in pages['command-line'].splitlines() if line.startswith('#')]
@@ -79,7 +79,7 @@ def test_every_command_has_a_section_with_its_options(pages: dict[str, str]) -> 
 
 
 def test_every_route_has_a_section(pages: dict[str, str]) -> None:
-    """Method and path of each route that the app serves and describes; commands with the values that they accept."""
+    """Each documented route has a section by method and path, and the page names modes, types and statuses."""
     with reference_pages.a_node() as node:
         routes = [
             context for context in iter_route_contexts(node.routes) if getattr(context, 'include_in_schema', False)
@@ -121,17 +121,17 @@ def test_an_error_that_the_tree_lacks_fails_the_page() -> None:
     assert newcomer in reference_pages.all_errors()
     with pytest.raises(LookupError, match='does not explain Newcomer'):
         reference_pages.errors_page()
-    newcomer.__module__ = __name__  # the class lives on: other tests must not find it
+    newcomer.__module__ = __name__  # the class continues to exist, and other tests must not find it
 
 
 def test_every_public_name_is_in_the_python_api(pages: dict[str, str]) -> None:
-    """mkdocstrings fills in the docstrings when the site is built."""
+    """The page names each public object; mkdocstrings adds the docstrings when the site is built."""
     names = re.findall(r'^::: detector\.(\w+)$', pages['python'], re.MULTILINE)
     assert ['__version__', *names] == detector.__all__
 
 
 def test_metrics_have_their_labels_and_types(pages: dict[str, str]) -> None:
-    """`tests/deploy/test_monitoring.py` compares the names with those of a running node."""
+    """Each metric has a row with its labels and type; `tests/deploy/test_monitoring.py` compares the names."""
     rows = dict(re.findall(r'^\| `(\w+)` \| .*<br>(.*) \|$', pages['metrics'], re.MULTILINE))
     assert rows['wholebody_requests_total'] == 'Counter with `route`, `outcome` (`ok`, `refused`, `failed`).'
     assert '`queue_full`' in rows['wholebody_refused_total']

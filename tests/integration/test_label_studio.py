@@ -70,7 +70,7 @@ def drawings() -> list[tuple[str, bytes, tuple[Figure, ...], tuple[int, int]]]:
     stored = PillowImage.fromarray(make_card()).transpose(PillowImage.Transpose.ROTATE_90)
     turned = encoded(stored, 'JPEG', exif=exif, quality=92, subsampling=0)
     found += [
-        ('nobody.jpg', images.encode_jpeg(make_card(())), (), (720, 480)),
+        ('empty.jpg', images.encode_jpeg(make_card(())), (), (720, 480)),
         ('astronaut.jpg', astronaut, (), (512, 512)),
         ('turned.jpg', turned, FIGURES, (720, 480)),
         ('broken.jpg', CARD[:3000], (), (720, 480)),
@@ -136,11 +136,11 @@ def test_a_drawn_box_gets_its_person(studio: LabelStudio, node: NodeProcess, sty
     ('settings', 'login', 'complaint'),
     [
         ({'BASIC_AUTH_USER': 'ann', 'BASIC_AUTH_PASS': 'sésame'}, ('ann', 'sésame'), 'authentication parameters'),
-        ({'API_TOKEN': 'open-sesame-0123456789'}, ('anybody', 'open-sesame-0123456789'), '401'),
+        ({'API_TOKEN': 'open-sesame-0123456789'}, ('any-name', 'open-sesame-0123456789'), '401'),
     ],
     ids=['password', 'token'],
 )
-def test_basic_auth_lets_in_who_knows_it(
+def test_label_studio_logs_in_with_basic_auth(
     tmp_path: Path, studio: LabelStudio, settings: dict[str, str], login: tuple[str, str], complaint: str
 ) -> None:
     """Wrong or missing basic auth is reported by Label Studio; with it, predictions and webhooks with the header

@@ -227,7 +227,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
         '<View><Image name="i" value="$image"/><RectangleLabels name="b" toName="i"><Label value="person"/>'
         '</RectangleLabels></View>'
     )
-    nobody = f'http://127.0.0.1:{free_port()}'
+    unreachable = f'http://127.0.0.1:{free_port()}'
     cases: list[tuple[list[Any], dict[str, str], str]] = [
         (['queue', '-p', empty.id], {}, 'has no predictions'),
         (
@@ -240,7 +240,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
         (['queue', '-p', 'x'], {}, 'give the number of a project'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_API_TOKEN': '0' * 40}, 'LABEL_STUDIO_API_TOKEN'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_URL': ''}, 'LABEL_STUDIO_URL'),
-        (['queue', '-p', project.id], {'LABEL_STUDIO_URL': nobody}, 'does not answer'),
+        (['queue', '-p', project.id], {'LABEL_STUDIO_URL': unreachable}, 'does not answer'),
         (['evaluate', '-p', project.id], {}, 'no task has an annotation'),
         (['evaluate', '-p', strange.id], {}, 'labeling config'),
         (['evaluate', '-p', boxes.id], {}, 'no keypoints'),

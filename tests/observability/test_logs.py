@@ -63,7 +63,7 @@ def test_the_request_and_the_trace_are_in_the_line() -> None:
     assert line.count('robot-7') == 1
 
 
-def test_what_nobody_catches_is_a_line_too() -> None:
+def test_an_uncaught_error_is_a_line_too() -> None:
     """Warnings, and errors that end a thread or the process, are logged."""
     code = """
 import threading, warnings
@@ -87,7 +87,7 @@ raise KeyError('the end')
     assert "KeyError: 'the end'" in lines[2]['exception']
 
 
-def test_nobody_writes_lines_for_people_but_the_node() -> None:
+def test_a_message_cannot_forge_lines_for_people() -> None:
     """Control characters in a message are escaped; tracebacks keep their lines."""
     forged = record('%s\tnot found', 'a\n2026-01-31 12:00:00,000 ERROR wholebody: \x1b[2J\r\x85')
     line = ConsoleFormatter().format(forged)

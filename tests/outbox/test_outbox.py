@@ -310,7 +310,7 @@ async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path
     assert sorted(script.taken) == sorted(names(entries))
 
 
-async def test_images_that_somebody_deletes_do_not_hold_up_the_others(script: Script, outbox: Outbox) -> None:
+async def test_deleted_images_do_not_hold_up_the_others(script: Script, outbox: Outbox) -> None:
     """A folder, a single file, and all files of a batch disappear."""
     entries = await fill(outbox, 5)
     shutil.rmtree(entries[1].folder)

@@ -180,7 +180,7 @@ def test_ends_are_counted(tmp_path: Path) -> None:
     assert_accounts(queue, saved=6, uploaded=1, vanished=1, set_aside=2)
 
 
-def test_room_is_made_of_what_somebody_else_deleted(tmp_path: Path) -> None:
+def test_room_of_deleted_images_is_freed(tmp_path: Path) -> None:
     """It is freed before an image is refused; an image that could never fit gets a different error."""
     queue = make_queue(tmp_path, max_bytes=1000)
     for entry in [save(queue, priority=True, size=500) for _ in range(2)]:

@@ -210,7 +210,7 @@ def test_confident_poses_are_not_remembered() -> None:
     assert judge([person(face=0.45)], size=SIZE).tags
 
 
-def test_someone_new_beside_a_known_pose_is_news_with_their_own_tags() -> None:
+def test_a_new_person_beside_a_known_pose_is_news_with_their_own_tags() -> None:
     """The tags are those of the new pose."""
     judge = make_relevance().judge
     assert judge([person(face=0.45)], size=SIZE).tags

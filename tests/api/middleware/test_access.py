@@ -183,7 +183,7 @@ def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
     assert handshake(node, '/ws/socket.io/?EIO=4&transport=websocket') == 101
 
 
-def test_a_name_that_somebody_pointed_at_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
+def test_a_foreign_name_of_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
     """DNS rebinding makes a foreign page look like the node's own. CORS_ORIGINS lists the names of proxies."""
     rebound = {'Host': f'evil.example:{node.port}'}
     for origin in ({}, {'Origin': f'http://evil.example:{node.port}'}):

@@ -121,7 +121,7 @@ def test_a_body_that_trickles_is_not_waited_for_either(strict: NodeProcess) -> N
         assert b' 408 ' in received
 
 
-def test_requests_beyond_the_limit_hear_so_at_once(patient: NodeProcess) -> None:
+def test_requests_beyond_the_limit_are_refused_at_once(patient: NodeProcess) -> None:
     """They are refused before their bodies arrive, probes are answered, and ended requests free their places."""
     with ExitStack() as stack:
         for _ in range(3):
@@ -140,7 +140,7 @@ def test_requests_beyond_the_limit_hear_so_at_once(patient: NodeProcess) -> None
     eventually(lambda: patient.detect(CARD).status_code == 200, 'the ended requests free their places')
 
 
-def test_slow_logins_take_nobodys_place(strict: NodeProcess) -> None:
+def test_slow_logins_take_no_place(strict: NodeProcess) -> None:
     """A login comes from a client without a token, so it does not count and has a short time limit."""
     login = 'POST /login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000'
     with ExitStack() as stack:

@@ -125,8 +125,8 @@ async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogC
     assert record.exc_info[0] is ZeroDivisionError
 
 
-async def test_who_goes_before_the_answer_is_counted_as_refused() -> None:
-    """An application that ends without an answer does not falsify the sums either."""
+async def test_a_client_that_leaves_before_the_answer_is_counted_as_refused() -> None:
+    """A request without an answer is counted as refused, even if the application ends silently."""
     metrics = Metrics()
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +136,7 @@ async def test_who_goes_before_the_answer_is_counted_as_refused() -> None:
         return {'type': 'http.disconnect'}
 
     async def send(message: Message) -> None:
-        raise AssertionError('nobody is there')
+        raise AssertionError('the client has left')
 
     observed = ObservedRequests(silent, FastAPI(), metrics)
     await observed({'type': 'http', 'method': 'GET', 'path': '/good', 'headers': []}, gone, send)

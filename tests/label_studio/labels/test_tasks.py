@@ -1,4 +1,4 @@
-"""What tasks of Label Studio hold."""
+"""Reading tasks of Label Studio."""
 
 import pytest
 
@@ -21,5 +21,5 @@ from detector.label_studio.labels.tasks import name_in
     ],
 )
 def test_names_of_tasks(address: object, name: str | None) -> None:
-    """Without what Label Studio adds; with folders where they belong to the name."""
+    """The name of a task's image lacks Label Studio's prefix, and has the folders of local and cloud files."""
     assert name_in(address) == name

@@ -151,10 +151,10 @@ async def test_of_several_addresses_the_public_ones_are_tried(
 async def test_an_unknown_name_is_a_transport_error(client: PublicClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown name raises a transport error that shows the host without the query."""
 
-    def nobody(*_: Any, **__: Any) -> list[Any]:
+    def unresolved(*_: Any, **__: Any) -> list[Any]:
         raise socket.gaierror(-2, 'Name or service not known')
 
-    monkeypatch.setattr(socket, 'getaddrinfo', nobody)
+    monkeypatch.setattr(socket, 'getaddrinfo', unresolved)
     with pytest.raises(httpx.TransportError, match='nowhere.example') as caught:
         async with client.get(httpx.URL('http://nowhere.example/a.jpg?sig=secret')):
             pass

@@ -88,11 +88,11 @@ def test_the_newest_annotation_counts(tmp_path: Path) -> None:
 def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
     """Unlabelled and skipped tasks are left out unless --all is given, and an empty annotation gives an image without
     persons."""
-    nobody = make_task(make_image(0, 1), meta=with_kept({}, make_image(0, 1)))
+    empty = make_task(make_image(0, 1), meta=with_kept({}, make_image(0, 1)))
     bare = make_task(make_image(0, 2), meta=with_kept({}, make_image(0, 2)), annotations=[])
     skipped = make_task(make_image(1, 3), meta=with_kept({}, make_image(0, 3)))
     skipped['annotations'][0]['was_cancelled'] = True
-    file = write_export(tmp_path / 'tasks.json', [nobody, bare, skipped])
+    file = write_export(tmp_path / 'tasks.json', [empty, bare, skipped])
     printed = export(file, '-o', tmp_path / 'out.json')
     assert '1 image, 0 persons\nleft out: 2 not labelled' in printed
     assert [image.id for image in read_coco(tmp_path / 'out.json')] == [1]
@@ -160,10 +160,10 @@ def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
 
 def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
     """Tasks without an image or a size are left out and counted by reason."""
-    good, blank, nobody = (make_task(make_image(1, number)) for number in (1, 2, 3))
+    good, blank, unknown = (make_task(make_image(1, number)) for number in (1, 2, 3))
     blank['data'] = {'text': 'hello'}
-    nobody['annotations'][0]['result'] = []
-    file = write_export(tmp_path / 'tasks.json', [good, blank, nobody])
+    unknown['annotations'][0]['result'] = []
+    file = write_export(tmp_path / 'tasks.json', [good, blank, unknown])
     result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
     assert 'task 2, without an image, is left out' in result.stderr
     assert 'task 3, whose image cannot be fetched, is left out' in result.stderr
