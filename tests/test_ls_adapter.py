@@ -142,14 +142,14 @@ def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio)
 
 
 def test_an_image_without_persons_gets_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
-    """Label Studio stores it and does not ask for the task again; its score is certain, so it comes last."""
+    """An image without persons gets an empty prediction with the score of certainty, which Label Studio stores."""
     empty = images.encode_jpeg(make_card(()))
     (prediction,) = predict(backend, [task(1, studio.add_image('empty.jpg', empty))])
     assert prediction == {'model_version': 'test-card 0.0', 'score': 1.0, 'result': []}
 
 
 def test_the_same_image_is_fetched_once_per_request(backend: NodeProcess, studio: Studio) -> None:
-    """This holds however many tasks share the image."""
+    """An image that several tasks share is fetched once per request."""
     address = studio.add_image('shared.jpg', CARD)
     results = predict(backend, [task(number, address) for number in range(12)])
     for prediction in results:
@@ -183,7 +183,7 @@ def test_a_drawn_box_gets_that_persons_points(backend: NodeProcess, studio: Stud
 
 
 def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -> None:
-    """The answer has all points of that person; an Alt-click gets none."""
+    """A click gets all points of the nearest person, and an Alt-click gets none."""
     address = studio.add_image('card.jpg', CARD)
     for figure in FIGURES:
         x, y = figure.keypoints[9] / (7.2, 4.8)
@@ -218,7 +218,7 @@ def test_a_click_gets_the_nearest_person(backend: NodeProcess, studio: Studio) -
     ],
 )
 def test_an_invalid_prompt_finds_no_person(backend: NodeProcess, studio: Studio, context: Any) -> None:
-    """This holds without a result, without a size, outside the image, and for another label."""
+    """A prompt without result or size, outside the image or with another label finds no person."""
     address = studio.add_image('card.jpg', CARD)
     assert predict(backend, [task(1, address)], context=context) == [{'result': []}]
 
@@ -244,7 +244,7 @@ def test_an_invalid_prompt_finds_no_person(backend: NodeProcess, studio: Studio,
     ],
 )
 def test_bad_requests_are_explained(backend: NodeProcess, path: str, body: bytes, message: str) -> None:
-    """The answer is 422 with a JSON detail; for a broken image an interactive request gets the fault."""
+    """A bad request gets 422 with a JSON detail, and an interactive request gets the fault of its image."""
     answer = httpx.post(backend.url + path, content=body, timeout=30)
     assert answer.status_code == 422
     assert message in answer.json()['detail']
@@ -260,18 +260,18 @@ def test_an_interactive_request_says_what_is_wrong_with_the_image(backend: NodeP
 
 
 def test_no_tasks_are_no_predictions(backend: NodeProcess) -> None:
-    """`params` may be missing too."""
+    """A request without tasks, here also without `params`, gets no predictions."""
     assert post(backend, '/predict', {'tasks': []}).json() == {'results': []}
 
 
 def test_a_config_is_validated(backend: NodeProcess) -> None:
-    """The answer lists what the config offers."""
+    """A valid config gets an answer that lists what the config offers."""
     answer = post(backend, '/validate', {'config': CONFIGS['skeleton']})
     assert answer.json() == {'status': 'OK', 'image': 'image', 'boxes': True, 'skeletons': ['pose'], 'keypoints': 0}
 
 
 def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, studio: Studio) -> None:
-    """Results within the time are returned; the others are `[]`, for which Label Studio asks again."""
+    """A request whose time is over answers `[]` for the rest, and a repeated request gets all results."""
     quick = studio.add_image('quick.jpg', CARD)
     slow = [studio.add_image(f'slow-{number}.jpg', CARD, seconds=8) for number in range(4)]
     tasks = [task(1, quick), *(task(2 + number, address) for number, address in enumerate(slow)), task(9, quick)]
@@ -293,7 +293,7 @@ def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, stu
 
 
 def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
-    """Only the container's probe is open; for a webhook without a password the log names the remedy."""
+    """With a password all routes except the container's probe require it, and the log explains a refused webhook."""
     with running_node(tmp_path, BASIC_AUTH_USER='ann', BASIC_AUTH_PASS='p:ä') as node:
         routes = [('GET', '/'), ('GET', '/health'), ('GET', '/versions')]
         routes += [('POST', path) for path in ('/setup', '/predict', '/validate', '/train', '/webhook')]
@@ -334,7 +334,7 @@ def _catalogue_of_nothing(folder: Path) -> Path:
 
 
 async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small bodies do not wait for them."""
+    """Large bodies are parsed one at a time, and small bodies do not wait for them."""
     lock = threading.Lock()
     overlaps: list[bool] = []
     begun, go = threading.Event(), threading.Event()

@@ -39,7 +39,7 @@ BAD_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize('name', BAD_FIELDS)
 def test_a_detect_request_names_the_wrong_field(name: str) -> None:
-    """The same checks serve REST headers and Socket.IO payloads."""
+    """An error names the wrong field; REST headers and Socket.IO payloads are checked alike."""
     fields, message = BAD_FIELDS[name]
     with pytest.raises(InvalidRequest, match=message):
         DetectRequest.parse(fields)
@@ -51,7 +51,7 @@ def test_a_detect_request_may_leave_out_every_field() -> None:
 
 
 def test_fields_beside_the_metadata_override_it() -> None:
-    """rosys sends `source` and `creation_date` beside `metadata`."""
+    """`source` and `creation_date`, which rosys sends beside `metadata`, override its fields."""
     given = {'metadata': {'source': 'a', 'tags': ['t']}, 'source': 'b', 'creation_date': '2026-01-02T03:04:05'}
     request = UploadRequest.parse(given | {'upload_priority': True})
     assert (request.metadata.source, request.metadata.created) == ('b', '2026-01-02T03:04:05')

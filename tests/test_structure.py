@@ -54,7 +54,7 @@ def test_every_module_has_its_tests() -> None:
 
 
 def test_no_module_takes_names_out_of_a_test_file() -> None:
-    """What several test files need lies in tests/support or benchmarks/support."""
+    """No module imports names from a test file; shared helpers are in tests/support or benchmarks/support."""
     found = [
         f'{path.relative_to(PROJECT)}:{node.lineno}'
         for package in ('tests', 'benchmarks')

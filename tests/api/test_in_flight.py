@@ -6,7 +6,7 @@ from detector.api.in_flight import Claim, InFlight
 
 
 def test_what_others_hold_leaves_less_room() -> None:
-    """The limit holds to the byte."""
+    """All claims together stay within the limit to the byte."""
     in_flight = InFlight(100)
     one, other = Claim(in_flight), Claim(in_flight)
     one.add(60)

@@ -90,7 +90,7 @@ async def test_images_that_do_not_wait_are_not_found(outbox: Outbox, entry: Entr
 
 
 async def test_without_a_loop_nothing_can_wait(tmp_path: Path) -> None:
-    """The answer is 409 and says what to set, for the page too."""
+    """Without a Loop the routes of REST and page answer 409 and name the setting."""
     app = make_app(NoOutbox(), tmp_path)
     for answer in await answers(app, 'x'):
         assert answer.status_code == 409
@@ -141,7 +141,7 @@ async def test_unreadable_files_count_as_damaged(outbox: Outbox, entry: Entry, t
 async def test_images_beyond_a_limit_that_was_lowered_are_not_drawn(
     outbox: Outbox, entry: Entry, tmp_path: Path
 ) -> None:
-    """The answer names the setting that limits the image."""
+    """A stored image above a limit that was lowered gets 500 with the name of the limit."""
     for answer in await answers(make_app(outbox, tmp_path, max_image_pixels=64), entry.name, READ):
         assert (answer.status_code, 'MAX_IMAGE_PIXELS' in answer.json()['detail']) == (500, True)
 

@@ -35,7 +35,7 @@ def test_an_event_that_cannot_be_read_keeps_its_id(message: str) -> None:
 
 
 def test_an_event_without_the_binary_parts_that_it_announces_does_not_wait_for_them() -> None:
-    """Otherwise the library would take every later message of the connection for a binary part."""
+    """An event without its announced parts ends at once; the library would take later messages for its parts."""
     received = TolerantPacket(encoded_packet='50-7["info"]')
     assert (received.packet_type, received.id, received.data) == (packet.EVENT, 7, ['info'])
 
@@ -59,7 +59,7 @@ async def test_a_good_event_is_as_it_was() -> None:
 
 @pytest.mark.parametrize('message', ['60-7["a"]', '6999999-7["a"]', 'x7["a"]', '9'])
 def test_what_is_no_event_waits_for_nothing(message: str) -> None:
-    """It is refused, or ignored at once."""
+    """A message that is not an event is refused, or waits for no binary parts."""
     try:
         received = TolerantPacket(encoded_packet=message)
     except ValueError:
@@ -73,7 +73,7 @@ def binary_event(kind: type[TolerantPacket], count: int) -> TolerantPacket:
 
 
 async def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
-    """They count while the handler holds the payload; parts of an incomplete packet count while the packet exists."""
+    """Binary parts count as long as the handler has the payload, or as long as an incomplete packet exists."""
     in_flight = InFlight(100)
     kind = TolerantPacket.counted_by(in_flight, seconds=5)
     event = binary_event(kind, 2)
@@ -95,7 +95,7 @@ async def test_binary_parts_are_counted_until_the_event_is_answered() -> None:
     [(0, bytes(40), RequestTooLarge), (30, bytes(40), Busy), (0, None, InvalidRequest), (0, 'text', InvalidRequest)],
 )
 async def test_an_event_that_cannot_be_taken_is_let_pass_and_answered(others: int, part: object, error: type) -> None:
-    """All its parts are received and discarded, and the next event is unaffected."""
+    """An event with invalid or too large parts is received completely, discarded and answered with an error."""
     in_flight = InFlight(100)
     other = Claim(in_flight)
     other.add(others)
@@ -118,7 +118,7 @@ async def test_parts_that_do_not_come_hold_no_room_for_ever() -> None:
 
 
 async def test_an_answer_with_parts_that_are_none_comes_to_nothing() -> None:
-    """The node sends no event that a client could answer."""
+    """An answer of a client, which the node never requests, gives an empty packet."""
     event = TolerantPacket.counted_by(InFlight(100), seconds=5)(encoded_packet='61-7')
     assert event.add_attachment(None)
     assert event.data == []

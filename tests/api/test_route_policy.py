@@ -70,7 +70,7 @@ def test_only_the_exact_path_is_open() -> None:
 
 @pytest.mark.parametrize('path', ['/ws/socket.io', '/ws/socket.io/', '/ui/_nicegui_ws/socket.io/'])
 def test_polls_of_both_socketio_servers_are_idle(path: str) -> None:
-    """They wait for news without counting towards MAX_REQUESTS; only the node's own server checks tokens itself."""
+    """Polls do not count towards MAX_REQUESTS, and only the node's own Socket.IO server checks tokens itself."""
     assert policy_of(path).polls
     assert not policy_of(path).counted
     assert (policy_of(path).access is Access.EVENTS) == path.startswith('/ws/')

@@ -218,7 +218,7 @@ def test_the_mock_loop_is_a_command(tmp_path: Path) -> None:
 
 
 def test_the_node_id_survives_a_broken_file(tmp_path: Path) -> None:
-    """The id is kept; a truncated uuids.json is set aside, and other names in a valid file stay."""
+    """A node keeps its id; a broken uuids.json is set aside, and the ids of other nodes in a valid one stay."""
     first = node_id(tmp_path, 'My Node')
     assert node_id(tmp_path, 'my node') == first
     other = node_id(tmp_path, 'other')

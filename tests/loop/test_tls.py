@@ -10,7 +10,7 @@ from detector.settings import Settings
 
 
 def test_a_certificate_path_without_certificates_is_named(tmp_path: Path) -> None:
-    """Missing, or a file of something else: the start stops with the setting's name."""
+    """A certificate file that is missing or is not one stops the start with the setting's name."""
     (tmp_path / 'text').write_text('hello')
     for name in ('missing', 'text'):
         settings = Settings(data_folder=tmp_path, loop_ssl_cert_path=tmp_path / name)

@@ -28,7 +28,7 @@ def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) 
 
 
 def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
-    """The folder layout is that of learning_loop_node: models/<version> and the link current_model."""
+    """An installed version becomes current in the layout of learning_loop_node: models/<version>, current_model."""
     store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
     package = store.install(make_package(tmp_path / 'b.zip', version='1.10', name='other'), verify=verify)
     assert store.current() == (store.data_folder / 'models' / '1.10').resolve()

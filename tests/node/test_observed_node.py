@@ -205,7 +205,7 @@ def lines(node: NodeProcess) -> list[dict[str, Any]]:
 
 
 def test_every_line_of_the_log_is_an_object(logging_node: NodeProcess) -> None:
-    """This holds from the first line on, and for learning_loop_node and uvicorn too."""
+    """Every line of the log is a JSON object, from the first one on, also of learning_loop_node and uvicorn."""
     found = lines(logging_node)
     assert {'wholebody.node', 'uvicorn.error'} <= {line['logger'] for line in found}
     for line in found:

@@ -9,7 +9,7 @@ from tests.support.sabotage import Sabotage
 
 
 def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
-    """One line each on standard error, exit status 2, no traceback."""
+    """Each faulty setting gets one line on standard error, without a traceback, and the exit status is 2."""
     import subprocess
 
     environment = clean_environment(BACKEND_TYPE='tensorflow', BACKEND_PORT='x', DATA_FOLDER=tmp_path)
@@ -37,7 +37,7 @@ def test_a_second_opencv_is_named_at_the_start(tmp_path: Path) -> None:
 
 
 def test_sigterm_ends_the_node_with_status_0(tmp_path: Path) -> None:
-    """Within Docker's 10 seconds, although a client is connected and waits for a large batch."""
+    """SIGTERM ends the node within Docker's 10 seconds although a client waits for a large batch."""
     image = {'bytes': make_card().tobytes(), 'dtype': 'uint8', 'shape': (480, 720, 3)}
     sabotage = Sabotage(tmp_path / 'runtime')
     with running_node(tmp_path / 'node', **sabotage.settings) as node, node.socketio() as client:

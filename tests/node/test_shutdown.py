@@ -57,7 +57,7 @@ class Recorder:
 
 
 async def test_requests_finish_while_uploads_and_updates_stop() -> None:
-    """Only the background work ends yet; predictions of Label Studio end with half of the time left to answer."""
+    """Background work ends first; predictions of Label Studio end with half of the time left to answer."""
     recorder = Recorder()
     with recorder.drain.work():
         finishing = asyncio.create_task(recorder.shutdown.finish_requests())
@@ -84,7 +84,7 @@ async def test_all_parts_end_and_inference_is_last(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize('name', ['outbox', 'collector', 'label_studio', 'sio'])
 async def test_a_part_that_never_ends_delays_no_other(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """After the time limit it is left behind with a warning."""
+    """A part that never ends is given up with a warning after the time limit."""
     recorder = Recorder(hanging=(name,))
     async with asyncio.timeout(10):
         await recorder.shutdown.end_parts()
@@ -94,7 +94,7 @@ async def test_a_part_that_never_ends_delays_no_other(name: str, caplog: pytest.
 
 
 async def test_a_part_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """The others end nevertheless."""
+    """The failure of a part is logged, and the other parts end."""
     recorder = Recorder(failing=('label_studio',))
     await recorder.shutdown.end_parts()
     assert 'a part of the node failed to end' in caplog.text

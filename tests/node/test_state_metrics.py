@@ -64,7 +64,7 @@ def test_waiting_images_are_counted_by_priority(tmp_path: Path) -> None:
 
 
 def test_a_failing_disk_of_the_corrections_hides_no_other_metric() -> None:
-    """Only the series of the corrections are missing then."""
+    """If the database of the corrections fails, only their series are missing."""
     found = scrape(NoOutbox(), failing)
     assert 'wholebody_ready' in found.names
     assert 'wholebody_requests_present' in found.names

@@ -39,7 +39,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[NodeProc
 
 
 def test_without_a_loop_nothing_is_sent_and_nothing_stored(watched: tuple[NodeProcess, Path]) -> None:
-    """This holds for `autoupload: all` too, and after the cycle in which upstream would contact the Loop."""
+    """A node without a Loop sends and stores nothing, even with `autoupload: all` and after upstream's first cycle."""
     node, record = watched
     assert node.detect(CARD, {'autoupload': 'all'}).status_code == 200
     assert node.detect(CARD).status_code == 200

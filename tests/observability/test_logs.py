@@ -37,7 +37,7 @@ def as_object(made: logging.LogRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize('text', ['plain', 'two\nlines', '"quoted" {', 'Grüße 北京', 'half a pair \ud83d', '\x00\x1b['])
 def test_each_line_is_one_object(text: str) -> None:
-    """This holds for any message, and the time is UTC."""
+    """Each message, whatever it contains, becomes one JSON object with its time in UTC."""
     found = as_object(record('it said %s', text))
     assert set(found) == {'time', 'level', 'logger', 'message'}
     assert found['message'] == f'it said {text}'

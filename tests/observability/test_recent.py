@@ -25,7 +25,7 @@ def test_seconds_are_summed_and_gaps_are_there() -> None:
 
 
 def test_an_hour_takes_no_more_room_than_a_minute() -> None:
-    """Only the seconds that can be requested are kept."""
+    """An hour of images takes as much memory as the seconds that a client can request."""
     recent = Recent()
     with patch('detector.observability.recent.time.monotonic') as now:
         for second in range(3600):

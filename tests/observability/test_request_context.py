@@ -52,7 +52,7 @@ async def test_threads_and_tasks_see_the_request_that_started_them() -> None:
 
 
 async def test_errors_and_encoding_are_noted_in_the_request() -> None:
-    """This works from a task that the request has started; outside a request it does nothing."""
+    """A task that a request has started notes errors and encoding in it; outside a request, notes do nothing."""
     context = begin()
     error = ValueError('no')
 

@@ -123,7 +123,7 @@ def provoke(node: NodeProcess, service: str) -> str:
 
 @pytest.mark.parametrize('log_format', ['console', 'json'])
 def test_a_node_keeps_its_secrets_whatever_is_done_to_it(tmp_path: Path, log_format: str) -> None:
-    """The log level is DEBUG, Loop and Label Studio refuse the node, and clients send tokens in wrong places."""
+    """A node at DEBUG shows no secret, although Loop and Label Studio refuse it and clients misplace their tokens."""
     with unkind_service() as service, running_node(tmp_path, **settings_for(service), LOG_FORMAT=log_format) as node:
         heard = provoke(node, service)
         time.sleep(1.5)  # for the outbox and the model updates, which fail too
@@ -160,7 +160,7 @@ def test_errors_of_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch, name
 
 
 def test_a_node_that_does_not_start_shows_no_secret(tmp_path: Path) -> None:
-    """All these faults occur at once, and the output of the process is checked."""
+    """A process that all these faulty settings stop shows no secret in its output."""
     ended = subprocess.run(
         [sys.executable, '-m', 'detector', 'serve'],
         env=clean_environment(DATA_FOLDER=tmp_path / 'data', DEBUG=1, **FAULTY) | {'PYTHONPATH': str(PROJECT)},
@@ -176,7 +176,7 @@ def test_a_node_that_does_not_start_shows_no_secret(tmp_path: Path) -> None:
 
 
 def test_commands_show_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This covers `doctor`, and commands that use a node at a URL with user name and password."""
+    """`doctor`, and commands that use a URL with user name and password, show no secret."""
     with unkind_service() as service:
         for name, value in (settings_for(service) | {'DATA_FOLDER': tmp_path / 'data'}).items():
             monkeypatch.setenv(name, str(value))

@@ -256,7 +256,7 @@ def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess
 
 
 def test_without_a_loop_there_is_no_outbox(node: NodeProcess) -> None:
-    """Its routes answer 409 and name the setting."""
+    """Without a Loop the routes of the outbox answer 409 and name the setting."""
     for path in ('outbox', 'outbox/x/image', 'outbox/x/metadata'):
         answer = httpx.get(f'{node.url}/{path}')
         assert answer.status_code == 409
@@ -264,7 +264,7 @@ def test_without_a_loop_there_is_no_outbox(node: NodeProcess) -> None:
 
 
 def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """While no file may grow, uploads get 507, detections their answer, the log the request; later all works."""
+    """While the disk accepts no large file, uploads get 507 and detections an answer; later images are stored."""
     failed = learner.outbox()['failed']
     large = images.encode_jpeg(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
     uncertain = images.encode_jpeg(make_card([faded('face', x=200)]))
@@ -294,7 +294,7 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
 
 
 def test_a_deleted_outbox_folder_is_made_anew(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Its images count as vanished; later images arrive."""
+    """The images of a deleted outbox folder count as vanished, and later images arrive."""
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     before = learner.outbox()['vanished']
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
@@ -321,7 +321,7 @@ def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, 
 
 
 def test_stop_and_continue_end_as_asked(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Over Socket.IO, while the Loop hangs, each call is answered within rosys' 5 seconds, and the last mode wins."""
+    """While the Loop hangs, calls over Socket.IO are answered within rosys' 5 seconds, and the last mode wins."""
     loop.fault('images', 'delay', seconds=30)
     assert httpx.post(f'{learner.url}/upload', files={'files': CARD}).status_code == 200
     time.sleep(0.5)

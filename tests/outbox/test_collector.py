@@ -173,7 +173,7 @@ async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.M
 async def test_an_upload_may_not_take_minutes(
     collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pixels are counted before any image is decoded, and none of its images is stored."""
+    """An upload with too many pixels in all is refused before any image is decoded, and stores nothing."""
     monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1000)
     uploads = [(JPEG, ImageMetadata()) for _ in range(3)] + [(np.zeros((16, 16, 3), dtype=np.uint8), ImageMetadata())]
     with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1000'):

@@ -56,7 +56,7 @@ def test_upstreams_own_outbox_reads_it(files: OutboxFiles, monkeypatch: pytest.M
 
 
 def test_a_taken_name_is_told_and_nothing_is_overwritten(files: OutboxFiles) -> None:
-    """Two processes may save in the same microsecond."""
+    """A save under an existing name returns None and overwrites nothing, since two processes may choose one name."""
     entry = write(files, NAMES[0])
     assert files.write(NAMES[0], b'other', b'{"a": 1}', priority=False) is None
     assert entry.jpeg.read_bytes() == b'jpeg'
@@ -121,20 +121,20 @@ def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch
 
 
 def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
-    """An operator may delete the folder below a running node."""
+    """Saving and removing work after an operator has deleted the folder of a running node."""
     import shutil
 
     shutil.rmtree(files.folder)
     entry = write(files, NAMES[0])
     assert files.remove(entry)
-    assert files.remove(entry), 'it is gone'
+    assert files.remove(entry), 'a removed entry must count as removed'
     shutil.rmtree(files.folder)
     assert files.remove(write(files, NAMES[1]))
     assert files.scan() == ([], [])
 
 
 def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk is full when the second file is written."""
+    """A save during which the disk becomes full raises OSError and leaves no file."""
     calls = []
 
     def fsync(descriptor: int) -> None:
@@ -150,7 +150,7 @@ def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.Mo
 
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
-    """A file lies at the place of the queue's folder."""
+    """A file in place of the queue's folder raises OSError."""
     files = OutboxFiles(tmp_path)
     (tmp_path / 'normal').write_text('')
     with pytest.raises(OSError, match='exists'):

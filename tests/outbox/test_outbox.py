@@ -118,7 +118,7 @@ async def test_an_outage_is_no_images_fault(script: Script, outbox: Outbox, stat
 async def test_files_that_cannot_be_opened_are_kept(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """E.g. with too many open files for a while: nothing is deleted, and all images arrive in the end."""
+    """Files that cannot be opened for a while, for example with too many open files, are kept and arrive later."""
     entries = await fill(outbox, 5)
     read = Path.read_bytes
 
@@ -136,7 +136,7 @@ async def test_files_that_cannot_be_opened_are_kept(
 async def test_stopping_while_files_are_removed_sends_nothing_twice(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is slow, and the outbox stops while it removes files."""
+    """An outbox that stops while it removes uploaded files from a slow disk sends no image twice."""
     monkeypatch.setattr(outbox_module, 'STOP_SECONDS', 0.05)
     remove = outbox.queue._files.remove
 
@@ -206,7 +206,7 @@ async def test_pauses_have_a_limit_and_some_chance(outbox: Outbox) -> None:
 
 
 async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> None:
-    """After 429 with Retry-After nothing arrives earlier, although the interval of this outbox is 0.02 s."""
+    """After 429 the outbox waits for the Loop's Retry-After, although its interval is 0.02 s."""
 
     async def answer(_: list[str]) -> web.Response:
         first = len(script.batches) == 1
@@ -241,7 +241,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
 
 
 async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -> None:
-    """It stops within rosys' 5 seconds; nothing is lost, and the next start sends the image."""
+    """Stopping cuts a hanging request within rosys' 5 seconds, and the next start sends the image."""
     hanging, answered = asyncio.Event(), asyncio.Event()
 
     async def answer(_: list[str]) -> web.Response:
@@ -287,7 +287,7 @@ async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbo
 
 
 async def test_the_last_mode_wins(script: Script, outbox: Outbox) -> None:
-    """Stop and continue are called without waiting for either, in both orders, and the same twice."""
+    """The last of several simultaneous calls that set the mode wins, whatever the modes are."""
     await outbox.start()
     for modes in (['stopped', 'continuous_upload'], ['continuous_upload', 'stopped'], ['stopped', 'stopped']):
         await asyncio.gather(*(outbox.set_mode(mode) for mode in modes))
@@ -311,7 +311,7 @@ async def test_images_wait_while_the_loop_is_away(script: Script, tmp_path: Path
 
 
 async def test_deleted_images_do_not_hold_up_the_others(script: Script, outbox: Outbox) -> None:
-    """A folder, a single file, and all files of a batch disappear."""
+    """After a folder, a single file or all files of a batch have been deleted, the other images arrive."""
     entries = await fill(outbox, 5)
     shutil.rmtree(entries[1].folder)
     entries[3].jpeg.unlink()
@@ -325,7 +325,7 @@ async def test_deleted_images_do_not_hold_up_the_others(script: Script, outbox: 
     await until_empty(outbox)
     assert outbox.about()['vanished'] == 2
     left = {path.name for path in entries[0].folder.parent.parent.rglob('*') if path.is_file()}
-    assert left == {entries[3].metadata.name}, 'what is left of half an image is set aside'
+    assert left == {entries[3].metadata.name}, 'the rest of an incomplete image must be set aside'
 
 
 async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> None:

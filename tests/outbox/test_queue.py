@@ -96,7 +96,7 @@ def test_bytes_are_bounded_and_priority_is_refused_rather_than_dropped(tmp_path:
 
 
 def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
-    """Images in flight do not take the place of new images either."""
+    """Images in flight are not dropped, and do not count towards the limit until they wait again."""
     queue = make_queue(tmp_path, max_images=2)
     leaving = [save(queue), save(queue)]
     assert queue.next_batch(20, 10**6, 0) == leaving[::-1]
@@ -104,12 +104,12 @@ def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
     assert queue.waiting() == [new[2], new[1], *leaving[::-1]]
     queue.clear_in_flight()
     save(queue)
-    assert len(queue.waiting()) == 2, 'no longer in flight, they count'
+    assert len(queue.waiting()) == 2, 'images that are no longer in flight must count'
     assert_accounts(queue, saved=6, dropped=4)
 
 
 def test_a_start_with_too_many_images_drops_the_oldest(tmp_path: Path) -> None:
-    """The limit may have been lowered before the start."""
+    """A start with more images than the limit, which may have been lowered, drops the oldest ones."""
     names = [save(make_queue(tmp_path)).name for _ in range(4)]
     queue = make_queue(tmp_path, max_images=2)
     assert [entry.name for entry in queue.waiting()] == [names[3], names[2]]
@@ -181,7 +181,7 @@ def test_ends_are_counted(tmp_path: Path) -> None:
 
 
 def test_room_of_deleted_images_is_freed(tmp_path: Path) -> None:
-    """It is freed before an image is refused; an image that could never fit gets a different error."""
+    """The queue notices deleted images before it refuses one; an image above the limit gets another error."""
     queue = make_queue(tmp_path, max_bytes=1000)
     for entry in [save(queue, priority=True, size=500) for _ in range(2)]:
         shutil.rmtree(entry.folder)
@@ -211,7 +211,7 @@ class FrozenClock(datetime):
 
 
 def test_names_never_repeat_nor_run_backwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock stands still, then is set back an hour, also across a restart."""
+    """Names are unique and ascending although the clock stands still or is set back, also across a restart."""
     monkeypatch.setattr(outbox_queue, 'datetime', FrozenClock)
     monkeypatch.setattr(FrozenClock, 'current', datetime(2026, 1, 1, 12))
     queue = make_queue(tmp_path)

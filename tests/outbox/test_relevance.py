@@ -50,7 +50,7 @@ def tags_of(*poses: Pose, size: tuple[int, int] = SIZE, **options: Any) -> tuple
 
 
 def test_a_confident_person_is_not_relevant() -> None:
-    """Neither is an empty image, nor a distant person with absent hands."""
+    """A confident person, an empty image and a distant person with absent hands are not relevant."""
     assert tags_of() == ()
     assert tags_of(person()) == ()
     assert tags_of(person(left_hand=0.05, right_hand=0.1, face=0.02)) == ()
@@ -211,14 +211,14 @@ def test_confident_poses_are_not_remembered() -> None:
 
 
 def test_a_new_person_beside_a_known_pose_is_news_with_their_own_tags() -> None:
-    """The tags are those of the new pose."""
+    """A new person beside a known pose makes the image relevant, with the tags of the new pose only."""
     judge = make_relevance().judge
     assert judge([person(face=0.45)], size=SIZE).tags
     assert judge([person(face=0.45), person(600, feet=0.5)], size=SIZE).tags == ('uncertain', 'uncertain_feet')
 
 
 def test_a_neighbour_is_news_and_both_keep_their_tags() -> None:
-    """Two persons are close together in one frame, or one approaches a known person."""
+    """Two uncertain persons who are close together are both relevant, and both keep their tags."""
     both = [person(300, face=0.45), person(345, left_hand=0.45)]
     assert tags_of(*both) == ('uncertain', 'uncertain_face', 'uncertain_left_hand')
 
@@ -260,7 +260,7 @@ def test_cameras_do_not_know_of_each_other() -> None:
 
 
 def test_what_could_not_be_kept_is_news_again() -> None:
-    """Only the retracted verdict is forgotten."""
+    """Retracting a verdict makes its pose relevant again and no other one."""
     filter_ = make_relevance()
     first = filter_.judge([person(face=0.45)], size=SIZE)
     filter_.judge([person(600, face=0.45)], size=SIZE)
@@ -268,7 +268,7 @@ def test_what_could_not_be_kept_is_news_again() -> None:
     assert filter_.judge([person(face=0.45)], size=SIZE).tags
     assert not filter_.judge([person(600, face=0.45)], size=SIZE).tags
     filter_.retract(first)
-    assert not filter_.judge([person(face=0.45)], size=SIZE).tags, 'its slot holds another pose'
+    assert not filter_.judge([person(face=0.45)], size=SIZE).tags, 'the slot of the verdict has another pose by now'
 
 
 def test_a_random_share_is_relevant_whatever_it_shows() -> None:
@@ -328,7 +328,7 @@ def test_a_crowd_is_judged_in_bounded_time_and_without_warnings() -> None:
 
 
 def test_degenerate_poses_are_judged() -> None:
-    """A box without area, keypoints in one corner, and zero confidence."""
+    """A pose with an empty box, all keypoints in one corner and zero confidence gets a verdict."""
     nothing = Pose(
         box=np.zeros(4, dtype=np.float32),
         box_confidence=0.9,
@@ -340,7 +340,7 @@ def test_degenerate_poses_are_judged() -> None:
 
 
 def test_sigmas_of_the_body_are_cocos() -> None:
-    """They weight the comparison of postures; the first 17 of COCO-WholeBody are those of COCO."""
+    """The sigmas of the 17 body keypoints, which weight the comparison of postures, are those of COCO."""
     assert OKS_SIGMAS[:17].tolist() == pytest.approx(
         [.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089]
     )  # fmt: skip

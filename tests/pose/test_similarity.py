@@ -21,7 +21,7 @@ def test_oks_follows_cocos_formula() -> None:
 
 
 def test_box_ious() -> None:
-    """Equal boxes, half and quarter overlap, separate boxes and a box without area."""
+    """The IoU is right for equal, overlapping and separate boxes, and for boxes without area."""
     box = np.array([0, 0, 10, 10], dtype=np.float32)
     others = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [5, 5, 15, 15], [20, 20, 30, 30], [3, 3, 3, 3]])
     assert box_ious(box, others) == pytest.approx([1, 0.5, 25 / 175, 0, 0])

@@ -90,7 +90,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_requests_that_would_miss_their_deadline_are_refused_at_once() -> None:
-    """Three turns of 2 seconds are ahead and the deadline is 5 seconds."""
+    """A request behind three turns of 2 seconds is refused at once if its deadline is 5 seconds."""
     admission = make_admission(deadline=5)
     admission.took(2)
     work = Work(admission)

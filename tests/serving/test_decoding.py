@@ -78,7 +78,7 @@ async def test_a_frame_takes_the_place_of_the_one_it_replaces() -> None:
 
 
 async def test_a_request_larger_than_all_the_room_goes_alone() -> None:
-    """The other requests wait meanwhile."""
+    """A request larger than the whole room gets it alone, and other requests wait."""
     room = Room(10)
     await room.take(25, make_ticket())
     assert not room.has(1)
@@ -190,7 +190,7 @@ async def test_only_the_headers_of_waiting_images_are_read(file: bytes, monkeypa
 
 
 async def test_failing_requests_give_the_room_back() -> None:
-    """This holds for failures during decoding and after it."""
+    """A request that fails during or after decoding, or is cancelled, gives its room back."""
     decoder = make_decoder(PIXELS)
     with pytest.raises(ZeroDivisionError):
         async with decoder.decoded([CARD], make_ticket()):

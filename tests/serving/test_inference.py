@@ -101,7 +101,7 @@ def walk(client: socketio.SimpleClient, figures: Sequence[Figure]) -> None:
 
 
 def test_a_stream_is_read_in_every_frame(patient: NodeProcess) -> None:
-    """With one detection in five frames: a person walks, leaves, and stands elsewhere."""
+    """With one detection in five frames, every frame of a person who walks, leaves and returns elsewhere is read."""
     with socketio.SimpleClient(reconnection=False) as client:
         client.connect(patient.url, socketio_path='/ws/socket.io', transports=['websocket'])
         walk(client, [Figure(x=50 + 8 * step, y=40, height=420) for step in range(7)])

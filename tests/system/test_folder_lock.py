@@ -40,7 +40,7 @@ def held_by_another(path: Path, seconds: float = 60) -> Iterator[subprocess.Pope
 
 
 def test_a_second_node_does_not_start(tmp_path: Path) -> None:
-    """It exits with status 2 and one line that names the first node; a killed node leaves the folder free."""
+    """A second node on a folder exits with status 2 and names the first one; a killed node leaves the folder free."""
     with running_node(tmp_path) as first:
         environment = clean_environment(
             DATA_FOLDER=first.data_folder,

@@ -64,7 +64,7 @@ def test_the_token_opens_everything(closed: NodeProcess) -> None:
 
 
 def test_a_wrong_token_waits_and_is_logged_now_and_then(closed: NodeProcess) -> None:
-    """Meanwhile clients with the right token are served, and the log contains no guess."""
+    """A client with a wrong token waits while clients with the right one are served, and the log contains no guess."""
     guesses = [TOKEN[:-1], TOKEN + 'x', TOKEN.upper(), 'x', 'ä', 'guess-in-the-log']
     headers = [[(b'Authorization', b'Bearer ' + guess.encode())] for guess in guesses]
     before = closed.log.read_text().count('a wrong token')
@@ -129,7 +129,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 
 
 def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: NodeProcess) -> None:
-    """The token is not accepted as a password then; `/health` requires one of them, as it does without a token."""
+    """Label Studio's routes and `/health` accept the password or the token, but not the token as a password."""
     for path in ('/versions', '/health'):
         assert httpx.get(mixed.url + path, headers=basic('ann', 'sésame')).status_code == 200
         assert httpx.get(mixed.url + path, headers=BEARER).status_code == 200
@@ -142,7 +142,7 @@ def test_with_both_the_password_is_label_studios_and_the_token_opens_all(mixed: 
 
 
 def test_pages_of_other_origins_cannot_drive_the_node(node: NodeProcess) -> None:
-    """Without a token too: simple requests, which browsers send without a preflight, and WebSockets."""
+    """Simple requests, which browsers send without a preflight, and WebSockets of other origins are refused."""
     port = node.port
     for origin in (
         FOREIGN,

@@ -80,7 +80,7 @@ def wait_until_closed(node: NodeProcess) -> None:
 
 
 def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
-    """Over REST and both Socket.IO transports: the port closes, open connections get 503, the log has a summary."""
+    """A node that ends answers running requests over REST and Socket.IO, closes its port and refuses new requests."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
         ending_node(tmp_path, **sabotage.settings, DEADLINE=60) as node,
@@ -119,7 +119,7 @@ def test_what_runs_is_answered_and_nothing_new_is_begun(tmp_path: Path) -> None:
 
 
 def test_an_inference_without_end_is_given_up(tmp_path: Path) -> None:
-    """Its clients get 503 or an error, and idle clients do not delay the end."""
+    """Clients of an endless inference get 503 or an error, and idle clients do not delay the end."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with (
         ending_node(tmp_path, **sabotage.settings) as node,
@@ -181,7 +181,7 @@ def test_a_body_that_trickles_in_is_cut_off(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_client_that_reads_nothing_is_left_behind(tmp_path: Path) -> None:
-    """Its answer fills the buffers of the socket, and the node ends nevertheless."""
+    """The node ends in time although a client does not read its answers, which fill the socket's buffers."""
     with ending_node(tmp_path) as node, socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(('127.0.0.1', node.port))
@@ -267,7 +267,7 @@ def test_label_studio_gets_what_is_done(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
-    """The first model comes from a server that accepts connections and sends nothing."""
+    """The node ends in time although the server of its first model sends nothing."""
     with socket.socket() as mute:
         mute.bind(('127.0.0.1', 0))
         mute.listen()
@@ -399,7 +399,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
 
 
 async def test_a_cancellation_that_is_none_of_ours_goes_on() -> None:
-    """E.g. when uvicorn abandons a connection."""
+    """A cancellation from outside, such as uvicorn's for a lost connection, is passed on."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(60)

@@ -122,7 +122,7 @@ def test_a_body_that_trickles_is_not_waited_for_either(strict: NodeProcess) -> N
 
 
 def test_requests_beyond_the_limit_are_refused_at_once(patient: NodeProcess) -> None:
-    """They are refused before their bodies arrive, probes are answered, and ended requests free their places."""
+    """Surplus requests are refused before their bodies arrive, probes are answered, and ended requests free places."""
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(request_in_progress(patient, SLOW, b'--x'))

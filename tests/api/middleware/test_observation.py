@@ -159,7 +159,7 @@ async def test_refusals_are_logged_with_their_reason_once_a_second(caplog: pytes
 
 
 def test_every_route_of_the_node_has_its_label(tmp_path: Path) -> None:
-    """This includes the routes of included routers, routes with parameters, and the mounted Socket.IO server."""
+    """Every route has a label, also in included routers, with parameters, and for the mounted Socket.IO server."""
     from detector.node.wholebody_node import WholebodyNode
 
     with patch.dict(os.environ):

@@ -261,7 +261,7 @@ def test_an_html_page_replaces_the_answer(loop: MockLoopProcess) -> None:
     ids=str,
 )
 def test_impossible_faults_are_refused(loop: MockLoopProcess, fault: dict[str, Any]) -> None:
-    """The answer is 422, and no fault is ordered."""
+    """An impossible fault is refused with 422 and not ordered."""
     assert loop.http.post('/mock/faults', json=fault).status_code == 422
     assert loop.faults() == []
 
