@@ -142,7 +142,7 @@ def test_bad_tasks_do_not_spoil_the_others(backend: NodeProcess, studio: Studio)
 
 
 def test_an_image_without_persons_gets_an_empty_prediction(backend: NodeProcess, studio: Studio) -> None:
-    """An image without persons gets an empty prediction with the score of certainty, which Label Studio stores."""
+    """An image without persons gets an empty prediction with score 1, so that Label Studio sorts it last."""
     empty = images.encode_jpeg(make_card(()))
     (prediction,) = predict(backend, [task(1, studio.add_image('empty.jpg', empty))])
     assert prediction == {'model_version': 'test-card 0.0', 'score': 1.0, 'result': []}
@@ -244,14 +244,14 @@ def test_an_invalid_prompt_finds_no_person(backend: NodeProcess, studio: Studio,
     ],
 )
 def test_bad_requests_are_explained(backend: NodeProcess, path: str, body: bytes, message: str) -> None:
-    """A bad request gets 422 with a JSON detail, and an interactive request gets the fault of its image."""
+    """A bad request gets 422 with a JSON detail that says what is wrong."""
     answer = httpx.post(backend.url + path, content=body, timeout=30)
     assert answer.status_code == 422
     assert message in answer.json()['detail']
 
 
 def test_an_interactive_request_says_what_is_wrong_with_the_image(backend: NodeProcess, studio: Studio) -> None:
-    """Label Studio does not repeat interactive requests, so the annotator sees the error."""
+    """An interactive request gets the fault of its image, since Label Studio does not repeat the request."""
     context = {'result': [region('rectanglelabels', percent_box(FIGURES[0]))]}
     body = {'tasks': [task(1, '/data/upload/1/gone.jpg')], 'params': {'context': context}}
     answer = post(backend, '/predict', body)
