@@ -26,5 +26,5 @@ def test_the_docstring_shows_the_tree() -> None:
 
 
 def test_a_missing_loop_names_the_setting() -> None:
-    """The text tells the operator which setting to set."""
+    """The message for a missing Loop names the setting to set."""
     assert 'set LOOP_HOST' in str(NoLearningLoop('/upload'))

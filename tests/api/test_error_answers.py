@@ -10,7 +10,7 @@ from benchmarks.support.processes import NodeProcess
 
 @pytest.mark.parametrize('route', ['detect', 'poses', 'upload'])
 def test_a_body_that_no_disk_takes_is_not_the_callers_fault(node: NodeProcess, route: str) -> None:
-    """Large forms are buffered in the folder for temporary files; if it is full they get 507, small forms work."""
+    """If the folder for temporary files is full, large forms get 507 and small forms work."""
     field = 'files' if route == 'upload' else 'file'
     # first without the limit: a module imported under it would leave a truncated compiled file
     assert httpx.post(f'{node.url}/{route}', files={field: b'x' * 3000}, timeout=30).status_code in (409, 415)

@@ -107,7 +107,7 @@ def test_only_the_right_token_is_accepted(closed: NodeProcess, transport: str) -
 
 
 def test_the_number_of_clients_is_bounded(closed: NodeProcess) -> None:
-    """The next client gets the reason for its refusal, and is accepted once another one has left."""
+    """A client above the limit gets the reason for its refusal, and is accepted once another one has left."""
     options = {'auth': {'token': TOKEN}}
     with accepted(closed, **options) as first:
         with accepted(closed, **options) as second:
@@ -132,7 +132,7 @@ def test_reserved_events_change_nothing(closed: NodeProcess) -> None:
 
 
 def test_no_event_is_served_while_a_token_is_checked(closed: NodeProcess) -> None:
-    """The library treats a client as connected while its token is checked; a second request could use that time."""
+    """An event that arrives while the client's token is checked is not served, although the library would serve it."""
     session = session_of(httpx.get(closed.url + POLLING))
     address = f'{closed.url}{POLLING}&sid={session}'
     answers: list[str] = []
@@ -152,7 +152,7 @@ def test_no_event_is_served_while_a_token_is_checked(closed: NodeProcess) -> Non
 
 
 def test_frames_are_not_inflated(closed: NodeProcess) -> None:
-    """A few compressed bytes can inflate to many times MAX_FRAME_MIB; the node does not offer compression."""
+    """The node offers no compression, since a few bytes could inflate to many times MAX_FRAME_MIB."""
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
     with connect(url, proxy=None, compression='deflate') as websocket:
         assert websocket.response is not None
@@ -215,7 +215,7 @@ def test_frames_are_bounded(closed: NodeProcess, tmp_path: Path) -> None:
 
 
 def test_a_polling_client_sends_one_request_at_a_time(node: NodeProcess) -> None:
-    """Engine.IO requires this; otherwise one client could make the node read any number of messages at once."""
+    """A second simultaneous request of a polling client is refused, so that it cannot send many messages at once."""
     opened = httpx.get(f'{node.url}{POLLING}').text
     sid = json.loads(opened[1:])['sid']
     head = f'POST {POLLING}&sid={sid} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n'

@@ -59,7 +59,7 @@ def test_options_reach_the_answer(client: SocketClient) -> None:
 
 
 def test_a_frame_of_64_mib_is_accepted(node: NodeProcess) -> None:
-    """A raw frame arrives in one WebSocket message; uvicorn's default would close the connection at 16 MiB."""
+    """A raw frame of 64 MiB arrives in one WebSocket message, while uvicorn's default limit is 16 MiB."""
     height, width = 4096, 5461  # 3 · 4096 · 5461 is 4 KiB short of 64 MiB
     card = make_card(tuple(FIGURES), width=width, height=height)
     large = np.kron(make_card(), np.ones((5, 5, 1), dtype=np.uint8))

@@ -78,7 +78,7 @@ def assert_documented(app: Any, status: int) -> None:
 
 
 async def test_images_that_do_not_wait_are_not_found(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
-    """The answer is 404 for an unknown name, and for an image whose files have disappeared."""
+    """An unknown name, and an image whose files have disappeared, get 404."""
     app = make_app(outbox, tmp_path)
     assert {answer.status_code for answer in await answers(app, entry.name)} == {200}
     found = await answers(app, 'x')
@@ -130,7 +130,7 @@ async def test_a_damaged_image_is_an_error_of_the_node(
 
 
 async def test_unreadable_files_count_as_damaged(outbox: Outbox, entry: Entry, tmp_path: Path) -> None:
-    """The answer is 500 rather than 404, since the image has not been sent."""
+    """An image whose files cannot be read gets 500 rather than 404, since it has not been sent."""
     for path in (entry.jpeg, entry.metadata):
         path.unlink()
         path.mkdir()

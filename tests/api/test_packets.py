@@ -27,7 +27,7 @@ PACKETS = TolerantPacket.counted_by(InFlight(10**9), seconds=5)
     ],
 )
 def test_an_event_that_cannot_be_read_keeps_its_id(message: str) -> None:
-    """The waiting client gets an answer that names the fault."""
+    """An unreadable event keeps its id, so that the waiting client gets an answer that names the fault."""
     received = TolerantPacket(encoded_packet=message)
     assert (received.packet_type, received.id, received.data[0]) == (packet.EVENT, 7, UNREADABLE)
     assert received.data[1]
@@ -42,14 +42,14 @@ def test_an_event_without_the_binary_parts_that_it_announces_does_not_wait_for_t
 
 @pytest.mark.parametrize('number', ['5', '"a"', 'null', '[]', '-7'])
 async def test_a_placeholder_of_nothing_is_an_error(number: str) -> None:
-    """The event ends with it, and the next message is a new event."""
+    """A placeholder without a part makes the event invalid, and the next message is a new event."""
     received = PACKETS(encoded_packet=f'51-7["detect",{{"_placeholder":true,"num":{number}}}]')
     assert received.add_attachment(b'bytes')
     assert received.data[0] == UNREADABLE
 
 
 async def test_a_good_event_is_as_it_was() -> None:
-    """Text, numbers of any length and binary parts are unchanged."""
+    """Text, numbers and binary parts of a valid event are unchanged."""
     assert TolerantPacket(encoded_packet='27["info",1]').data == ['info', 1]
     assert TolerantPacket(encoded_packet='2["a",' + '9' * 5000 + ']').data == ['a', float('inf')]
     received = PACKETS(encoded_packet='51-7["detect",{"_placeholder":true,"num":0}]')
@@ -125,7 +125,7 @@ async def test_an_answer_with_parts_that_are_none_comes_to_nothing() -> None:
 
 
 def test_an_endless_text_is_not_read() -> None:
-    """Parsed, it would take many times its length; the event keeps its id and is answered."""
+    """A long text is not parsed, which would take many times its length; the event keeps its id and is answered."""
     received = TolerantPacket(encoded_packet='27["a"' + ',[]' * (MAX_TEXT // 3) + ']')
     assert (received.id, received.data[0]) == (7, UNREADABLE)
     assert 'characters' in received.data[1]

@@ -115,7 +115,7 @@ def test_label_studio_and_its_token_are_tried(
 
 
 def test_two_opencv_distributions_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check fails and names the command that repairs the installation."""
+    """With two OpenCV distributions the check fails and names the command that repairs the installation."""
     names = ('opencv-contrib-python', 'opencv-python-headless')
     monkeypatch.setattr(opencv, 'distributions', lambda: [SimpleNamespace(name=name) for name in names])
     check = next(check for check in examine(Settings(data_folder=tmp_path)) if check.name == 'opencv')

@@ -64,7 +64,7 @@ def test_an_empty_detector_output_means_no_person() -> None:
 
 
 def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> None:
-    """8400 rows belong to an input of 640×640; with 416×416 the check fails."""
+    """The trial inference refuses an input of 416×416 for a raw detector of 8400 rows, which belong to 640×640."""
     detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
         detector.check()

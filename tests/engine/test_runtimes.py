@@ -41,7 +41,7 @@ def test_all_runtimes_compute_the_same(embedded: ModelPackage, role: str) -> Non
 
 
 def test_gates_of_channel_attention_are_the_same_on_all_runtimes(tmp_path: Path) -> None:
-    """OpenCV 5.0 would take the HardSigmoid of RTMW's attention for a part of a hard swish."""
+    """All runtimes compute RTMW's attention gates alike, which OpenCV 5.0 would take for a part of a hard swish."""
     nodes = [
         helper.make_node('GlobalAveragePool', ['x'], ['pooled']),
         helper.make_node('HardSigmoid', ['pooled'], ['gate'], alpha=1 / 6, beta=0.5),
@@ -75,7 +75,7 @@ def test_a_missing_device_is_an_error(embedded: ModelPackage) -> None:
 
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_a_file_that_is_not_a_network_is_an_error(tmp_path: Path, backend: Backend) -> None:
-    """The message names the runtime and the file."""
+    """A file that is not a network raises an error that names the runtime and the file."""
     path = tmp_path / 'text.onnx'
     path.write_text('hello')
     with pytest.raises(RuntimeUnavailable, match=f'{backend} on cpu cannot load text.onnx'):
@@ -96,7 +96,7 @@ def test_a_runtime_that_is_not_installed_is_named(embedded: ModelPackage, monkey
 
 
 def test_onnxruntime_is_known_under_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The image variant `cuda` has the distribution onnxruntime-gpu in place of onnxruntime."""
+    """The version is found for onnxruntime and for onnxruntime-gpu, which the image variant `cuda` has."""
 
     def version(name: str) -> str:
         if name == 'onnxruntime-gpu':

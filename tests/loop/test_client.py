@@ -163,7 +163,7 @@ async def test_a_certificate_of_the_loops_own_is_honoured_for_questions_and_uplo
 
 
 async def test_without_a_loop_the_client_opens_no_connection(tmp_path: Path) -> None:
-    """Every method of the client is refused."""
+    """Without a Loop every method of the client raises an error before it connects."""
     apply_settings(Settings(data_folder=tmp_path))
     client = loop.communicator(Settings(data_folder=tmp_path))
     for question in (client.ensure_login, lambda: client.get('/status', requires_login=False)):

@@ -145,7 +145,7 @@ def test_what_the_loop_calls_the_file_does_not_matter(
 def test_too_many_requests_are_waited_out(
     follower: NodeProcess, loop: MockLoopProcess, packages: Callable[[], str]
 ) -> None:
-    """After 429 the Loop's client pauses for 5 seconds and tries again."""
+    """After 429 the client of the Loop pauses for 5 seconds and tries again."""
     version = packages()
     fault = loop.fault('target', 'status', status=429)
     loop.set_target(version)
@@ -356,7 +356,7 @@ def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path) -> None
 
 @pytest.mark.integration
 def test_a_loop_that_was_never_there_does_not_keep_the_node_from_serving(tmp_path: Path) -> None:
-    """LOOP_HOST refuses connections, and the embedded model answers."""
+    """The embedded model serves although LOOP_HOST refuses connections."""
     settings = {'LOOP_HOST': f'127.0.0.1:{free_port()}', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
     with running_node(tmp_path, POLL_SECONDS=CYCLE, **settings) as node:
         time.sleep(3 * CYCLE)

@@ -131,7 +131,7 @@ async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> 
 
 
 async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None:
-    """The Loop says that the file has not changed, but the transfer may have been at fault."""
+    """A damaged file is fetched again a few times, even if the server's file has not changed."""
     good = bench.server.content
     bench.server.content = good[: len(good) // 2] + bytes(100) + good[len(good) // 2 + 100 :]
     for number in range(1, 6):
@@ -156,7 +156,7 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
 
 
 async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package is neither removed nor refused; attempts continue with growing pauses until it serves."""
+    """While no model serves, a package that cannot run is kept and tried with growing pauses until it serves."""
     now = 1000.0
     monkeypatch.setattr(time, 'monotonic', lambda: now)
     bench.serving, bench.broken = False, True

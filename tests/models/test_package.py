@@ -99,7 +99,7 @@ def set_in(*path: str, value: object) -> Callable[[dict[str, Any]], object]:
 def test_a_faulty_description_is_refused_by_field(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    """The message names the field and the reason."""
+    """A faulty description is refused with the field and the reason."""
     with pytest.raises(InvalidPackage, match=message):
         open_altered(tmp_path, change)
 
@@ -119,7 +119,7 @@ def test_a_faulty_description_is_refused_by_field(
     ],
 )
 def test_missing_and_broken_files_are_refused(tmp_path: Path, files: dict[str, bytes | None], message: str) -> None:
-    """The message names the file."""
+    """A missing or broken file is refused with its name."""
     content = {name: data for name, data in (embedded_files() | files).items() if data is not None}
     folder = tmp_path / 'package'
     folder.mkdir()

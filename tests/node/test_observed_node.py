@@ -215,7 +215,7 @@ def test_every_line_of_the_log_is_an_object(logging_node: NodeProcess) -> None:
 
 
 def test_the_id_is_in_the_lines_of_its_request(logging_node: NodeProcess) -> None:
-    """The thread that stores images logs the id too; background work of the node logs none."""
+    """Each log line of a request has its id, also from the thread that stores images; background work has none."""
     for name in ('first', 'second'):
         answer = httpx.post(f'{logging_node.url}/upload', files={'files': CARD}, headers={'X-Request-ID': name})
         assert (answer.status_code, answer.headers['X-Request-ID']) == (200, name)

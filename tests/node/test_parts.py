@@ -14,7 +14,7 @@ from detector.settings import Settings
 
 
 async def test_a_change_of_the_model_reaches_every_part_that_needs_it(tmp_path: Path) -> None:
-    """The observer is called for each model and for its end; `/about` describes the model while it serves."""
+    """Each change of the model calls the observer, and `/about` describes the model while it serves."""
     changes: list[str | None] = []
 
     def note(model: ServingModel | None) -> None:

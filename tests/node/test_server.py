@@ -28,7 +28,7 @@ def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
 
 
 def test_a_second_opencv_is_named_at_the_start(tmp_path: Path) -> None:
-    """The log warns once, with the command that repairs the installation."""
+    """The start logs one warning about a second OpenCV, with the command that repairs the installation."""
     fake = tmp_path / 'packages' / 'opencv_python-4.1.dist-info'
     fake.mkdir(parents=True)
     (fake / 'METADATA').write_text('Name: opencv-python\nVersion: 4.1\n')

@@ -41,7 +41,7 @@ def failing() -> dict[str, Any]:
 
 
 def test_without_model_and_loop_all_states_are_zero() -> None:
-    """Dashboards find every series of the outbox although the node has none."""
+    """Without a model or a Loop all series exist and are zero."""
     found = scrape(NoOutbox(), lambda: None)
     assert found.total('wholebody_ready') == 0
     assert found.total('wholebody_connected_clients') == 3
@@ -51,7 +51,7 @@ def test_without_model_and_loop_all_states_are_zero() -> None:
 
 
 def test_waiting_images_are_counted_by_priority(tmp_path: Path) -> None:
-    """The counters are those of the queue, and both priorities add up to the waiting images."""
+    """The metrics of both priorities add up to the waiting images, and the counters are those of the queue."""
     queue = OutboxQueue(tmp_path, max_images=10, max_bytes=1000)
     for priority in (True, False, False):
         queue.save(b'jpeg', b'{}', priority=priority)

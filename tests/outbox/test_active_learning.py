@@ -226,7 +226,7 @@ def test_bad_uploads_are_refused_and_none_of_their_images_is_kept(learner: NodeP
 
 
 def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """The list has count, bytes, age and details per image; pictures are available plain or with skeletons."""
+    """The list of waiting images has count, bytes, age and details, and pictures come plain or with skeletons."""
     httpx.put(f'{learner.url}/outbox_mode', content='stopped')
     try:
         learner.detect(CARD, {'autoupload': 'all', 'source': 'first', 'tags': 'a,b'})
@@ -307,7 +307,7 @@ def test_a_deleted_outbox_folder_is_made_anew(learner: NodeProcess, loop: MockLo
 
 
 def test_an_outbox_folder_that_turned_into_a_file_is_told(learner: NodeProcess, loop: MockLoopProcess) -> None:
-    """Uploads get 507 until it is repaired, and the node continues to serve."""
+    """With a file in place of the outbox folder, uploads get 507 until it is repaired, and the node serves."""
     folder = learner.data_folder / 'outbox' / 'normal'
     failed = learner.outbox()['failed']
     folder.rmdir()

@@ -105,7 +105,7 @@ async def test_a_failed_save_fails_no_detection(
     caplog: pytest.LogCaptureFixture,
     error: Exception,
 ) -> None:
-    """The failure is logged, the pose is relevant again in the next frame, and the slot is freed."""
+    """A failed save is logged, frees its slot, and makes its pose relevant again in the next frame."""
 
     async def failing(*_: Any, **__: Any) -> None:
         raise error

@@ -110,7 +110,7 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
 
 
 def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fixed number is kept, and equal names do not overwrite each other."""
+    """The latest images that were set aside are kept up to a limit, and equal names do not overwrite each other."""
     monkeypatch.setattr(outbox_files, 'MAX_SET_ASIDE', 3)
     for number in range(5):
         entry = files.write(NAMES[0], f'{number}'.encode(), b'{}', priority=False)
@@ -161,7 +161,7 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
-    """They contain persons, tags, source and dates; unreadable metadata and foreign names leave fields empty."""
+    """Descriptions have persons, tags, source and dates; unreadable metadata and foreign names leave fields empty."""
     about = {'box_detections': [{}, {}], 'tags': ['a'], 'source': 's', 'created': '2025-01-01'}
     entry = files.write(NAMES[0], b'jpeg', json.dumps(about).encode(), priority=True)
     assert entry is not None

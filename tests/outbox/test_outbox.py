@@ -51,7 +51,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
 
 
 async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Outbox) -> None:
-    """The server answers 413 beyond four images: none is set aside, and later batches start smaller."""
+    """After 413 for large batches, later batches start smaller, and no image is set aside."""
 
     async def answer(received: list[str]) -> web.Response:
         return web.json_response({}, status=413 if len(received) > 4 else 200)
@@ -71,7 +71,7 @@ async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Ou
 async def test_an_image_that_breaks_the_loop_does_not_hold_up_the_others(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Every request with it fails: the others arrive, and it is retried until the Loop is repaired."""
+    """An image that makes every request fail is retried until the Loop is repaired, and the other images arrive."""
     monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.3)
     outbox._batch_seconds = 0.3
     entries = await fill(outbox, 30)
@@ -222,7 +222,7 @@ async def test_the_loop_may_ask_for_patience(script: Script, outbox: Outbox) -> 
 async def test_batches_that_are_too_slow_are_made_smaller(
     script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 50 ms per image, 0.5 s for one of them, and a limit of 0.2 s: batches shrink, and one image gets more time."""
+    """Batches above the time limit of 0.2 s shrink, and a single image that needs 0.5 s gets more time."""
     monkeypatch.setattr(outbox_module, 'BATCH_SECONDS', 0.2)
     outbox._batch_seconds = 0.2
     entries = await fill(outbox, 12)
@@ -265,7 +265,7 @@ async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -
 
 
 async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbox) -> None:
-    """Stopping waits for it, so that nothing is sent twice."""
+    """Stopping waits for a request in progress, so that nothing is sent twice."""
     begun, go = asyncio.Event(), asyncio.Event()
 
     async def answer(_: list[str]) -> web.Response:
@@ -329,7 +329,7 @@ async def test_deleted_images_do_not_hold_up_the_others(script: Script, outbox: 
 
 
 async def test_strays_do_not_stop_the_outbox(script: Script, outbox: Outbox) -> None:
-    """An incomplete folder and a stray file, newer than the images, would stop upstream's outbox for good."""
+    """Images are sent although an incomplete folder and a stray file, which would stop upstream's outbox, are newer."""
     entries = await fill(outbox, 2)
     normal = entries[0].folder.parent
     (normal / '2999-01-01_00:00:00.000000').mkdir()
@@ -357,7 +357,7 @@ async def test_an_outbox_that_cannot_be_read_does_not_stop_the_node(
 
 
 async def test_a_fault_inside_is_survived(script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever exception is raised, uploads continue after a pause."""
+    """Uploads continue after a pause, whatever exception was raised."""
     post: Any = outbox._poster.post
     calls = []
 

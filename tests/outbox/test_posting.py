@@ -17,7 +17,7 @@ from tests.support.outboxes import Script, fill, until_empty
 async def test_requests_are_those_of_upstream(
     tmp_path: Path, script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They have the same parts in the same order, with the same names and types, as those of learning_loop_node."""
+    """Requests have the same parts as those of learning_loop_node, with the same order, names and types."""
     from learning_loop_node.detector.outbox import Outbox as UpstreamOutbox
     from learning_loop_node.globals import GLOBALS
 
@@ -39,7 +39,7 @@ async def test_requests_are_those_of_upstream(
 
 @pytest.mark.parametrize('status', [200, 201, 204])
 async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -> None:
-    """Upstream would repeat forever a request that a Loop answers with 201."""
+    """Every 2xx counts as success; upstream would repeat forever a request that a Loop answers with 201."""
 
     async def answer(_: list[str]) -> web.Response:
         return web.Response(status=status)
@@ -52,7 +52,7 @@ async def test_success_is_any_2xx(script: Script, outbox: Outbox, status: int) -
 
 
 async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: Outbox) -> None:
-    """Status 200 with an HTML page does not come from a Loop; redirects are not followed."""
+    """Status 200 with an HTML page does not count as success, and redirects are not followed."""
 
     async def page(_: list[str]) -> web.Response:
         return web.Response(text='<html>Welcome to our hotel</html>', content_type='text/html')
@@ -74,11 +74,11 @@ async def test_a_captive_portal_does_not_swallow_images(script: Script, outbox: 
 
 @pytest.mark.parametrize(('header', 'seconds'), [('7', 7), ('0', 0), ('soon', 0), ('-5', 0), ('', 0), ('٣', 0)])
 async def test_retry_after_is_read(header: str, seconds: float) -> None:
-    """Seconds are read; a value that is neither seconds nor a date counts as 0."""
+    """Seconds in Retry-After are read, and a value that is neither seconds nor a date counts as 0."""
     assert outbox_post._seconds(header) == seconds
 
 
 async def test_retry_after_may_be_a_date() -> None:
-    """A date in the future gives seconds, a past one gives 0."""
+    """A future date in Retry-After gives the seconds until then, and a past one gives 0."""
     assert 50 < outbox_post._seconds(email.utils.formatdate(time.time() + 60, usegmt=True)) <= 60
     assert outbox_post._seconds(email.utils.formatdate(time.time() - 60, usegmt=True)) == 0

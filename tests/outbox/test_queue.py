@@ -61,7 +61,7 @@ def test_priority_comes_as_it_came_then_normal_newest_first(tmp_path: Path) -> N
 
 
 def test_a_batch_is_bounded_in_bytes_but_never_empty(tmp_path: Path) -> None:
-    """A large image goes alone."""
+    """A batch stays within its limit of bytes, and an image above the limit goes alone."""
     queue = make_queue(tmp_path)
     first, second, large = (save(queue, size=size) for size in (100, 100, 5000))
     assert queue.next_batch(20, 250, 0) == [large]
@@ -117,7 +117,7 @@ def test_a_start_with_too_many_images_drops_the_oldest(tmp_path: Path) -> None:
 
 
 def test_a_failing_image_is_sent_after_the_others(tmp_path: Path) -> None:
-    """Another image's success or failure shows the cause; without other images it is retried."""
+    """A failing image is sent after the others, whose success shows the cause; if it is alone, it is retried."""
     queue = make_queue(tmp_path)
     failing = save(queue, priority=True)
     queue.mark_failing(failing)
@@ -266,7 +266,7 @@ def test_many_threads_save_at_once(tmp_path: Path) -> None:
 
 
 def test_faults_of_the_disk_name_themselves(tmp_path: Path) -> None:
-    """A file lies where a folder should be: images are refused and counted, and saving works once it is gone."""
+    """With a file in place of a folder, images are refused and counted; saving works once the file is gone."""
     queue = make_queue(tmp_path / 'outbox')
     (tmp_path / 'outbox' / 'normal').rmdir()
     (tmp_path / 'outbox' / 'normal').write_text('')

@@ -58,13 +58,13 @@ def test_a_confident_person_is_not_relevant() -> None:
 
 @pytest.mark.parametrize('part', [part.name for part in PARTS])
 def test_an_uncertain_part_is_named(part: str) -> None:
-    """There is one tag for the cause and one for each part."""
+    """An uncertain part gives the tag `uncertain` and one with its name."""
     assert tags_of(person(**{part: 0.45})) == ('uncertain', f'uncertain_{part}')
     assert set(tags_of(person(), person(600, **{part: 0.45}))) == {'uncertain', f'uncertain_{part}'}
 
 
 def test_an_uncertain_box_is_named() -> None:
-    """The tag stands for the confidence of the person detector."""
+    """An uncertain box gives a tag for the confidence of the person detector."""
     assert tags_of(person(box_confidence=0.5)) == ('uncertain', 'uncertain_person')
 
 
@@ -86,25 +86,25 @@ def test_all_can_be_uncertain_and_nothing() -> None:
 
 
 def test_parts_outside_the_image_do_not_count() -> None:
-    """Legs and feet of a person cut off at the hips lie on the border with low confidences."""
+    """Parts outside the image do not count, such as the legs of a person who is cut off at the hips."""
     legs = [KEYPOINT_INDEX[f'{side}_{joint}'] for side in ('left', 'right') for joint in ('hip', 'knee', 'ankle')]
     lower = [*legs, *PART_BY_NAME['feet'].indices]
     pose = person(y=500)
     pose = with_keypoints(pose, lower, np.column_stack([pose.keypoints[lower, 0], np.full(len(lower), 799.0)]))
     pose.confidences[lower] = 0.4
     assert tags_of(pose) == ()
-    assert 'uncertain_feet' in tags_of(pose, size=(1000, 900)), 'inside the image they do count'
+    assert 'uncertain_feet' in tags_of(pose, size=(1000, 900)), 'parts inside the image must count'
 
 
 def test_hidden_keypoints_of_a_part_do_not_make_it_uncertain() -> None:
-    """The model is certain of the upper body of a person at a table, and certain that no legs are visible."""
+    """A person at a table is not relevant, since the model is certain of the upper body and of the hidden legs."""
     pose = person(feet=0.05)
     pose.confidences[[KEYPOINT_INDEX[f'{s}_{joint}'] for s in ('left', 'right') for joint in ('knee', 'ankle')]] = 0.05
     assert tags_of(pose) == ()
 
 
 def test_a_box_without_a_body_is_relevant() -> None:
-    """The body has no keypoint, or all of them are in one spot."""
+    """A box is relevant if its body has no keypoint or all of them are in one spot."""
     assert tags_of(person(confidence=0.05)) == ('person_without_body',)
     crowded = with_keypoints(person(), slice(0, 17), (370, 350))
     assert tags_of(crowded) == ('person_without_body',)
@@ -197,7 +197,7 @@ def test_another_place_or_posture_is_news() -> None:
 
 
 def test_a_change_of_mind_about_the_same_pose_is_no_news() -> None:
-    """The face is uncertain first and a hand later: the same person in the same pose is sent once."""
+    """The same person in the same pose is sent once, even if first the face and later a hand is uncertain."""
     judge = make_relevance().judge
     assert judge([person(face=0.45)], size=SIZE).tags
     assert not judge([person(left_hand=0.45)], size=SIZE).tags
@@ -272,7 +272,7 @@ def test_what_could_not_be_kept_is_news_again() -> None:
 
 
 def test_a_random_share_is_relevant_whatever_it_shows() -> None:
-    """Such images get the tag `random` besides their causes, independently of known poses."""
+    """A random share of images gets the tag `random` besides their causes, independently of known poses."""
     draws = itertools.cycle([0.05, 0.5])
     judge = make_relevance(random_share=0.1, chance=lambda: next(draws)).judge
     assert judge([], size=SIZE).tags == ('random',)
@@ -289,7 +289,7 @@ def test_a_random_share_is_relevant_whatever_it_shows() -> None:
 
 @pytest.mark.parametrize('cameras', [1000, pytest.param(100_000, marks=pytest.mark.integration)])
 def test_invented_camera_ids_take_bounded_memory(cameras: int) -> None:
-    """Each id is used once; a camera that sends continuously is not forgotten because of them."""
+    """Camera ids that are used once take bounded memory, and do not displace a camera that sends continuously."""
     filter_ = make_relevance()
     pose = person(face=0.45)
     assert filter_.judge([pose], size=SIZE, camera_id='real').tags
@@ -321,7 +321,7 @@ def test_thousands_of_places_are_forgotten_oldest_first() -> None:
 
 
 def test_a_crowd_is_judged_in_bounded_time_and_without_warnings() -> None:
-    """Only the best of a thousand poses are judged."""
+    """Of a thousand poses only the best are judged."""
     crowd = [person(300 + index % 7) for index in range(relevance.MAX_POSES)]
     assert tags_of(*crowd) == ('poses_share_body',)
     assert tags_of(*crowd, *(person(face=0.45) for _ in range(1000))) == ('poses_share_body',)

@@ -107,7 +107,7 @@ async def test_a_request_that_leaves_does_not_block_those_behind_it() -> None:
 
 
 async def test_a_request_cancelled_at_its_turn_gives_the_room_back() -> None:
-    """The room is granted to a task that is cancelled before it continues."""
+    """A task that gets its room and is cancelled before it continues gives the room back."""
     room = Room(10)
     await room.take(10, make_ticket())
     waiting = asyncio.create_task(room.take(10, make_ticket()))
@@ -167,7 +167,7 @@ async def test_decoded_images_are_not_piled_up() -> None:
     assert held == 4
     with pytest.raises(DeadlineExceeded):
         async with decoder.decoded([CARD], make_ticket(seconds=0.05)):
-            raise AssertionError('there was room')
+            raise AssertionError('the image must not get room')
     async with decoder.decoded([make_card()], make_ticket(seconds=-1)):  # needs none
         go.set()
     await asyncio.gather(*tasks)
@@ -176,13 +176,13 @@ async def test_decoded_images_are_not_piled_up() -> None:
 
 @pytest.mark.parametrize('file', [CARD, png(), png(orientation=6)], ids=['jpeg', 'png', 'turned png'])
 async def test_only_the_headers_of_waiting_images_are_read(file: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow, for one, decodes a PNG to find its orientation."""
+    """A waiting image is not decoded, not even for its orientation, for which Pillow would decode a PNG."""
     decoder = make_decoder(PIXELS, room=PIXELS)
     async with decoder.decoded([CARD], make_ticket()):
-        monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda _: pytest.fail('it is decoded'))
+        monkeypatch.setattr('PIL.ImageFile.ImageFile.load', lambda _: pytest.fail('a waiting image is decoded'))
         with pytest.raises(DeadlineExceeded):
             async with decoder.decoded([file], make_ticket(seconds=0.2)):
-                raise AssertionError('there was room')
+                raise AssertionError('the image must not get room')
     monkeypatch.undo()
     async with decoder.decoded([file], make_ticket()) as (image,):
         assert decoder.room.held == PIXELS

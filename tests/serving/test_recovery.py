@@ -122,7 +122,7 @@ def test_whatever_a_runtime_raises_is_one_error() -> None:
 
 
 async def test_the_failed_model_is_released() -> None:
-    """The reloaded model needs its memory, which the error in a request's context would keep."""
+    """The failed model is released, although the error in a request's context refers to it."""
 
     class Engine:
         pass

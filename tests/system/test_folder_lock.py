@@ -89,7 +89,7 @@ def test_the_holder_is_named_and_a_kill_frees(tmp_path: Path) -> None:
 def test_a_file_system_without_locks_gets_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning is logged once per folder, and the node works."""
+    """On a file system without locks, a warning is logged once per folder and the node works."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, 'No locks available')
@@ -103,7 +103,7 @@ def test_a_file_system_without_locks_gets_a_warning(
 
 
 def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second process waits, then names the first, and removes none of its unfinished work."""
+    """A second process that changes models waits, then names the first one, and keeps its unfinished work."""
     store = ModelStore(tmp_path / 'data')
     store.add(make_package(tmp_path / 'p.zip'))
     half_done = store.models / '.install-other'

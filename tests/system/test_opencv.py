@@ -9,7 +9,7 @@ from detector.system.opencv import opencv_fault
 
 
 def test_exactly_one_distribution_is_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With several or none, the fault names them and the pip command that leaves only the headless one."""
+    """With several OpenCV distributions or none, the fault names them and the pip command that repairs this."""
     names = ['numpy', 'Opencv-Python-Headless', 'opencv-python', None]
 
     def installed() -> list[object]:

@@ -107,7 +107,7 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 def test_label_studio_sends_the_token_as_a_password(closed: NodeProcess) -> None:
-    """Label Studio supports only basic auth; the same credentials open no other route."""
+    """Label Studio's routes accept the token as a basic auth password, and other routes do not."""
     for path in ('/setup', '/predict', '/validate', '/train', '/webhook'):
         body = {'tasks': [], 'config': '<View/>'}
         assert httpx.post(closed.url + path, json=body).headers['WWW-Authenticate'].startswith('Basic')
@@ -184,7 +184,7 @@ def test_the_nodes_own_pages_and_programs_can(node: NodeProcess) -> None:
 
 
 def test_a_foreign_name_of_the_node_opens_nothing(node: NodeProcess, tmp_path: Path) -> None:
-    """DNS rebinding makes a foreign page look like the node's own. CORS_ORIGINS lists the names of proxies."""
+    """The node refuses names that are not its own or in CORS_ORIGINS, since DNS rebinding could forge them."""
     rebound = {'Host': f'evil.example:{node.port}'}
     for origin in ({}, {'Origin': f'http://evil.example:{node.port}'}):
         for path in ('/ui', '/ui/', '/ui/outbox/x/image', '/outbox/x/image'):
@@ -208,7 +208,7 @@ def test_a_foreign_name_of_the_node_opens_nothing(node: NodeProcess, tmp_path: P
 
 
 def test_with_a_token_any_name_will_do(closed: NodeProcess) -> None:
-    """A foreign page has neither the token nor the session cookie of the genuine name."""
+    """A node with a token accepts any name, since a foreign page has neither the token nor a session cookie."""
     own = {'Origin': 'https://node.example'}
     for headers in (own | {'Host': 'node.example:443'}, own | {'X-Forwarded-Host': 'node.example'}):
         answer = httpx.put(f'{closed.url}/operation_mode', content='idle', headers=BEARER | headers)

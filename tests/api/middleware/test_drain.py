@@ -192,7 +192,7 @@ def test_a_client_that_reads_nothing_is_left_behind(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_stalled_log_does_not_keep_the_node(tmp_path: Path) -> None:
-    """The log is a full pipe without a reader; even the last log line cannot be written."""
+    """The node ends in time although its log is a full pipe that is not read."""
     port, (reader, writer) = free_port(), os.pipe()
     environment = clean_environment(DATA_FOLDER=tmp_path, NODE_HOST='127.0.0.1', BACKEND_PORT=port, PYTHONPATH=PROJECT)
     with subprocess.Popen([sys.executable, '-m', 'detector', 'serve'], env=environment, stderr=writer) as process:
@@ -219,7 +219,7 @@ def test_a_stalled_log_does_not_keep_the_node(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_a_stalled_disk_does_not_keep_the_node(tmp_path: Path) -> None:
-    """Every sync hangs, as on a dead NFS server; the uploading client learns that its image was not accepted."""
+    """The node ends in time although every sync hangs, and the client learns that its image was not accepted."""
     settings = {'LOOP_HOST': '127.0.0.1:9', 'LOOP_ORGANIZATION': 'o', 'LOOP_PROJECT': 'p'}
     sabotage = tmp_path / 'slow-disk'
     sabotage.mkdir()
@@ -374,7 +374,7 @@ async def test_bodies_have_less_time_than_what_runs() -> None:
 
 
 async def test_an_answer_that_has_begun_is_not_begun_again() -> None:
-    """The answer stops where it is; an app that ignores its cancellation does not delay the end."""
+    """An answer that has begun is cut, and an app that ignores its cancellation does not delay the end."""
 
     async def begun(scope: Scope, receive: Receive, send: Send) -> None:
         await send({'type': 'http.response.start', 'status': 200, 'headers': []})

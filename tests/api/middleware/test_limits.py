@@ -93,7 +93,7 @@ COMMAND = 'PUT /operation_mode HTTP/1.1\r\nContent-Length: 9'
 
 @pytest.mark.parametrize('head', [SLOW, CHUNKED, TASKS, COMMAND])
 def test_a_body_that_does_not_come_is_not_waited_for(strict: NodeProcess, head: str) -> None:
-    """The client gets 408 after BODY_SECONDS, and the connection ends."""
+    """A client whose body does not arrive gets 408 after BODY_SECONDS, and the connection ends."""
     start = time.monotonic()
     with request(strict, head, b'5\r\n--x\r\n\r\n' if head == CHUNKED else b'--x') as connection:
         status, text = answer_of(connection)
@@ -150,7 +150,7 @@ def test_slow_logins_take_no_place(strict: NodeProcess) -> None:
 
 
 def test_bodies_are_bounded_by_a_setting(strict: NodeProcess) -> None:
-    """The limit holds to the byte for declared and undeclared sizes; Label Studio's bodies may be twice as large."""
+    """Bodies are limited to the byte, with and without declared size; Label Studio's may be twice as large."""
     head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     tail = b'\r\n--x--\r\n'
     headers = {'Content-Type': 'multipart/form-data; boundary=x'}
@@ -179,7 +179,7 @@ def test_the_refusal_arrives_while_the_body_is_still_sent(strict: NodeProcess) -
 
 
 def test_what_all_have_sent_together_is_bounded(tmp_path: Path) -> None:
-    """A further request gets 503, at once if it declares its size, until the others have ended."""
+    """While requests have used up the common limit, a further one gets 503, at once if it declares its size."""
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(700_000)
     head = SLOW.replace('1000', str(MIB))
     with running_node(tmp_path, MAX_IN_FLIGHT_MIB=1, MAX_BODY_MIB=1, MAX_FRAME_MIB=4) as node:
@@ -218,7 +218,7 @@ def test_tasks_are_bounded_by_a_setting(strict: NodeProcess) -> None:
 
 
 def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None:
-    """A client that has sent only the head of a request already gets 503, and each refusal is counted once."""
+    """While the queue is full, the head of a request already gets 503, and each refusal is counted once."""
     sabotage = Sabotage(tmp_path / 'runtime')
     settings = {'MAX_WAITING': 1, 'DEADLINE': 60}
     with running_node(tmp_path / 'node', **settings, **sabotage.settings) as node, ThreadPoolExecutor(2) as pool:

@@ -78,7 +78,7 @@ class Observed:
 
 
 async def test_every_answer_carries_an_id() -> None:
-    """The id is the caller's or a new one, and errors of all kinds carry it too."""
+    """Every answer, errors included, has the caller's id or a new one."""
     observed = Observed()
     for path in ('/good', '/items/a/image', '/teapot', '/bug', '/nowhere', '/stream', '/ws/socket.io/'):
         answer = await observed.get(path, **{'X-Request-ID': 'robot 7'})
@@ -113,7 +113,7 @@ async def test_requests_are_counted_by_route_and_outcome() -> None:
 
 
 async def test_a_bug_is_answered_and_logged_with_the_same_id(caplog: pytest.LogCaptureFixture) -> None:
-    """The answer tells the caller where to look, and reveals nothing about the bug."""
+    """A bug is logged with the id of its answer, which reveals nothing about the bug."""
     answer = await Observed().get('/bug', **{'X-Request-ID': 'robot-7'})
     assert answer.status_code == 500
     assert answer.json() == {
@@ -146,7 +146,7 @@ async def test_a_client_that_leaves_before_the_answer_is_counted_as_refused() ->
 
 
 async def test_refusals_are_logged_with_their_reason_once_a_second(caplog: pytest.LogCaptureFixture) -> None:
-    """The limit is per route; the log line does not contain the requested path."""
+    """Refusals are logged once a second per route, with the reason and without the requested path."""
     caplog.set_level('INFO', 'wholebody.requests')
     observed = Observed()
     for path in ('/items/secret/image', '/items/secret/image', '/teapot', '/nowhere', '/good'):
@@ -207,7 +207,7 @@ async def test_events_are_counted_by_name_and_outcome() -> None:
 
 
 async def test_events_give_their_id_back() -> None:
-    """A client that sends no id gets the answer unchanged."""
+    """An event's answer has the id that the client sent; without an id the answer is unchanged."""
     answer = observed_event(Metrics(), 'detect', succeed)
     assert await answer('sid', {'request_id': 'r1'}) == {'seen': 'r1', 'request_id': 'r1'}
     refused = await observed_event(Metrics(), 'detect', refuse)('sid', {'request_id': 'r2'})

@@ -49,7 +49,7 @@ def in_any_precision(package: ModelPackage) -> ModelPackage:
 
 
 def test_the_command_measures_the_given_pictures(tmp_path: Path) -> None:
-    """It prints ratios, writes JSON and a plot; runtimes give the same keypoints of the persons on the cards."""
+    """The command prints ratios and writes JSON and a plot, and all runtimes give the same keypoints."""
     images.write(tmp_path / 'card.png', make_card())
     images.write(tmp_path / 'small.png', example_image((320, 240)))
     output = tmp_path / 'new' / 'bench.json'
@@ -107,7 +107,7 @@ def test_a_variant_that_cannot_run_does_not_spoil_the_others(embedded: ModelPack
 def test_bf16_is_measured_where_cpu_and_package_allow_it(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU must support it, the package must allow it, and OpenVINO must be among the runtimes."""
+    """bf16 is measured if the CPU supports it, the package allows it and OpenVINO is among the runtimes."""
     package = in_any_precision(embedded)
 
     def names(package: ModelPackage, *runtimes: str) -> set[str]:
@@ -123,7 +123,7 @@ def test_bf16_is_measured_where_cpu_and_package_allow_it(
 
 
 def test_ratios_are_taken_turn_by_turn() -> None:
-    """A machine that is slow during one turn is slow for both variants."""
+    """Ratios are computed per turn, since a slow machine slows both variants of a turn."""
     report = make_report([ONE], other=[10, 50, 10], reference=[20, 100, 30])
     assert report.ratio(OTHER, ONE) == 2
     assert report.ratio(REFERENCE, ONE, OTHER) == 0.5

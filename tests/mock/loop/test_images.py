@@ -30,7 +30,7 @@ from tests.support.mock_loop import metadata, send_images
     ids=lambda value: None if isinstance(value, dict) else value,
 )
 def test_a_broken_part_rejects_the_whole_batch(loop: MockLoopProcess, files: dict[str, bytes], message: str) -> None:
-    """The answer is 422 and names the image; no image is stored."""
+    """A batch with a broken part gets 422 with the image's name, and no image is stored."""
     answer = send_images(loop, {'good.json': metadata(), 'good.jpg': CARD} | files)
     assert answer.status_code == 422
     assert message in answer.json()['detail']

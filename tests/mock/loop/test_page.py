@@ -9,7 +9,7 @@ from tests.support.extras import without_nicegui
 
 
 def test_the_mock_works_without_the_extra(tmp_path: Path) -> None:
-    """`/` then redirects to the OpenAPI page, and `/ui` says what to install."""
+    """Without NiceGUI `/` redirects to the OpenAPI page, and `/ui` says what to install."""
     with MockLoopProcess(tmp_path / 'loop') as loop:
         try:
             loop.start(PYTHONPATH=without_nicegui(tmp_path))
