@@ -1,4 +1,4 @@
-"""Which room may import which: the contracts of pyproject.toml, and proof that each of them can fail."""
+"""The import contracts of pyproject.toml hold, and each of them can fail."""
 
 import ast
 import re
@@ -25,7 +25,7 @@ FORBIDDEN = {
     'page': ('detector/node/wholebody_node.py', 'detector.page.look'),
     'tests': ('benchmarks/load.py', 'tests.support.people'),
 }
-"""For each contract, a file and an import that the file must not have."""
+"""A file and an import that the file must not have, for each contract."""
 
 
 def lint_imports(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -298,7 +298,7 @@ def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
         routes = [('GET', '/'), ('GET', '/health'), ('GET', '/versions')]
         routes += [('POST', path) for path in ('/setup', '/predict', '/validate', '/train', '/webhook')]
         for method, path in routes:
-            others = [('bob', 'p:ä'), ('', '')] if path == '/predict' else []  # each wrong one has to wait
+            others = [('bob', 'p:ä'), ('', '')] if path == '/predict' else []  # each wrong password has to wait
             for auth in (None, ('ann', 'wrong'), *others):
                 answer = httpx.request(method, node.url + path, auth=auth)
                 assert answer.status_code == 401, path

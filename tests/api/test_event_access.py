@@ -189,7 +189,7 @@ def session_of(answer: httpx.Response) -> str:
 
 
 def test_connections_without_a_client_lock_out_no_client(patient: NodeProcess) -> None:
-    """Of too many connections without a client the oldest one ends; clients stay, and new ones can connect."""
+    """With too many connections without a client, the oldest one ends; clients stay, and new ones can connect."""
     url = patient.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
     asking = httpx.Client(base_url=patient.url, timeout=PATIENCE)
     with asking as client, accepted(patient, auth={'token': TOKEN}) as first:

@@ -26,7 +26,7 @@ def test_who_is_alone_may_have_more() -> None:
     assert alone.has_room(1000)
     alone.add(1000)
     assert not Claim(in_flight).has_room(1)
-    assert Claim(in_flight).has_room(0)  # requests without a body are no matter
+    assert Claim(in_flight).has_room(0)  # a request without a body needs no room
 
 
 def test_claims_are_given_back() -> None:

@@ -125,17 +125,17 @@ def test_every_command_in_a_document_exists() -> None:
 
 
 _OTHER_VARIABLES = {
-    # of Label Studio
+    # variables of Label Studio
     'USE_DEFAULT_BANNED_SUBNETS',
     'ML_BLOCK_LOCAL_IP',
     'SSRF_PROTECTION_ENABLED',
     'LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED',
-    # of Docker and Compose
+    # variables of Docker and Compose
     'PYTHON_IMAGE',
     'NODE_CPUS',
     'NODE_MEMORY',
     'LABEL_STUDIO_MEMORY',
-    # of others
+    # variables of other programs
     'OMP_NUM_THREADS',
     'TYPE_CHECKING',
 }

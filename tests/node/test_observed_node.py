@@ -155,7 +155,7 @@ def test_metrics_agree_with_the_load_that_was_sent(tmp_path: Path) -> None:
     statuses = {'queue_full': 503, 'image_format': 415, 'invalid': 422, 'method': 405, 'no_loop': 409, 'not_found': 404}
     assert {statuses[reason]: count for (reason,), count in by_reason.items() if reason != 'no_model'} == sent.refusals
     assert by_reason.get(('no_model',), 0) == ready
-    assert sent.refusals[503] > 0, 'the load was to be too much now and then'
+    assert sent.refusals[503] > 0, 'the load must exceed the capacity at times'
 
     for name in ('images_total', 'persons_count', 'queue_seconds_count', 'inference_seconds_count'):
         assert after.total(f'wholebody_{name}') == sent.images, name

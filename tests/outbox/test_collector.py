@@ -79,7 +79,7 @@ async def test_a_disk_that_is_behind_costs_images_not_memory(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Beyond the slots in memory, an image waits briefly and is then dropped, counted, named, and relevant again."""
+    """An image without a slot in memory waits briefly, and is then dropped, counted, logged and relevant again."""
     monkeypatch.setattr(collector_module, 'WAIT_SECONDS', 0.1)
     disk = Slow(outbox, monkeypatch)
     for number in range(MAX_SAVING):

@@ -1,4 +1,4 @@
-"""Which images are relevant, why, and how often."""
+"""The relevance of images: causes, tags, known poses and limits."""
 
 import itertools
 import tracemalloc
@@ -321,7 +321,7 @@ def test_thousands_of_places_are_forgotten_oldest_first() -> None:
 
 
 def test_a_crowd_is_judged_in_bounded_time_and_without_warnings() -> None:
-    """Of a thousand poses only the best are judged."""
+    """Only the best poses of a thousand are judged, which bounds the time."""
     crowd = [person(300 + index % 7) for index in range(relevance.MAX_POSES)]
     assert tags_of(*crowd) == ('poses_share_body',)
     assert tags_of(*crowd, *(person(face=0.45) for _ in range(1000))) == ('poses_share_body',)

@@ -184,7 +184,7 @@ async def test_a_client_that_leaves_does_not_block_the_queue(when: str) -> None:
     await settle()
     if when == 'let in':
         work.gate.set()
-        work.admission._end_turn()  # b is let in, and cancelled before it runs
+        work.admission._end_turn()  # b gets its turn, and is cancelled before it runs
     second.cancel()
     work.gate.set()
     await asyncio.gather(first, third, return_exceptions=True)

@@ -148,7 +148,7 @@ async def test_a_group_is_decoded_with_errors_for_broken_images() -> None:
 
 
 async def test_decoded_images_are_not_piled_up() -> None:
-    """Of ten waiting images of the largest size, four are in memory; of the others only the headers are read."""
+    """Four of ten waiting images of the largest size are in memory, and only the headers of the others are read."""
     decoder = make_decoder(PIXELS)
     most, go, held = 0, asyncio.Event(), 0
 
@@ -168,7 +168,7 @@ async def test_decoded_images_are_not_piled_up() -> None:
     with pytest.raises(DeadlineExceeded):
         async with decoder.decoded([CARD], make_ticket(seconds=0.05)):
             raise AssertionError('the image must not get room')
-    async with decoder.decoded([make_card()], make_ticket(seconds=-1)):  # needs none
+    async with decoder.decoded([make_card()], make_ticket(seconds=-1)):  # an array needs no room
         go.set()
     await asyncio.gather(*tasks)
     assert (held, most, decoder.room.held) == (10, 4 * PIXELS, 0)

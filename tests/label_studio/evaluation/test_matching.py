@@ -54,7 +54,7 @@ def test_persons_missed_and_surplus() -> None:
 
 
 def test_a_person_found_twice_is_surplus_once() -> None:
-    """Of two predictions for a person the more similar one is paired, whatever its score, and the other is surplus."""
+    """The more similar of two predictions for a person is paired, whatever its score, and the other is surplus."""
     person = make_person()
     worse = replace(moved(person, range(133), 5), box_score=0.99)
     evaluation = measure([person], [worse, person])

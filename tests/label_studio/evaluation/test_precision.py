@@ -80,6 +80,6 @@ def test_precision_is_that_of_coco(seed: int, complete: bool) -> None:
     evaluation = evaluate(images)
     for part, figures in zip(EVALUATED_PARTS, evaluation.parts, strict=True):
         expected = coco_figures(images, part)
-        assert 0.05 < expected[0] < 0.95, 'the data can tell right from wrong'
+        assert 0.05 < expected[0] < 0.95, 'the data must distinguish a right result from a wrong one'
         found = [figures.ap, figures.ap50, figures.ap75, figures.ar]
         assert found == pytest.approx(expected, abs=1e-9), part.name

@@ -96,7 +96,7 @@ def test_the_command_has_the_precision_of_coco(tmp_path: Path) -> None:
     parts = {part['name']: part for part in json.loads(figures.read_text())['evaluations'][0]['parts']}
     for part in EVALUATED_PARTS:
         expected = coco_figures(images, part)
-        assert 0.05 < expected[0] < 0.95, 'the data can tell right from wrong'
+        assert 0.05 < expected[0] < 0.95, 'the data must distinguish a right result from a wrong one'
         found_figures = [parts[part.name][metric] for metric in ('ap', 'ap50', 'ap75', 'ar')]
         assert found_figures == pytest.approx(expected, abs=1e-5), part.name
 

@@ -207,7 +207,7 @@ async def test_label_studio_may_redirect_to_public_hosts_that_are_not_listed(
     studio: Recorder, other: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With IMAGE_HOSTS=none, Label Studio may still redirect to public hosts, also twice; other hosts may not."""
-    monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2')  # stands for the internet
+    monkeypatch.setattr(network, 'is_public', lambda address: address == '127.0.0.2')  # represents the internet
     with recording('127.0.0.2') as bucket:
         studio.answer = redirecting(bucket.url + SIGNED)
         bucket.answer = lambda request: redirecting('/region/a.jpg')(request) if request.path == SIGNED else Reply()
