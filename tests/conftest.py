@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--nightly', action='store_true', help='also run what takes minutes and rarely fails')
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out `tests/integration` if no option asks for it: it imports packages of the group `integration`."""
+    asked = config.getoption('--integration') or config.getoption('--nightly')
+    return True if collection_path == Path(__file__).with_name('integration') and not asked else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect the tests that no option asks for."""
     if config.getoption('--nightly'):
