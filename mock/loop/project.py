@@ -106,7 +106,7 @@ class Project:
         self.folder = folder
         self.state = state
         self._lock = threading.RLock()
-        self._uploads = threading.Lock()  # of models; held for long
+        self._uploads = threading.Lock()  # lock for new models, held for a long time
         self._detectors: dict[str, list[dict[str, Any]]] = {}
         self._images: dict[str, ImageRecord] = {}
         for name in ('models', 'images', 'detections'):
