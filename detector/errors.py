@@ -179,3 +179,8 @@ class ExtraMissing(WholebodyError):
             f'{package} is not installed; it comes with the extra `{extra}`: uv run --extra {extra} …, or without uv: '
             f"pip install '{package}'"
         )
+
+
+def text_of(error: Exception) -> str:
+    """Return the text of an error, or its type if it has none, as some errors of httpx."""
+    return str(error) or type(error).__name__

@@ -10,7 +10,7 @@ import httpx
 from learning_loop_node.loop_communication import LoopCommunicationException, LoopCommunicator
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
+from detector.errors import InvalidRequest, LoopFault, NoLearningLoop, text_of
 from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
 from detector.settings import Settings
 
@@ -113,7 +113,7 @@ async def _get(loop: LoopCommunicator, path: str) -> Any:
             raise LoopFault(f'the Learning Loop answers {response.status_code} to {path}')
         return response.json()
     except (httpx.HTTPError, LoopCommunicationException, TimeoutError, ValueError) as error:
-        raise LoopFault(f'the Learning Loop does not answer {path}: {str(error) or type(error).__name__}') from error
+        raise LoopFault(f'the Learning Loop does not answer {path}: {text_of(error)}') from error
 
 
 def _parse(kind: type[A], content: Any, what: str) -> A:

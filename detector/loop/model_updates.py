@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import httpx
 
-from detector.errors import DamagedPackage, InvalidPackage, NoLearningLoop, WholebodyError
+from detector.errors import DamagedPackage, InvalidPackage, NoLearningLoop, WholebodyError, text_of
 from detector.models.downloads import Validators, discard, download, noted_validators, probe
-from detector.models.package import MODEL_FORMAT, ModelPackage, file_sha256, open_package
+from detector.models.package import MODEL_FORMAT, ModelPackage, OfferedModel, file_sha256, open_package
 from detector.models.store import ModelStore
 
 log = logging.getLogger('wholebody.updates')
@@ -38,15 +38,9 @@ Switch = Callable[[ModelPackage], Awaitable[None]]
 Connect = Callable[[], Awaitable[httpx.AsyncClient]]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A model that should serve.
-
-    :param model_id: id of the model in the Loop, or `INSTALLED`.
-    """
-
-    version: str
-    model_id: str
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target(OfferedModel):
+    """A model that should serve; its id may be `INSTALLED`."""
 
     def is_met_by(self, package: ModelPackage | None) -> bool:
         """Return True if a package is this model. A local model of the same version with another id is not."""
@@ -176,7 +170,7 @@ class ModelUpdater:
             self._reset_pause()
             log.info('switched to %s', package.model_version)
         except (WholebodyError, OSError, httpx.HTTPError) as error:
-            text = str(error) or type(error).__name__
+            text = text_of(error)
             if text != self.error:  # a lasting fault must not fill the log
                 log.error('cannot switch to model %s: %s', target.version, text)
             self.error = text
@@ -215,7 +209,7 @@ class ModelUpdater:
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         validators = await download(client, url, archive, max_bytes=MAX_PACKAGE_BYTES)
         try:
-            return await asyncio.to_thread(self._store.add, archive, version=target.version, model_id=target.model_id)
+            return await asyncio.to_thread(self._store.add, archive, target)
         except InvalidPackage as error:
             sha256 = await asyncio.to_thread(file_sha256, archive)
             self._refuse(target, error, validators, sha256)

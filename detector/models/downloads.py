@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, Self
 import httpx
 from pydantic import TypeAdapter
 
-from detector.errors import DownloadFailed
+from detector.errors import DownloadFailed, text_of
 
 log = logging.getLogger('wholebody.downloads')
 
@@ -98,8 +98,8 @@ async def download(
             return await _Transfer(client, url, target, max_bytes, progress).run()
         except httpx.HTTPError as error:
             if attempt == _ATTEMPTS:
-                raise DownloadFailed(f'{url}: the transfer broke off {attempt} times: {_text(error)}') from error
-            log.info('%s: the transfer broke off (%s); resuming', url, _text(error))
+                raise DownloadFailed(f'{url}: the transfer broke off {attempt} times: {text_of(error)}') from error
+            log.info('%s: the transfer broke off (%s); resuming', url, text_of(error))
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError('unreachable')
 
@@ -126,40 +126,37 @@ def _note(target: Path) -> Path:
     return target.with_name(f'{target.name}.json')
 
 
+@dataclass(frozen=True, slots=True)
 class _Transfer:
     """One attempt to download a file, or the rest of it."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, url: str, target: Path, max_bytes: int, progress: Progress | None
-    ) -> None:
-        self._client = client
-        self._url = url
-        self._target = target
-        self._max_bytes = max_bytes
-        self._progress = progress
-        self._part, self._note = _part(target), _note(target)
+    client: httpx.AsyncClient
+    url: str
+    target: Path
+    max_bytes: int
+    progress: Progress | None
 
     async def run(self) -> Validators:
         start, condition = self._resumable()
         headers = {'Range': f'bytes={start}-', 'If-Range': condition} if condition else {}
-        async with _request(self._client, self._url, headers) as response:
+        async with _request(self.client, self.url, headers) as response:
             validators = Validators.of(response)
             if response.status_code != httpx.codes.PARTIAL_CONTENT:
                 start = 0
             if validators.length is not None:
                 self._check_size(validators.length)
-            self._note.write_text(json.dumps(asdict(validators)))
-            with self._part.open('ab' if start else 'wb') as sink:
+            _note(self.target).write_text(json.dumps(asdict(validators)))
+            with _part(self.target).open('ab' if start else 'wb') as sink:
                 size = await self._receive(response, sink, start, validators.length)
         if validators.length is not None and size != validators.length:
             raise httpx.RemoteProtocolError(f'{size} of {validators.length} bytes were received')
-        self._part.replace(self._target)
+        _part(self.target).replace(self.target)
         return validators
 
     def _resumable(self) -> tuple[int, str | None]:
         """Return the number of bytes that exist already, and the condition under which the rest belongs to them."""
-        validators = noted_validators(self._target)
-        size = self._part.stat().st_size if self._part.is_file() else 0
+        validators = noted_validators(self.target)
+        size = _part(self.target).stat().st_size if _part(self.target).is_file() else 0
         if validators is None or not 0 < size < (validators.length or size + 1):
             return 0, None
         return size, validators.range_condition
@@ -169,13 +166,13 @@ class _Transfer:
             size += len(chunk)
             self._check_size(size)
             await asyncio.to_thread(sink.write, chunk)
-            if self._progress is not None:
-                self._progress(size, total)
+            if self.progress is not None:
+                self.progress(size, total)
         return size
 
     def _check_size(self, size: int) -> None:
-        if size > self._max_bytes:
-            raise DownloadFailed(f'{self._url} is larger than the limit of {self._max_bytes} bytes')
+        if size > self.max_bytes:
+            raise DownloadFailed(f'{self.url} is larger than the limit of {self.max_bytes} bytes')
 
 
 @asynccontextmanager
@@ -185,7 +182,3 @@ async def _request(client: httpx.AsyncClient, url: str, headers: dict[str, str])
         if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
             raise DownloadFailed(f'{url}: the server answers {response.status_code}')
         yield response
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__

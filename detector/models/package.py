@@ -227,25 +227,34 @@ def unpack(archive: Path | str, folder: Path | str) -> ModelPackage:
     return open_package(folder)
 
 
-def set_identity(package: ModelPackage, *, version: str, model_id: str) -> ModelPackage:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedModel:
+    """Version and id under which the Loop offers a model."""
+
+    version: str
+    model_id: str
+
+
+def set_identity(package: ModelPackage, offered: OfferedModel) -> ModelPackage:
     """Change version and id in the description of an opened package; its networks are not read again.
 
     :raises InvalidPackage: the version or id has the wrong form.
     """
     path = package.folder / MODEL_JSON
     content = json.loads(path.read_text(encoding='utf-8'))
-    path.write_text(json.dumps(content | {'version': version, 'id': model_id}, indent=1), encoding='utf-8')
+    content |= {'version': offered.version, 'id': offered.model_id}
+    path.write_text(json.dumps(content, indent=1), encoding='utf-8')
     return _described(package.folder)
 
 
 def _described(folder: Path) -> ModelPackage:
     """Return the package that a folder describes. The files of its networks are not looked at."""
-    description = _validated(_ModelJson, _read_json(folder / MODEL_JSON), ())
+    description = _validated(_ModelJson, _read_json(folder / MODEL_JSON))
     return ModelPackage(
         folder=folder,
         id=description.id,
         version=description.version,
-        wholebody=_validated(Wholebody, description.wholebody, ('wholebody',)),
+        wholebody=_validated(Wholebody, description.wholebody, 'wholebody'),
         category_ids=_category_ids(description.categories),
     )
 
@@ -266,7 +275,7 @@ def _read_json(path: Path) -> Any:
 M = TypeVar('M', bound=BaseModel)
 
 
-def _validated(kind: type[M], content: Any, path: tuple[str, ...]) -> M:
+def _validated(kind: type[M], content: Any, *path: str) -> M:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
@@ -333,8 +342,6 @@ class Identity:
     version: str
     organization: str = 'local'
     project: str = 'wholebody'
-    host: str = ''
-    id: str | None = None
 
 
 def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity) -> None:
@@ -349,8 +356,8 @@ def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody
         content[role] |= {'file': name, 'sha256': file_sha256(path)}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     model_json = {
-        'id': identity.id or category_id(f'{wholebody.name} {identity.version} {digest}'),
-        'host': identity.host,
+        'id': category_id(f'{wholebody.name} {identity.version} {digest}'),
+        'host': '',
         'organization': identity.organization,
         'project': identity.project,
         'version': identity.version,

@@ -19,7 +19,7 @@ from detector.system.folder_lock import locked
 
 from . import package as model_package
 from .embedded import EMBEDDED_PACKAGE
-from .package import VERSION, ModelPackage, Verify, file_sha256, open_package
+from .package import VERSION, ModelPackage, OfferedModel, Verify, file_sha256, open_package
 
 _LINK: Final = 'current_model'
 _TEMPORARY: Final = '.install-'
@@ -112,7 +112,8 @@ class ModelStore:
         if not self.models.is_dir():
             return []
         names = (folder.name for folder in self.models.iterdir() if folder.is_dir())
-        return sorted((name for name in names if VERSION.fullmatch(name)), key=_version_key)
+        known = (name for name in names if VERSION.fullmatch(name))
+        return sorted(known, key=lambda version: [int(part) for part in version.split('.')])
 
     def folder(self, version: str) -> Path:
         """Return the folder of a version, whether it is installed or not."""
@@ -133,28 +134,24 @@ class ModelStore:
         self.select(version)
         return package
 
-    def add(self, archive: Path, *, version: str | None = None, model_id: str | None = None) -> ModelPackage:
+    def add(self, archive: Path, offered: OfferedModel | None = None) -> ModelPackage:
         """Unpack a package into the folder of its version and replace what is there. No inference is run.
 
         Each network is hashed once.
 
-        :param version: version under which the Loop offers the package; it takes precedence over `model.json`.
-        :param model_id: id of the model in the Loop; it takes precedence as well.
+        :param offered: version and id in the Loop, which take precedence over `model.json`.
         :raises InvalidPackage: names the file or field and the reason.
         :raises FolderInUse: another process changes the models.
         """
         self.models.mkdir(parents=True, exist_ok=True)
-        with (
-            self._changing(),
-            tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary,
-        ):
+        with self._changing(), tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary:
             fresh = Path(temporary) / 'new'
             fresh.mkdir()
             package = model_package.unpack(archive, fresh)
-            if version is not None and model_id is not None:
-                if version != package.version:
-                    log.warning('the package of model %s names the version %s', version, package.version)
-                package = model_package.set_identity(package, version=version, model_id=model_id)
+            if offered is not None:
+                if offered.version != package.version:
+                    log.warning('the package of model %s names the version %s', offered.version, package.version)
+                package = model_package.set_identity(package, offered)
             target = self.folder(package.version)
             if target.exists():
                 target.rename(Path(temporary) / 'old')
@@ -239,7 +236,3 @@ class ModelStore:
         :raises InvalidPackage: the current model is missing.
         """
         return self.current() or self.embedded()
-
-
-def _version_key(version: str) -> list[int]:
-    return [int(part) for part in version.split('.')]

@@ -14,6 +14,7 @@ from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.packages import constant_network, make_package, with_network
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.waiting import eventually
+from detector.models.package import OfferedModel
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.pose.skeleton import PART_BY_NAME
@@ -192,7 +193,8 @@ def test_a_version_is_switched_by_the_page(tmp_path: Path, chromium: Path) -> No
     for version in ('1.0', '1.1'):
         store.add(make_package(tmp_path / f'{version}.zip', version=version))
     broken = constant_network(tmp_path / 'bad.onnx', {'simcc_x': np.zeros((1, 7, 384))}, (192, 256))
-    store.add(with_network(tmp_path / '1.2.zip', 'estimator', broken), version='1.2', model_id='broken')
+    offered = OfferedModel(version='1.2', model_id='broken')
+    store.add(with_network(tmp_path / '1.2.zip', 'estimator', broken), offered)
     store.select('1.0')
     with running_node(tmp_path / 'node') as node, opened(chromium, f'{node.url}/ui', **PHONE) as view:
 

@@ -9,7 +9,7 @@ from detector.engine.pose_engine import PoseEngine
 from detector.engine.verification import verify
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
-from detector.models.package import file_sha256, open_package
+from detector.models.package import OfferedModel, file_sha256, open_package
 from detector.models.store import ModelStore
 
 
@@ -87,7 +87,7 @@ def test_networks_are_hashed_once_per_load(store: ModelStore, tmp_path: Path, mo
 
     archive = make_package(tmp_path / 'a.zip')
     monkeypatch.setattr(model_package, 'file_sha256', counting)
-    package = store.add(archive, version='2.1', model_id='loop-model')
+    package = store.add(archive, OfferedModel(version='2.1', model_id='loop-model'))
     assert hashed == ['det.onnx', 'pose.onnx']
     hashed.clear()
     assert PoseEngine(open_package(package.folder)).package == package
@@ -98,5 +98,5 @@ def test_networks_are_hashed_once_per_load(store: ModelStore, tmp_path: Path, mo
 def test_a_version_of_wrong_form_replaces_nothing(store: ModelStore, tmp_path: Path) -> None:
     """A version that the Loop offers is checked before the package is moved to its folder."""
     with pytest.raises(InvalidPackage, match='version'):
-        store.add(make_package(tmp_path / 'a.zip'), version='latest', model_id='loop-model')
+        store.add(make_package(tmp_path / 'a.zip'), OfferedModel(version='latest', model_id='loop-model'))
     assert list(store.models.iterdir()) == []

@@ -11,7 +11,7 @@ from benchmarks.support.packages import make_package
 from benchmarks.support.processes import running_node, running_node_without_model
 from detector.engine.verification import verify
 from detector.models import package as model_package
-from detector.models.package import file_sha256
+from detector.models.package import OfferedModel, file_sha256
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
@@ -62,7 +62,8 @@ async def test_a_deployed_model_is_hashed_once(tmp_path: Path, monkeypatch: pyte
     settings = Settings(data_folder=tmp_path / 'data')
     serving = ModelServing(settings, ModelStore(settings.data_folder), metrics=Metrics(), life=Life())
     monkeypatch.setattr(model_package, 'file_sha256', counting)
-    await serving.switch(ModelStore(settings.data_folder).add(archive, version='1.2', model_id='loop-model'))
+    offered = OfferedModel(version='1.2', model_id='loop-model')
+    await serving.switch(ModelStore(settings.data_folder).add(archive, offered))
     assert hashed == ['det.onnx', 'pose.onnx']
     assert serving.active().information.version == '1.2'
     hashed.clear()

@@ -9,15 +9,16 @@ from typing import Any, Final, Self
 
 import httpx
 
-from detector.errors import InvalidRequest, InvalidSettings, LabelStudioFault, NotInLabelStudio
+from detector.errors import InvalidRequest, InvalidSettings, LabelStudioFault, NotInLabelStudio, text_of
 from detector.settings import Settings
 
 from .addresses import base_url
 from .credentials import credentials_of
-from .network import read_at_most, text_of
+from .network import read_at_most
 
 _ATTEMPTS: Final = 3
 _PAUSE_SECONDS: Final = 0.3
+_CONNECT_SECONDS: Final = 5
 _UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout)
 _PASSING: Final = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 _PASSING_STATUSES: Final = (502, 503, 504)
@@ -41,11 +42,10 @@ class Connection:
     :param url: address of Label Studio, with a path if it has one: `https://host/ls`.
     :param token: legacy token or personal access token.
     :param seconds: time limit for an answer, retries included.
-    :param connect_seconds: time limit for a connection.
     :raises InvalidSettings: the address or the token is invalid.
     """
 
-    def __init__(self, url: str, token: str | None, *, seconds: float = 30, connect_seconds: float = 5) -> None:
+    def __init__(self, url: str, token: str | None, *, seconds: float = 30) -> None:
         base = base_url(url)
         if base is None:
             raise InvalidSettings(
@@ -55,7 +55,7 @@ class Connection:
         self._seconds = seconds
         self._credentials = credentials_of(token, self._exchange)
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(seconds, connect=connect_seconds),
+            timeout=httpx.Timeout(seconds, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=32),
             headers={'Accept-Encoding': 'identity', 'User-Agent': 'wholebody'},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -146,10 +146,7 @@ class Connection:
         await self._client.aclose()
 
     async def _send(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request; if it may be repeated, retry until an answer is not just a proxy's error.
-
-        Other requests are retried only if the connection failed.
-        """
+        """Retry a request until its answer is not a proxy's error; if it may not be repeated, until it is connected."""
         may_repeat = method in _REPEATABLE or path == _EXCHANGE
         passing = _PASSING if may_repeat else _UNSENT
         url = self.url.copy_with(raw_path=self.url.raw_path.rstrip(b'/') + path.encode('ascii'))

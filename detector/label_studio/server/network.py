@@ -16,7 +16,7 @@ from typing import Final, Self
 import httpcore
 import httpx
 
-from detector.errors import MediaFault
+from detector.errors import MediaFault, text_of
 
 # at DEBUG it logs response headers, and so the signatures of presigned addresses in redirects
 logging.getLogger('httpcore').setLevel(logging.INFO)
@@ -131,10 +131,6 @@ def is_public(address: str) -> bool:
     return (
         ip.is_global and not ip.is_multicast and not ip.is_reserved and not any(ip in network for network in _SPECIAL)
     )
-
-
-def text_of(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 class _VettingBackend(httpcore.AsyncNetworkBackend):
