@@ -17,7 +17,7 @@ from . import runtime_choice
 from .person_detector import PersonDetector, clip_boxes
 from .pose_estimator import Crop, PoseEstimator
 from .runtime_choice import BackendType, PrecisionSetting
-from .runtimes import FloatArray
+from .runtimes import FloatArray, reason_of
 
 log = logging.getLogger('wholebody.engine')
 
@@ -170,5 +170,4 @@ class PoseEngine:
                     raise InvalidPackage(f'{path.name}: a trial inference failed: {error}') from error
                 raise  # the device may be at fault
             except Exception as error:
-                reason = ' '.join(str(error).split())[:300]
-                raise InvalidPackage(f'{path.name}: a trial inference failed: {reason}') from error
+                raise InvalidPackage(f'{path.name}: a trial inference failed: {reason_of(error)}') from error

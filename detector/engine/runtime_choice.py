@@ -141,8 +141,8 @@ def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, fl
     """
     spec = package.wholebody
     inputs = [
-        (package.detector_path, _noise(1, spec.detector.input_size)),
-        (package.estimator_path, _noise(1, spec.estimator.input_size)),
+        (package.detector_path, _noise(spec.detector.input_size)),
+        (package.estimator_path, _noise(spec.estimator.input_size)),
     ]
     opened: dict[Backend, list[Runtime]] = {}
     failures = []
@@ -167,9 +167,8 @@ def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, fl
     return {name: round(median(values), 1) for name, values in times.items()}
 
 
-def _noise(count: int, size: tuple[int, int]) -> Any:
-    noise = np.random.default_rng(0).normal(0, 1, (count, 3, size[1], size[0]))
-    return noise.astype(np.float32)
+def _noise(size: tuple[int, int]) -> Any:
+    return np.random.default_rng(0).normal(0, 1, (1, 3, size[1], size[0])).astype(np.float32)
 
 
 def _key(package: ModelPackage, backends: list[Backend]) -> str:

@@ -51,8 +51,7 @@ class Runtime(ABC):
         except InferenceFailed:  # from a runtime that wraps another
             raise
         except Exception as error:  # each runtime raises its own types
-            reason = ' '.join(str(error).split())[:300]
-            raise InferenceFailed(f'{self.name} fails: {reason or type(error).__name__}') from error
+            raise InferenceFailed(f'{self.name} fails: {reason_of(error)}') from error
 
     @abstractmethod
     def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
@@ -85,8 +84,12 @@ def open_runtime(
     except RuntimeUnavailable:
         raise
     except Exception as error:
-        reason = ' '.join(str(error).split())[:300]
-        raise RuntimeUnavailable(f'{backend_type} on {device} cannot load {path.name}: {reason}') from error
+        raise RuntimeUnavailable(f'{backend_type} on {device} cannot load {path.name}: {reason_of(error)}') from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of a runtime's error in one line of at most 300 characters, or its type."""
+    return ' '.join(str(error).split())[:300] or type(error).__name__
 
 
 def is_installed(backend_type: Backend) -> bool:

@@ -16,6 +16,8 @@ from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
 from detector.pose.similarity import BODY, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
 
+from .person_detector import clip_boxes
+
 MAX_STREAMS: Final = 64
 """Number of cameras that are remembered; the least recently used one is dropped."""
 _LOST_SHARE: Final = 0.6
@@ -28,6 +30,8 @@ _THUMBNAIL: Final = 32
 """Approximate side of the thumbnails that are compared, in pixels."""
 _SCENE_CHANGE: Final = 20.0
 """Mean difference of two thumbnails, 0..255, from which the scene counts as changed."""
+_OUTWARDS: Final = np.array([-1, -1, 1, 1], dtype=np.float32)
+"""Signs of the corners x1, y1, x2, y2 of a growing box."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,10 +149,9 @@ def _track(pose: Pose) -> _Track:
     extent = _extent(pose)
     assert extent is not None
     sides = np.tile(extent[2:] - extent[:2], 2)
-    outwards = np.array([-1, -1, 1, 1], dtype=np.float32)
     return _Track(
         box=pose.box,
-        margins=np.clip(outwards * (pose.box - extent) / sides, 0, _MAX_MARGIN),
+        margins=np.clip(_OUTWARDS * (pose.box - extent) / sides, 0, _MAX_MARGIN),
         box_confidence=pose.box_confidence,
         confidence=float(pose.confidences[BODY].mean()),
     )
@@ -160,9 +163,7 @@ def _moved(pose: Pose, track: _Track, image: Image) -> Pose | None:
     if extent is None or pose.confidences[BODY].mean() < _LOST_SHARE * track.confidence:
         return None
     sides = np.tile(extent[2:] - extent[:2], 2)
-    height, width = image.shape[:2]
-    box = extent + np.array([-1, -1, 1, 1], dtype=np.float32) * track.margins * sides
-    box = np.clip(box, 0, np.array([width, height, width, height])).astype(np.float32)
+    box = clip_boxes(extent + _OUTWARDS * track.margins * sides, image.shape)
     growth = (box[2:] - box[:2]) / np.maximum(track.box[2:] - track.box[:2], 1)
     if (growth > _MAX_GROWTH).any() or (growth < 1 / _MAX_GROWTH).any():
         return None

@@ -6,6 +6,7 @@ A package may come from an untrusted source. No entry may be written outside the
 import errno
 import os
 import re
+import shutil
 import stat
 import struct
 import zipfile
@@ -23,7 +24,6 @@ MAX_COMPRESSION_RATIO: Final = 50
 RATIO_FREE_BYTES: Final = 8 * 1024**2
 """Size up to which a file may have any compression ratio, in bytes."""
 _PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
-_CHUNK: Final = 1024**2
 
 
 def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
@@ -38,8 +38,7 @@ def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
                 continue
             entry.file_size = content.stat().st_size
             with content.open('rb') as source, target.open(entry, 'w') as sink:
-                while chunk := source.read(_CHUNK):
-                    sink.write(chunk)
+                shutil.copyfileobj(source, sink)
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -106,7 +105,6 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 def _extract(source: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
     """Copy one entry. zipfile stops at the declared size and checks the CRC."""
     with source.open(entry) as content, target.open('xb') as sink:
-        while chunk := content.read(_CHUNK):
-            sink.write(chunk)
+        shutil.copyfileobj(content, sink)
         sink.flush()
         os.fsync(sink.fileno())  # a robot may lose power at any moment

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
 from detector.errors import DownloadFailed, InvalidPackage, WholebodyError
 from detector.system.folder_lock import FolderLock
@@ -61,6 +62,9 @@ class PublishedModel(BaseModel):
     estimator: PublishedNetwork
 
 
+_CATALOGUE: Final = TypeAdapter(dict[str, PublishedModel])
+
+
 def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
     """Read a catalogue of models; without a path, the shipped one.
 
@@ -69,9 +73,8 @@ def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
     """
     path = path or CATALOGUE
     try:
-        content = json.loads(path.read_bytes())
-        return {mode: PublishedModel.model_validate(model) for mode, model in content.items()}
-    except (OSError, ValueError, AttributeError, ValidationError) as error:
+        return _CATALOGUE.validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InvalidPackage(f'{path} is not a catalogue of models: {error}') from error
 
 
@@ -119,9 +122,20 @@ async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch:
     expected = network.sha256 or hashes.get(network.file_name)
     if target.is_file() and expected == await asyncio.to_thread(file_sha256, target):
         return target
-    if offline:
-        await _check_offline(network, target, hashes, expected)
+    if offline and not target.is_file():
+        raise DownloadFailed(
+            f'{network.file_name} has not been downloaded, and offline mode allows no download: '
+            f'fetch {network.urls[0]} on another machine and copy it to {target}'
+        )
+    if offline:  # the user has put the file into the cache
+        hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
         return target
+    return await _downloaded(network, target, hashes, expected, watch)
+
+
+async def _downloaded(
+    network: PublishedNetwork, target: Path, hashes: '_Hashes', expected: str | None, watch: Watch | None
+) -> Path:
     failures = []
     async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True) as client:
         for url in network.urls:
@@ -134,16 +148,6 @@ async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch:
                 failures.append(str(error))
                 discard(target)
     raise DownloadFailed('; '.join(failures))
-
-
-async def _check_offline(network: PublishedNetwork, target: Path, hashes: '_Hashes', expected: str | None) -> None:
-    """Accept a file that the user has put into the cache."""
-    if not target.is_file():
-        raise DownloadFailed(
-            f'{network.file_name} has not been downloaded, and offline mode allows no download: '
-            f'fetch {network.urls[0]} on another machine and copy it to {target}'
-        )
-    hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
 
 
 class _Hashes:
@@ -195,8 +199,7 @@ def _extracted(archive: Path, target: Path) -> Path:
             if len(found) != 1 or found[0].file_size > _MAX_BYTES:
                 raise InvalidPackage(f'{archive.name} holds {len(found)} ONNX files; one is expected')
             with source.open(found[0]) as content, target.open('wb') as sink:
-                while chunk := content.read(1024**2):
-                    sink.write(chunk)
+                shutil.copyfileobj(content, sink)
     except zipfile.BadZipFile as error:
         discard(archive)
         raise InvalidPackage(f'{archive.name} is not a readable zip file: {error}') from error

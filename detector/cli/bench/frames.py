@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.pose_estimator import BATCH_SIZES
-from detector.engine.runtimes import Backend, FloatArray, Precision, Runtime
+from detector.engine.runtimes import Backend, FloatArray, Precision, Runtime, reason_of
 from detector.engine.streams import Streams
 from detector.models.package import ModelPackage
 from detector.pose import images
@@ -91,7 +91,7 @@ def work(pipe: Connection, variant: Variant, package: ModelPackage, pictures: Se
         for persons in (0, *BATCH_SIZES):
             loaded.frame(pictures[0], Case(persons=persons))
     except Exception as error:
-        pipe.send(' '.join(str(error).split())[:300] or type(error).__name__)
+        pipe.send(reason_of(error))
         return
     pipe.send(True)
     while True:
