@@ -91,14 +91,6 @@ def as_integer(value: object, where: str, *, least: int = -MAX_ID, most: int = M
     return value
 
 
-def as_side(value: object, where: str) -> int:
-    """Return the width or height of an image in pixels.
-
-    :raises InvalidRequest: the value is not a positive integer up to `MAX_SIDE`.
-    """
-    return as_integer(value, where, least=1, most=MAX_SIDE)
-
-
 def as_numbers(value: object, where: str, *, count: int | None = None) -> list[float]:
     """Return a list of finite numbers unchanged; integers stay integers.
 
@@ -116,6 +108,4 @@ def as_numbers(value: object, where: str, *, count: int | None = None) -> list[f
 
 
 def _shown(value: object) -> str:
-    if value is None:
-        return 'missing or null'
-    return repr(value)[:60]
+    return 'missing or null' if value is None else repr(value)[:60]

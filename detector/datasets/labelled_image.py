@@ -12,7 +12,7 @@ import numpy as np
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
 
-from .fields import as_integer, as_side, as_text
+from .fields import MAX_SIDE, as_integer, as_text
 from .person import Person, Size
 
 IMAGE_FIELDS: Final = ('id', 'file_name', 'width', 'height')
@@ -61,8 +61,9 @@ def read_fields(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {
         'id': as_integer(entry.get('id'), f'{where}.id'),
         'file_name': as_text(entry.get('file_name'), f'{where}.file_name'),
-        'width': as_side(entry.get('width'), f'{where}.width'),
-        'height': as_side(entry.get('height'), f'{where}.height'),
+        **{
+            side: as_integer(entry.get(side), f'{where}.{side}', least=1, most=MAX_SIDE) for side in ('width', 'height')
+        },
     }
 
 

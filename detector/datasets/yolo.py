@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from detector.errors import InvalidRequest
 from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
@@ -43,7 +43,6 @@ _OUTSIDE: Final = 0.5
 """Distance outside the image in pixels beyond which a keypoint is dropped, since the format cannot express it."""
 _TURNED: Final = (5, 6, 7, 8)
 """Values of the EXIF orientation that swap width and height."""
-_EXIF_ORIENTATION: Final = 0x0112
 _SUFFIXES: Final = frozenset(
     f'.{kind}'
     for kind in ('avif', 'bmp', 'dng', 'heic', 'heif', 'jp2', 'jpeg', 'jpg', 'mpo', 'png', 'tif', 'tiff', 'webp')
@@ -127,18 +126,7 @@ def read_yolo(folder: Path) -> list[LabelledImage]:
 
     :raises InvalidRequest: a file is missing or damaged; the message names the file and the fault.
     """
-    path = folder / _DATA
-    if not path.exists():
-        path = next((other for other in sorted(folder.glob('*.y*ml'))), path)
-    try:
-        data = as_mapping(yaml.safe_load(read_text(path)), 'the file')
-        count, dimensions = _shape(data)
-        classes = _person_classes(data.get('names'))
-        places = [place for split in ('train', 'val', 'test') for place in _image_folders(folder, data, split)]
-    except yaml.YAMLError as error:
-        raise InvalidRequest(f'{path} is not YAML: {" ".join(str(error).split())}') from None
-    except InvalidRequest as error:
-        raise error if str(path) in str(error) else InvalidRequest(f'{path}: {error}') from None
+    form, places = _description(folder)
     index = _index(folder)
     names = sorted({name for place in places for name in _names(folder, place, index)})
     new_ids = itertools.count(1 + max((entry['id'] for entry in index.values()), default=0))
@@ -150,10 +138,33 @@ def read_yolo(folder: Path) -> list[LabelledImage]:
             known = {'id': next(new_ids), 'file_name': PurePosixPath(name).name, 'width': width, 'height': height}
         label = folder / _label_path(PurePosixPath(name))
         size = (known['width'], known['height'])
-        persons = list(_read_label(label, size, count, dimensions, classes)) if label.exists() else []
+        persons = list(_read_label(label, size, form)) if label.exists() else []
         images.append(LabelledImage(**known, persons=persons))
     check_ids(images)
     return images
+
+
+class _Form(NamedTuple):
+    """Numbers of keypoints and of values per keypoint (2 or 3), and the classes that are persons."""
+
+    keypoints: int
+    dimensions: int
+    classes: set[int]
+
+
+def _description(folder: Path) -> tuple[_Form, list[str]]:
+    """Return the form of the label files and the image folders."""
+    path = folder / _DATA
+    if not path.exists():
+        path = next(iter(sorted(folder.glob('*.y*ml'))), path)
+    try:
+        data = as_mapping(yaml.safe_load(read_text(path)), 'the file')
+        form = _Form(*_shape(data), _person_classes(data.get('names')))
+        return form, [place for split in ('train', 'val', 'test') for place in _image_folders(folder, data, split)]
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f'{path} is not YAML: {" ".join(str(error).split())}') from None
+    except InvalidRequest as error:
+        raise error if str(path) in str(error) else InvalidRequest(f'{path}: {error}') from None
 
 
 def _shape(data: Mapping[str, Any]) -> tuple[int, int]:
@@ -231,38 +242,43 @@ def _label_path(image: PurePosixPath) -> PurePosixPath:
 def _size_of(path: Path) -> Size:
     try:
         with Image.open(path) as image:
-            is_turned = image.getexif().get(_EXIF_ORIENTATION) in _TURNED
+            is_turned = image.getexif().get(ExifTags.Base.Orientation) in _TURNED
             return (image.height, image.width) if is_turned else image.size
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidRequest(f'{path} is not an image: {error}') from None
 
 
-def _read_label(path: Path, size: Size, count: int, dimensions: int, classes: set[int]) -> Iterator[Person]:
-    sides = np.array(size, dtype=np.float64)
+def _read_label(path: Path, size: Size, form: _Form) -> Iterator[Person]:
     for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f'{path}, line {number}'
-        try:
-            values = [float(word) for word in line.split()]
-        except ValueError:
-            raise InvalidRequest(f'{where}: not all values are numbers: {line[:60]}') from None
-        if not all(map(math.isfinite, values)):
-            raise InvalidRequest(f'{where}: not all numbers are finite')
-        expected = 5 + count * dimensions
-        if len(values) != expected:
-            raise InvalidRequest(
-                f'{where} has {len(values)} numbers; kpt_shape [{count}, {dimensions}] requires {expected}'
-            )
-        if values[0] not in classes:
-            continue
-        centre, half = np.array(values[1:3]), np.array(values[3:5]) / 2
-        table = np.array(values[5:]).reshape(count, dimensions)
-        is_there = (table[:, :2] != 0).any(axis=1)
-        seen = table[:, 2] if dimensions == 3 else np.where(is_there, VISIBLE, NOT_LABELLED)
-        visibility = np.select([seen <= 0, seen == HIDDEN], [NOT_LABELLED, HIDDEN], VISIBLE)
-        person = Person.empty()
-        person.keypoints[:count] = np.where(visibility[:, None] == NOT_LABELLED, 0, table[:, :2] * sides)
-        person.visibility[:count] = visibility
-        box = np.concatenate([(centre - half) * sides, (centre + half) * sides]).astype(np.float32)
-        yield replace(person, box=box if (half > 0).all() else None)
+        if line.strip():
+            values = _values(line, f'{path}, line {number}', form)
+            if values[0] in form.classes:
+                yield _read_person(values, size, form)
+
+
+def _values(line: str, where: str, form: _Form) -> list[float]:
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        raise InvalidRequest(f'{where}: not all values are numbers: {line[:60]}') from None
+    if not all(map(math.isfinite, values)):
+        raise InvalidRequest(f'{where}: not all numbers are finite')
+    expected = 5 + form.keypoints * form.dimensions
+    if len(values) != expected:
+        shape = f'[{form.keypoints}, {form.dimensions}]'
+        raise InvalidRequest(f'{where} has {len(values)} numbers; kpt_shape {shape} requires {expected}')
+    return values
+
+
+def _read_person(values: Sequence[float], size: Size, form: _Form) -> Person:
+    sides = np.array(size, dtype=np.float64)
+    centre, half = np.array(values[1:3]), np.array(values[3:5]) / 2
+    table = np.array(values[5:]).reshape(form.keypoints, form.dimensions)
+    is_there = (table[:, :2] != 0).any(axis=1)
+    seen = table[:, 2] if form.dimensions == 3 else np.where(is_there, VISIBLE, NOT_LABELLED)
+    visibility = np.select([seen <= 0, seen == HIDDEN], [NOT_LABELLED, HIDDEN], VISIBLE)
+    person = Person.empty()
+    person.keypoints[: form.keypoints] = np.where(visibility[:, None] == NOT_LABELLED, 0, table[:, :2] * sides)
+    person.visibility[: form.keypoints] = visibility
+    box = np.concatenate([(centre - half) * sides, (centre + half) * sides]).astype(np.float32)
+    return replace(person, box=box if (half > 0).all() else None)
