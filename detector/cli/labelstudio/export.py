@@ -4,9 +4,8 @@ import asyncio
 import sys
 import tempfile
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,21 +17,11 @@ from .common import ConfigOption, FileArgument, ProjectsOption, check_source, pr
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from detector.label_studio.workflows.exports import Format, Labelled, Reader, Target
-
-
-class ExportFormat(StrEnum):
-    """Format of a dataset."""
-
-    COCO = 'coco-wholebody'
-    YOLO = 'yolo-pose'
-    FIFTYONE = 'fiftyone'
-    JSON = 'json'
-    LOOP = 'loop'
+    from detector.label_studio.workflows.exports import Labelled, Reader, Target
 
 
 FormatOption = Annotated[
-    ExportFormat,
+    Literal['coco-wholebody', 'yolo-pose', 'fiftyone', 'json', 'loop'],
     typer.Option(
         '--format', help='Format of the dataset. json is our own and loses nothing; for loop, use send-to-loop.'
     ),
@@ -57,7 +46,7 @@ AllFlag = Annotated[bool, typer.Option('--all', help='Include tasks without labe
 def export(
     file: FileArgument = None,
     project: ProjectsOption = None,
-    form: FormatOption = ExportFormat.COCO,
+    form: FormatOption = 'coco-wholebody',
     output: OutputOption = None,
     config: ConfigOption = None,
     predictions: PredictionsFlag = False,
@@ -72,7 +61,7 @@ def export(
     If a task has several annotations, the one that was changed last counts; skipped annotations never count. The
     command reports labels that it cannot export, and exports the rest.
     """
-    if form is ExportFormat.LOOP:
+    if form == 'loop':
         print('error: --format loop has become a command: wholebody labelstudio send-to-loop', file=sys.stderr)
         raise typer.Exit(2)
     check_source(file, project, config)
@@ -86,7 +75,7 @@ def export(
 
     from .reading import opened
 
-    target = Target(kind=cast('Format', form.value), path=output, val_share=val, has_images=images, flat=flat)
+    target = Target(kind=form, path=output, val_share=val, has_images=images, flat=flat)
     target.prepare()
     choice = Choice(predictions=predictions, model_version=model_version)
 

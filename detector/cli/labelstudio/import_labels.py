@@ -1,9 +1,8 @@
 """`wholebody labelstudio import-labels`: labels of a dataset into a project."""
 
 from collections import Counter
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,27 +15,17 @@ if TYPE_CHECKING:
     from detector.label_studio.server.project import Project
 
 
-class ImportFormat(StrEnum):
-    """Format of labels."""
-
-    COCO = 'coco'
-    YOLO = 'yolo-pose'
-    JSON = 'json'
-
-
-class ImportKind(StrEnum):
-    """What labels become in a project."""
-
-    PREDICTIONS = 'predictions'
-    ANNOTATIONS = 'annotations'
+Format = Literal['coco', 'yolo-pose', 'json']
 
 
 def import_labels(
     labels: Annotated[Path, typer.Argument(help='A COCO or JSON file, or the folder of a YOLO dataset.', exists=True)],
     project: ProjectOption,
-    kind: Annotated[ImportKind, typer.Option('--as', help='What the labels become.')] = ImportKind.PREDICTIONS,
+    kind: Annotated[
+        Literal['predictions', 'annotations'], typer.Option('--as', help='What the labels become.')
+    ] = 'predictions',
     form: Annotated[
-        ImportFormat | None,
+        Format | None,
         typer.Option('--format', help='Format of the labels.', show_default='recognized from the file'),
     ] = None,
     images: Annotated[
@@ -58,17 +47,17 @@ def import_labels(
     The command finds the task of an image by the hash of its file in --images, or by the file name. If several tasks
     fit or none does, it reports the image, leaves it out and ends with exit status 1. A second run changes nothing.
     """
-    version = model_version if kind is ImportKind.PREDICTIONS else None
+    version = model_version if kind == 'predictions' else None
     counts = _import(labels, project, form, version, images, force)
     done, persons, new = (counts.pop(name, 0) for name in ('imported', 'persons', 'new tasks'))
     extra = f', {counted(new, "new task")}' if new else ''
-    print(f'{counted(done, "image")} with {counted(persons, "person")} as {kind.value}{extra}')
+    print(f'{counted(done, "image")} with {counted(persons, "person")} as {kind}{extra}')
     print_left_out(counts)
     raise typer.Exit(1 if any(count for reason, count in counts.items() if reason != 'labelled already') else 0)
 
 
 def _import(
-    labels: Path, project: str, form: ImportFormat | None, version: str | None, images: Path | None, force: bool
+    labels: Path, project: str, form: Format | None, version: str | None, images: Path | None, force: bool
 ) -> Counter[str]:
     """Import the labels and return counts by outcome.
 
@@ -76,7 +65,7 @@ def _import(
     """
     from detector.label_studio.workflows.label_imports import Importer, read_labels
 
-    dataset = read_labels(labels, None if form is None else form.value)
+    dataset = read_labels(labels, form)
     with progress_bar() as progress:
         bar = progress.add_task(labels.name, total=len(dataset))
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
@@ -20,15 +20,7 @@ _ROWS: Final = 50
 """Largest number of rows in the table."""
 
 
-class Order(StrEnum):
-    """Criterion for the order of the queue."""
-
-    UNCERTAINTY = 'uncertainty'
-    DIVERSITY = 'diversity'
-    BOTH = 'both'
-
-
-class QueuePart(StrEnum):
+class QueuePart(StrEnum):  # typer takes no list of literals
     """Part of the body by whose certainty tasks are ordered."""
 
     HANDS = 'hands'
@@ -43,7 +35,10 @@ _NAMES: Final = {QueuePart.HANDS: ('left_hand', 'right_hand')}
 
 def queue(
     project: ProjectOption,
-    by: Annotated[Order, typer.Option(help='Rank uncertain tasks first, those unlike the rest, or both.')] = Order.BOTH,
+    by: Annotated[
+        Literal['uncertainty', 'diversity', 'both'],
+        typer.Option(help='Rank uncertain tasks first, those unlike the rest, or both.'),
+    ] = 'both',
     limit: Annotated[int | None, typer.Option(help='Number of tasks to queue.', min=1, show_default='all')] = None,
     part: Annotated[
         list[QueuePart] | None,
@@ -78,7 +73,7 @@ def queue(
             await review_queue.read(chosen, waiting, on_progress=lambda done: show(done, total))
         if not waiting.candidates:
             return f'nothing to queue: all tasks with a prediction of {version} are annotated or skipped'
-        places = review_queue.queue(waiting, by=by.value, limit=limit)
+        places = review_queue.queue(waiting, by=by, limit=limit)
         queued = places[:limit]
         _print_table(queued)
         about = f'{len(queued)} of {len(places)} tasks, predictions of {version}'

@@ -2,6 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.cli.common import load_settings
@@ -11,43 +14,30 @@ from detector.wording import counted
 from .common import ConfigOption, FileArgument, ProjectsOption, check_source, print_left_out
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from detector.label_studio.workflows.exports import Labelled, Reader
     from detector.settings import Settings
 
 
-def send_to_loop(
-    file: FileArgument = None,
-    project: ProjectsOption = None,
-    config: ConfigOption = None,
-) -> None:
+def send_to_loop(file: FileArgument = None, project: ProjectsOption = None, config: ConfigOption = None) -> None:
     """Send the annotations of projects or of an export file, with their images, to the Learning Loop.
 
     Each version of an annotation is sent once. If a task has several annotations, the one that was changed last
     counts; skipped annotations never count. The command reports annotations that it cannot send, and sends the rest.
     """
     check_source(file, project, config)
+    asyncio.run(_send(load_settings(), file, project or (), config))
+
+
+async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str], config: Path | None) -> None:
     from detector.label_studio.labels.task_labels import Choice
+    from detector.label_studio.workflows import loop_export
 
     from .reading import opened
 
-    settings = load_settings()
-
-    async def run() -> None:
-        labels = opened(settings, file=file, config=config, projects=project or (), choice=Choice())
-        async with labels as (reader, labelled):
-            await _send(settings, labelled, reader)
-
-    asyncio.run(run())
-
-
-async def _send(settings: 'Settings', labelled: 'AsyncIterator[Labelled]', reader: 'Reader') -> None:
-    from detector.label_studio.workflows.loop_export import opened
-
-    reader.wants_images = True
-    with opened(settings, reader.warn) as loop:
-        reader.skip = loop.is_known
+    async with AsyncExitStack() as stack:
+        labels = opened(settings, file=file, config=config, projects=projects, choice=Choice())
+        reader, labelled = await stack.enter_async_context(labels)
+        loop = stack.enter_context(loop_export.opened(settings, reader.warn))
+        reader.wants_images, reader.skip = True, loop.is_known
         await loop.outbox.start()
         try:
             await loop.send(labelled)

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -23,17 +22,15 @@ _PARTS: Final = 'body,feet,face,left_hand,right_hand'
 """Names of all parts of the skeleton; written out, since the skeleton's module loads NumPy."""
 
 
-class ConfigStyle(StrEnum):
-    SKELETON = 'skeleton'
-    KEYPOINTS = 'keypoints'
-
+Style = Literal['skeleton', 'keypoints']
+Sampling = Literal['uncertainty', 'sequential', 'uniform']
 
 _STYLE_HELP: Final = 'One region per person with its limbs, or one region per keypoint.'
 PartsOption = Annotated[str | None, typer.Option(help='Parts to label, e.g. body,left_hand.', show_default=_PARTS)]
 
 
 def config(
-    style: Annotated[ConfigStyle, typer.Option(help=_STYLE_HELP)] = ConfigStyle.SKELETON,
+    style: Annotated[Style, typer.Option(help=_STYLE_HELP)] = 'skeleton',
     parts: PartsOption = None,
     output: Annotated[
         Path | None, typer.Option('--output', '-o', help='File to write.', show_default='print it')
@@ -47,10 +44,10 @@ def config(
         write_text(output, xml)
 
 
-def _generated(style: ConfigStyle, parts: str | None) -> str:
+def _generated(style: Style, parts: str | None) -> str:
     from detector.label_studio.labels.config import generate
 
-    return generate(style.value, [part.strip() for part in (parts or _PARTS).split(',')])
+    return generate(style, [part.strip() for part in (parts or _PARTS).split(',')])
 
 
 def init(
@@ -58,7 +55,7 @@ def init(
     project: Annotated[
         str | None, typer.Option('--project', '-p', help='Change the project with this number or address instead.')
     ] = None,
-    style: Annotated[ConfigStyle | None, typer.Option(help=_STYLE_HELP, show_default='skeleton')] = None,
+    style: Annotated[Style | None, typer.Option(help=_STYLE_HELP, show_default='skeleton')] = None,
     parts: PartsOption = None,
     config_file: Annotated[
         Path | None,
@@ -70,9 +67,7 @@ def init(
             help='Address under which Label Studio reaches the node.', show_default='http://localhost:BACKEND_PORT'
         ),
     ] = None,
-    sampling: Annotated[
-        Literal['uncertainty', 'sequential', 'uniform'], typer.Option(help='Order in which annotators get tasks.')
-    ] = 'uncertainty',
+    sampling: Annotated[Sampling, typer.Option(help='Order in which annotators get tasks.')] = 'uncertainty',
     no_backend: Annotated[bool, typer.Option('--no-backend', help='Do not change the backend.')] = False,
 ) -> None:
     """Set up a project: labeling config, sampling, the node as backend, its webhook.
@@ -87,7 +82,7 @@ def init(
         raise typer.BadParameter('--style and --parts describe a generated config: give them or --config, not both')
     if no_backend and node is not None:
         raise typer.BadParameter('--no-backend ignores the node: give --node or --no-backend, not both')
-    xml = _generated(style or ConfigStyle.SKELETON, parts) if config_file is None else _read_config(config_file)
+    xml = _generated(style or 'skeleton', parts) if config_file is None else _read_config(config_file)
     settings = load_settings()
     asyncio.run(
         _init(
@@ -120,7 +115,7 @@ async def _init(
     title: str,
     project: str | None,
     node: str | None,
-    sampling: Literal['uncertainty', 'sequential', 'uniform'],
+    sampling: Sampling,
     keep_looks: bool,
 ) -> None:
     from detector.label_studio.server.client import connected
