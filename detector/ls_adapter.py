@@ -17,7 +17,7 @@ from detector.label_studio.backend.corrections import Corrections
 from detector.label_studio.backend.preannotation import Preannotator
 from detector.label_studio.labels import config
 from detector.label_studio.server.client import Connection
-from detector.label_studio.server.media import TaskImages
+from detector.label_studio.server.media import Batch, TaskImages
 from detector.observability.metrics import Metrics
 from detector.outbox.outbox import Outbox
 from detector.service import Models, encoded
@@ -121,7 +121,7 @@ class LabelStudioBackend:
         chosen = await asyncio.to_thread(config.parse, label_config)
         context = params.get('context') if isinstance(params, Mapping) else None
         self._models.active()  # raises if no model serves
-        async with self.images.batch() as source:
+        async with Batch(self.images) as source:
             if not isinstance(context, Mapping):
                 return list(await self.preannotator.predict(tasks, chosen, source))
             if len(tasks) != 1:

@@ -2,8 +2,8 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterable
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,7 +59,7 @@ class CorrectionQueue:
 
     def add(self, hints: Iterable[Hint], now: float) -> None:
         """Queue annotations for as soon as possible."""
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
             for hint in list(hints)[: max(0, MAX_WAITING - waiting)]:
                 database.execute(
@@ -70,7 +70,7 @@ class CorrectionQueue:
 
     def next(self) -> tuple[Hint | None, float]:
         """Return the annotation that is due first, and its time."""
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             row = database.execute(
                 'SELECT annotation, CAST(project AS INTEGER), CAST(hints AS INTEGER), CAST(due AS REAL) FROM waiting '
                 'ORDER BY due, annotation LIMIT 1'
@@ -79,7 +79,7 @@ class CorrectionQueue:
 
     def was_sent(self, hint: Hint, version: str) -> bool:
         """Return True if this version of the annotation was already sent."""
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             row = database.execute('SELECT version FROM sent WHERE annotation = ?', (hint.annotation,)).fetchone()
         return row is not None and row[0] == version
 
@@ -88,7 +88,7 @@ class CorrectionQueue:
 
         :param version: the version that was sent; None: nothing was sent.
         """
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             if version is not None:
                 database.execute('INSERT OR REPLACE INTO sent VALUES (?, ?)', (hint.annotation, version))
                 _count(database, 'sent')
@@ -96,7 +96,7 @@ class CorrectionQueue:
 
     def give_up(self, hint: Hint) -> None:
         """Remove an annotation that can never be sent."""
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             _count(database, 'given_up')
             _remove(database, hint)
 
@@ -106,7 +106,7 @@ class CorrectionQueue:
         :param limited: give it up after `MAX_TRIES`.
         :return: True if it was given up.
         """
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             row = database.execute('SELECT tries FROM waiting WHERE annotation = ?', (hint.annotation,)).fetchone()
             tries = 1 + (row[0] if row is not None else 0)
             if limited and tries >= MAX_TRIES:
@@ -121,7 +121,7 @@ class CorrectionQueue:
 
     def about(self) -> dict[str, int]:
         """Return how many annotations wait, were sent and were given up."""
-        with self._lock, _transaction(self._database) as database:
+        with self._transaction() as database:
             (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
             counts = dict(database.execute('SELECT name, number FROM counts').fetchall())
         return {'waiting': waiting, 'sent': counts.get('sent', 0), 'given_up': counts.get('given_up', 0)}
@@ -130,25 +130,13 @@ class CorrectionQueue:
         with self._lock:
             self._database.close()
 
-
-class _transaction:
-    """Commits or rolls back, and turns errors of the database into OSError."""
-
-    def __init__(self, database: sqlite3.Connection) -> None:
-        self._database = database
-
-    def __enter__(self) -> sqlite3.Connection:
-        return self._database
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit or roll back, and turn errors of the database into OSError."""
         try:
-            if error is None:
-                self._database.commit()
-            else:
-                self._database.rollback()
-        except _FAULTS as fault:
-            raise OSError(f'the database of corrections: {fault}') from fault
-        if isinstance(error, _FAULTS):
+            with self._lock, self._database:
+                yield self._database
+        except _FAULTS as error:
             raise OSError(f'the database of corrections: {error}') from error
 
 

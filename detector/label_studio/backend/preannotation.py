@@ -152,7 +152,9 @@ class Preannotator:
             else:
                 files.append((index, received))
         estimates = await self._estimates([file for _, file in files], deadline) if files else []
-        made = await asyncio.to_thread(lambda: [self._outcome(estimate, config) for estimate in estimates])
+        made = await asyncio.to_thread(
+            lambda: [one if isinstance(one, InvalidImage) else self._prediction(one, config) for one in estimates]
+        )
         return outcomes + [(index, outcome) for (index, _), outcome in zip(files, made, strict=False)]
 
     async def _estimates(self, files: Sequence[bytes], deadline: float) -> list[Estimate | InvalidImage]:
@@ -165,9 +167,6 @@ class Preannotator:
                 if pause >= self._seconds_until(deadline):
                     return []
                 await asyncio.sleep(pause)
-
-    def _outcome(self, estimate: Estimate | InvalidImage, config: LabelingConfig) -> Outcome:
-        return estimate if isinstance(estimate, InvalidImage) else self._prediction(estimate, config)
 
     async def interactive(
         self, task: Any, config: LabelingConfig, context: Mapping[str, Any], source: ImageSource

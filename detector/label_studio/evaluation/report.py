@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from detector.errors import ExtraMissing
 
-from .evaluation import METRICS, Evaluation, ImageFigures, KeypointFigures, PartFigures, compare
+from .evaluation import METRICS, Evaluation, ImageFigures, KeypointFigures, compare
 from .matching import EVALUATED_PARTS, PCK_THRESHOLDS
 
 MAX_IMAGES: Final = 30
@@ -239,9 +239,8 @@ def _draw_pck(figure: Any, evaluations: Sequence[Evaluation]) -> None:
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
     for number, (part, axes) in enumerate(zip(EVALUATED_PARTS, grid.flat, strict=True)):
         for index, evaluation in enumerate(evaluations):
-            found: PartFigures = evaluation.parts[number]
-            label = _label(evaluation, index) if number == 0 else None
-            axes.plot(PCK_THRESHOLDS, found.pck or [float('nan')] * len(PCK_THRESHOLDS), label=label)
+            pck = evaluation.parts[number].pck or [float('nan')] * len(PCK_THRESHOLDS)
+            axes.plot(PCK_THRESHOLDS, pck, label=_label(evaluation, index) if number == 0 else None)
         axes.set_title(part.name, fontsize=9)
         axes.set_ylim(0, 1.02)
         axes.grid(alpha=0.3)

@@ -105,7 +105,8 @@ def parse(xml: str | None) -> LabelingConfig:
     root = _read(xml)
     boxes = _first(root.iter('RectangleLabels'), _person_label)
     points = _first(root.iter('KeyPointLabels'), _keypoint_labels)
-    skeletons = _first((tag for tag in root.iter('VectorLabels') if _is_skeleton(tag)), _skeleton_labels)
+    vectors = (tag for tag in root.iter('VectorLabels') if tag.get('skeleton', '').lower() == 'true')
+    skeletons = _first(vectors, _skeleton_labels)
     controls = [found[0] for found in (boxes, points, skeletons) if found is not None]
     if not controls:
         raise InvalidRequest(
@@ -220,10 +221,6 @@ def _names(label: Element) -> Iterator[str]:
 
 def _split(names: str | None) -> list[str]:
     return [name.strip() for name in (names or '').split(',') if name.strip()]
-
-
-def _is_skeleton(control: Element) -> bool:
-    return control.get('skeleton', '').lower() == 'true'
 
 
 def _skeleton_labels(control: Element) -> dict[str, Sequence[int]]:

@@ -6,7 +6,7 @@ Coordinates of regions are in percent of the upright image, from its upper left 
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -42,14 +42,9 @@ def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) ->
     """
     points: list[Region] = []
     boxes: list[Region] = []
+    common = {'to_name': config.image, 'original_width': size[0], 'original_height': size[1], 'image_rotation': 0}
     for person in persons:
         person_id = uuid.uuid4().hex[:10]
-        common = {
-            'to_name': config.image,
-            'original_width': size[0],
-            'original_height': size[1],
-            'image_rotation': 0,
-        }
         has_box = config.boxes is not None and person.box is not None
         group = {'parentID': person_id} if has_box else {'meta': {'person': person_id}}
         regions: list[Region] = []
@@ -182,19 +177,8 @@ def from_results(
         reader.read_box(region)
     loose = [read for region in regions for read in reader.read_points(region)]
     for placed in loose:
-        reader.adopt(placed)
+        reader.adopt(*placed)
     return [person for person in reader.persons.values() if not person.is_empty]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Placed:
-    """Keypoints of one region.
-
-    :param extra: further fields of their person.
-    """
-
-    points: _Points
-    extra: Mapping[str, Any]
 
 
 class _Reader:
@@ -217,34 +201,42 @@ class _Reader:
             Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
         )
 
-    def read_points(self, region: Mapping[str, Any]) -> Iterable[_Placed]:
-        """Give the points of a region to their person, or yield them if the region names none."""
+    def read_points(self, region: Mapping[str, Any]) -> Iterable[tuple[_Points, Mapping[str, Any]]]:
+        """Give the points of a region to their person, or yield them with its extra fields if the region names none."""
         points = self._points_of(region)
         if not points:
             return
-        placed = _Placed(points=points, extra=_extra(region))
         parent = region.get('parentID')
         group = _meta(region).get('person')
         if isinstance(parent, str) and parent in self.persons:
-            self.persons[parent] = _with_points(self.persons[parent], placed)
+            self._give(parent, points, _extra(region))
         elif isinstance(group, str):
-            self.persons[group] = _with_points(self.persons.get(group, Person.empty()), placed)
+            self._give(group, points, _extra(region))
         else:
-            yield placed
+            yield points, _extra(region)
 
-    def adopt(self, placed: _Placed) -> None:
+    def adopt(self, points: _Points, extra: Mapping[str, Any]) -> None:
         """Give points without a parent to the person that they most likely belong to."""
-        centre = np.mean([(x, y) for x, y, _, _ in placed.points.values()], axis=0)
+        centre = np.mean([(x, y) for x, y, _, _ in points.values()], axis=0)
         lacking = {
-            key: person
-            for key, person in self.persons.items()
-            if not any(person.visibility[index] for index in placed.points)
+            key: person for key, person in self.persons.items() if not any(person.visibility[index] for index in points)
         }
         around = [(key, person.box) for key, person in lacking.items() if person.box is not None]
         around = [(key, box) for key, box in around if box is not None and _contains(box, centre)]
         loose = [key for key, person in lacking.items() if person.box is None]
         key = min(around, key=lambda pair: _area(pair[1]))[0] if around else next(iter(loose), uuid.uuid4().hex)
-        self.persons[key] = _with_points(self.persons.get(key, Person.empty()), placed)
+        self._give(key, points, extra)
+
+    def _give(self, key: str, points: _Points, extra: Mapping[str, Any]) -> None:
+        person = self.persons.get(key, Person.empty())
+        keypoints, visibility, scores = person.keypoints.copy(), person.visibility.copy(), person.scores.copy()
+        for index, (x, y, seen, score) in points.items():
+            keypoints[index] = x, y
+            visibility[index] = seen
+            scores[index] = score
+        self.persons[key] = replace(
+            person, keypoints=keypoints, visibility=visibility, scores=scores, extra=person.extra or extra
+        )
 
     def _points_of(self, region: Mapping[str, Any]) -> _Points:
         points, skeletons = self._config.points, self._config.skeletons
@@ -255,16 +247,13 @@ class _Reader:
         return {}
 
     def _size_of(self, region: Mapping[str, Any]) -> Size:
-        if self._size is not None:
-            return self._size
-        width, height = (region.get(f'original_{side}') for side in ('width', 'height'))
-        if (
-            isinstance(width, int)
-            and isinstance(height, int)
-            and 0 < min(width, height) <= max(width, height) <= MAX_NUMBER
-        ):
-            return width, height
-        return 100, 100
+        return self._size or size_in(region, 'original_width', 'original_height') or (100, 100)
+
+
+def size_in(item: Mapping[str, Any], width: str, height: str) -> Size | None:
+    """Return the image size from two fields; None if they do not hold it."""
+    sides = item.get(width), item.get(height)
+    return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
 
 
 def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
@@ -342,16 +331,6 @@ def _meta(region: Mapping[str, Any]) -> dict[str, Any]:
 def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
     extra = _meta(region).get('extra')
     return extra if isinstance(extra, dict) else {}
-
-
-def _with_points(person: Person, placed: _Placed) -> Person:
-    keypoints, visibility, scores = person.keypoints.copy(), person.visibility.copy(), person.scores.copy()
-    for index, (x, y, seen, score) in placed.points.items():
-        keypoints[index] = x, y
-        visibility[index] = seen
-        scores[index] = score
-    extra = person.extra or placed.extra
-    return replace(person, keypoints=keypoints, visibility=visibility, scores=scores, extra=extra)
 
 
 def _contains(box: FloatArray, point: NDArray[Any]) -> bool:

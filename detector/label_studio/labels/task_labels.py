@@ -14,8 +14,8 @@ from detector.datasets.person import Size
 from detector.errors import InvalidRequest
 
 from .config import LabelingConfig
-from .regions import Region, from_results
-from .tasks import name_in, newest_annotation, newest_prediction, size_in, size_of
+from .regions import Region, from_results, size_in
+from .tasks import name_in, newest_annotation, newest_prediction, size_of
 
 Json = dict[str, Any]
 

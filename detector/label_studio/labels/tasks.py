@@ -16,7 +16,7 @@ from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .config import LabelingConfig
-from .regions import MAX_NUMBER, from_results
+from .regions import from_results, size_in
 
 Json = Mapping[str, Any]
 
@@ -111,12 +111,6 @@ def size_of(results: Iterable[Json]) -> Size | None:
     """Return the image size from the first region that states one."""
     sizes = (size_in(region, 'original_width', 'original_height') for region in results)
     return next((size for size in sizes if size is not None), None)
-
-
-def size_in(item: Json, width: str, height: str) -> Size | None:
-    """Return the image size from two fields; None if they do not hold it."""
-    sides = item.get(width), item.get(height)
-    return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
 
 
 def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:

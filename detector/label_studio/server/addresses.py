@@ -17,6 +17,7 @@ CLOUD_SCHEMES: Final = ('s3', 'gs', 'azure-blob', 'azure-spi', 'azure_spi')
 _MEDIA: Final = re.compile(r'/data/.+|/storage-data/.+|(/api)?/(tasks|projects)/[0-9]+/(presign|resolve)/?')
 """Paths that may be requested with credentials; all others are refused."""
 _PARTS: Final = re.compile(r'(?:https?://[^/?#]*)?(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?', re.IGNORECASE)
+_SURROGATE: Final = re.compile('[\ud800-\udfff]')
 _CONTROL: Final = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _HOST: Final = re.compile(rb'[a-z0-9._-]+|[0-9a-f:.]+')
 _CLIMBS: Final = re.compile(r'(^|[=/\\&])\.\.([/\\&]|$)')
@@ -96,7 +97,7 @@ class Addresses:
         if not isinstance(address, str) or not address.strip():
             raise MediaFault('the task has no address of an image')
         address = address.strip()
-        if not _is_encodable(address):
+        if _SURROGATE.search(address):
             raise MediaFault('the address of the image has unpaired surrogates')
         scheme = address.partition(':')[0].lower()
         if scheme == 'data':
@@ -222,14 +223,6 @@ def _parse(text: str) -> httpx.URL:
     if url.userinfo:
         raise MediaFault(f'{shown(text)}: addresses with a user name or password are refused')
     return url
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _presign(address: str, task_id: int | None) -> str:

@@ -130,10 +130,6 @@ class TaskImages:
         except (LabelStudioFault, httpx.HTTPError) as error:
             raise MediaFault(f'{text}: {error}') from None
 
-    def batch(self) -> 'Batch':
-        """Return a context in which no address is fetched twice: `async with images.batch() as batch`."""
-        return Batch(self)
-
     async def close(self) -> None:
         """Close the connections to other hosts; the caller closes the connection to Label Studio."""
         await self._others.close()
@@ -168,7 +164,7 @@ class TaskImages:
 
 
 class Batch:
-    """Images of several tasks; each address is fetched once, even if it is requested concurrently.
+    """Images of several tasks, a context manager; each address is fetched once, even if it is requested concurrently.
 
     The latest 256 MiB of images are kept until the end. A failed address is not tried again.
     """

@@ -114,9 +114,8 @@ class Project:
 
         :param tasks: `{'data': {…}}`, optionally with `meta`, `annotations` and `predictions`.
         """
-        wanted = {'return_task_ids': 'true'}
         path = f'/api/projects/{self.id}/import'
-        answer = await self._object('POST', path, params=wanted, json=list(tasks))
+        answer = await self._object('POST', path, params={'return_task_ids': 'true'}, json=list(tasks))
         return [int(task_id) for task_id in answer.get('task_ids', ())]
 
     async def upload_files(self, files: Iterable[tuple[str, bytes]]) -> list[tuple[int, str]]:
@@ -194,13 +193,9 @@ class Project:
         """
         filters = [_versions('contains', model_version)]
         if within is not None:
-            span = dict(zip(('min', 'max'), within, strict=True))
-            filters.append(_filter('id', 'in', 'Number', span))
-        params: dict[str, str | int] = {
-            'page_size': _PAGE_TASKS,
-            'fields': 'all',
-            'include': 'id,predictions_model_versions',
-        }
+            filters.append(_filter('id', 'in', 'Number', dict(zip(('min', 'max'), within, strict=True))))
+        params: dict[str, str | int] = {'page_size': _PAGE_TASKS, 'fields': 'all'}
+        params['include'] = 'id,predictions_model_versions'
         return {
             int(task['id'])
             async for task in self._listed(params, filters)

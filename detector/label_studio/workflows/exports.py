@@ -199,10 +199,7 @@ class Target:
 
 
 def write(
-    target: Target,
-    labelled: Sequence[Labelled],
-    content_of: Callable[[int], bytes],
-    warn: Callable[[str], None],
+    target: Target, labelled: Sequence[Labelled], content_of: Callable[[int], bytes], warn: Callable[[str], None]
 ) -> list[LabelledImage]:
     """Write a dataset.
 
@@ -227,15 +224,20 @@ def write(
             write_fiftyone(target.path, images, val_share=target.val_share, image_bytes=wanted)
         case 'coco-wholebody' | 'json':
             images = _with_unique_names(images, warn)
-            for name, part in _parts(target, images):
-                origins = {image.id: _origin(by_id[image.id].task) for image in part}
-                is_coco = target.kind == 'coco-wholebody'
-                content = to_coco(part, flat=target.flat) if is_coco else to_poses_json(part, origins)
-                path = target.path if target.is_file else target.path / name
-                path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding='utf-8')
+            _write_json(target, images, {image.id: _origin(by_id[image.id].task) for image in images})
             for image in images if wanted else ():
                 write_image(target.path / 'images' / image.file_name, image_bytes(image))
     return images
+
+
+def _write_json(
+    target: Target, images: Sequence[LabelledImage], origins: Mapping[int, Mapping[str, Any] | None]
+) -> None:
+    for name, part in _parts(target, images):
+        is_coco = target.kind == 'coco-wholebody'
+        content = to_coco(part, flat=target.flat) if is_coco else to_poses_json(part, origins)
+        path = target.path if target.is_file else target.path / name
+        path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding='utf-8')
 
 
 def _origin(task: TaskLabels) -> Mapping[str, Any] | None:

@@ -45,7 +45,8 @@ class LocalFiles:
 
         :raises InvalidRequest: the file does not lie below the root.
         """
-        for file, root in ((Path(os.path.abspath(path)), Path(os.path.abspath(self.root))), _resolved(path, self.root)):
+        for normalised in (os.path.abspath, os.path.realpath):
+            file, root = Path(normalised(path)), Path(normalised(self.root))
             if file.is_relative_to(root):
                 return PurePosixPath(file.relative_to(root).as_posix())
         raise InvalidRequest(f'{path} does not lie below --document-root {self.root}')
@@ -119,7 +120,8 @@ async def import_images(
     await store.prepare(paths)
     report = Report()
     try:
-        await _Import(project, store, report, max_pixels, on_progress).run(paths)
+        importing = _Import(project=project, store=store, report=report, max_pixels=max_pixels, on_progress=on_progress)
+        await importing.run(paths)
     except LabelStudioFault as error:
         raise LabelStudioFault(
             f'{error}; {report.imported} images are imported, run the command again to continue'
@@ -136,58 +138,57 @@ async def _image_key(project: Project) -> str:
         ) from None
 
 
+@dataclass(slots=True, kw_only=True)
 class _Import:
-    def __init__(
-        self,
-        project: Project,
-        store: '_Store',
-        report: Report,
-        max_pixels: int,
-        on_progress: Callable[[int], None],
-    ) -> None:
-        self._project = project
-        self._store = store
-        self._report = report
-        self._max_pixels = max_pixels
-        self._on_progress = on_progress
-        self._addresses: set[str] = set()
-        self._tasks: dict[str, dict[int, bool]] = {}
-        """Tasks by the SHA-256 of their image: their ids, and True for labelled ones."""
-        self._last = 0
-        """Highest task id seen so far."""
-        self._present: set[str] = set()
-        self._taken: set[str] = set()
-        """SHA-256 of the images imported by this run."""
+    """An import in progress.
+
+    :param addresses: addresses of images in the project's tasks.
+    :param tasks: tasks by the SHA-256 of their image: their ids, and True for labelled ones.
+    :param last: highest task id seen so far.
+    :param present: SHA-256 of the images that the project had before.
+    :param taken: SHA-256 of the images imported by this run.
+    """
+
+    project: Project
+    store: '_Store'
+    report: Report
+    max_pixels: int
+    on_progress: Callable[[int], None]
+    addresses: set[str] = field(default_factory=set)
+    tasks: dict[str, dict[int, bool]] = field(default_factory=dict)
+    last: int = 0
+    present: set[str] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
 
     async def run(self, paths: Sequence[Path]) -> None:
         await self._note_tasks()
-        self._present.update(self._tasks)
+        self.present.update(self.tasks)
         batch: list[_File] = []
         for path in paths:
             file = await self._new_file(path)
             if file is None:
-                self._on_progress(1)
+                self.on_progress(1)
                 continue
-            self._taken.add(file.digest)
-            if batch and self._store.is_full([*batch, file]):
+            self.taken.add(file.digest)
+            if batch and self.store.is_full([*batch, file]):
                 await self._send(batch)
                 batch = []
             batch.append(file)
         if batch:
             await self._send(batch)
-        if self._report.imported:
+        if self.report.imported:
             await self._note_tasks()
         await self._remove_surplus()
 
     async def _note_tasks(self) -> None:
         """Note the tasks that were created since the last call."""
-        async for task in self._project.tasks(after=self._last):
-            self._last = int(task['id'])
-            self._addresses.update(map(str, (task.get('data') or {}).values()))
+        async for task in self.project.tasks(after=self.last):
+            self.last = int(task['id'])
+            self.addresses.update(map(str, (task.get('data') or {}).values()))
             digest = (task.get('meta') or {}).get('sha256')
             if isinstance(digest, str):
                 labelled = bool(task.get('total_annotations') or task.get('cancelled_annotations'))
-                self._tasks.setdefault(digest, {})[self._last] = labelled
+                self.tasks.setdefault(digest, {})[self.last] = labelled
 
     async def _remove_surplus(self) -> None:
         """Keep one task of each image, or the labelled ones.
@@ -195,40 +196,40 @@ class _Import:
         While its database is locked, a Label Studio on SQLite repeats a request from the start although parts of it are
         done, even after the client has given up.
         """
-        repeated = [tasks for tasks in self._tasks.values() if len(tasks) > 1]
-        drafted = await self._project.drafted() if repeated else set()
+        repeated = [tasks for tasks in self.tasks.values() if len(tasks) > 1]
+        drafted = await self.project.drafted() if repeated else set()
         surplus: list[int] = []
         for tasks in repeated:
             kept = {task for task, labelled in tasks.items() if labelled or task in drafted} or {min(tasks)}
             surplus += tasks.keys() - kept
         if surplus:
-            await self._project.delete_tasks(surplus)
-            self._report.surplus = len(surplus)
+            await self.project.delete_tasks(surplus)
+            self.report.surplus = len(surplus)
 
     async def _new_file(self, path: Path) -> _File | None:
         """Return a file to import, or None if it was counted as something else."""
-        if self._store.has(path, self._addresses):
-            self._report.present += 1
+        if self.store.has(path, self.addresses):
+            self.report.present += 1
             return None
         try:
             content = await asyncio.to_thread(_read, path)
             digest = await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
-            if digest in self._present:
-                self._report.present += 1
+            if digest in self.present:
+                self.report.present += 1
                 return None
-            if digest in self._taken:
-                self._report.repeated += 1
+            if digest in self.taken:
+                self.report.repeated += 1
                 return None
-            await asyncio.to_thread(images.decode, content, max_pixels=self._max_pixels)
+            await asyncio.to_thread(images.decode, content, max_pixels=self.max_pixels)
         except InvalidImage as error:
-            self._report.left_out.append((path, str(error)))
+            self.report.left_out.append((path, str(error)))
             return None
-        return _File(path=path, digest=digest, content=self._store.kept(content))
+        return _File(path=path, digest=digest, content=self.store.kept(content))
 
     async def _send(self, batch: list[_File]) -> None:
-        await self._store.send(batch)
-        self._report.imported += len(batch)
-        self._on_progress(len(batch))
+        await self.store.send(batch)
+        self.report.imported += len(batch)
+        self.on_progress(len(batch))
 
 
 def _read(path: Path) -> bytes:
@@ -373,7 +374,3 @@ def _address(file: PurePosixPath) -> str:
 def _readable(name: str) -> str:
     """Return a file name without undecodable bytes, so that it can be sent."""
     return os.fsencode(name).decode(errors='replace')
-
-
-def _resolved(path: Path, root: Path) -> tuple[Path, Path]:
-    return path.resolve(), root.resolve()

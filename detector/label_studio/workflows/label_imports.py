@@ -1,8 +1,6 @@
 """Import datasets (COCO, YOLO-pose, own JSON) into a project as predictions or annotations."""
 
 import asyncio
-import hashlib
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,11 +22,15 @@ from detector.label_studio.labels.config import LabelingConfig, parse
 from detector.label_studio.labels.regions import Region, from_results, to_results
 from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.server.project import Project
+from detector.models.package import file_sha256
 
 from .task_matching import match
 
 Kind = Literal['coco', 'yolo-pose', 'json']
 Json = dict[str, Any]
+Pair = tuple[LabelledImage, Mapping[str, Any]]
+"""An image and its task, or its prediction."""
+
 T = TypeVar('T')
 
 _BATCH_BYTES: Final = 8 * 1024**2
@@ -82,17 +84,15 @@ class Importer:
         else:
             await self._predict(todo, config, has_labels)
 
-    async def _labelled_tasks(self, pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]]) -> set[int]:
+    async def _labelled_tasks(self, pairs: Sequence[Pair]) -> set[int]:
         if self.model_version is not None:
             return await self.project.tasks_with(self.model_version)
         return {task['id'] for _, task in pairs if task.get('total_annotations')}
 
-    async def _tasks_of(
-        self, images: Sequence[LabelledImage], config: LabelingConfig
-    ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
+    async def _tasks_of(self, images: Sequence[LabelledImage], config: LabelingConfig) -> list[Pair]:
         files = await asyncio.to_thread(files_of, images, self.folder, self.warn)
         tasks = [task async for task in self.project.tasks()]
-        digests = await asyncio.to_thread(lambda: {image_id: _sha256(path) for image_id, path in files.items()})
+        digests = await asyncio.to_thread(lambda: {image_id: file_sha256(path) for image_id, path in files.items()})
         matches = match(images, tasks, config.image_key, digests)
         for image, why in matches.ambiguous:
             self._report(image, 'ambiguous', why)
@@ -111,7 +111,7 @@ class Importer:
 
     async def _upload(
         self, batch: Sequence[tuple[LabelledImage, Path]], digests: Mapping[int, str], image_key: str, after: int
-    ) -> list[tuple[LabelledImage, Mapping[str, Any]]]:
+    ) -> list[Pair]:
         """Create tasks with their `meta` in the same request, so that the run after a killed one finds them."""
         contents = await asyncio.to_thread(lambda: [(path.name, path.read_bytes()) for _, path in batch])
         uploads = await self.project.upload_files(contents)
@@ -146,7 +146,7 @@ class Importer:
             await self.project.delete_tasks(surplus)
         return found
 
-    async def _note_fields(self, pair: tuple[LabelledImage, Mapping[str, Any]]) -> None:
+    async def _note_fields(self, pair: Pair) -> None:
         """Note the dataset's fields about the image in the task's `meta`."""
         image, task = pair
         meta = with_kept(task.get('meta'), image)
@@ -170,20 +170,13 @@ class Importer:
         self.counts['imported'] += 1
         self.advance(1)
 
-    async def _predict(
-        self,
-        pairs: Sequence[tuple[LabelledImage, Mapping[str, Any]]],
-        config: LabelingConfig,
-        has_labels: set[int],
-    ) -> None:
+    async def _predict(self, pairs: Sequence[Pair], config: LabelingConfig, has_labels: set[int]) -> None:
         predictions = ((image, self._prediction(image, task, config)) for image, task in pairs)
         for batch in batches(predictions, lambda pair: len(json.dumps(pair[1]))):
             sent = [prediction for _, prediction in batch]
             old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
             created = await self.project.import_predictions(sent)
-            stored = len(sent)
-            if created != len(sent):
-                stored = await self._name_dropped(batch, old)
+            stored = created if created == len(sent) else await self._name_dropped(batch, old)
             for prediction_id in (number for numbers in old for number in numbers):
                 await self.project.delete_prediction(prediction_id)
             self.counts['imported'] += stored
@@ -204,7 +197,7 @@ class Importer:
         found = await self.project.predictions(task_id)
         return [int(one['id']) for one in found if one.get('model_version') == self.model_version]
 
-    async def _name_dropped(self, batch: Sequence[tuple[LabelledImage, Json]], old: Sequence[Sequence[int]]) -> int:
+    async def _name_dropped(self, batch: Sequence[Pair], old: Sequence[Sequence[int]]) -> int:
         """Warn about predictions that Label Studio has silently dropped as invalid.
 
         :return: the number of stored predictions.
@@ -281,18 +274,13 @@ def files_of(images: Sequence[LabelledImage], folder: Path | None, warn: Callabl
 
 def _check_size(image: LabelledImage, path: Path, warn: Callable[[str], None]) -> None:
     try:
-        with PillowImage.open(io.BytesIO(path.read_bytes())) as picture:
+        with PillowImage.open(path) as picture:
             size = picture.size
     except (OSError, ValueError, PillowImage.DecompressionBombError):
         warn(f'{path} is not an image')
         return
     if image.size not in (size, size[::-1]):
         warn(f'{path} has {size[0]}×{size[1]} pixels; the labels are for {image.width}×{image.height}')
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from importlib import import_module
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
@@ -64,13 +63,10 @@ class RayPredictor:
     def __enter__(self) -> Self:
         local = {'include_dashboard': False, '_node_ip_address': '127.0.0.1'} if self._address is None else {}
         self._ray.init(address=self._address or 'local', log_to_driver=False, logging_level='ERROR', **local)
-        context = self._ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
+        self._ray.data.DataContext.get_current().enable_progress_bars = False
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
     async def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:
@@ -115,8 +111,7 @@ class _Worker:
         unpacked = Path(self._folder.name) / 'package'
         unpacked.mkdir()
         self._loop = asyncio.new_event_loop()
-        connection = Connection.of(settings)
-        self._predictor = self._loop.run_until_complete(_made(settings, unpack(archive, unpacked), connection))
+        self._predictor = self._loop.run_until_complete(_made(settings, unpack(archive, unpacked)))
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._loop.run_until_complete(self._predict(batch))
@@ -134,9 +129,9 @@ class _Worker:
         return {'index': batch['index'], 'prediction': predictions, 'failure': failures}
 
 
-async def _made(settings: Settings, package: ModelPackage, connection: Connection | None) -> LocalPredictor:
+async def _made(settings: Settings, package: ModelPackage) -> LocalPredictor:
     """Create the predictor inside the event loop that its connections belong to."""
-    return LocalPredictor(settings, package, connection)
+    return LocalPredictor(settings, package, Connection.of(settings))
 
 
 def _packed(package: ModelPackage) -> bytes:

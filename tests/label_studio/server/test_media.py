@@ -18,7 +18,7 @@ from benchmarks.support.waiting import PATIENCE, eventually_async
 from detector.errors import InvalidSettings, MediaFault
 from detector.label_studio.server import media, network
 from detector.label_studio.server.client import Connection
-from detector.label_studio.server.media import TaskImages
+from detector.label_studio.server.media import Batch, TaskImages
 from detector.settings import Settings, load_settings
 from tests.support.label_studio.addresses import DEVIOUS
 from tests.support.label_studio.recorder import PICTURE, Recorder, Reply, Request, recording, redirecting
@@ -536,13 +536,13 @@ async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Image
     """A batch fetches each address once, concurrently and later, and the next batch fetches it again."""
     studio.answer = Concurrent()
     fetching = images()
-    async with fetching.batch() as batch:
+    async with Batch(fetching) as batch:
         fetched = await asyncio.gather(*(batch.fetch(UPLOAD, task_id=number) for number in range(10)))
         assert fetched == [PICTURE] * 10
         assert await batch.fetch(UPLOAD, task_id=7) == PICTURE
         assert len(studio.requests) == 1
         assert await batch.fetch('/data/upload/1/other.jpg', task_id=7) == PICTURE
-    async with fetching.batch() as batch:
+    async with Batch(fetching) as batch:
         await batch.fetch(UPLOAD, task_id=7)
     assert studio.paths == [UPLOAD, '/data/upload/1/other.jpg', UPLOAD]
 
@@ -550,7 +550,7 @@ async def test_a_batch_fetches_each_address_once(studio: Recorder, images: Image
 async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) -> None:
     """A batch remembers a failure and reports it for every request of the address."""
     studio.answer = lambda _: Reply(404, b'')
-    async with images().batch() as batch:
+    async with Batch(images()) as batch:
         for _ in range(3):
             with pytest.raises(MediaFault, match='no such file'):
                 await batch.fetch(UPLOAD, task_id=7)
@@ -562,7 +562,7 @@ async def test_a_batch_remembers_failures_too(studio: Recorder, images: Images) 
 async def test_a_cancelled_request_leaves_the_others_their_image(studio: Recorder, images: Images) -> None:
     """Cancelling one request of a batch does not cancel the shared fetch."""
     studio.answer = held = Held()
-    async with images(seconds=PATIENCE).batch() as batch:
+    async with Batch(images(seconds=PATIENCE)) as batch:
         first, second = (asyncio.create_task(batch.fetch(UPLOAD, task_id=7)) for _ in range(2))
         await eventually_async(lambda: studio.requests, 'the request')
         first.cancel()
@@ -576,7 +576,7 @@ async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Ima
     held = Held()
     studio.answer = lambda request: Reply(404, b'') if request.path == UPLOAD else held(request)
     async with asyncio.timeout(PATIENCE):
-        async with images(seconds=10 * PATIENCE).batch() as batch:
+        async with Batch(images(seconds=10 * PATIENCE)) as batch:
             waiting = [asyncio.create_task(batch.fetch(f'/data/upload/1/{name}', task_id=7)) for name in 'abc']
             forgotten = asyncio.create_task(batch.fetch(UPLOAD, task_id=7))
             await eventually_async(lambda: len(studio.requests) == 4, 'the requests')
@@ -591,7 +591,7 @@ async def test_the_end_of_a_batch_ends_its_fetches(studio: Recorder, images: Ima
 async def test_a_batch_keeps_so_many_bytes(studio: Recorder, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch keeps the latest images up to its size limit and fetches forgotten ones again."""
     monkeypatch.setattr(media, '_BATCH_BYTES', 2 * len(PICTURE))
-    async with images().batch() as batch:
+    async with Batch(images()) as batch:
         for name in 'abcbab':
             assert await batch.fetch(f'/data/upload/1/{name}', task_id=7) == PICTURE
     assert [path[-1] for path in studio.paths] == ['a', 'b', 'c', 'a']
