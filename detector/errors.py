@@ -9,12 +9,12 @@ WholebodyError
 ├── InvalidRequest              422  a field has the wrong type or value
 │   └── InvalidPackage          422  a model package fails its verification
 │       └── DamagedPackage      422  … because its bytes are damaged
-├── Unauthorized                401  the token, or the user name and password, are missing or wrong
+├── Unauthorized                401  the token, or the user name and password, is missing or wrong
 ├── ForeignOrigin               403  the request comes from a web page of an origin that is not allowed
 ├── NotFound                    404  the addressed object does not exist (any more)
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── FolderInUse                 409  another process uses the folder
-├── ModelUnavailable            503  no model serves (yet)
+├── ModelUnavailable            503  no model is loaded (yet)
 │   ├── InferenceFailed         503  the inference runtime fails during an inference
 │   └── Busy                    503  too many requests or clients are ahead of this one
 │       └── DeadlineExceeded    503  the request waited too long for its turn
@@ -30,7 +30,7 @@ WholebodyError
 """
 
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class WholebodyError(Exception):
@@ -97,8 +97,16 @@ class NotFound(WholebodyError):
 class NoLearningLoop(WholebodyError):
     status = HTTPStatus.CONFLICT
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f'{what} needs a Learning Loop, and none is configured: set LOOP_HOST')
+    def __init__(self, what: str, need: str = 'needs a Learning Loop, and none is configured: set LOOP_HOST') -> None:
+        super().__init__(f'{what} {need}')
+
+    @classmethod
+    def for_model(cls, version: str) -> Self:
+        """Return the error for a model that is not installed."""
+        return cls(
+            f'model {version}',
+            'is not installed: install it with `wholebody model install`, or set LOOP_HOST to fetch it',
+        )
 
 
 class FolderInUse(WholebodyError):

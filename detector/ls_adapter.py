@@ -86,7 +86,7 @@ class LabelStudioBackend:
             await self._connection.close()
 
     def model_version(self) -> str | None:
-        """Return name and version of the package that serves, or None."""
+        """Return name and version of the active package, or None."""
         try:
             return self._models.active().package.model_version
         except ModelUnavailable:
@@ -106,7 +106,7 @@ class LabelStudioBackend:
 
         :raises InvalidRequest: the request is malformed.
         :raises RequestTooLarge: there are more than MAX_TASKS tasks.
-        :raises ModelUnavailable: no model serves.
+        :raises ModelUnavailable: no model is loaded.
         """
         tasks, label_config, params = body.get('tasks'), body.get('label_config'), body.get('params')
         if not isinstance(tasks, list):
@@ -120,7 +120,7 @@ class LabelStudioBackend:
             raise InvalidRequest("'label_config' must be a string, the XML of the labeling config")
         chosen = await asyncio.to_thread(config.parse, label_config)
         context = params.get('context') if isinstance(params, Mapping) else None
-        self._models.active()  # raises if no model serves
+        self._models.active()  # raises if no model is loaded
         async with Batch(self.images) as source:
             if not isinstance(context, Mapping):
                 return list(await self.preannotator.predict(tasks, chosen, source))
@@ -226,7 +226,7 @@ def create_router(
 
     @router.get('/versions')
     async def versions() -> dict[str, list[str]]:
-        """List the installed model versions, the one that serves first."""
+        """List the installed model versions, the active one first."""
         return {'versions': await asyncio.to_thread(models.names)}
 
     @router.post('/validate', responses=errors(422))

@@ -197,7 +197,7 @@ class Uploads:
         self._collector = collector
 
     async def upload(self, images: Sequence[ImageData], request: UploadRequest) -> list[str]:
-        """Accept images with the same metadata. Categories get the ids of the model that serves.
+        """Accept images with the same metadata. Categories get the ids of the active model.
 
         :return: the images' names in the outbox.
         :raises InvalidRequest: the model does not know a category that has no id.
@@ -237,7 +237,7 @@ class Models:
         )
 
     def names(self) -> list[str]:
-        """Return name and version of every installed model, the one that serves first; reads the disk."""
+        """Return name and version of every installed model, the active one first; reads the disk."""
         serving = self._serving.current()
         first = [] if serving is None else [serving.model_version]
         others = {package.model_version for package in self._store.installed() if isinstance(package, ModelPackage)}
@@ -251,9 +251,9 @@ class Models:
         await self._following.set_mode(mode)
 
     def active(self) -> ServingModel:
-        """Return the model that serves.
+        """Return the active model.
 
-        :raises ModelUnavailable: no model serves; the error says why.
+        :raises ModelUnavailable: no model is loaded; the error says why.
         """
         return self._serving.active()
 
@@ -311,7 +311,7 @@ class About:
         self._sections = sections
 
     def about(self) -> dict[str, Any]:
-        """Return upstream's description of a node, the sections, and `wholebody`: which model serves, and how."""
+        """Return upstream's description of a node, the sections, and `wholebody`: the active model and its state."""
         target = self._following.target
         answer = AboutResponse(
             operation_mode=self._following.operation_mode.value,

@@ -280,7 +280,7 @@ def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, stu
         assert_drawn(persons_in(results[0]))
         assert_drawn(persons_in(results[5]))
         assert results[1:5] == [[]] * 4
-        assert 'request the others again' in node.log.read_text()
+        assert 'Label Studio has to request the rest again' in node.log.read_text()
         for address in slow:
             studio.seconds[address] = 0
         for prediction in predict(node, tasks[1:5]):

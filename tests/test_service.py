@@ -125,7 +125,7 @@ async def test_uploads_get_the_category_ids_of_the_model_that_serves(tmp_path: P
 
 
 async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) -> None:
-    """The names of the models begin with the one that serves, for Label Studio's list of versions."""
+    """The names of the models begin with the active one, for Label Studio's list of versions."""
     serving, store = make_serving(tmp_path)
     models = service.Models(serving, store, None)  # type: ignore[arg-type]  # this use case needs no target
     for number in ('1.0', '2.0', '3.0'):

@@ -109,7 +109,7 @@ class Handlers:
             return {'status': 'No model loaded'}
 
     async def about(self, *_: Any) -> Answer:
-        """Describe the node: what it does, which model serves and since when.
+        """Describe the node: what it does, the active model and since when it is active.
 
         :return: the same object as `GET /about`.
         """
@@ -268,7 +268,7 @@ class EventServer:
             except Exception as error:
                 note_error(error)
                 log.exception('the event %s failed', name)
-                return {'error': f'{name} failed inside the node; its log says why'}
+                return {'error': f"{name} failed inside the node; see the node's log"}
 
     def _log_refusal(self, name: str, error: WholebodyError) -> None:
         if self._logged.due(name):

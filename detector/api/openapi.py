@@ -30,7 +30,7 @@ _MEANINGS: Final[Mapping[int, str]] = {
     422: 'A field is missing or has an invalid value',
     500: 'The image waits in the outbox, but it or its metadata is damaged',
     502: 'The Learning Loop or Label Studio does not answer, or its answer is malformed',
-    503: 'No model serves, or the node is overloaded or shuts down; see Retry-After',
+    503: 'No model is loaded, or the node is overloaded or shuts down; see Retry-After',
     507: 'The image or correction for the Learning Loop cannot be stored',
 }
 _EVERYWHERE: Final = (403, 503)

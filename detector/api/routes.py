@@ -69,7 +69,7 @@ def create_router(service: Service) -> APIRouter:
 
     @router.get('/about', response_model=AboutResponse, tags=['about'])
     async def about() -> JSONResponse:
-        """Describe the node: its modes and counters, which model serves, and how to install another."""
+        """Describe the node: its modes and counters, the active model, and how to install another."""
         return JSONResponse(service.about.about())
 
     @router.get('/model_version', response_model=ModelVersionResponse, tags=['model_version'])
@@ -90,7 +90,7 @@ def create_router(service: Service) -> APIRouter:
     @router.head('/ready', include_in_schema=False)
     @router.get('/ready', tags=['operation'])
     async def ready() -> dict[str, str]:
-        """Tell whether a model serves; the answer is 503 if none does."""
+        """Tell whether a model is loaded; the answer is 503 if none is."""
         return {'status': 'READY', 'model_version': service.models.active().package.model_version}
 
     return router

@@ -55,7 +55,7 @@ class NoLoopCommunicator(LoopCommunicator):
 
 class _Refusing(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        raise NoLearningLoop('This')
+        raise NoLearningLoop(f'The request {request.method} {request.url.path}')
 
 
 def communicator(settings: Settings) -> LoopCommunicator:

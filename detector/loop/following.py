@@ -19,13 +19,13 @@ log = logging.getLogger('wholebody.node')
 
 
 class Models(Protocol):
-    """The information about the serving model that `Following` needs."""
+    """The information about the active model that `Following` needs."""
 
     def current(self) -> ModelPackage | None:
-        """Return the package that serves, or None."""
+        """Return the active package, or None."""
 
     def intended(self) -> ModelPackage | None:
-        """Return the package that serves, or the one that is being loaded again after its runtime failed."""
+        """Return the active package, or the one that is being loaded again after its runtime failed."""
 
     def fault(self) -> str | None:
         """Return why the model's runtime fails, or None."""
@@ -159,7 +159,7 @@ class Following:
         if self._store.folder(version).is_dir():
             return Target(version=version, model_id=INSTALLED)
         if not self.has_loop:
-            raise NoLearningLoop(f'Model {version}, which is not installed,')
+            raise NoLearningLoop.for_model(version)
         return await client.find_model(self._communicator, self._project, version)
 
     def mode(self) -> str:

@@ -85,8 +85,10 @@ def parse(payload: object) -> ImageMetadata:
         check_text(json.dumps(asdict(metadata), allow_nan=False, ensure_ascii=False))
         located: list[BoxDetection | PointDetection] = [*metadata.box_detections, *metadata.point_detections]
         for item in located:
-            if max(abs(item.x), abs(item.y)) > _MAX_COORDINATE:
-                raise InvalidRequest(f"'metadata': the {item.category_name} lies over {_MAX_COORDINATE} pixels away")
+            if abs(value := max(item.x, item.y, key=abs)) > _MAX_COORDINATE:
+                raise InvalidRequest(
+                    f"'metadata': {item.category_name}: the coordinate {value:.10g} exceeds ±{_MAX_COORDINATE} pixels"
+                )
     except ValidationError as error:
         problem = error.errors()[0]
         field = '.'.join(str(part) for part in problem['loc'])

@@ -1,6 +1,6 @@
-"""Model updates: from a target to the model that serves.
+"""Model updates: from a target to the active model.
 
-A target that cannot be served never affects the model that serves. The updater remembers a refused package together
+A target that cannot be served never affects the active model. The updater remembers a refused package together
 with the file's HTTP validators. It fetches the package again only when the Loop offers another file, or when a client
 sets the model version.
 """
@@ -78,7 +78,8 @@ class ModelUpdater:
     :param switch: loads an opened package and lets it serve; raises if the model does not work.
     :param keep: number of versions that stay installed.
     :param on_refusal: called when a fetched package is not valid.
-    :param is_serving: returns True while a model serves; otherwise the device may be at fault rather than the package.
+    :param is_serving: returns True while a model is loaded; otherwise the device may be at fault rather than the
+        package.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class ModelUpdater:
         """Begin to install a target and switch to it, unless that is in progress; called every cycle.
 
         :param target: None cancels an update in progress.
-        :param current: the model that serves.
+        :param current: the active model.
         """
         if target != self.target:
             await self.stop()
@@ -200,7 +201,7 @@ class ModelUpdater:
         :raises InvalidPackage: the package is not valid, or was refused before and the Loop offers the same file.
         """
         if self._files_url is None:
-            raise NoLearningLoop(f'Model {target.version}, which is not installed,')
+            raise NoLearningLoop.for_model(target.version)
         client = await self._connect()
         url = f'{self._files_url}/{target.model_id}/{MODEL_FORMAT}/file'
         refusal = self._refusals.get(target.version)
@@ -226,8 +227,8 @@ class ModelUpdater:
     async def _serve(self, target: Target, package: ModelPackage) -> None:
         """Switch to an installed package. A package from the Loop that is not valid is removed again.
 
-        If the runtime or device fails while another model serves, it does not suit the package, which is not tried
-        again. If no model serves, the device may be missing, and the switch is tried again later.
+        If the runtime or device fails while another model is loaded, it does not suit the package, which is not tried
+        again. If no model is loaded, the device may be missing, and the switch is tried again later.
         """
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         try:

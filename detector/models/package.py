@@ -67,7 +67,7 @@ class Network(_Strict):
     @model_validator(mode='after')
     def _both_or_none(self) -> Self:
         if (self.mean is None) != (self.std is None):
-            raise ValueError('mean and std come together')
+            raise ValueError('give both mean and std, or neither')
         if self.std is not None and min(self.std) <= 0:
             raise ValueError('std must be positive')
         return self
@@ -112,11 +112,11 @@ class Wholebody(_Strict):
     def _monotone(cls, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         raw, mapped = np.array(points).T
         if np.abs(raw).max() > _MAX_RAW_SCORE:
-            raise ValueError(f'raw scores lie within ±{_MAX_RAW_SCORE:g}')
+            raise ValueError(f'raw scores must lie within ±{_MAX_RAW_SCORE:g}')
         if not (np.all(np.diff(raw) > 0) and np.all(np.diff(mapped) >= 0)):
-            raise ValueError('the points must rise')
+            raise ValueError('raw scores must increase, and confidences must not decrease')
         if mapped[0] < 0 or mapped[-1] > 1:
-            raise ValueError('confidences lie in 0..1')
+            raise ValueError('confidences must lie in 0..1')
         return points
 
 

@@ -27,7 +27,7 @@ from detector.system.shutdown_budget import ShutdownBudget
 class Parts:
     """The parts of one node; each is given the others that it needs. Nothing is started yet.
 
-    :param on_model: called when the model that serves has changed, see `ModelServing`.
+    :param on_model: called when the active model has changed, see `ModelServing`.
     :param on_state: called when the target, a mode or an error has changed, see `Following`.
     :param send_status: sends a status report to the Loop.
     :param is_muted: returns True while nothing may be sent to the Loop.

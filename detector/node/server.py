@@ -32,8 +32,8 @@ log = logging.getLogger('wholebody.node')
 LOCK_FILE: Final = 'node.lock'
 """File in DATA_FOLDER that a running node holds locked."""
 _SAME_SIGNAL_SECONDS: Final = 0.2
-"""Time in which a repeated signal counts as the same one, in seconds. A signal to a process group arrives twice where a
-parent process, such as `uv run`, passes it on."""
+"""Time in which a repeated signal counts as the same one, in seconds. A signal can arrive twice, because a parent such
+as `uv run` forwards it."""
 
 
 def serve(settings: Settings) -> None:
@@ -116,17 +116,17 @@ def _end_in_time(signals: 'SimpleQueue[int]', budget: ShutdownBudget) -> None:
     """End the process when its time is up after a signal, or at a second signal."""
     signals.get()
     begun = time.monotonic()
-    why = f'the end took longer than {budget.forced_exit:g} seconds'
+    why = f'the shutdown took longer than {budget.forced_exit:g} seconds'
     while (left := begun + budget.forced_exit - time.monotonic()) > 0:
         try:
             signals.get(timeout=left)
         except Empty:
             break
         if time.monotonic() - begun > _SAME_SIGNAL_SECONDS:
-            why = 'a second signal came'
+            why = 'a second signal arrived'
             break
     threading.Timer(budget.last_log, os._exit, (0,)).start()  # logging itself may hang
-    log.warning('ended at once: %s', why)
+    log.warning('forced exit: %s', why)
     end_at_once()
 
 

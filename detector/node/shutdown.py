@@ -1,4 +1,6 @@
-"""Ends a node in order: first the requests, then the outbox and the other parts."""
+"""End a node: running requests finish while uploads and model updates stop; then the connections close (server.py);
+then the remaining parts end.
+"""
 
 import asyncio
 import logging
@@ -44,11 +46,11 @@ class NodeShutdown:
         done, late = await asyncio.wait([asyncio.create_task(end) for end in ends], timeout=seconds)
         for task in done:
             if (error := task.exception()) is not None:
-                log.error('a part of the node failed to end', exc_info=error)
+                log.error('a part of the node failed to stop', exc_info=error)
         if late:
             log.warning('not all parts ended within %.1f seconds; the disk may be stalled', seconds)
         self._parts.inference.close()
-        text = 'ended in %.1f s; %s; %d images wait in the outbox'
+        text = 'shut down in %.1f s; %s; %d images wait in the outbox'
         log.info(text, self._drain.seconds, self._drain.report(), self._parts.outbox.count)
 
     async def _stop_background(self) -> None:

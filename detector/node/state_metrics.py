@@ -67,11 +67,11 @@ class StateMetrics(Collector):
         try:
             model = self._serving.active()
         except ModelUnavailable:
-            yield GaugeMetricFamily('wholebody_ready', '1 if a model serves, else 0', value=0)
+            yield GaugeMetricFamily('wholebody_ready', '1 if a model is loaded, else 0', value=0)
         else:
             package = model.package
             info.add_metric([], {'name': package.name, 'version': package.version, 'runtime': model.engine.runtime})
-            yield GaugeMetricFamily('wholebody_ready', '1 if a model serves, else 0', value=1)
+            yield GaugeMetricFamily('wholebody_ready', '1 if a model is loaded, else 0', value=1)
         yield info
 
     def _outbox(self) -> Iterable[Metric]:

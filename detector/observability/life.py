@@ -1,4 +1,4 @@
-"""Start time and version of this process, and the time since which the active model serves."""
+"""Start time and version of this process, and the time since which the model has been active."""
 
 import time
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The collector decides which received images go into the outbox: uploaded ones, and those with relevant poses."""
+"""The collector stores received images in the outbox: all uploaded ones, and those that `relevance` selects."""
 
 import asyncio
 import logging
@@ -67,7 +67,7 @@ class Collector:
         :raises InvalidImage: an image is broken or not acceptable; none is stored.
         :raises OutboxFault: an image cannot be stored; the images before it are.
         :raises RequestTooLarge: the images have more than `MAX_UPLOAD_PIXELS` together.
-        :raises Busy: too many uploads wait before this one.
+        :raises Busy: too many uploads are ahead of this one.
         """
         async with self._uploads.enter() as ticket:
             await asyncio.to_thread(self._check_size, [received for received, _ in uploads])
@@ -154,7 +154,7 @@ class Collector:
             self._drop(verdict, what, str(error))
         except asyncio.CancelledError:
             self._outbox.queue.not_saved()
-            self._drop(verdict, what, 'the node ends before the disk has it')
+            self._drop(verdict, what, 'the node shut down before it was written')
             raise
         except Exception as error:
             log.exception('saving failed inside the node')
@@ -165,10 +165,10 @@ class Collector:
 
     def _drop(self, verdict: Verdict, what: str, why: str) -> None:
         self.relevance.retract(verdict)
-        log.error('%s is lost for the Learning Loop: %s', what, why)
+        log.error('%s was not saved and will not reach the Learning Loop: %s', what, why)
 
     async def close(self, *, seconds: float) -> None:
-        """Wait for images on their way to the disk; those that are late are counted and logged as lost.
+        """Wait for images on their way to the disk; late ones are counted and logged as not saved.
 
         :param seconds: time limit for the wait.
         """

@@ -1,4 +1,4 @@
-"""The card of the page that shows which model serves, and switches to another."""
+"""The card of the page that shows the active model, and switches to another."""
 
 import asyncio
 

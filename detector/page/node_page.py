@@ -45,7 +45,7 @@ def build(context: PageContext) -> None:
                 told = True
                 return
             package = context.serving.current()
-            state.set_text('no model serves' if package is None else f'{package.model_version} serves')
+            state.set_text('no model is loaded' if package is None else f'{package.model_version} serves')
             state.classes(add='error') if package is None else state.classes(remove='error')
             await model.refresh()
             load.refresh()

@@ -92,7 +92,7 @@ class Admission:
         since = now = time.monotonic()
         if older is not None:
             self.refused += 1
-            older.go.set_exception(Busy('a newer frame of this camera has come', retry_after=0, reason='replaced'))
+            older.go.set_exception(Busy('a newer frame of this camera has arrived', retry_after=0, reason='replaced'))
             since = older.since
         ticket = Ticket(live=live, stream=stream, since=since, deadline=now + self._deadline, late=self._late)
         if stream is not None:
@@ -116,7 +116,7 @@ class Admission:
         if present > self._max_waiting or seconds > self._deadline:
             self.refused += 1
             raise Busy(
-                f'{present} requests are before this one; try again later',
+                f'{present} requests are ahead of this one; try again later',
                 retry_after=max(1.0, seconds),
                 reason='queue_full' if present > self._max_waiting else 'deadline',
             )

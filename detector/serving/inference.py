@@ -49,7 +49,7 @@ class Estimate:
 class Inference:
     """Runs one inference at a time, in its own thread.
 
-    :param engine: returns the engine of the model that serves, or raises ModelUnavailable.
+    :param engine: returns the engine of the active model, or raises ModelUnavailable.
     :param lock: held during an inference; `ModelServing` holds it while it exchanges models.
     :param metrics: counts images, persons and times.
     :param recovery: is told how inferences end.
@@ -94,7 +94,7 @@ class Inference:
         :param boxes: returns boxes (N, 4), x1, y1, x2, y2 in pixels, for width and height. The persons in these boxes
             are estimated, and the person detector does not run.
         :raises InvalidImage: the image is broken or not acceptable.
-        :raises ModelUnavailable: no model serves.
+        :raises ModelUnavailable: no model is loaded.
         :raises Busy: the turn would come too late, or a newer image of the stream has arrived.
         """
         self._fail_fast()
@@ -131,7 +131,7 @@ class Inference:
             return await self._estimate_group(received, ticket, PoseEngine.poses_of_images)
 
     def _fail_fast(self) -> None:
-        """Refuse the request before its image is decoded if no model serves."""
+        """Refuse the request before its image is decoded if no model is loaded."""
         if not self._is_exchanging():
             self._engine()
 

@@ -1,4 +1,4 @@
-"""Select, load and replace the model that serves."""
+"""Select, load and replace the active model."""
 
 import asyncio
 import contextvars
@@ -64,7 +64,7 @@ def load_model(source: Path | ModelPackage, settings: Settings) -> ServingModel:
 
 
 class ModelServing:
-    """Owns the model that serves.
+    """Owns the active model.
 
     :param on_change: called with the new model, or with None when the old one stops serving.
     :param on_started: called when loading the first model has ended, with or without success.
@@ -81,7 +81,7 @@ class ModelServing:
         on_started: Callable[[], None] = lambda: None,
     ) -> None:
         self.unavailable: str | None = _LOADING
-        """Why no model serves; None while one does."""
+        """Why no model is loaded; None while one is."""
         self.exchanging = False
         """True while the old model is unloaded and the new one is not loaded yet; requests wait for the new one."""
         self.lock = asyncio.Lock()
@@ -118,11 +118,11 @@ class ModelServing:
         self._serve_nothing(_LOADING)
 
     def current(self) -> ModelPackage | None:
-        """Return the package that serves, or None."""
+        """Return the active package, or None."""
         return None if self._active is None else self._active.package
 
     def intended(self) -> ModelPackage | None:
-        """Return the package that serves, or the one that is being loaded again after its runtime failed."""
+        """Return the active package, or the one that is being loaded again after its runtime failed."""
         return self.current() or self.recovery.package
 
     def fault(self) -> str | None:
@@ -130,16 +130,16 @@ class ModelServing:
         return None if self.recovery.package is None else self.unavailable
 
     def active(self) -> ServingModel:
-        """Return the model that serves.
+        """Return the active model.
 
-        :raises ModelUnavailable: no model serves; the error says why.
+        :raises ModelUnavailable: no model is loaded; the error says why.
         """
         if self._active is None:
-            raise ModelUnavailable(f'no model serves: {self.unavailable}')
+            raise ModelUnavailable(f'no model is loaded: {self.unavailable}')
         return self._active
 
     async def switch(self, source: Path | ModelPackage) -> None:
-        """Load a model, then let it serve; the old model serves until then.
+        """Load a model, then make it the active one; the old model stays active until then.
 
         With EXCLUSIVE_MODEL_BUILD the old model is unloaded first, and requests wait. If the new one does not work,
         the old one is loaded again. Cancelling this call does not interrupt such an exchange.
@@ -209,12 +209,12 @@ class ModelServing:
         gc.collect()  # frees the old model's memory now, before another model needs it
 
     def unload(self, why: str) -> None:
-        """Stop serving the model whose runtime fails, unless another model serves already."""
+        """Stop serving the model whose runtime fails, unless another model is active already."""
         if self.recovery.package is None or self.current() in (None, self.recovery.package):
             self._serve_nothing(why)
 
     async def reload(self, folder: Path) -> None:
-        """Load the model whose runtime failed, unless another model serves already.
+        """Load the model whose runtime failed, unless another model is active already.
 
         :raises WholebodyError: the model cannot be loaded.
         """
@@ -244,7 +244,7 @@ class ModelServing:
                     return
         except (WholebodyError, OSError) as error:
             self.unavailable = str(error)
-            log.error('no model serves: %s', error)
+            log.error('no model is loaded: %s', error)
         except Exception as error:
             self.unavailable = f'loading the model failed inside the node: {error!r}'
             log.exception('loading the model failed inside the node')

@@ -25,10 +25,10 @@ MAX_PAUSE_SECONDS: Final = 60.0
 
 
 class Recovery:
-    """Watches the inferences of the model that serves.
+    """Watches the inferences of the active model.
 
     :param unload: unloads the model, given the reason.
-    :param reload: loads the model in a folder and lets it serve, unless another model serves by then.
+    :param reload: loads the model in a folder and makes it the active one, unless another is active by then.
     """
 
     def __init__(self, *, unload: Callable[[str], None], reload: Callable[[Path], Awaitable[None]]) -> None:
@@ -57,7 +57,7 @@ class Recovery:
             self.begin(package, str(error))
 
     def begin(self, package: ModelPackage, why: str) -> None:
-        """Load a model that does not serve again and again, until it or another one serves."""
+        """Try to load a model again and again, until it or another one is active."""
         self._faults = 0
         self.package = package
         # An empty context: the request's context references the failed model, whose memory is needed.

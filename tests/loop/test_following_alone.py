@@ -75,7 +75,7 @@ class Bench:
         return Target(version=version, model_id=package.id)
 
     async def cycle(self) -> str | None:
-        """Run a cycle and the update that it begins; return the version that serves then."""
+        """Run a cycle and the update that it begins; return the version that is active then."""
         await self.following.cycle()
         await self.updates.wait()
         return None if self.package is None else self.package.version
@@ -154,7 +154,7 @@ async def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path, m
     bench.install('1.0')
     await bench.following.set_mode('1.0')
     assert await bench.cycle() == '1.0'
-    with pytest.raises(NoLearningLoop):
+    with pytest.raises(NoLearningLoop, match='^model 2.0 is not installed: install it with .*, or set LOOP_HOST'):
         await bench.following.set_mode('2.0')
     await bench.following.report()
     assert bench.reports == 0

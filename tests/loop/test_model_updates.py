@@ -24,7 +24,7 @@ class Bench:
     """An updater, a file server for it, and the versions that it switched to.
 
     :param broken: True to make the switch fail as a missing device does.
-    :param serving: True while another model serves.
+    :param serving: True while another model is loaded.
     :param attempts: number of attempts to switch.
     """
 
@@ -142,7 +142,7 @@ async def test_a_damaged_file_is_fetched_again_a_few_times(bench: Bench) -> None
 
 
 async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
-    """While another model serves, the fault is reported, and only a command of a client leads to a new attempt."""
+    """While another model is loaded, the fault is reported, and only a command of a client leads to a new attempt."""
     bench.broken = True
     assert await bench.cycle() == 'no such device'
     assert bench.store.folder('1.5').exists()
@@ -156,7 +156,7 @@ async def test_a_model_that_cannot_run_here_is_left_alone(bench: Bench) -> None:
 
 
 async def test_while_no_model_serves_the_device_may_be_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While no model serves, a package that cannot run is kept and tried with growing pauses until it serves."""
+    """While no model is loaded, a package that cannot run is kept and tried with growing pauses until it serves."""
     now = 1000.0
     monkeypatch.setattr(time, 'monotonic', lambda: now)
     bench.serving, bench.broken = False, True

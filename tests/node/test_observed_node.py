@@ -82,7 +82,7 @@ def events(client: SocketClient, sent: Sent) -> None:
         if 'error' not in answer:
             items = answer.get('items', [answer])
             found = [len(item.get('poses', item.get('box_detections', ()))) for item in items]
-        status = 200 if found is not None else 503 if 'are before this one' in answer['error'] else 422
+        status = 200 if found is not None else 503 if 'are ahead of this one' in answer['error'] else 422
         sent.note(name or f'sio:{event}', status=status, found=found, files=files)
 
     call('detect', {'image': RAW, 'camera_id': 'secret-camera', 'request_id': 'r'})

@@ -14,7 +14,7 @@ from detector.settings import Settings
 
 
 async def test_a_change_of_the_model_reaches_every_part_that_needs_it(tmp_path: Path) -> None:
-    """Each change of the model calls the observer, and `/about` describes the model while it serves."""
+    """Each change of the model calls the observer, and `/about` describes the model while it is active."""
     changes: list[str | None] = []
 
     def note(model: ServingModel | None) -> None:
@@ -28,7 +28,7 @@ async def test_a_change_of_the_model_reaches_every_part_that_needs_it(tmp_path: 
         is_muted=lambda: False,
     )
     assert parts.following.operation_mode == OperationMode.Startup
-    with pytest.raises(ModelUnavailable, match='no model serves: the model is being loaded'):
+    with pytest.raises(ModelUnavailable, match='no model is loaded: the model is being loaded'):
         parts.serving.active()
     package = parts.store.add(make_package(tmp_path / 'p.zip', version='1.2'))
     await parts.serving.switch(package.folder)

@@ -97,6 +97,6 @@ async def test_a_part_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> 
     """The failure of a part is logged, and the other parts end."""
     recorder = Recorder(failing=('label_studio',))
     await recorder.shutdown.end_parts()
-    assert 'a part of the node failed to end' in caplog.text
+    assert 'a part of the node failed to stop' in caplog.text
     assert 'label_studio is broken' in caplog.text
     assert {'collector', 'sio', 'inference'} <= set(recorder.ended)

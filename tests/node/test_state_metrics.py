@@ -15,7 +15,7 @@ from tests.support.scrapes import Scrape
 
 
 class NoModel:
-    """A node on which no model serves."""
+    """A node on which no model is loaded."""
 
     def active(self) -> None:
         raise ModelUnavailable('no model')

@@ -8,7 +8,7 @@ from detector.observability.life import Life
 
 
 def test_times_and_version() -> None:
-    """The start is UTC, the model has no time until one serves, and the version is the project's."""
+    """The start is UTC, the model has no time until one is active, and the version is the project's."""
     life = Life()
     assert life.model_since is None
     life.model_serves()

@@ -283,7 +283,7 @@ def test_a_disk_that_refuses_is_told_and_survived(learner: NodeProcess, loop: Mo
     finally:
         resource.prlimit(learner.process.pid, resource.RLIMIT_FSIZE, limits)
     assert learner.outbox()['waiting'] == 0
-    line = next(line for line in learner.log.read_text().splitlines() if 'is lost for the Learning Loop' in line)
+    line = next(line for line in learner.log.read_text().splitlines() if 'will not reach the Learning Loop' in line)
     assert "camera 'full-disk'" in line
     assert "source 'robot-7'" in line
     assert 'uncertain' in learner.detect(uncertain, headers).json()['tags'], (

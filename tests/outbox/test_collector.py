@@ -114,7 +114,7 @@ async def test_a_failed_save_fails_no_detection(
     for _ in range(2 * MAX_SAVING):
         assert await collect(collector, embedded)
         await collector.close(seconds=2)
-    assert caplog.text.count('is lost for the Learning Loop') == 2 * MAX_SAVING
+    assert caplog.text.count('was not saved and will not reach the Learning Loop') == 2 * MAX_SAVING
     assert outbox.queue.counters.failed == (0 if isinstance(error, OutboxFault) else 2 * MAX_SAVING), (
         'the outbox counts'
     )
@@ -133,7 +133,7 @@ async def test_what_the_disk_has_not_got_at_the_end_is_told(
         await collect(collector, embedded, x=500 + 500 * number)
     await collector.close(seconds=0.1)
     assert outbox.queue.counters.failed == 3
-    assert caplog.text.count('the node ends before the disk has it') == 3
+    assert caplog.text.count('the node shut down before it was written') == 3
 
 
 async def test_a_disk_that_is_behind_holds_a_batch_back_once(

@@ -80,7 +80,7 @@ async def test_a_full_queue_refuses_at_once() -> None:
     refused = work.start('d')
     await settle()
     assert refused.done(), 'while the others wait'
-    with pytest.raises(Busy, match='3 requests are before this one') as refusal:
+    with pytest.raises(Busy, match='3 requests are ahead of this one') as refusal:
         await refused
     assert refusal.value.retry_after >= 1
     assert work.admission.refused == 1

@@ -29,7 +29,7 @@ def test_too_many_requests_get_503_and_a_time_to_retry(tmp_path: Path) -> None:
                 assert len(poses_of(answer.json())) == 12
             else:
                 assert int(answer.headers['Retry-After']) >= 1
-                assert 'are before this one; try again later' in answer.json()['detail']
+                assert 'are ahead of this one; try again later' in answer.json()['detail']
         assert len(poses_of(node.detect(CROWD).json())) == 12
         about = httpx.get(f'{node.url}/about').json()['requests']
         assert about == {'present': 0, 'refused': statuses.count(503)}
@@ -88,7 +88,7 @@ def test_a_newer_frame_takes_the_place_of_an_older_one(patient: NodeProcess) -> 
         answers.emit(number, image=jpeg(CROWD), camera_id=camera)
     found = answers.all(5)
     assert ['error' in answer for answer in found] == [False, True, False, True, False]
-    assert 'a newer frame of this camera has come' in found[1]['error']
+    assert 'a newer frame of this camera has arrived' in found[1]['error']
     for number in (0, 2, 4):
         assert len(poses_of(found[number])) == 12
 

@@ -33,12 +33,12 @@ def test_without_a_model_the_node_says_503(tmp_path: Path) -> None:
         assert ready.status_code == 503
         assert 'pose.onnx: sha256' in ready.json()['detail']
         assert node.detect(CARD).status_code == 503
-        assert node.detect(CARD).json()['detail'].startswith('no model serves')
+        assert node.detect(CARD).json()['detail'].startswith('no model is loaded')
         assert httpx.get(f'{node.url}/health').status_code == 200
         assert 'pose.onnx: sha256' in httpx.get(f'{node.url}/about').json()['wholebody']['notice']
         with node.socketio() as client:
             client_answer = client.call('detect', {'image': {'format': 'jpeg', 'bytes': CARD}})
-        assert client_answer['error'].startswith('no model serves')
+        assert client_answer['error'].startswith('no model is loaded')
 
 
 def test_an_installed_model_is_served(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def until_ready(node: NodeProcess, status: int, text: str = '') -> None:
 
 
 def test_a_device_that_disappears_and_comes_back(tmp_path: Path) -> None:
-    """Single failures are reported; after three in a row no model serves until it has been loaded again."""
+    """Single failures are reported; after three in a row no model is loaded until it has been loaded again."""
     sabotage = Sabotage(tmp_path / 'sabotage')
     with running_node(tmp_path, **sabotage.settings) as node, node.socketio() as client:
         for state in (sabotage.broken, sabotage.end):  # a single failure

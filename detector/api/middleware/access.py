@@ -122,7 +122,7 @@ class AccessPolicy:
             if path == '/webhook':
                 log.warning(_WEBHOOK_REMEDY)
             names = 'any user name, API_TOKEN' if self._any_name else 'BASIC_AUTH_USER, BASIC_AUTH_PASS'
-            return Unauthorized(f'user name or password ({names}) are missing or wrong', challenge=_BASIC)
+            return Unauthorized(f'user name or password ({names}) is missing or wrong', challenge=_BASIC)
         if 'authorization' in connection.headers:
             return Unauthorized('the token is wrong, or not sent as a bearer token (API_TOKEN)', challenge=_BEARER)
         return Unauthorized('this node requires its token: `Authorization: Bearer API_TOKEN`', challenge=_BEARER)

@@ -72,19 +72,18 @@ class Preannotator:
         results: list[Prediction | list[Prediction]] = [[] for _ in tasks]
         start = time.monotonic()
         deadline = start + self._seconds
-        begun = 0
+        done = 0
         async with aclosing(self.outcomes(tasks, config, source, deadline)) as outcomes:
             async for index, outcome in outcomes:
-                begun += 1
+                done += 1
                 if isinstance(outcome, BaseException):
                     log_failure(tasks[index], outcome)
                 else:
                     results[index] = outcome
-        if begun < len(tasks):
+        if done < len(tasks):
             seconds = time.monotonic() - start
-            log.warning(
-                '%d of %d tasks were done in %.0f seconds: request the others again', begun, len(tasks), seconds
-            )
+            text = '%d of %d tasks were done in %.0f s; Label Studio has to request the rest again'
+            log.warning(text, done, len(tasks), seconds)
         return results
 
     async def outcomes(

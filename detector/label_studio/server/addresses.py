@@ -111,7 +111,8 @@ class Addresses:
         if address.startswith('/') and not address.startswith('//'):
             return self._inside(address, self._media(address, ''))
         raise MediaFault(
-            f'{shown(address)}: images have addresses with http(s)://, s3://, gs://, azure-blob:// or /data/'
+            f'{shown(address)}: unsupported address; use http(s)://, s3://, gs://, azure-blob://, azure-spi://, '
+            '/data/ or data:'
         )
 
     def redirected(self, place: Inside | Outside, location: str) -> Inside | Outside:
@@ -156,7 +157,10 @@ class Addresses:
                 f'{shown(address)}: in Label Studio, images lie below /data/ or /storage-data/, or at …/presign/'
             )
         if self._base is None:
-            raise MediaFault(f'{shown(address)} lies in Label Studio: set LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN')
+            raise MediaFault(
+                f'{shown(address)} is stored in Label Studio; to let the node fetch it, set LABEL_STUDIO_URL and '
+                'LABEL_STUDIO_API_TOKEN'
+            )
         return Inside(path)
 
     def _media(self, address: str, prefix: str) -> str | None:

@@ -39,7 +39,7 @@ def credentials_of(token: str | None, exchange: Exchange) -> Credentials:
     if not token:
         return _NoToken()
     if not (token.isascii() and token.isprintable() and ' ' not in token):
-        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: contains characters that tokens of Label Studio do not have')
+        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: contains characters that no Label Studio token has')
     return _PersonalAccessToken(token, exchange) if token.count('.') == 2 else _LegacyToken(token)
 
 

@@ -123,7 +123,7 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
     folder = settings.data_folder / 'label_studio'
     changes = {'data_folder': folder, 'max_outbox_size': 10**9, 'max_outbox_mib': 10**6}
     if settings.loop_url is None:
-        raise NoLearningLoop('An export to it')
+        raise NoLearningLoop('The command `send-to-loop`')
     outbox = open_outbox(settings.model_copy(update=changes | {'upload_seconds': _UPLOAD_SECONDS}))
     store = ModelStore(settings.data_folder)
     current = store.current()

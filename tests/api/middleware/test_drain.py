@@ -150,7 +150,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert node.process.poll() is None
         end(node)
         assert isinstance(request.exception(), httpx.TransportError)
-    assert 'ended at once: a second signal came' in node.log.read_text()
+    assert 'forced exit: a second signal arrived' in node.log.read_text()
 
 
 @pytest.mark.integration
@@ -242,7 +242,7 @@ def test_a_stalled_disk_does_not_keep_the_node(tmp_path: Path) -> None:
         end(node)
         assert uploads[0].result().status_code == 503
         assert uploads[1].result().status_code == 200
-    assert 'the node ends before the disk has it' in node.log.read_text()
+    assert 'the node shut down before it was written' in node.log.read_text()
 
 
 @pytest.mark.integration

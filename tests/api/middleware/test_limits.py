@@ -228,7 +228,7 @@ def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None
         for _ in range(3):
             status, text = refusal(node, SLOW)
             assert status == 503
-            assert 'are before this one; try again later' in text
+            assert 'are ahead of this one; try again later' in text
             assert 'retry-after: ' in text.lower()
         sabotage.end()
         assert [detection.result().status_code for detection in detections] == [200, 200]

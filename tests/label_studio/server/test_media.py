@@ -395,7 +395,7 @@ async def test_no_signature_and_no_token_is_logged(
 async def test_no_file_of_this_machine_is_read(studio: Recorder, images: Images, address: object) -> None:
     """Local files and other non-addresses are refused."""
     fault = await refused(
-        images(allowed_hosts='127.0.0.1'), address, 'images have addresses with|images lie below|no address|user name'
+        images(allowed_hosts='127.0.0.1'), address, 'unsupported address|images lie below|no address|user name'
     )
     assert 'pw' not in fault.replace('passwd', '')
     assert studio.requests == []

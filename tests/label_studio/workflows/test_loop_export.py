@@ -107,7 +107,9 @@ def test_what_it_needs_is_named(tmp_path: Path, loop: MockLoopProcess, monkeypat
     arguments = ('labelstudio', 'send-to-loop', file)
     assert isinstance(invoke(app, *arguments).exception, ModelUnavailable)
     monkeypatch.delenv('LOOP_HOST')
-    assert isinstance(invoke(app, *arguments).exception, NoLearningLoop)
+    fault = invoke(app, *arguments).exception
+    assert isinstance(fault, NoLearningLoop)
+    assert str(fault).startswith('The command `send-to-loop` needs a Learning Loop')
     for option in (['--predictions'], ['--all'], ['-o', tmp_path / 'out']):
         assert invoke(app, *arguments, *option).exit_code == 2
 
