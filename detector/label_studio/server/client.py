@@ -13,7 +13,7 @@ from detector.errors import InvalidRequest, InvalidSettings, LabelStudioFault, N
 from detector.settings import Settings
 
 from .addresses import base_url
-from .credentials import credentials_of
+from .credentials import Credentials
 from .network import read_at_most
 
 _ATTEMPTS: Final = 3
@@ -53,7 +53,7 @@ class Connection:
             )
         self.url = base.copy_with(path=base.path.rstrip('/') or '/')
         self._seconds = seconds
-        self._credentials = credentials_of(token, self._exchange)
+        self._credentials = Credentials(token, self._exchange)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(seconds, connect=_CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=32),

@@ -6,7 +6,7 @@ import binascii
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from detector.errors import InvalidSettings, LabelStudioFault
 
@@ -21,52 +21,19 @@ _REFUSED_SECONDS: Final = 5
 """Pause in seconds after a refusal before Label Studio is asked again."""
 
 
-class Credentials(Protocol):
-    async def authorization(self, *, refused: str | None = None) -> str:
-        """Return the value of the `Authorization` header.
+class Credentials:
+    """The credentials for a token of Label Studio.
 
-        :param refused: the value that Label Studio has just refused with 401, if any.
-        :raises LabelStudioFault: there is no valid token.
-        """
-
-
-def credentials_of(token: str | None, exchange: Exchange) -> Credentials:
-    """Choose the credentials for a token: a JWT, which has two dots, is a personal access token.
+    A JWT, which has two dots, is a personal access token. It is exchanged for short-lived access tokens; concurrent
+    callers share one exchange. Any other token is a legacy token.
 
     :raises InvalidSettings: LABEL_STUDIO_API_TOKEN has characters that a header cannot hold.
     """
-    token = (token or '').strip()
-    if not token:
-        return _NoToken()
-    if not (token.isascii() and token.isprintable() and ' ' not in token):
-        raise InvalidSettings('LABEL_STUDIO_API_TOKEN: contains characters that no Label Studio token has')
-    return _PersonalAccessToken(token, exchange) if token.count('.') == 2 else _LegacyToken(token)
 
-
-class _NoToken:
-    async def authorization(self, *, refused: str | None = None) -> str:
-        raise LabelStudioFault('Label Studio requires a token: set LABEL_STUDIO_API_TOKEN')
-
-
-class _LegacyToken:
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    async def authorization(self, *, refused: str | None = None) -> str:
-        if refused is not None:
-            raise LabelStudioFault(
-                'Label Studio refuses LABEL_STUDIO_API_TOKEN (401): it has legacy tokens switched off '
-                '(Organization, Access Token Settings), or the token is wrong; use a personal access token '
-                '(Account & Settings)'
-            )
-        return f'Token {self._token}'
-
-
-class _PersonalAccessToken:
-    """Exchanges a personal access token for short-lived access tokens; concurrent callers share one exchange."""
-
-    def __init__(self, token: str, exchange: Exchange) -> None:
-        self._token = token
+    def __init__(self, token: str | None, exchange: Exchange) -> None:
+        self._token = (token or '').strip()
+        if not (self._token.isascii() and self._token.isprintable() and ' ' not in self._token):
+            raise InvalidSettings('LABEL_STUDIO_API_TOKEN: contains characters that no Label Studio token has')
         self._exchange = exchange
         self._lock = asyncio.Lock()
         self._access: str | None = None
@@ -75,6 +42,24 @@ class _PersonalAccessToken:
         """Time until which the last refusal holds, and its message."""
 
     async def authorization(self, *, refused: str | None = None) -> str:
+        """Return the value of the `Authorization` header.
+
+        :param refused: the value that Label Studio has just refused with 401, if any.
+        :raises LabelStudioFault: there is no valid token.
+        """
+        if not self._token:
+            raise LabelStudioFault('Label Studio requires a token: set LABEL_STUDIO_API_TOKEN')
+        if self._token.count('.') == 2:
+            return await self._bearer(refused)
+        if refused is not None:
+            raise LabelStudioFault(
+                'Label Studio refuses LABEL_STUDIO_API_TOKEN (401): it has legacy tokens switched off '
+                '(Organization, Access Token Settings), or the token is wrong; use a personal access token '
+                '(Account & Settings)'
+            )
+        return f'Token {self._token}'
+
+    async def _bearer(self, refused: str | None) -> str:
         async with self._lock:
             if self._access is None or refused == self._access or time.monotonic() >= self._good_until:
                 await self._renew()
