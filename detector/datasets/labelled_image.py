@@ -149,7 +149,7 @@ def unique_ids(previous: Sequence[object], candidates: Sequence[Iterable[int]]) 
     return ids
 
 
-def new_folder(folder: Path) -> Path:
+def new_folder(folder: Path) -> None:
     """Create the folder of a dataset.
 
     :raises InvalidRequest: the folder is not empty or cannot be created.
@@ -160,7 +160,6 @@ def new_folder(folder: Path) -> Path:
             raise InvalidRequest(f'{folder} is not empty; a dataset needs a folder of its own')
     except OSError as error:
         raise InvalidRequest(f'{folder} cannot be created: {error.strerror}') from None
-    return folder
 
 
 def write_image(path: Path, content: bytes) -> None:

@@ -145,9 +145,8 @@ def cpu_flags() -> frozenset[str]:
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may use.
 
-    The number is that of its affinity, bounded by the quota of its cgroup and by OMP_NUM_THREADS.
-
-    Ray and other schedulers assign CPUs to a process by OMP_NUM_THREADS.
+    The number is that of its affinity, bounded by the quota of its cgroup and by OMP_NUM_THREADS, by which Ray and
+    other schedulers assign CPUs to a process.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     try:

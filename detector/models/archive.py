@@ -53,18 +53,8 @@ def unpack(archive: Path, folder: Path) -> None:
             _check(entries)
             for entry in entries:
                 _extract(source, entry, folder / entry.filename)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        struct.error,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
-        raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # raised when a damaged file names an impossible offset
+    except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, EOFError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: the file names an impossible offset
             raise
         raise DamagedPackage(f'{archive.name} is not a readable zip file: {error}') from error
 

@@ -71,12 +71,7 @@ async def probe(client: httpx.AsyncClient, url: str) -> Validators:
 
 
 async def download(
-    client: httpx.AsyncClient,
-    url: str,
-    target: Path,
-    *,
-    max_bytes: int,
-    progress: Progress | None = None,
+    client: httpx.AsyncClient, url: str, target: Path, *, max_bytes: int, progress: Progress | None = None
 ) -> Validators:
     """Download a file to `target`.
 

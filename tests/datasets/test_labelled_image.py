@@ -82,7 +82,8 @@ def test_equal_ids_are_refused() -> None:
 
 def test_a_dataset_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     """A dataset's folder is created with its parents; an existing one must be empty."""
-    assert new_folder(tmp_path / 'a' / 'b').is_dir()
+    new_folder(tmp_path / 'a' / 'b')
+    assert (tmp_path / 'a' / 'b').is_dir()
     new_folder(tmp_path / 'a' / 'b')
     with pytest.raises(InvalidRequest, match=r'a is not empty'):
         new_folder(tmp_path / 'a')

@@ -22,8 +22,7 @@ ProjectsOption = Annotated[
     typer.Option('--project', '-p', help='Number or address of a project; repeat the option for several projects.'),
 ]
 FileArgument = Annotated[
-    Path | None,
-    typer.Argument(help='A JSON export of Label Studio, instead of projects.', exists=True, dir_okay=False),
+    Path | None, typer.Argument(help='A JSON export of Label Studio, instead of projects.', exists=True, dir_okay=False)
 ]
 ConfigOption = Annotated[
     Path | None,

@@ -25,8 +25,7 @@ def import_labels(
         Literal['predictions', 'annotations'], typer.Option('--as', help='What the labels become.')
     ] = 'predictions',
     form: Annotated[
-        Format | None,
-        typer.Option('--format', help='Format of the labels.', show_default='recognized from the file'),
+        Format | None, typer.Option('--format', help='Format of the labels.', show_default='recognized from the file')
     ] = None,
     images: Annotated[
         Path | None,

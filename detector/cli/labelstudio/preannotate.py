@@ -52,11 +52,7 @@ def preannotate(
 
 
 async def _preannotate(
-    settings: 'Settings',
-    project: str,
-    model: Path | None,
-    limit: int | None,
-    ray: tuple[int | None, str | None] | None,
+    settings: 'Settings', project: str, model: Path | None, limit: int | None, ray: tuple[int | None, str | None] | None
 ) -> 'Progress':
     """:param ray: number of workers and address of the cluster; None to work without Ray."""
     from detector.label_studio.labels.config import parse

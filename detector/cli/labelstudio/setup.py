@@ -156,8 +156,7 @@ def import_images(
     project: ProjectOption,
     recursive: Annotated[bool, typer.Option('--recursive', '-r', help='Include nested folders.')] = False,
     local_files: Annotated[
-        bool,
-        typer.Option('--local-files', help='Do not upload: Label Studio serves the files from their folder.'),
+        bool, typer.Option('--local-files', help='Do not upload: Label Studio serves the files from their folder.')
     ] = False,
     document_root: Annotated[
         Path | None,

@@ -28,6 +28,7 @@ from detector.errors import (
 )
 from detector.label_studio.labels.config import parse
 from detector.label_studio.labels.regions import from_results
+from detector.label_studio.labels.tasks import address_of, results_of
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
 from detector.outbox.outbox import Outbox
@@ -51,13 +52,9 @@ def hints_in(body: Mapping[str, Any]) -> list[Hint]:
     if body.get('action') not in _ACTIONS:
         return []
     found = body.get('annotation', body.get('annotations'))
-    project_id = _id_of(body.get('project'))
-    hints = []
-    for annotation in (found if isinstance(found, list) else [found])[:_MAX_HINTS]:
-        annotation_id = _id_of(annotation)
-        if annotation_id is not None and project_id is not None:
-            hints.append(Hint(annotation=annotation_id, project=project_id))
-    return hints
+    project = _id_of(body.get('project'))
+    ids = map(_id_of, (found if isinstance(found, list) else [found])[:_MAX_HINTS])
+    return [Hint(annotation=number, project=project) for number in ids if number is not None and project is not None]
 
 
 def _id_of(item: object) -> int | None:
@@ -65,7 +62,7 @@ def _id_of(item: object) -> int | None:
 
 
 def _id(value: object) -> int | None:
-    return value if isinstance(value, int) and type(value) is int and 0 < value < 2**63 else None
+    return value if type(value) is int and 0 < value < 2**63 else None
 
 
 class Corrections:
@@ -170,15 +167,10 @@ class Corrections:
         task = await self._connection.task(task_id)
         if task.get('project') != hint.project:
             raise InvalidRequest(f'it belongs to project {task.get("project")}')
-        project = await self._connection.project(hint.project)
-        config = parse(project.get('label_config'))
-        data = task.get('data')
-        address = data.get(config.image_key) if isinstance(data, Mapping) else None
-        received = await self._source.fetch(address, task_id=task_id)
+        config = parse((await self._connection.project(hint.project)).get('label_config'))
+        received = await self._source.fetch(address_of(task, config.image_key), task_id=task_id)
         image = await self._outbox.run(partial(images.decode, received, max_pixels=self._max_pixels))
-        results = annotation.get('result')
-        size = image.shape[1], image.shape[0]
-        persons = from_results(results if isinstance(results, list) else [], config, size)
+        persons = from_results(results_of(annotation), config, (image.shape[1], image.shape[0]))
         annotator = _id(annotation.get('completed_by'))
         metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)
         jpeg = await self._outbox.run(partial(images.as_jpeg, received, image))

@@ -62,13 +62,8 @@ class Annotated:
             return
         self.tasks += 1
         number, annotated = id_of(task), results_of(annotation)
-        if any(isinstance(prediction, int) for prediction in task.get('predictions') or ()):
-            raise InvalidRequest(
-                f'task {number}: the file lists its predictions by number only; export a snapshot with predictions '
-                '(Export → Create New Snapshot → Include predictions), or name the project'
-            )
-        predictions = {version: found[0] for version, found in predictions_of(task).items()}
-        regions = [annotated, *(results_of(prediction) for prediction in predictions.values())]
+        predictions = _newest_predictions(task)
+        regions = [annotated, *map(results_of, predictions.values())]
         size = next((size for size in map(size_of, regions) if size is not None), None)
         if size is None and any(regions):
             self.warnings.append(f'task {number} is left out: no region states the size of its image')
@@ -77,14 +72,10 @@ class Annotated:
         people = persons_in(annotated, config, size or _NOWHERE)
         for version, prediction in predictions.items():
             self._warn(number, size, version, size_of(results_of(prediction)))
-            image = Evaluated(
-                name=name,
-                people=people,
-                predicted=persons_in(results_of(prediction), config, size or _NOWHERE),
-                model_version=version,
-                address=address,
+            predicted = persons_in(results_of(prediction), config, size or _NOWHERE)
+            self._images.setdefault(version, []).append(
+                Evaluated(name=name, people=people, predicted=predicted, model_version=version, address=address)
             )
-            self._images.setdefault(version, []).append(image)
             made = str(prediction.get('created_at') or '')
             self._since[version] = min(made, self._since.get(version, made))
 
@@ -110,6 +101,16 @@ class Annotated:
                     f'no annotated task has a prediction of {version!r}, only of {", ".join(self.versions)}'
                 )
         return [evaluate(self._images[version]) for version in dict.fromkeys(versions or self.versions)]
+
+
+def _newest_predictions(task: Json) -> dict[str, Json]:
+    """:raises InvalidRequest: the predictions are only listed by number."""
+    if any(isinstance(prediction, int) for prediction in task.get('predictions') or ()):
+        raise InvalidRequest(
+            f'task {id_of(task)}: the file lists its predictions by number only; export a snapshot with predictions '
+            '(Export → Create New Snapshot → Include predictions), or name the project'
+        )
+    return {version: found[0] for version, found in predictions_of(task).items()}
 
 
 async def read_project(project: Project, annotated: Annotated) -> None:

@@ -15,7 +15,7 @@ from detector.errors import InvalidRequest
 
 from .config import LabelingConfig
 from .regions import Region, from_results, size_in
-from .tasks import name_in, newest_annotation, newest_prediction, size_of
+from .tasks import address_of, name_in, newest_annotation, newest_prediction, size_of
 
 Json = dict[str, Any]
 
@@ -78,10 +78,9 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     task_id = task.get('id')
     if type(task_id) is not int:
         raise InvalidRequest(f'a task has no id, but {str(task_id)[:40]!r}')
-    data = task.get('data')
-    address = data.get(config.image_key) if isinstance(data, Mapping) else None
+    address = address_of(task, config.image_key)
     labels = newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
-    origin = {'task': task_id, 'project': task.get('project'), 'data': data}
+    origin = {'task': task_id, 'project': task.get('project'), 'data': task.get('data')}
     if labels is not None and choice.predictions:
         origin |= {'prediction': labels.get('id'), 'model_version': labels.get('model_version')}
     elif labels is not None:

@@ -64,11 +64,15 @@ def name_in(address: object) -> str | None:
     return path.rpartition('/')[2] or None
 
 
+def address_of(task: Json, image_key: str) -> object:
+    """Return what a task's data holds as the address of its image; None if there is nothing."""
+    data = task.get('data')
+    return data.get(image_key) if isinstance(data, Mapping) else None
+
+
 def file_of(task: Json, config: LabelingConfig) -> str:
     """Return the name of a task's image file without folders; empty if its address has none."""
-    data = task.get('data')
-    name = name_in(data.get(config.image_key)) if isinstance(data, Mapping) else None
-    return (name or '').rpartition('/')[2]
+    return (name_in(address_of(task, config.image_key)) or '').rpartition('/')[2]
 
 
 def annotations_of(task: Json) -> list[Json]:

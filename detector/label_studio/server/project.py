@@ -1,5 +1,6 @@
 """A Label Studio project: its tasks, predictions, annotations, views, backends and webhooks."""
 
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -47,8 +48,8 @@ class Project:
     @classmethod
     async def titled(cls, connection: Connection, title: str) -> Self | None:
         """Return the newest project with this title; None if there is none."""
-        found = [project async for project in _pages(connection, '/api/projects/', {'page_size': 100, 'title': title})]
-        ids = [int(project['id']) for project in found if project.get('title') == title]
+        found = _projects(connection, title)
+        ids = [int(project['id']) async for project in found if project.get('title') == title]
         return cls(connection, max(ids)) if ids else None
 
     async def settings(self) -> Json:
@@ -351,17 +352,16 @@ def _has_longer(model_version: str, known: Iterable[str]) -> bool:
     return any(model_version in other and model_version != other for other in known)
 
 
-async def _pages(connection: Connection, path: str, params: Mapping[str, str | int]) -> AsyncIterator[Json]:
-    page = 1
-    while True:
-        answer = await connection.request('GET', path, params={**params, 'page': page})
+async def _projects(connection: Connection, title: str) -> AsyncIterator[Json]:
+    """Yield the projects whose title contains a text."""
+    for page in itertools.count(1):
+        answer = await connection.get_json('/api/projects/', page_size=100, title=title, page=page)
         if not isinstance(answer, dict) or not isinstance(answer.get('results'), list):
-            raise LabelStudioFault(f'{connection.url} answers {path} with something that is not a list')
-        for entry in answer['results']:
-            yield entry
+            raise LabelStudioFault(f'{connection.url} answers /api/projects/ with something that is not a list')
+        for project in answer['results']:
+            yield project
         if not answer.get('next'):
             return
-        page += 1
 
 
 def project_id_of(text: str) -> int:

@@ -21,6 +21,7 @@ from detector.errors import InvalidRequest, LabelStudioFault
 from detector.label_studio.labels.config import LabelingConfig, parse
 from detector.label_studio.labels.regions import Region, from_results, to_results
 from detector.label_studio.labels.task_labels import with_kept
+from detector.label_studio.labels.tasks import address_of
 from detector.label_studio.server.project import Project
 from detector.models.package import file_sha256
 
@@ -139,7 +140,7 @@ class Importer:
         found: dict[str, int] = {}
         surplus: list[int] = []
         async for task in self.project.tasks(after=after):
-            address = str((task.get('data') or {}).get(image_key))
+            address = str(address_of(task, image_key))
             if '/data/upload/' in address and found.setdefault(address, task['id']) != task['id']:
                 surplus.append(task['id'])
         if surplus:

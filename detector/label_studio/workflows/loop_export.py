@@ -86,11 +86,7 @@ class LoopExport:
         pixels = await asyncio.to_thread(partial(images.decode, content, max_pixels=self.max_pixels))
         jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
         metadata = to_metadata(
-            labelled.image.persons,
-            self.category_ids,
-            hint,
-            task=task.task_id,
-            annotator=task.origin.get('annotator'),
+            labelled.image.persons, self.category_ids, hint, task=task.task_id, annotator=task.origin.get('annotator')
         )
         await self.outbox.save(jpeg, metadata)
         await asyncio.to_thread(self.queue.finish, hint, str(task.origin.get('updated_at')))
@@ -137,11 +133,7 @@ def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExpo
         queue = CorrectionQueue(folder / 'corrections.sqlite')
         try:
             yield LoopExport(
-                outbox=outbox,
-                queue=queue,
-                category_ids=category_ids,
-                max_pixels=settings.max_image_pixels,
-                warn=warn,
+                outbox=outbox, queue=queue, category_ids=category_ids, max_pixels=settings.max_image_pixels, warn=warn
             )
         finally:
             queue.close()

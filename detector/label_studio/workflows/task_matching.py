@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from detector.datasets.labelled_image import LabelledImage
 from detector.label_studio.labels.task_labels import kept_of, noted_name
-from detector.label_studio.labels.tasks import Json, name_in
+from detector.label_studio.labels.tasks import Json, address_of, name_in
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,10 +27,7 @@ class Matches:
 
 
 def match(
-    images: Sequence[LabelledImage],
-    tasks: Iterable[Json],
-    image_key: str,
-    sha256: Mapping[int, str] | None = None,
+    images: Sequence[LabelledImage], tasks: Iterable[Json], image_key: str, sha256: Mapping[int, str] | None = None
 ) -> Matches:
     """Find the task of each image; ambiguous ones are reported instead of guessed.
 
@@ -78,12 +75,11 @@ def _index(tasks: Mapping[int, Json], image_key: str) -> list[dict[str, set[int]
     """Return the ids of tasks by hash, and by the keys of their names."""
     levels: list[dict[str, set[int]]] = [defaultdict(set) for _ in range(4)]
     for task_id, task in tasks.items():
-        meta, data = task.get('meta'), task.get('data')
+        meta = task.get('meta')
         digest = meta.get('sha256') if isinstance(meta, Mapping) else None
         if isinstance(digest, str) and digest:
             levels[0][f'sha256:{digest.lower()}'].add(task_id)
-        address = data.get(image_key) if isinstance(data, Mapping) else None
-        for name in (kept_of(meta).get('file_name'), noted_name(meta), name_in(address)):
+        for name in (kept_of(meta).get('file_name'), noted_name(meta), name_in(address_of(task, image_key))):
             for level, key in zip(levels[1:], _keys(name) if isinstance(name, str) else (), strict=False):
                 level[key].add(task_id)
     return levels
