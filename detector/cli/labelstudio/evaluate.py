@@ -132,26 +132,18 @@ def _tables(evaluation: 'Evaluation') -> Iterator[Table]:
 
 
 def _print_comparison(comparison: 'Comparison') -> None:
+    from detector.label_studio.evaluation.report import shown
+
     note = '' if comparison.same_images else ', on different images, which alone can change figures'
     print(f'\nversions{note}')
-    _print_figures(
-        ['part', 'figure', *comparison.versions, 'change'],
-        [
-            [row.part, row.metric, *row.values, '–' if row.change is None else f'{row.change:+.3f}']
-            for row in comparison.rows
-        ],
-    )
+    rows = [[row.part, row.metric, *row.values, shown(row.change, sign=True)] for row in comparison.rows]
+    _print_figures(['part', 'figure', *comparison.versions, 'change'], rows)
 
 
 def _print_figures(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    print_table(header, [[_text(cell) for cell in row] for row in rows], numeric=True)
+    from detector.label_studio.evaluation.report import shown
 
-
-def _text(value: object) -> str:
-    """Format a cell: a float as a share, None as a dash."""
-    if value is None:
-        return '–'
-    return f'{value:.3f}' if isinstance(value, float) else str(value)
+    print_table(header, [[shown(cell) for cell in row] for row in rows], numeric=True)
 
 
 def _to_json(evaluations: 'Sequence[Evaluation]', comparison: 'Comparison | None', warnings: Sequence[str]) -> str:

@@ -114,17 +114,12 @@ def _comparison(evaluations: Sequence[Evaluation]) -> Iterable[str]:
         yield '<p class="notice">The versions were measured on different images, which alone can change figures.</p>'
     yield _table(
         ['part', 'figure', *comparison.versions, 'change'],
-        [
-            [row.part, _TITLES[row.metric], *map(_share, row.values), _share(row.change, sign=True)]
-            for row in comparison.rows
-        ],
+        [[row.part, _TITLES[row.metric], *row.values, shown(row.change, sign=True)] for row in comparison.rows],
     )
 
 
 def _parts_table(evaluation: Evaluation) -> str:
-    rows = [
-        [part.name, part.people, *(_share(getattr(part, metric)) for metric in METRICS)] for part in evaluation.parts
-    ]
+    rows = [[part.name, part.people, *(getattr(part, metric) for metric in METRICS)] for part in evaluation.parts]
     return _caption(evaluation) + _table(['part', 'people', *(_TITLES[metric] for metric in METRICS)], rows)
 
 
@@ -137,26 +132,14 @@ def _keypoints_table(evaluations: Sequence[Evaluation], part: str) -> str:
     return f'<details><summary>{escape(part)}</summary>{"".join(tables)}</details>'
 
 
-def _keypoint_row(keypoint: KeypointFigures) -> list[object]:
-    return [
-        keypoint.name,
-        keypoint.labelled,
-        _share(keypoint.pck05),
-        _share(keypoint.pck10),
-        keypoint.predicted,
-        keypoint.moved,
-        keypoint.removed,
-        keypoint.added,
-        _share(keypoint.corrected_share),
-    ]
+def _keypoint_row(one: KeypointFigures) -> list[object]:
+    figures = [one.labelled, one.pck05, one.pck10, one.predicted, one.moved, one.removed, one.added]
+    return [one.name, *figures, one.corrected_share]
 
 
 def _images_table(evaluation: Evaluation) -> str:
     bad = [image for image in evaluation.images if image.quality < 1][:MAX_IMAGES]
-    rows = [
-        [_share(image.quality), _share(image.oks), image.people, image.predicted, image.missed, image.surplus]
-        for image in bad
-    ]
+    rows = [[image.quality, image.oks, image.people, image.predicted, image.missed, image.surplus] for image in bad]
     header = ['image', 'quality', 'mean OKS', 'people', 'predicted', 'missed', 'surplus']
     return _caption(evaluation) + _table(header, rows, first=[_link(image) for image in bad])
 
@@ -180,14 +163,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]], first: Seque
     lines = [''.join(f'<th>{escape(title)}</th>' for title in header)]
     for index, row in enumerate(rows):
         lead = [first[index]] if first else []
-        lines.append(''.join(f'<td>{cell}</td>' for cell in (*lead, *(escape(str(cell)) for cell in row))))
+        lines.append(''.join(f'<td>{cell}</td>' for cell in (*lead, *(escape(shown(cell)) for cell in row))))
     return '<table>' + '\n'.join(f'<tr>{line}</tr>' for line in lines) + '</table>'
 
 
-def _share(value: float | None, *, sign: bool = False) -> str:
+def shown(value: object, *, sign: bool = False) -> str:
+    """Return a cell of a table: a float as a share, None as a dash."""
     if value is None:
         return '–'
-    return f'{value:+.3f}' if sign else f'{value:.3f}'
+    return f'{value:{"+" if sign else ""}.3f}' if isinstance(value, float) else str(value)
 
 
 def _plots(evaluations: Sequence[Evaluation]) -> Iterable[str]:
@@ -228,7 +212,7 @@ def _draw_precision(figure: Any, evaluations: Sequence[Evaluation]) -> None:
     for index, evaluation in enumerate(evaluations):
         places = [number + index * width for number in range(len(names))]
         bars = axes.bar(places, [part.ap or 0 for part in evaluation.parts], width, label=_label(evaluation, index))
-        axes.bar_label(bars, [_share(part.ap) for part in evaluation.parts], fontsize=7)
+        axes.bar_label(bars, [shown(part.ap) for part in evaluation.parts], fontsize=7)
     axes.set_xticks([number + 0.4 - width / 2 for number in range(len(names))], names)
     axes.set_ylim(0, 1.1)
     axes.set_ylabel('AP')
