@@ -24,6 +24,7 @@ from .outbox import app as outbox_app
 app = typer.Typer(
     help='Whole-body pose: 133 keypoints per person, as a Learning Loop detector node and on the command line.',
     no_args_is_help=True,
+    rich_markup_mode='markdown',
     pretty_exceptions_enable=False,
     add_completion=False,
 )

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from detector.models.downloads import Progress as ByteProgress
     from detector.models.store import ModelStore
 
-app = typer.Typer(help='Pull, pack, verify, install, list and upload model packages.', no_args_is_help=True)
+app = typer.Typer(
+    help='Pull, pack, verify, install, list and upload model packages.',
+    no_args_is_help=True,
+    rich_markup_mode='markdown',
+)
 
 Mode = Literal['lightweight', 'balanced', 'performance']
 ColorOrderOption = Literal['RGB', 'BGR']

@@ -18,7 +18,11 @@ from .common import NodeClient, load_settings, print_table
 if TYPE_CHECKING:
     import httpx
 
-app = typer.Typer(help='List, export and delete the images that wait for the Learning Loop.', no_args_is_help=True)
+app = typer.Typer(
+    help='List, export and delete the images that wait for the Learning Loop.',
+    no_args_is_help=True,
+    rich_markup_mode='markdown',
+)
 
 Url = Annotated[str | None, typer.Option(help='Use the outbox of a running node, e.g. http://robot:8004.')]
 _ALL: Final = 100_000

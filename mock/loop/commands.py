@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help='Serve a mock Learning Loop, or control a running one. Without a command it serves.',
+    rich_markup_mode='markdown',
     pretty_exceptions_enable=False,
     add_completion=False,
 )

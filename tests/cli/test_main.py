@@ -4,10 +4,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from detector.cli.main import app
 from detector.pose import images
@@ -66,3 +69,21 @@ def test_help_and_version() -> None:
     for command in ('pack', 'verify', 'install', 'list'):
         assert command in commands.succeed(app, 'model', '--help')
     assert re.match(r'\d+\.\d+', commands.succeed(app, '--version'))
+
+
+def all_commands(group: typer.core.TyperGroup, *path: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if isinstance(command, typer.core.TyperGroup):
+            yield from all_commands(command, *path, name)
+
+
+@pytest.mark.parametrize('path', [*all_commands(typer.main.get_group(app))], ids='-'.join)
+def test_help_fills_the_lines_of_its_paragraphs(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal of 80 columns, a line of a command's description ends only where the next word does not fit."""
+    monkeypatch.setenv('COLUMNS', '80')
+    description = commands.succeed(app, *path, '--help').partition('╭')[0].split('\n')[3:]
+    assert any(description)
+    for line, following in pairwise(description):
+        if line.strip() and following.strip():
+            assert len(line.rstrip()) + len(f' {following.split()[0]}') > 79, (line, following)

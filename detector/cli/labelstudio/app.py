@@ -16,7 +16,11 @@ from .queue import queue
 from .send_to_loop import send_to_loop
 from .setup import config, import_images, init
 
-app = typer.Typer(help='Label Studio: projects, preannotation, queues, datasets, quality.', no_args_is_help=True)
+app = typer.Typer(
+    help='Label Studio: projects, preannotation, queues, datasets, quality.',
+    no_args_is_help=True,
+    rich_markup_mode='markdown',
+)
 app.command('config')(config)
 app.command('init')(init)
 app.command('import')(import_images)
