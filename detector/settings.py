@@ -109,7 +109,9 @@ class Settings(BaseSettings):
         3600, gt=0, description='Seconds after which an uncertain pose that was not seen again counts as new'
     )
     random_upload_share: Fraction = Field(
-        0, description='Random share of all images that is uploaded, too, tagged `random`, for an unbiased evaluation'
+        0,
+        description='Share of all images, chosen at random, that is also uploaded, with the tag `random`, for an '
+        'unbiased evaluation',
     )
 
     # Node

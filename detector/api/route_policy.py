@@ -54,14 +54,14 @@ class RoutePolicy:
 DEFAULT: Final = RoutePolicy()
 SOCKETIO_PATH: Final = '/ws/socket.io'
 MAX_COMMAND_BYTES: Final = 1024
-"""Size limit of the body of a PUT on any route, in bytes; it is a word or a version."""
+"""Size limit for the body of a PUT request, in bytes. Such a body is a word or a version."""
 
 _OPEN: Final = RoutePolicy(access=Access.OPEN)
 _LOGIN: Final = RoutePolicy(access=Access.LOGIN, max_body_bytes=8 * 1024, max_body_seconds=5.0, counted=False)
-"""The form is small, and unauthenticated clients must not use up MAX_REQUESTS."""
+"""Policy of the login form. It is small, and not counted, so unauthenticated clients cannot use up MAX_REQUESTS."""
 _LABEL_STUDIO: Final = RoutePolicy(access=Access.LABEL_STUDIO)
 _LARGE: Final = RoutePolicy(access=Access.LABEL_STUDIO, body_factor=2)
-"""Requests of Label Studio hold hundreds of tasks with all their annotations and predictions."""
+"""Policy for hundreds of tasks at once, with all their annotations and predictions."""
 _IMAGES: Final = RoutePolicy(needs_engine=True)
 
 EXACT: Final = {

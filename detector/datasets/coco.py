@@ -163,7 +163,7 @@ def _license_entries(file: Mapping[str, Any]) -> dict[int, Mapping[str, Any]]:
 
 
 def _orders(file: Mapping[str, Any]) -> dict[int, Sequence[int] | None] | None:
-    """Return the keypoint indices of each person category, or None for the standard order.
+    """Return the keypoint indices by category id; None instead of indices for the standard order.
 
     :return: None if the file has no categories.
     """

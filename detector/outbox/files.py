@@ -29,7 +29,7 @@ _SET_ASIDE: Final = 'set_aside'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What lists show of an image in the outbox.
+    """Summary of a waiting image, for lists.
 
     :param bytes: size of image and metadata.
     :param saved_at: time of saving, local, in ISO 8601; None if the name is not a valid time.

@@ -79,9 +79,9 @@ def open_outbox(settings: Settings, *, held: Callable[[], bool] = lambda: False)
 class Outbox:
     """Stores images and sends them in batches while its mode is `continuous_upload`.
 
-    An image is accepted when `save` returns. It arrives at the Loop at least once: after a kill or a power cut the
-    outbox sends the batch in flight again, under the same file names. The outbox has its own threads because a disk may
-    stall.
+    An image is accepted when `save` returns. It arrives at the Loop at least once: if a batch is interrupted by a kill
+    or a power cut, the outbox sends it again under the same file names. The outbox has its own threads because a disk
+    may stall.
 
     :param interval: seconds between batches while less than a batch waits, and before the first retry.
     :param held: returns True while the outbox must not send, whatever its mode.

@@ -25,7 +25,7 @@ def draw(image: Image, poses: Sequence[Pose], *, confidence_threshold: float = 0
     :return: RGB uint8, H×W×3.
 
     >>> image = read_image('photo.jpg')
-    >>> poses = PoseEngine(open_package(embedded_package())).poses(image)
+    >>> poses = PoseEngine(open_package(installed_package())).poses(image)
     >>> write_image('skeletons.jpg', draw_poses(image, poses))
     """
     canvas = image.copy()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 KEYPOINT_COUNT: Final = 133
 """Number of keypoints of a pose."""
 PERSON: Final = 'person'
-"""Name of the category of boxes."""
+"""Category name of person boxes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ DOT_TOLERANCE: Final = 44.0
 LINE_CELL: Final = 8
 """Length of a cell along the side of a frame, in pixels."""
 LINE_CELLS: Final = 3
-"""Number of successive cells of which more than 0.6 must match for a line."""
+"""Length of a line in cells; their mean match with the colour must exceed 0.6."""
 MAX_THICKNESS: Final = 24
 """Largest thickness of a frame's side, in pixels of the detector's input. A thicker one is an area, not a line."""
 DOT_CELL: Final = 2
@@ -43,7 +43,7 @@ BLUR: Final = 3
 BIN_SIGMA: Final = 2.0
 """Sigma of the peaks in the SimCC rows, in pixels."""
 PEAK_GAIN: Final = 1.62
-"""Gain that brings the peaks of full-size dots to 0.75 … 1, depending on their position on the cells."""
+"""Factor that scales the peaks of full-size dots to 0.75 … 1. The value varies with the dot's place in the cells."""
 MIN_FRAME_SIZE: Final = 24.0
 """Smallest side of a frame with a full score, in pixels of the detector's input. Smaller ones score lower."""
 

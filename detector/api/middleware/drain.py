@@ -100,7 +100,7 @@ class Drain:
 
     @contextmanager
     def work(self, *, reading: bool = False, idle: bool = False) -> Iterator[Work]:
-        """Count the current task as running."""
+        """Count the current task as running while the context is open."""
         work = Work(reading=reading, idle=idle)
         self._running.add(work)
         try:

@@ -27,7 +27,7 @@ _NOTABLE_FLAGS: Final = ('avx2', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_b
 _PERSONS_TO_COMPARE: Final = 4
 """Number of boxes to compare keypoints in, for a picture without persons."""
 _ANSWER_SECONDS: Final = 300
-"""Time limit for loading a variant, and for each of its turns."""
+"""Time limit for loading a variant, and for each of its turns, in seconds."""
 _CLOSE_PIXELS: Final = 0.5
 
 

@@ -36,7 +36,7 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
     async with AsyncExitStack() as stack:
         labels = opened(settings, file=file, config=config, projects=projects, choice=Choice())
         reader, labelled = await stack.enter_async_context(labels)
-        loop = stack.enter_context(loop_export.opened(settings, reader.warn))
+        loop = stack.enter_context(loop_export.open_export(settings, reader.warn))
         reader.wants_images, reader.skip = True, loop.is_known
         await loop.outbox.start()
         try:

@@ -109,7 +109,7 @@ class LoopExport:
 
 
 @contextmanager
-def opened(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExport]:
+def open_export(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExport]:
     """Open an export to the Loop of the settings; the caller starts and closes its outbox.
 
     :raises NoLearningLoop: LOOP_HOST is unset.

@@ -198,8 +198,7 @@ def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
 def _order(
     candidates: Sequence[Candidate], labelled: Sequence[NDArray[np.float32]], by: By, wanted: int
 ) -> tuple[list[int], dict[int, float]]:
-    """Return the indices of candidates in the order of the queue, and the diversity of those for which it is
-    computed."""
+    """Return the candidates' indices in queue order, and the diversity by index where it is computed."""
     by_certainty = list(np.argsort([candidate.certainty for candidate in candidates], kind='stable'))
     if by == 'uncertainty':
         return by_certainty, {}

@@ -14,7 +14,7 @@ from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from detector.cli.main import app
 from detector.errors import FolderInUse, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.workflows import loop_export
-from detector.label_studio.workflows.loop_export import opened
+from detector.label_studio.workflows.loop_export import open_export
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.store import ModelStore
 from detector.settings import load_settings
@@ -93,9 +93,9 @@ def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
     """A second export at the same time is refused, and may begin after the first."""
     for _ in range(2):
         with (
-            opened(load_settings(), print),
+            open_export(load_settings(), print),
             pytest.raises(FolderInUse, match='label_studio is in use by process'),
-            opened(load_settings(), print),
+            open_export(load_settings(), print),
         ):
             pass
 
