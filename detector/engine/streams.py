@@ -102,9 +102,8 @@ class _Stream:
             return followed
         poses = self._engine.poses(image)
         self._since_detection = 1
-        self._tracks = [_track(pose) for pose in poses if _extent(pose) is not None]
-        if len(self._tracks) < len(poses):
-            self._tracks = []  # persons who cannot be followed are detected in each frame
+        tracks = [track for track in map(_track, poses) if track is not None]
+        self._tracks = tracks if len(tracks) == len(poses) else []  # otherwise all are detected in each frame
         return poses
 
     def _may_follow(self, image: Image) -> bool:
@@ -145,9 +144,10 @@ def _extent(pose: Pose) -> FloatArray | None:
     return extent if (extent[2:] - extent[:2] >= 1).all() else None
 
 
-def _track(pose: Pose) -> _Track:
+def _track(pose: Pose) -> _Track | None:
     extent = _extent(pose)
-    assert extent is not None
+    if extent is None:
+        return None
     sides = np.tile(extent[2:] - extent[:2], 2)
     return _Track(
         box=pose.box,

@@ -45,29 +45,27 @@ def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) ->
     common = {'to_name': config.image, 'original_width': size[0], 'original_height': size[1], 'image_rotation': 0}
     for person in persons:
         person_id = uuid.uuid4().hex[:10]
-        has_box = config.boxes is not None and person.box is not None
-        group = {'parentID': person_id} if has_box else {'meta': {'person': person_id}}
+        box = None if config.boxes is None else _box_region(person, config.boxes, size, common | {'id': person_id})
+        group = {'meta': {'person': person_id}} if box is None else {'parentID': person_id}
         regions: list[Region] = []
         if config.skeletons is not None:
             regions += _skeleton_regions(person, config.skeletons, size, person_id, common | group)
         elif config.points is not None:
             regions += _point_regions(person, config.points, size, person_id, common | group)
-        if has_box:
-            assert config.boxes is not None
-            boxes.append(_box_region(person, config.boxes, size, person_id, common))
-        if person.extra and (has_box or regions):
-            bearer = boxes[-1] if has_box else regions[0]
+        bearer = regions[0] if box is None and regions else box
+        if person.extra and bearer is not None:
             bearer['meta'] = _meta(bearer) | {'extra': dict(person.extra)}
         points += regions
+        boxes += [] if box is None else [box]
     return points + boxes
 
 
-def _box_region(person: Person, control: BoxControl, size: Size, person_id: str, common: Region) -> Region:
-    assert person.box is not None
+def _box_region(person: Person, control: BoxControl, size: Size, common: Region) -> Region | None:
+    if person.box is None:
+        return None
     (x1, y1), (x2, y2) = _percent(person.box.reshape(2, 2), size).tolist()
     value = {'x': x1, 'y': y1, 'width': round(x2 - x1, _DIGITS), 'height': round(y2 - y1, _DIGITS), 'rotation': 0}
     return common | {
-        'id': person_id,
         'from_name': control.name,
         'type': 'rectanglelabels',
         'value': value | {'rectanglelabels': [control.label]},
