@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from detector.models.package import unpack
+from detector.models.package import unpack_package
 from detector.pose import images
 
 from .label_studio_backends import (
@@ -159,7 +159,7 @@ def run(folder: Path, *, archive: Path, tasks: int, rounds: int) -> Report:
     :param archive: package to serve.
     """
     (folder / 'package').mkdir(parents=True)
-    package = unpack(archive, folder / 'package')
+    package = unpack_package(archive, folder / 'package')
     report = Report(package=package.model_version, tasks=tasks)
     pictures = [images.encode_jpeg(picture, quality=90) for picture in random_pictures(tasks, width=640, height=480)]
     health: dict[str, list[float]] = {}

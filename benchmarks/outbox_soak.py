@@ -123,7 +123,7 @@ def number_on(jpeg: bytes) -> int:
 
     :raises InvalidImage: the image is broken.
     """
-    blocks = images.decode(jpeg)[:24].reshape(3, 8, 8, 8, 3).mean(axis=(1, 3, 4)).flatten()
+    blocks = images.decode_image(jpeg)[:24].reshape(3, 8, 8, 8, 3).mean(axis=(1, 3, 4)).flatten()
     return sum(1 << bit for bit, brightness in enumerate(blocks.tolist()) if brightness > 127)
 
 

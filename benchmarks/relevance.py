@@ -27,7 +27,7 @@ from learning_loop_node.helpers.misc import ImageData
 from detector.loop.metadata import to_metadata
 from detector.loop.upstream import apply_settings
 from detector.models.embedded import EMBEDDED_PACKAGE
-from detector.models.package import unpack
+from detector.models.package import unpack_package
 from detector.outbox.relevance import Relevance
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_COUNT, PART_BY_NAME
@@ -85,7 +85,7 @@ class _Upstream:
     def __init__(self, folder: Path) -> None:
         from learning_loop_node.detector.inbox_filter.relevance_filter import RelevanceFilter
 
-        self._package = unpack(EMBEDDED_PACKAGE, folder)
+        self._package = unpack_package(EMBEDDED_PACKAGE, folder)
         self._filter = RelevanceFilter(_NoStore())
         self._loop = asyncio.new_event_loop()
         self.seconds: list[float] = []

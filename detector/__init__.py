@@ -14,13 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detector.engine.pose_engine import EngineOptions, PoseEngine
     from detector.errors import InvalidImage, InvalidPackage, RuntimeUnavailable, WholebodyError
-    from detector.models.package import ModelPackage, open_package
-    from detector.models.package import unpack as unpack_package
+    from detector.models.package import ModelPackage, open_package, unpack_package
     from detector.models.store import embedded_package, installed_package
-    from detector.pose.images import decode as decode_image
-    from detector.pose.images import read as read_image
-    from detector.pose.images import write as write_image
-    from detector.pose.overlay import draw as draw_poses
+    from detector.pose.images import decode_image, read_image, write_image
+    from detector.pose.overlay import draw_poses
     from detector.pose.pose import Pose, poses_to_json
     from detector.pose.similarity import box_ious, oks
     from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_NAMES, OKS_SIGMAS, PARTS, SKELETON_EDGES
@@ -73,10 +70,6 @@ _SOURCES = {
     'pose.similarity': ('box_ious', 'oks'),
     'pose.skeleton': ('FLIP_INDICES', 'KEYPOINT_NAMES', 'OKS_SIGMAS', 'PARTS', 'SKELETON_EDGES'),
 }
-_RENAMED = {
-    'unpack_package': 'unpack', 'decode_image': 'decode', 'read_image': 'read', 'write_image': 'write',
-    'draw_poses': 'draw',
-}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -86,7 +79,7 @@ def __getattr__(name: str) -> Any:
         return version('wholebody-pose-node')
     for module, names in _SOURCES.items():
         if name in names:
-            return getattr(import_module(f'{__name__}.{module}'), _RENAMED.get(name, name))
+            return getattr(import_module(f'{__name__}.{module}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -56,7 +56,7 @@ def _away_from_any_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def embedded() -> Iterator[ModelPackage]:
     """Unpack the embedded package."""
     with tempfile.TemporaryDirectory() as folder:
-        yield model_package.unpack(EMBEDDED_PACKAGE, Path(folder))
+        yield model_package.unpack_package(EMBEDDED_PACKAGE, Path(folder))
 
 
 @pytest.fixture(scope='session')

@@ -93,7 +93,7 @@ def create_router(uploads: Uploads, control: OutboxControl, outbox: Outbox, sett
 
     def draw_skeletons(picture: Image, stored: dict[str, Any]) -> bytes:
         poses = poses_from_metadata(stored)
-        drawn = overlay.draw(picture, poses, confidence_threshold=settings.confidence_threshold)
+        drawn = overlay.draw_poses(picture, poses, confidence_threshold=settings.confidence_threshold)
         return images.encode_jpeg(drawn, quality=90)
 
     @router.get('/outbox/{name}/metadata', responses=errors(404, 409, 500))

@@ -126,7 +126,7 @@ def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
 
 
 def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:
-    image = images.read(path, max_pixels=settings.max_image_pixels)
+    image = images.read_image(path, max_pixels=settings.max_image_pixels)
     answer = source.detect(path, image)
     if as_json:
         print(json.dumps({'file': str(path)} | answer))
@@ -134,7 +134,7 @@ def _process(settings: Settings, source: _Source, path: Path, target: Path | Non
         print(_summary(path, answer, settings.confidence_threshold))
     if target is not None:
         poses = [Pose.from_json(pose) for pose in answer['poses']]
-        images.write(target, overlay.draw(image, poses, confidence_threshold=settings.confidence_threshold))
+        images.write_image(target, overlay.draw_poses(image, poses, confidence_threshold=settings.confidence_threshold))
 
 
 def _summary(path: Path, answer: dict[str, Any], threshold: float) -> str:

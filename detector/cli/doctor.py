@@ -17,7 +17,7 @@ from detector.engine.runtimes import Backend, installed_version, usable_cpus
 from detector.errors import WholebodyError
 from detector.label_studio.server.client import Connection
 from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
-from detector.models.package import open_package, unpack
+from detector.models.package import open_package, unpack_package
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.settings import Settings
@@ -108,8 +108,8 @@ def _data_folder(folder: Path) -> str:
 def _runtime(backend_type: Backend) -> str:
     """Read the example card with one runtime on the CPU."""
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        engine = PoseEngine(unpack(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
-        found = len(engine.poses(images.read(EXAMPLE_CARD)))
+        engine = PoseEngine(unpack_package(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
+        found = len(engine.poses(images.read_image(EXAMPLE_CARD)))
     if found != 2:
         raise _Failed(f'finds {found} persons on the example card, not 2')
     return 'reads the example card'

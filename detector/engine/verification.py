@@ -17,6 +17,6 @@ def verify(archive: Path, options: EngineOptions | None = None) -> ModelPackage:
     :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
     """
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        package = model_package.unpack(archive, Path(folder))
+        package = model_package.unpack_package(archive, Path(folder))
         PoseEngine(package, options).check()
     return package

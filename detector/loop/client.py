@@ -11,7 +11,7 @@ from learning_loop_node.loop_communication import LoopCommunicationException, Lo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detector.errors import InvalidRequest, LoopFault, NoLearningLoop, text_of
-from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack
+from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack_package
 from detector.settings import Settings
 
 from .model_updates import Target
@@ -143,7 +143,7 @@ async def upload_package(settings: Settings, archive: Path, *, training: int) ->
     loop = communicator(settings)
     try:
         with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-            package = unpack(archive, Path(folder))
+            package = unpack_package(archive, Path(folder))
             files = [Path(folder) / MODEL_JSON, package.detector_path, package.estimator_path]
             response = await loop.put(path, files=[str(file) for file in files], timeout=600)
     except (httpx.HTTPError, LoopCommunicationException) as error:

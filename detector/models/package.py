@@ -209,7 +209,7 @@ def open_package(folder: Path | str) -> ModelPackage:
     return package
 
 
-def unpack(archive: Path | str, folder: Path | str) -> ModelPackage:
+def unpack_package(archive: Path | str, folder: Path | str) -> ModelPackage:
     """Unpack the zip of a package and open it.
 
     :param archive: zip of model.json, det.onnx and pose.onnx.

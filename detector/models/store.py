@@ -147,7 +147,7 @@ class ModelStore:
         with self._changing(), tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary:
             fresh = Path(temporary) / 'new'
             fresh.mkdir()
-            package = model_package.unpack(archive, fresh)
+            package = model_package.unpack_package(archive, fresh)
             if offered is not None:
                 if offered.version != package.version:
                     log.warning('the package of model %s names the version %s', offered.version, package.version)
@@ -209,7 +209,7 @@ class ModelStore:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix='.unpack-'))
         try:
-            model_package.unpack(EMBEDDED_PACKAGE, temporary)
+            model_package.unpack_package(EMBEDDED_PACKAGE, temporary)
             temporary.chmod(0o755)
             temporary.rename(target)
         except OSError:
@@ -228,7 +228,7 @@ class ModelStore:
         """
         if model is None:
             return open_package(self.current_or_embedded())
-        return open_package(model) if model.is_dir() else model_package.unpack(model, scratch)
+        return open_package(model) if model.is_dir() else model_package.unpack_package(model, scratch)
 
     def current_or_embedded(self) -> Path:
         """Return the folder of the current model, or of the embedded one if no model was ever selected.

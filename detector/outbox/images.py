@@ -48,7 +48,7 @@ async def draw(outbox: Outbox, name: str, how: Callable[[Image, dict[str, Any]],
     """
 
     def drawn(entry: Entry) -> bytes:
-        return how(images.decode(entry.jpeg.read_bytes(), max_pixels=max_pixels), metadata_of(entry))
+        return how(images.decode_image(entry.jpeg.read_bytes(), max_pixels=max_pixels), metadata_of(entry))
 
     async with _drawing:
         return await read(outbox, name, drawn)

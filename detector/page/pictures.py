@@ -25,7 +25,7 @@ def thumbnail(picture: Image, metadata: dict[str, Any], *, confidence_threshold:
     size = max(1, round(scale * width)), max(1, round(scale * height))
     small = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     poses = [_scaled(pose, scale) for pose in poses_from_metadata(metadata)]
-    return images.encode_jpeg(overlay.draw(small, poses, confidence_threshold=confidence_threshold), quality=88)
+    return images.encode_jpeg(overlay.draw_poses(small, poses, confidence_threshold=confidence_threshold), quality=88)
 
 
 def _scaled(pose: Pose, scale: float) -> Pose:

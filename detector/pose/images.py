@@ -38,7 +38,7 @@ MAX_ASPECT_RATIO: Final = 64
 """Largest accepted ratio of the sides. A longer strip would vanish in the letterbox of the person detector."""
 
 
-def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     """Decode a JPEG, PNG or WebP file of any colour mode into an upright RGB array.
 
     Greyscale is repeated to three channels, 16 bits are reduced to 8, CMYK is converted, and transparent pixels are
@@ -136,7 +136,7 @@ def decode_any(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS)
     :raises InvalidImage: see `decode` and `check`.
     """
     if isinstance(received, bytes):
-        return decode(received, max_pixels=max_pixels)
+        return decode_image(received, max_pixels=max_pixels)
     return check(received, max_pixels=max_pixels)
 
 
@@ -249,7 +249,7 @@ def _is_upright_jpeg(picture: PillowImage.Image) -> bool:
     return picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L') and not turned
 
 
-def read(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     """Read a JPEG, PNG or WebP file into an upright RGB array.
 
     :param path: image file.
@@ -265,10 +265,10 @@ def read(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InvalidImage(f'{path}: {error.strerror}') from error
-    return decode(data, max_pixels=max_pixels)
+    return decode_image(data, max_pixels=max_pixels)
 
 
-def write(path: Path | str, image: Image) -> None:
+def write_image(path: Path | str, image: Image) -> None:
     """Write an RGB array as JPEG, PNG or WebP, as the ending of the file name says.
 
     Missing folders are created.

@@ -16,7 +16,7 @@ _SHIFT: Final = 4
 """Number of fractional bits in the coordinates given to OpenCV."""
 
 
-def draw(image: Image, poses: Sequence[Pose], *, confidence_threshold: float = 0.3) -> Image:
+def draw_poses(image: Image, poses: Sequence[Pose], *, confidence_threshold: float = 0.3) -> Image:
     """Draw boxes, limbs and keypoints on a copy of an image, in the colours of the parts.
 
     :param image: RGB uint8, H×W×3.

@@ -88,7 +88,7 @@ class Decoder:
                 return images.check(received, max_pixels=self._max_pixels)
             async with self._threads:
                 start = time.perf_counter()
-                decoded = await asyncio.to_thread(images.decode, received, max_pixels=self._max_pixels)
+                decoded = await asyncio.to_thread(images.decode_image, received, max_pixels=self._max_pixels)
         except InvalidImage as error:
             return error
         self._metrics.decoded(time.perf_counter() - start)

@@ -138,4 +138,4 @@ def _reject(name: str, reason: str) -> NoReturn:
 
 def draw_skeletons(jpeg: bytes, metadata: dict[str, Any]) -> bytes:
     """Return a JPEG with the skeletons of its metadata drawn over it."""
-    return images.encode_jpeg(overlay.draw(images.decode(jpeg), poses_from_metadata(metadata)), quality=90)
+    return images.encode_jpeg(overlay.draw_poses(images.decode_image(jpeg), poses_from_metadata(metadata)), quality=90)

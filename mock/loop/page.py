@@ -28,7 +28,7 @@ router = APIRouter(prefix='/{organization}/{project}/images/{image_id}')
 @router.get('/thumbnail')
 def picture_thumbnail(project: CurrentProject, image_id: str) -> Response:
     _, path = project.image(image_id)
-    picture = images.decode(path.read_bytes())
+    picture = images.decode_image(path.read_bytes())
     small = thumbnail(picture, project.metadata(image_id), confidence_threshold=_THRESHOLD)
     return Response(small, media_type='image/jpeg')
 

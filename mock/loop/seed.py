@@ -113,5 +113,5 @@ def _card() -> bytes:
 
 @cache
 def _card_size() -> tuple[int, int]:
-    height, width = images.decode(_card()).shape[:2]
+    height, width = images.decode_image(_card()).shape[:2]
     return width, height

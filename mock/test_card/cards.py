@@ -225,9 +225,9 @@ def write_card(path: Path, *, persons: int, size: tuple[int, int], background: P
     if background is None:
         canvas = np.full((height, width, 3), 200, dtype=np.uint8)
     else:
-        canvas = np.asarray(cv2.resize(images.decode(background.read_bytes()), size), dtype=np.uint8)
+        canvas = np.asarray(cv2.resize(images.decode_image(background.read_bytes()), size), dtype=np.uint8)
     try:
         picture = draw_card(canvas, arrange(persons, size))
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
-    images.write(path, picture)
+    images.write_image(path, picture)

@@ -19,7 +19,7 @@ from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.runtimes import FloatArray, Runtime
 from detector.engine.verification import verify
-from detector.models.package import unpack
+from detector.models.package import unpack_package
 from detector.models.packing import pack_onnx
 from detector.pose import images
 from mock.test_card.model import build_estimator
@@ -59,13 +59,13 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
         verify=verify,
     )
     (folder / 'unpacked').mkdir()
-    return PoseEngine(unpack(folder / 'nano.zip', folder / 'unpacked'))
+    return PoseEngine(unpack_package(folder / 'nano.zip', folder / 'unpacked'))
 
 
 @pytest.mark.parametrize('photograph', photographs(), ids=lambda image: str(image['file_name']))
 def test_the_largest_person_is_found_and_nothing_but_persons(engine: PoseEngine, photograph: dict[str, Any]) -> None:
     """The largest person is found with an IoU of at least 0.6, and every other box lies on an annotated person."""
-    image = images.read(Path(str(DATA)) / photograph['file_name'])
+    image = images.read_image(Path(str(DATA)) / photograph['file_name'])
     poses = engine.poses(image)
     truth = [np.array([x, y, x + width, y + height]) for x, y, width, height in photograph['boxes']]
     assert max(iou(pose.box, truth[0]) for pose in poses) >= 0.6
@@ -92,7 +92,7 @@ def test_bgr_goes_into_the_detector(engine: PoseEngine) -> None:
     """The detector gets a photograph with blue first, values in 0..255, at the upper left of a background of 114."""
     recorder = Recorder(engine.detector.runtime)
     detector = PersonDetector(recorder, engine.detector.spec)
-    image = images.read(Path(str(DATA)) / photographs()[0]['file_name'])
+    image = images.read_image(Path(str(DATA)) / photographs()[0]['file_name'])
     detector.detect(image)
     assert recorder.batch.shape == (1, 3, 416, 416)
     ratio = 416 / max(image.shape[:2])
@@ -107,7 +107,7 @@ def test_other_classes_do_not_appear(engine: PoseEngine) -> None:
     """The network detects other classes in these photographs, and none of them becomes a person."""
     others = 0
     for photograph in photographs():
-        image = images.read(Path(str(DATA)) / photograph['file_name'])
+        image = images.read_image(Path(str(DATA)) / photograph['file_name'])
         recorder = Recorder(engine.detector.runtime)
         PersonDetector(recorder, engine.detector.spec).detect(image)
         ((rows,),) = recorder.run(recorder.batch)

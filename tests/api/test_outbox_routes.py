@@ -153,7 +153,7 @@ async def test_stored_images_are_drawn_one_at_a_time(
     lock = threading.Lock()
     overlaps: list[bool] = []
     begun, go = threading.Event(), threading.Event()
-    draw = overlay.draw
+    draw = overlay.draw_poses
 
     def slow(*arguments: Any, **options: Any) -> Any:
         overlaps.append(not lock.acquire(blocking=False))
@@ -163,7 +163,7 @@ async def test_stored_images_are_drawn_one_at_a_time(
             lock.release()
         return draw(*arguments, **options)
 
-    monkeypatch.setattr(overlay, 'draw', slow)
+    monkeypatch.setattr(overlay, 'draw_poses', slow)
     async with client_of(make_app(outbox, tmp_path)) as client:
         drawn = [path.format(name=entry.name) for path in READ[:2]]
         running = [asyncio.create_task(client.get(path)) for path in 3 * drawn]

@@ -23,7 +23,7 @@ ONE = Case(persons=1)
 @pytest.mark.integration
 def test_rtmlib_and_the_engine_find_the_same_keypoints(tmp_path: Path) -> None:
     """The benchmark as a process prints its tables, writes JSON, and finds no keypoint further away than 0.5 px."""
-    images.write(tmp_path / 'card.png', make_card())
+    images.write_image(tmp_path / 'card.png', make_card())
     output = tmp_path / 'bench.json'
     options = ['--persons', '0', '--interval', '2', '--rounds', '1', '--runtimes', 'onnxruntime,openvino']
     command = [sys.executable, '-m', 'benchmarks.engine', str(EMBEDDED_PACKAGE), *options, '-o', str(output)]

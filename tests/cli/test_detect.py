@@ -23,8 +23,8 @@ def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:
     assert '2 persons' in output
     assert '(133 keypoints)' in output
     assert 'test-card 0.0' in output
-    drawn = images.read(tmp_path / 'drawn.png')
-    assert (drawn != images.read(EXAMPLE_CARD)).any(axis=-1).sum() > 5000
+    drawn = images.read_image(tmp_path / 'drawn.png')
+    assert (drawn != images.read_image(EXAMPLE_CARD)).any(axis=-1).sum() > 5000
 
 
 @pytest.mark.parametrize('remote', [False, True], ids=['local engine', 'running node'])
@@ -38,8 +38,8 @@ def test_detect_prints_json_from_here_or_from_a_node(node: NodeProcess, remote: 
 
 def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
     """Images in subfolders are drawn into the same tree, and a broken image affects no other."""
-    images.write(tmp_path / 'in' / 'a.png', make_card())
-    images.write(tmp_path / 'in' / 'sub' / 'b.jpg', make_card(()))
+    images.write_image(tmp_path / 'in' / 'a.png', make_card())
+    images.write_image(tmp_path / 'in' / 'sub' / 'b.jpg', make_card(()))
     (tmp_path / 'in' / 'broken.jpg').write_bytes(b'hello')
     (tmp_path / 'in' / 'notes.txt').write_text('no image')
     result = commands.invoke(app, 'detect', tmp_path / 'in', '--json', '-o', tmp_path / 'out')
@@ -53,8 +53,8 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
 
 def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:
     """The command stops before any work if an output would overwrite an input or another output."""
-    images.write(tmp_path / 'a' / 'x.png', make_card())
-    images.write(tmp_path / 'b' / 'x.png', make_card())
+    images.write_image(tmp_path / 'a' / 'x.png', make_card())
+    images.write_image(tmp_path / 'b' / 'x.png', make_card())
     before = (tmp_path / 'a' / 'x.png').read_bytes()
     for arguments, message in (
         (['detect', tmp_path / 'a', '-o', tmp_path / 'a'], 'is an input'),

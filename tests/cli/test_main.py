@@ -28,7 +28,7 @@ def test_card_draws_what_detect_reads(tmp_path: Path, persons: int) -> None:
 def test_card_takes_a_background_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
     """Figures on a noisy background are found, and more figures than fit are an error."""
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    images.write(tmp_path / 'noise.png', noise)
+    images.write_image(tmp_path / 'noise.png', noise)
     commands.succeed(app, 'card', '-o', tmp_path / 'card.png', '--persons', 2, '--background', tmp_path / 'noise.png')
     answer = json.loads(commands.succeed(app, 'detect', tmp_path / 'card.png', '--json'))
     assert len(answer['poses']) == 2

@@ -12,7 +12,7 @@ from detector.engine.runtime_choice import Choice, choose
 from detector.engine.runtimes import Backend, open_runtime
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
-from detector.models.package import ModelPackage, unpack
+from detector.models.package import ModelPackage, unpack_package
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_an_unusable_cache_does_no_harm(
 def test_compiled_networks_are_kept_with_their_package(tmp_path: Path) -> None:
     """OpenVINO's compiled networks are kept in the folder of the package and give the same poses."""
     (tmp_path / 'package').mkdir()
-    package = unpack(EMBEDDED_PACKAGE, tmp_path / 'package')
+    package = unpack_package(EMBEDDED_PACKAGE, tmp_path / 'package')
     assert_read(PoseEngine(package, EngineOptions(backend_type='openvino')).poses(make_card()))
     assert not (package.folder / 'compiled').exists()
     options = EngineOptions(backend_type='openvino', cache=tmp_path / 'cache')

@@ -65,9 +65,9 @@ def test_the_python_api_reads_a_folder(tmp_path: Path) -> None:
     assert 'broken.jpg: ' in output
     answer = json.loads((tmp_path / 'poses' / 'card.json').read_text())
     assert_read([Pose.from_json(pose) for pose in answer['poses']], EXAMPLE_FIGURES)
-    drawn = images.read(tmp_path / 'poses' / 'card.jpg')
-    assert drawn.shape == images.read(EXAMPLE_CARD).shape
-    assert (drawn != images.read(EXAMPLE_CARD)).any()
+    drawn = images.read_image(tmp_path / 'poses' / 'card.jpg')
+    assert drawn.shape == images.read_image(EXAMPLE_CARD).shape
+    assert (drawn != images.read_image(EXAMPLE_CARD)).any()
 
 
 def test_a_dataset_is_exported(tmp_path: Path) -> None:

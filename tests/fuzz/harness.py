@@ -37,7 +37,7 @@ def image_decode(data: bytes) -> None:
     from detector.pose import images
 
     with suppress(InvalidImage):
-        array = images.decode(data, max_pixels=1_000_000)
+        array = images.decode_image(data, max_pixels=1_000_000)
         assert array.shape[2] == 3
         images.as_jpeg(data, array)
 
@@ -51,7 +51,7 @@ def package_zip(data: bytes) -> None:
         archive.write_bytes(data)
         folder.mkdir()
         with suppress(InvalidPackage):
-            model_package.unpack(archive, folder)
+            model_package.unpack_package(archive, folder)
         assert {path.name for path in Path(outer).iterdir()} == {'a.zip', 'inside'}
 
 
@@ -345,7 +345,7 @@ def _node() -> tuple[Any, asyncio.AbstractEventLoop]:
         handshake: Any = next(route for route in node.routes if isinstance(route, Mount) and route.path == '/ws').app
         handshake._guard.knows = lambda _: True
         (folder / 'embedded').mkdir()
-        await node.parts.serving.switch(model_package.unpack(EMBEDDED_PACKAGE, folder / 'embedded').folder)
+        await node.parts.serving.switch(model_package.unpack_package(EMBEDDED_PACKAGE, folder / 'embedded').folder)
         return node
 
     return loop.run_until_complete(make()), loop

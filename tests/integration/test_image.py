@@ -100,7 +100,7 @@ def test_its_environment_holds_the_project_and_no_pip(image: Image) -> None:
     found = {path.name for path in (_venv(image) / 'bin').iterdir()}
     assert 'wholebody' in found
     assert not {name for name in found if name.startswith('pip')}
-    assert images.read(_venv(image) / 'lib/python3.11/site-packages/detector/model_files/test-card.jpg').size
+    assert images.read_image(_venv(image) / 'lib/python3.11/site-packages/detector/model_files/test-card.jpg').size
 
 
 @pytest.mark.parametrize('platform', ['x86_64-manylinux_2_36', 'aarch64-manylinux_2_36'])

@@ -140,7 +140,7 @@ def test_bad_images_are_refused_in_words(alone: NodeProcess, chromium: Path) -> 
 def test_a_file_is_chosen_and_the_example_taken(alone: NodeProcess, chromium: Path, tmp_path: Path) -> None:
     """One button opens the file dialog, and another one loads the example card."""
     path = tmp_path / 'card.png'
-    images.write(path, make_card())
+    images.write_image(path, make_card())
     with opened(chromium, f'{alone.url}/ui') as view:
         with view.page.expect_file_chooser() as chooser:
             view.page.get_by_role('button', name='Choose image').click()

@@ -29,5 +29,5 @@ def test_a_card_is_read_on_a_photograph(
     background = np.tile(getattr(photographs, picture)(), tiles)[:480, :720]
     card = draw_card(np.ascontiguousarray(background), FIGURES)
     if quality is not None:
-        card = images.decode(encoded(PillowImage.fromarray(card), 'JPEG', quality=quality))
+        card = images.decode_image(encoded(PillowImage.fromarray(card), 'JPEG', quality=quality))
     assert_read(engine.poses(card), FIGURES)

@@ -15,7 +15,7 @@ from benchmarks.yolox_network import Form
 from detector.engine.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtimes import Backend, FloatArray, open_runtime
-from detector.models.package import ModelPackage, unpack
+from detector.models.package import ModelPackage, unpack_package
 from detector.pose.images import Image
 from detector.pose.pose import Pose
 from tests.support.rtmlib_precision import computing_f32
@@ -78,7 +78,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
     archive = random_weights.pack(folder, 'lightweight', 4, 'nms')
     unpacked = folder / 'unpacked'
     unpacked.mkdir()
-    return unpack(archive, unpacked)
+    return unpack_package(archive, unpacked)
 
 
 @pytest.fixture(scope='module')

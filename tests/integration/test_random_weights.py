@@ -18,7 +18,7 @@ from benchmarks.support.processes import PROJECT
 from benchmarks.yolox_network import Form, person_boxes
 from detector.cli.main import app
 from detector.engine.pose_engine import EngineOptions, PoseEngine
-from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, unpack
+from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, unpack_package
 from tests.support.commands import succeed
 
 pytestmark = [pytest.mark.integration, pytest.mark.nightly]
@@ -123,7 +123,7 @@ def test_a_package_finds_its_persons_in_any_picture(folder: Path, tmp_path: Path
     """The package is valid and finds the requested number of persons near their boxes in any picture."""
     archive = random_weights.pack(folder, 'lightweight', 4, form)
     assert 'random-lightweight 1.0 is valid' in succeed(app, 'model', 'verify', archive)
-    engine = PoseEngine(unpack(archive, tmp_path), EngineOptions(backend_type='onnxruntime', precision='f32'))
+    engine = PoseEngine(unpack_package(archive, tmp_path), EngineOptions(backend_type='onnxruntime', precision='f32'))
     wide = random_pictures(1, width=960, height=540, seed=7)[0]
     for picture in (wide, np.zeros_like(wide), np.full_like(wide, 255)):
         poses = engine.poses(picture)

@@ -8,5 +8,5 @@ from detector.pose import images
 def test_the_shipped_files_are_there(embedded: ModelPackage) -> None:
     """The embedded package has the name that the node looks for; the example card is an image."""
     assert embedded.name == EMBEDDED_NAME
-    assert images.read(EXAMPLE_CARD).ndim == 3
+    assert images.read_image(EXAMPLE_CARD).ndim == 3
     assert CATALOGUE.is_file()

@@ -17,12 +17,12 @@ from detector.pose.skeleton import ALIASES, KEYPOINT_NAMES, category_id
 def open_altered(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> ModelPackage:
     folder = tmp_path / 'package'
     folder.mkdir()
-    return model_package.unpack(altered(tmp_path / 'altered.zip', change), folder)
+    return model_package.unpack_package(altered(tmp_path / 'altered.zip', change), folder)
 
 
 def test_model_json_is_what_the_loop_client_expects(tmp_path: Path) -> None:
     """learning_loop_node loads model.json: 134 categories, the person box first, points in schema order."""
-    model_package.unpack(make_package(tmp_path / 'p.zip', version='1.2'), tmp_path)
+    model_package.unpack_package(make_package(tmp_path / 'p.zip', version='1.2'), tmp_path)
     information = ModelInformation.load_from_disk(str(tmp_path))
     assert information is not None
     assert information.version == '1.2'
@@ -124,4 +124,4 @@ def test_missing_and_broken_files_are_refused(tmp_path: Path, files: dict[str, b
     folder = tmp_path / 'package'
     folder.mkdir()
     with pytest.raises(InvalidPackage, match=message):
-        model_package.unpack(write_zip(tmp_path / 'p.zip', content), folder)
+        model_package.unpack_package(write_zip(tmp_path / 'p.zip', content), folder)

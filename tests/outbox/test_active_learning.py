@@ -109,7 +109,7 @@ def test_exactly_the_uncertain_images_arrive_once_each(learner: NodeProcess, loo
         assert ids['left_hand_20'] == category_id('left_hand_20')
         assert len(ids) == 133
         assert entry['metadata']['created'] is not None
-        stored = images.decode(loop.jpeg(entry['id']))
+        stored = images.decode_image(loop.jpeg(entry['id']))
         assert np.abs(stored.astype(int) - make_card(figures)).mean() < 3
 
 
@@ -141,7 +141,7 @@ def test_stored_images_are_upright_jpegs_whatever_came(learner: NodeProcess, loo
         jpeg = loop.jpeg(image['id'])
         with PillowImage.open(io.BytesIO(jpeg)) as stored:
             assert (stored.format, stored.size, 0x0112 in stored.getexif()) == ('JPEG', (720, 480), False)
-        assert np.abs(images.decode(jpeg).astype(int) - make_card()).mean() < 3
+        assert np.abs(images.decode_image(jpeg).astype(int) - make_card()).mean() < 3
         assert_read(poses_of(image['metadata']))
 
 
@@ -243,8 +243,8 @@ def test_what_waits_can_be_looked_at(learner: NodeProcess, loop: MockLoopProcess
         address = f'{learner.url}/outbox/{first["name"]}'
         assert httpx.get(f'{address}/image').content == CARD
         assert_read(poses_of(httpx.get(f'{address}/metadata').json()))
-        drawn = images.decode(httpx.get(f'{address}/image?skeletons=true').content)
-        assert np.abs(drawn.astype(int) - images.decode(CARD)).mean() > 1
+        drawn = images.decode_image(httpx.get(f'{address}/image?skeletons=true').content)
+        assert np.abs(drawn.astype(int) - images.decode_image(CARD)).mean() > 1
         for missing in ('nothing', '..', '%2e%2e%2fnormal', first['name'] + 'x'):
             assert httpx.get(f'{learner.url}/outbox/{missing}/image').status_code == 404
         assert httpx.get(f'{learner.url}/outbox?limit=-1').status_code == 422

@@ -20,8 +20,8 @@ def test_a_thumbnail_has_the_skeletons_in_their_places(engine: PoseEngine) -> No
     card = make_card(width=1440, height=960)
     poses = engine.poses(card)
     metadata = asdict(to_metadata(poses, engine.package))
-    drawn = images.decode(thumbnail(card, metadata, confidence_threshold=0.3))
-    bare = images.decode(thumbnail(card, {}, confidence_threshold=0.3))
+    drawn = images.decode_image(thumbnail(card, metadata, confidence_threshold=0.3))
+    bare = images.decode_image(thumbnail(card, {}, confidence_threshold=0.3))
     assert drawn.shape == (THUMBNAIL_SIDE * 2 // 3, THUMBNAIL_SIDE, 3)
     changed = np.abs(drawn.astype(int) - bare).max(axis=2) > 40
     for figure in FIGURES:

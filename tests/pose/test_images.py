@@ -20,7 +20,7 @@ RGB = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 def test_lossless_formats_are_read_to_the_bit(kind: str) -> None:
     """An RGB image in a lossless format is decoded to identical pixels."""
     data = encoded(PillowImage.fromarray(RGB), kind, lossless=True)
-    np.testing.assert_array_equal(images.decode(data), RGB)
+    np.testing.assert_array_equal(images.decode_image(data), RGB)
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
@@ -39,7 +39,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     picture = upright.transpose(stored[orientation]) if orientation > 1 else upright
     exif = PillowImage.Exif()
     exif[0x0112] = orientation
-    decoded = images.decode(encoded(picture, 'JPEG', exif=exif, quality=100, subsampling=0))
+    decoded = images.decode_image(encoded(picture, 'JPEG', exif=exif, quality=100, subsampling=0))
     assert decoded.shape == (32, 40, 3)
     assert images.upright_size(encoded(picture, 'JPEG', exif=exif)) == (40, 32)
     assert np.abs(decoded.astype(int) - np.asarray(upright).astype(int)).mean() < 3
@@ -50,14 +50,14 @@ def test_every_colour_mode_becomes_rgb() -> None:
     picture = PillowImage.fromarray(RGB)
     grey = np.asarray(picture.convert('L'))
     repeated = np.repeat(grey[:, :, None], 3, axis=2)
-    np.testing.assert_array_equal(images.decode(encoded(picture.convert('L'))), repeated)
+    np.testing.assert_array_equal(images.decode_image(encoded(picture.convert('L'))), repeated)
     wide = PillowImage.fromarray((grey.astype(np.uint16) << 8) + 77)
-    np.testing.assert_array_equal(images.decode(encoded(wide)), repeated)
-    assert set(np.unique(images.decode(encoded(picture.convert('1'))))) <= {0, 255}
+    np.testing.assert_array_equal(images.decode_image(encoded(wide)), repeated)
+    assert set(np.unique(images.decode_image(encoded(picture.convert('1'))))) <= {0, 255}
     palette = picture.convert('P', palette=PillowImage.Palette.ADAPTIVE)
-    np.testing.assert_array_equal(images.decode(encoded(palette)), np.asarray(palette.convert('RGB')))
+    np.testing.assert_array_equal(images.decode_image(encoded(palette)), np.asarray(palette.convert('RGB')))
     flat = PillowImage.new('RGB', (40, 30), (200, 40, 90))
-    cmyk = images.decode(encoded(flat.convert('CMYK'), 'JPEG', quality=95))
+    cmyk = images.decode_image(encoded(flat.convert('CMYK'), 'JPEG', quality=95))
     assert np.abs(cmyk.astype(int) - (200, 40, 90)).max() < 12
 
 
@@ -65,57 +65,57 @@ def test_transparency_is_laid_over_white() -> None:
     """A fully transparent pixel is white whatever its colour; half-transparent black is grey."""
     rgba = np.zeros((16, 16, 4), dtype=np.uint8)
     rgba[:, 8:, 3] = 128
-    decoded = images.decode(encoded(PillowImage.fromarray(rgba)))
+    decoded = images.decode_image(encoded(PillowImage.fromarray(rgba)))
     assert (decoded[:, :8] == 255).all()
     assert np.abs(decoded[:, 8:].astype(int) - 127).max() <= 1
     grey_alpha = PillowImage.new('LA', (16, 16), (0, 0))
-    assert (images.decode(encoded(grey_alpha)) == 255).all()
+    assert (images.decode_image(encoded(grey_alpha)) == 255).all()
     palette = PillowImage.new('P', (16, 16), 3)
     palette.putpalette([0, 0, 0] * 256)
-    assert (images.decode(encoded(palette, transparency=3)) == 255).all()
+    assert (images.decode_image(encoded(palette, transparency=3)) == 255).all()
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """13000×13000 pixels in a few kilobytes are refused undecoded, and the message names the limit."""
     monkeypatch.setattr('cv2.imdecode', lambda *_: pytest.fail('it was decoded'))
     with pytest.raises(ImageTooLarge, match='13000×13000 pixels; the limit is 64000000'):
-        images.decode(png_of_size(13000, 13000))
+        images.decode_image(png_of_size(13000, 13000))
     with pytest.raises(ImageTooLarge, match='the limit of 64000000 pixels'):
-        images.decode(png_of_size(60000, 60000))
+        images.decode_image(png_of_size(60000, 60000))
     with pytest.raises(ImageTooLarge, match='40×30'):
-        images.decode(encoded(PillowImage.fromarray(RGB)), max_pixels=1199)
+        images.decode_image(encoded(PillowImage.fromarray(RGB)), max_pixels=1199)
 
 
 def test_too_many_bytes_are_refused() -> None:
     """An image with more bytes than the limit is refused without being opened."""
     with pytest.raises(ImageTooLarge, match='bytes; the limit is 67108864'):
-        images.decode(bytes(images.MAX_BYTES + 1))
+        images.decode_image(bytes(images.MAX_BYTES + 1))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (7, 100), (8, 600)])
 def test_impossible_sizes_are_refused(size: tuple[int, int]) -> None:
     """Images of one pixel or one row are refused, since letterboxing cannot handle them."""
     with pytest.raises(InvalidImage, match=f'{size[0]}×{size[1]}'):
-        images.decode(png_of_size(*size))
+        images.decode_image(png_of_size(*size))
 
 
 def test_different_faults_get_different_messages() -> None:
     """Empty bytes, text, another format, an animation and a truncated file get different messages."""
     with pytest.raises(InvalidImage, match='empty'):
-        images.decode(b'')
+        images.decode_image(b'')
     with pytest.raises(UnsupportedImageFormat, match='not an image'):
-        images.decode(b'hello')
+        images.decode_image(b'hello')
     with pytest.raises(UnsupportedImageFormat, match='BMP'):
-        images.decode(encoded(PillowImage.fromarray(RGB), 'BMP'))
+        images.decode_image(encoded(PillowImage.fromarray(RGB), 'BMP'))
     frames = [PillowImage.fromarray(np.roll(RGB, shift, axis=0)) for shift in range(3)]
     for kind in ('GIF', 'WEBP', 'PNG'):
         with pytest.raises(UnsupportedImageFormat, match='GIF|animated'):
-            images.decode(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+            images.decode_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     jpeg = encoded(PillowImage.fromarray(np.tile(RGB, (5, 5, 1))), 'JPEG')
     with pytest.raises(InvalidImage, match='broken'):
-        images.decode(jpeg[: len(jpeg) // 2])
+        images.decode_image(jpeg[: len(jpeg) // 2])
     with pytest.raises(InvalidImage):
-        images.decode(jpeg[:30])
+        images.decode_image(jpeg[:30])
 
 
 def test_random_damage_raises_no_other_error() -> None:
@@ -128,7 +128,7 @@ def test_random_damage_raises_no_other_error() -> None:
             for position in rng.integers(0, len(damaged), 4):
                 damaged[position] = rng.integers(0, 256)
             with contextlib.suppress(InvalidImage):
-                assert images.decode(bytes(damaged)).ndim == 3
+                assert images.decode_image(bytes(damaged)).ndim == 3
             with contextlib.suppress(InvalidImage):
                 assert len(images.upright_size(bytes(damaged))) == 2
 
@@ -184,13 +184,13 @@ def test_arrays_are_checked() -> None:
 def test_files_are_written_by_their_ending(tmp_path: Path) -> None:
     """PNG, WebP and JPEG files can be read back; another ending is refused."""
     for name in ('a.png', 'sub/a.webp', 'a.jpg'):
-        images.write(tmp_path / name, RGB)
-        assert images.read(tmp_path / name).shape == RGB.shape
-    np.testing.assert_array_equal(images.read(tmp_path / 'a.png'), RGB)
+        images.write_image(tmp_path / name, RGB)
+        assert images.read_image(tmp_path / name).shape == RGB.shape
+    np.testing.assert_array_equal(images.read_image(tmp_path / 'a.png'), RGB)
     with pytest.raises(UnsupportedImageFormat, match='is not supported'):
-        images.write(tmp_path / 'a.bmp', RGB)
+        images.write_image(tmp_path / 'a.bmp', RGB)
     with pytest.raises(InvalidImage, match='No such file'):
-        images.read(tmp_path / 'missing.png')
+        images.read_image(tmp_path / 'missing.png')
 
 
 @pytest.mark.parametrize('options', [{}, {'subsampling': '4:2:0'}, {'progressive': True}, {'quality': 30}])
@@ -202,4 +202,4 @@ def test_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, Any]) ->
     data = encoded(picture, 'JPEG', **options)
     with PillowImage.open(io.BytesIO(data)) as stored:
         expected = np.asarray(stored.convert('RGB'))
-    np.testing.assert_array_equal(images.decode(data), expected)
+    np.testing.assert_array_equal(images.decode_image(data), expected)

@@ -18,7 +18,7 @@ MAX_PIXELS = 100_000
 def test_a_damaged_image_is_an_array_or_refused(data: bytes) -> None:
     """Decoding gives an array within the limits or raises InvalidImage; a decoded image can be encoded as JPEG."""
     try:
-        array = images.decode(data, max_pixels=MAX_PIXELS)
+        array = images.decode_image(data, max_pixels=MAX_PIXELS)
     except InvalidImage as error:
         assert str(error)
         return
@@ -26,7 +26,7 @@ def test_a_damaged_image_is_an_array_or_refused(data: bytes) -> None:
     assert array.ndim == 3
     assert array.shape[2] == 3
     assert array.shape[0] * array.shape[1] <= MAX_PIXELS
-    sent = images.decode(images.as_jpeg(data, array))
+    sent = images.decode_image(images.as_jpeg(data, array))
     assert sent.shape == array.shape
 
 
@@ -34,7 +34,7 @@ def test_a_damaged_image_is_an_array_or_refused(data: bytes) -> None:
 def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
     """Arbitrary bytes raise nothing but InvalidImage."""
     try:
-        images.decode(data, max_pixels=MAX_PIXELS)
+        images.decode_image(data, max_pixels=MAX_PIXELS)
     except InvalidImage as error:
         assert str(error)
 

@@ -95,7 +95,7 @@ def test_no_name_in_a_zip_leads_out(files: dict[str, bytes], mode: int) -> None:
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the embedded package. The tests replace its description."""
     folder = tmp_path_factory.mktemp('package')
-    model_package.unpack(EMBEDDED_PACKAGE, folder)
+    model_package.unpack_package(EMBEDDED_PACKAGE, folder)
     return folder
 
 

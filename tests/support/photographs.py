@@ -10,4 +10,4 @@ from detector.pose.images import Image
 
 def portrait() -> Image:
     """Return the portrait of Grace Hopper from matplotlib's sample data, 512×600 pixels."""
-    return images.read(Path(str(get_sample_data('grace_hopper.jpg', asfileobj=False))))
+    return images.read_image(Path(str(get_sample_data('grace_hopper.jpg', asfileobj=False))))

@@ -81,16 +81,16 @@ def run(
     """
     from rich.progress import Progress
 
-    from detector.models.package import unpack
-    from detector.pose.images import read
+    from detector.models.package import unpack_package
+    from detector.pose.images import read_image
 
     from .frames import example_image
     from .measuring import measure
 
     cases, only = _cases(persons, interval), None if runtimes is None else _backends(runtimes)
-    pictures = [read(path) for path in images] or [example_image()]
+    pictures = [read_image(path) for path in images] or [example_image()]
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder, Progress(transient=True) as progress:
-        opened = unpack(package, Path(folder))
+        opened = unpack_package(package, Path(folder))
         comparison = compare(opened, only)
         task = progress.add_task(f'loading {len(comparison.variants)} variants', total=None)
 

@@ -156,7 +156,7 @@ class LoadedEngine(Loaded):
 
     def _timed(self, picture: Image, case: Case) -> Frame:
         start = time.perf_counter()
-        images.decode(self._jpegs[id(picture)])
+        images.decode_image(self._jpegs[id(picture)])
         decode = time.perf_counter() - start
         for network in self._networks:
             network.seconds = 0

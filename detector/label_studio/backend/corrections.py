@@ -169,7 +169,7 @@ class Corrections:
             raise InvalidRequest(f'it belongs to project {task.get("project")}')
         config = parse((await self._connection.project(hint.project)).get('label_config'))
         received = await self._source.fetch(address_of(task, config.image_key), task_id=task_id)
-        image = await self._outbox.run(partial(images.decode, received, max_pixels=self._max_pixels))
+        image = await self._outbox.run(partial(images.decode_image, received, max_pixels=self._max_pixels))
         persons = from_results(results_of(annotation), config, (image.shape[1], image.shape[0]))
         annotator = _id(annotation.get('completed_by'))
         metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)

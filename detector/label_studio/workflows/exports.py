@@ -25,7 +25,7 @@ from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.labels.regions import from_results
 from detector.label_studio.labels.task_labels import Choice, TaskLabels, extra_of, read_task, usable
 from detector.label_studio.server.media import ImageSource
-from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode
+from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode_image
 
 Format = Literal['coco-wholebody', 'yolo-pose', 'fiftyone', 'json']
 
@@ -148,7 +148,7 @@ def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
         raise InvalidImage(f'the image is broken: {error}') from error
     if orientation not in _TURNED:
         return content, size
-    pixels = decode(content, max_pixels=max_pixels)
+    pixels = decode_image(content, max_pixels=max_pixels)
     return as_jpeg(content, pixels), (pixels.shape[1], pixels.shape[0])
 
 

@@ -20,7 +20,7 @@ from detector.label_studio.server.project import Json, Project
 from detector.pose import images
 
 ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
-"""Endings of the files that both `images.decode` and Label Studio accept."""
+"""Endings of the files that both `images.decode_image` and Label Studio accept."""
 _BATCH_FILES: Final = 25
 _BATCH_BYTES: Final = 16 * 1024**2
 _BATCH_TASKS: Final = 200
@@ -220,7 +220,7 @@ class _Import:
             if digest in self.taken:
                 self.report.repeated += 1
                 return None
-            await asyncio.to_thread(images.decode, content, max_pixels=self.max_pixels)
+            await asyncio.to_thread(images.decode_image, content, max_pixels=self.max_pixels)
         except InvalidImage as error:
             self.report.left_out.append((path, str(error)))
             return None

@@ -83,7 +83,7 @@ class LoopExport:
         hint = _hint(task)
         if hint is None or content is None:
             raise InvalidRequest(f'task {task.task_id} has no annotation id, no project id, or no image')
-        pixels = await asyncio.to_thread(partial(images.decode, content, max_pixels=self.max_pixels))
+        pixels = await asyncio.to_thread(partial(images.decode_image, content, max_pixels=self.max_pixels))
         jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
         metadata = to_metadata(
             labelled.image.persons, self.category_ids, hint, task=task.task_id, annotator=task.origin.get('annotator')

@@ -22,7 +22,7 @@ from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.project import Json
 from detector.models import archive as package_zip
-from detector.models.package import MODEL_JSON, ModelPackage, unpack
+from detector.models.package import MODEL_JSON, ModelPackage, unpack_package
 from detector.settings import Settings
 
 from .bulk_preannotation import LocalPredictor
@@ -111,7 +111,7 @@ class _Worker:
         unpacked = Path(self._folder.name) / 'package'
         unpacked.mkdir()
         self._loop = asyncio.new_event_loop()
-        self._predictor = self._loop.run_until_complete(_made(settings, unpack(archive, unpacked)))
+        self._predictor = self._loop.run_until_complete(_made(settings, unpack_package(archive, unpacked)))
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return self._loop.run_until_complete(self._predict(batch))

@@ -50,8 +50,8 @@ def in_any_precision(package: ModelPackage) -> ModelPackage:
 
 def test_the_command_measures_the_given_pictures(tmp_path: Path) -> None:
     """The command prints ratios and writes JSON and a plot, and all runtimes give the same keypoints."""
-    images.write(tmp_path / 'card.png', make_card())
-    images.write(tmp_path / 'small.png', example_image((320, 240)))
+    images.write_image(tmp_path / 'card.png', make_card())
+    images.write_image(tmp_path / 'small.png', example_image((320, 240)))
     output = tmp_path / 'new' / 'bench.json'
     options = ['--persons', '0', '--interval', '2', '--rounds', '1', '--runtimes', 'onnxruntime,openvino']
     pictures = ['--image', tmp_path / 'card.png', '--image', tmp_path / 'small.png']
@@ -152,7 +152,7 @@ def test_the_plot_shows_every_case(tmp_path: Path) -> None:
     report = make_report([ONE, Case(persons=1, interval=5)], other=[10], reference=[20])
     path = plot(report, tmp_path / 'plot.png')
     assert path is not None
-    assert images.read(path).shape[1] == 1100
+    assert images.read_image(path).shape[1] == 1100
 
 
 def test_boxes_lie_in_the_picture() -> None:

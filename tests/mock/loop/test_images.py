@@ -41,8 +41,8 @@ def test_skeletons_are_drawn_over_received_images(loop: MockLoopProcess, engine:
     """The picture differs from the received image at the persons, and is equal without boxes."""
     found = json.dumps(asdict(WholebodyDetectorLogic(engine).evaluate(make_card()))).encode()
     assert send_images(loop, {'a.jpg': CARD, 'a.json': found, 'b.jpg': CARD, 'b.json': metadata()}).status_code == 200
-    drawn = [images.decode(loop.jpeg(image['id'], skeletons=True)).astype(int) for image in loop.images()]
-    changed = [int((np.abs(picture - images.decode(CARD)) > 60).any(axis=-1).sum()) for picture in drawn]
+    drawn = [images.decode_image(loop.jpeg(image['id'], skeletons=True)).astype(int) for image in loop.images()]
+    changed = [int((np.abs(picture - images.decode_image(CARD)) > 60).any(axis=-1).sum()) for picture in drawn]
     assert changed[0] > 2000
     assert changed[1] == 0
     loop.delete_images()

@@ -21,7 +21,7 @@ def test_a_new_mock_offers_the_test_card_model(loop: MockLoopProcess, tmp_path: 
     archive.write_bytes(answer.content)
     assert model_package.file_sha256(archive) == answer.headers['etag'].strip('"')
     (tmp_path / 'package').mkdir()
-    assert model_package.unpack(archive, tmp_path / 'package').version == '1.0'
+    assert model_package.unpack_package(archive, tmp_path / 'package').version == '1.0'
     description = json.loads((tmp_path / 'package' / 'model.json').read_bytes())
     assert (description['id'], description['organization'], description['project']) == (
         model['id'],

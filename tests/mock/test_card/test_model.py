@@ -28,7 +28,7 @@ def test_a_card_is_read_on_any_background_and_through_jpeg(
 
         from tests.support.pictures import encoded
 
-        card = images.decode(encoded(PillowImage.fromarray(card), 'JPEG', quality=quality))
+        card = images.decode_image(encoded(PillowImage.fromarray(card), 'JPEG', quality=quality))
     assert_read(engine.poses(card), FIGURES)
 
 
