@@ -29,9 +29,10 @@ from detector.cli.bench.command import (
 from detector.cli.bench.frames import Case, Loaded, LoadedEngine, Variant, fixed_boxes, stacked
 from detector.cli.bench.measuring import Comparison, Report, engine_comparison
 from detector.engine.pose_estimator import BATCH_SIZES
-from detector.engine.runtimes import Backend, FloatArray
+from detector.engine.runtimes import Backend
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
+from detector.pose.pose import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)

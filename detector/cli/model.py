@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from detector.models.embedded import Mode
+
 from .common import load_settings
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ app = typer.Typer(
     rich_markup_mode='markdown',
 )
 
-Mode = Literal['lightweight', 'balanced', 'performance']
 ColorOrderOption = Literal['RGB', 'BGR']
 Archive = Annotated[Path, typer.Argument(help='A package: a zip with model.json, det.onnx and pose.onnx.')]
 

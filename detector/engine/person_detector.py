@@ -11,9 +11,10 @@ from rtmlib.tools.object_detection.post_processings import nms
 from detector.errors import InvalidPackage
 from detector.models.package import Detector
 from detector.pose.images import Image
+from detector.pose.pose import FloatArray
 
 from .pixels import planes_of, value_tables
-from .runtimes import FloatArray, Runtime
+from .runtimes import Runtime
 
 MIN_BOX_SIDE: Final = 2.0
 """Shortest side of a person's box, in pixels."""

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from detector.models.package import Network
 from detector.pose.images import Image
-
-from .runtimes import FloatArray
+from detector.pose.pose import FloatArray
 
 
 def value_tables(network: Network) -> FloatArray:

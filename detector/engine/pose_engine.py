@@ -10,14 +10,14 @@ import numpy as np
 from detector.errors import InferenceFailed, InvalidPackage
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
-from detector.pose.pose import Pose
+from detector.pose.pose import FloatArray, Pose
 from detector.settings import Settings
 
 from . import runtime_choice
 from .person_detector import PersonDetector, clip_boxes
 from .pose_estimator import Crop, PoseEstimator
 from .runtime_choice import BackendType, PrecisionSetting
-from .runtimes import FloatArray, reason_of
+from .runtimes import reason_of
 
 log = logging.getLogger('wholebody.engine')
 

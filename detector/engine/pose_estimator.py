@@ -13,10 +13,11 @@ from rtmlib.tools.pose_estimation.pre_processings import bbox_xyxy2cs, top_down_
 from detector.errors import InvalidPackage
 from detector.models.package import Estimator
 from detector.pose.images import Image
+from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .pixels import planes_of, value_tables
-from .runtimes import FloatArray, Precision, Runtime
+from .runtimes import Precision, Runtime
 
 log = logging.getLogger('wholebody.engine')
 

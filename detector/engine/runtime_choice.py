@@ -39,7 +39,7 @@ _MEASURED_BYTES: Final = 10 * 1024**2
 _ROUNDS: Final = 3
 _CLEARLY_FASTER: Final = 0.95
 """A runtime is chosen over the usual one if it takes less than this share of its time."""
-_MEMORY: Final = 'runtimes.json'
+_MEASUREMENTS: Final = 'runtimes.json'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +120,11 @@ def _size(package: ModelPackage) -> int:
 def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None) -> tuple[Backend, str]:
     """Return the fastest runtime in f32 on the CPU, and the reason. Earlier measurements are reused."""
     key = _key(package, backends)
-    memory = _recall(cache)
-    milliseconds = memory.get(key)
+    known = _measured(cache)
+    milliseconds = known.get(key)
     if not isinstance(milliseconds, dict) or set(milliseconds) - set(backends) or not milliseconds:
         milliseconds = _measure(package, backends)
-        _remember(cache, memory | {key: milliseconds})
+        _remember(cache, known | {key: milliseconds})
     usual = next(name for name in backends if name in milliseconds)
     best: Backend = min(milliseconds, key=milliseconds.__getitem__)
     if milliseconds[best] > _CLEARLY_FASTER * milliseconds[usual]:
@@ -184,21 +184,21 @@ def _processor() -> str:
     return f'{platform.processor()} {platform.machine()} {" ".join(sorted(cpu_flags()))}'
 
 
-def _recall(cache: Path | None) -> dict[str, Any]:
+def _measured(cache: Path | None) -> dict[str, Any]:
     try:
-        memory = json.loads((cache / _MEMORY).read_bytes()) if cache is not None else {}
+        known = json.loads((cache / _MEASUREMENTS).read_bytes()) if cache is not None else {}
     except (OSError, ValueError):
         return {}
-    return memory if isinstance(memory, dict) else {}
+    return known if isinstance(known, dict) else {}
 
 
-def _remember(cache: Path | None, memory: dict[str, Any]) -> None:
+def _remember(cache: Path | None, measured: dict[str, Any]) -> None:
     if cache is None:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / f'{_MEMORY}.partial'
-        partial.write_text(json.dumps(memory))
-        partial.replace(cache / _MEMORY)
+        partial = cache / f'{_MEASUREMENTS}.partial'
+        partial.write_text(json.dumps(measured))
+        partial.replace(cache / _MEASUREMENTS)
     except OSError as error:
         log.warning('%s cannot be written: %s', cache, error.strerror)

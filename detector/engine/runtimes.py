@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import InferenceFailed, RuntimeUnavailable
+from detector.pose.pose import FloatArray
 
-FloatArray = NDArray[np.float32]
 Backend = Literal['onnxruntime', 'openvino', 'opencv']
 Precision = Literal['f32', 'bf16']
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
-from detector.pose.similarity import BODY, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
+from detector.pose.similarity import BODY_SLICE, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
 
 from .person_detector import clip_boxes
 
@@ -137,7 +137,7 @@ class _Stream:
 def _extent(pose: Pose) -> FloatArray | None:
     """Return the bounding box of the present keypoints, (4,): x1, y1, x2, y2; None without a visible body."""
     present = pose.confidences >= PRESENT
-    if present[BODY].sum() < MIN_BODY_KEYPOINTS:
+    if present[BODY_SLICE].sum() < MIN_BODY_KEYPOINTS:
         return None
     points = pose.keypoints[present]
     extent = np.concatenate([points.min(axis=0), points.max(axis=0)])
@@ -153,14 +153,14 @@ def _track(pose: Pose) -> _Track | None:
         box=pose.box,
         margins=np.clip(_OUTWARDS * (pose.box - extent) / sides, 0, _MAX_MARGIN),
         box_confidence=pose.box_confidence,
-        confidence=float(pose.confidences[BODY].mean()),
+        confidence=float(pose.confidences[BODY_SLICE].mean()),
     )
 
 
 def _moved(pose: Pose, track: _Track, image: Image) -> Pose | None:
     """Return the pose with its box at the new position; None if the person is lost or is another one."""
     extent = _extent(pose)
-    if extent is None or pose.confidences[BODY].mean() < _LOST_SHARE * track.confidence:
+    if extent is None or pose.confidences[BODY_SLICE].mean() < _LOST_SHARE * track.confidence:
         return None
     sides = np.tile(extent[2:] - extent[:2], 2)
     box = clip_boxes(extent + _OUTWARDS * track.margins * sides, image.shape)

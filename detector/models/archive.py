@@ -26,7 +26,7 @@ RATIO_FREE_BYTES: Final = 8 * 1024**2
 _PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 
-def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
+def write_archive(archive: Path, files: Mapping[str, Path | bytes]) -> None:
     """Write files into a flat zip. Its bytes depend only on the names and contents of the files."""
     with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as target:
         for name, content in files.items():
@@ -41,7 +41,7 @@ def write(archive: Path, files: Mapping[str, Path | bytes]) -> None:
                 shutil.copyfileobj(source, sink)
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack_archive(archive: Path, folder: Path) -> None:
     """Unpack a flat zip into an existing folder.
 
     :raises InvalidPackage: the file is not a sound zip, or an entry is a folder or link, leads out of the folder, or is

@@ -23,8 +23,6 @@ from .packing import pack_onnx
 
 log = logging.getLogger('wholebody.catalogue')
 
-Mode = Literal['lightweight', 'balanced', 'performance']
-
 VERSION: Final = '1.0'
 _MAX_BYTES: Final = 1024**3
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)

@@ -1,7 +1,7 @@
 """Paths of the files that ship with the project: the embedded model, an example card and the catalogue of models."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 _PACKAGE: Final = Path(__file__).parent.parent
 MODEL_FILES: Final = next(
@@ -12,6 +12,8 @@ EMBEDDED_PACKAGE: Final = MODEL_FILES / 'test-card.zip'
 EXAMPLE_CARD: Final = MODEL_FILES / 'test-card.jpg'
 CATALOGUE: Final = MODEL_FILES / 'catalogue.json'
 """Catalogue of the published models: addresses, input sizes, colour orders, and hashes if known."""
+Mode = Literal['lightweight', 'balanced', 'performance']
+"""Name of a published model in the catalogue."""
 EMBEDDED_NAME: Final = 'test-card'
 
 EMBEDDED_NOTICE: Final = (

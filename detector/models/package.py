@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from detector.errors import DamagedPackage, InvalidPackage
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, canonical_name, category_id
 
-from . import archive as package_zip
+from .archive import unpack_archive, write_archive
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
 MODEL_JSON: Final = 'model.json'
@@ -223,7 +223,7 @@ def unpack_package(archive: Path | str, folder: Path | str) -> ModelPackage:
     archive, folder = Path(archive), Path(folder)
     if not archive.is_file():
         raise InvalidPackage(f'{archive}: no such file')
-    package_zip.unpack(archive, folder)
+    unpack_archive(archive, folder)
     return open_package(folder)
 
 
@@ -373,5 +373,5 @@ def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
         partial = Path(folder) / archive.name
-        package_zip.write(partial, files)
+        write_archive(partial, files)
         partial.replace(archive)

@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.pose.pose import Pose
-from detector.pose.similarity import BODY, BOX_TO_OKS_AREA, MIN_BODY_KEYPOINTS, PRESENT, box_ious, oks, shared_bodies
+from detector.pose.similarity import (
+    BODY_SLICE,
+    BOX_TO_OKS_AREA,
+    MIN_BODY_KEYPOINTS,
+    PRESENT,
+    box_ious,
+    oks,
+    shared_bodies,
+)
 from detector.pose.skeleton import OKS_SIGMAS, PARTS
 
 Floats = NDArray[np.floating[Any]]
@@ -62,7 +70,7 @@ SAME_PLACE_IOU: Final = 0.5
 SAME_POSTURE_OKS: Final = 0.85
 """Object keypoint similarity from which two postures are the same. A raised arm gives a lower one."""
 
-_BODY_SIGMAS: Final = OKS_SIGMAS[BODY]
+_BODY_SIGMAS: Final = OKS_SIGMAS[BODY_SLICE]
 _DIGITS: Final = 4
 """Decimals of a confidence in comparisons with thresholds; answers have the same, so users can check a decision."""
 _STARTS: Final = [part.start for part in PARTS]
@@ -234,8 +242,8 @@ class _Group:
         centre = (box[:2] + box[2:]) / 2
         return _View(
             box=box,
-            posture=(self.keypoints[index, BODY] - centre) / np.sqrt(self._areas[index]),
-            visible=self.confidences[index, BODY] >= PRESENT,
+            posture=(self.keypoints[index, BODY_SLICE] - centre) / np.sqrt(self._areas[index]),
+            visible=self.confidences[index, BODY_SLICE] >= PRESENT,
         )
 
     def part_confidences(self, size: tuple[int, int]) -> Floats:
@@ -250,8 +258,8 @@ class _Group:
 
     def has_body(self, present: Bools) -> Bools:
         """Return for each pose, (N,), whether it has enough body keypoints that are not all in one spot."""
-        body = present[:, BODY]
-        points, counted = self.keypoints[:, BODY], body[..., None]
+        body = present[:, BODY_SLICE]
+        points, counted = self.keypoints[:, BODY_SLICE], body[..., None]
         spans = np.where(counted, points, -np.inf).max(axis=1) - np.where(counted, points, np.inf).min(axis=1)
         wide = np.square(spans).sum(axis=1) >= MIN_BODY_EXTENT**2 * np.square(self._sides).sum(axis=1)
         has: Bools = wide & (body.sum(axis=1) >= MIN_BODY_KEYPOINTS)

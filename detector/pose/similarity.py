@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .skeleton import OKS_SIGMAS, PART_BY_NAME
 
-BODY: Final = PART_BY_NAME['body'].slice
+BODY_SLICE: Final = PART_BY_NAME['body'].slice
 """Slice of the 17 body keypoints."""
 PRESENT: Final = 0.3
 """Confidence from which the position of a keypoint is meaningful."""
@@ -65,7 +65,7 @@ def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDA
     first, second = np.nonzero(np.triu(box_ious(boxes[:, None], boxes[None]) > 0, k=1))
     if not first.size:
         return shares
-    bodies, present = keypoints[:, BODY], confidences[:, BODY] >= PRESENT
+    bodies, present = keypoints[:, BODY_SLICE], confidences[:, BODY_SLICE] >= PRESENT
     both = present[first] & present[second]
     areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 1).prod(axis=1)
     similarities = oks(
@@ -73,7 +73,7 @@ def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDA
         bodies[second],
         both,
         area=BOX_TO_OKS_AREA * np.minimum(areas[first], areas[second]),
-        sigmas=OKS_SIGMAS[BODY],
+        sigmas=OKS_SIGMAS[BODY_SLICE],
     )
     same = (both.sum(axis=1) >= MIN_BODY_KEYPOINTS) & (similarities >= SAME_BODY_OKS)
     shares[first[same]] = shares[second[same]] = True

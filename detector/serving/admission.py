@@ -42,11 +42,11 @@ class Ticket:
         self.since = since
         self.deadline = deadline
         self.go: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.go.add_done_callback(_retrieve_error)
+        self.go.add_done_callback(retrieve_error)
 
 
-def _retrieve_error(future: asyncio.Future[None]) -> None:
-    """Keep asyncio from logging the error as never retrieved: the request may have ended already."""
+def retrieve_error(future: asyncio.Future[None]) -> None:
+    """Keep asyncio from logging an error as never retrieved: the waiting caller may have ended already."""
     if not future.cancelled():
         future.exception()
 

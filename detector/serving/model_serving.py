@@ -23,6 +23,7 @@ from detector.observability.metrics import Metrics
 from detector.settings import Settings
 from detector.system import memory
 
+from .admission import retrieve_error
 from .recovery import Recovery
 
 log = logging.getLogger('wholebody.node')
@@ -151,7 +152,7 @@ class ModelServing:
         """
         if self._settings.exclusive_model_build:
             self._exchange = asyncio.create_task(self._exchange_models(source))
-            self._exchange.add_done_callback(_retrieve_error)
+            self._exchange.add_done_callback(retrieve_error)
             await asyncio.shield(self._exchange)
         else:
             async with self._building:
@@ -285,9 +286,3 @@ class ModelServing:
                 pause = _PULL_AGAIN_SECONDS
                 log.error('%s; the next try is in %d seconds', self.unavailable, pause, exc_info=not expected)
                 await asyncio.sleep(pause)
-
-
-def _retrieve_error(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from logging an error as never retrieved: the caller may have been cancelled."""
-    if not task.cancelled():
-        task.exception()

@@ -17,11 +17,12 @@ import pytest
 from benchmarks.support.cards import iou
 from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_engine import PoseEngine
-from detector.engine.runtimes import FloatArray, Runtime
+from detector.engine.runtimes import Runtime
 from detector.engine.verification import verify
 from detector.models.package import unpack_package
 from detector.models.packing import pack_onnx
 from detector.pose import images
+from detector.pose.pose import FloatArray
 from mock.test_card.model import build_estimator
 
 DATA = os.environ.get('WHOLEBODY_TEST_DATA')

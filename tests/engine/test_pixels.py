@@ -6,8 +6,8 @@ from rtmlib import YOLOX, RTMPose
 from benchmarks.support.cards import make_card
 from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_estimator import PoseEstimator
-from detector.engine.runtimes import FloatArray
 from detector.models.package import ModelPackage
+from detector.pose.pose import FloatArray
 from tests.support.networks import Canned, detector_spec
 
 

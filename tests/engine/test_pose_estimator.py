@@ -6,8 +6,9 @@ import pytest
 from benchmarks.support.cards import FIGURES, make_card
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.pose_estimator import PoseEstimator
-from detector.engine.runtimes import FloatArray, Runtime
+from detector.engine.runtimes import Runtime
 from detector.models.package import Estimator, ModelPackage
+from detector.pose.pose import FloatArray
 
 
 def test_a_person_cut_by_the_border_is_cropped_as_detected(engine: PoseEngine) -> None:

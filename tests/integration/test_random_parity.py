@@ -14,10 +14,10 @@ from benchmarks.network_layers import random_pictures
 from benchmarks.yolox_network import Form
 from detector.engine.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
 from detector.engine.pose_engine import EngineOptions, PoseEngine
-from detector.engine.runtimes import Backend, FloatArray, open_runtime
+from detector.engine.runtimes import Backend, open_runtime
 from detector.models.package import ModelPackage, unpack_package
 from detector.pose.images import Image
-from detector.pose.pose import Pose
+from detector.pose.pose import FloatArray, Pose
 from tests.support.rtmlib_precision import computing_f32
 
 pytestmark = pytest.mark.integration

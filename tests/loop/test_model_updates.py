@@ -12,7 +12,7 @@ from benchmarks.support.packages import altered, make_package
 from detector.engine.verification import verify
 from detector.errors import RuntimeUnavailable
 from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
-from detector.models import archive as package_zip
+from detector.models import archive
 from detector.models.package import ModelPackage, open_package
 from detector.models.store import ModelStore
 from tests.support.file_server import FileServer, serving
@@ -195,7 +195,7 @@ async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     with monkeypatch.context() as patched:
-        patched.setattr(package_zip, '_extract', full)
+        patched.setattr(archive, '_extract', full)
         assert 'No space left' in str(await bench.cycle())
         assert list(bench.store.models.iterdir()) == []
         assert bench.updater.about()['refused'] == []

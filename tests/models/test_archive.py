@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from detector.errors import InvalidPackage
-from detector.models import archive as package_zip
+from detector.models.archive import unpack_archive, write_archive
 
 
 def unpack(archive: Path, tmp_path: Path) -> list[str]:
     folder = tmp_path / 'out'
     folder.mkdir()
-    package_zip.unpack(archive, folder)
+    unpack_archive(archive, folder)
     return sorted(file.name for file in folder.iterdir())
 
 
@@ -30,7 +30,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     source.write_bytes(bytes(range(256)) * 5000)
     files: dict[str, Path | bytes] = {'model.json': b'{}', 'det.onnx': source}
     for name in ('a.zip', 'b.zip'):
-        package_zip.write(tmp_path / name, files)
+        write_archive(tmp_path / name, files)
     assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
     assert unpack(tmp_path / 'a.zip', tmp_path) == ['det.onnx', 'model.json']
     assert (tmp_path / 'out' / 'det.onnx').read_bytes() == source.read_bytes()
@@ -110,7 +110,7 @@ def test_damaged_bytes_raise_no_other_error(tmp_path: Path) -> None:
         archive.write_bytes(damaged)
         folder.mkdir()
         try:
-            package_zip.unpack(archive, folder)
+            unpack_archive(archive, folder)
         except InvalidPackage:
             refused += 1
     assert refused > 100

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from benchmarks.support.packages import embedded_files, write_zip
 from detector.errors import InvalidPackage
-from detector.models import archive as package_zip
 from detector.models import package as model_package
+from detector.models.archive import unpack_archive
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage
 from tests.support.strategies import JSON, damaged, mutated
@@ -43,7 +43,7 @@ def unpacked(content: bytes) -> set[str]:
         archive.write_bytes(content)
         folder.mkdir(parents=True)
         try:
-            package_zip.unpack(archive, folder)
+            unpack_archive(archive, folder)
         finally:
             assert sorted(path.name for path in Path(outer).iterdir()) == ['inside', 'package.zip']
             assert [path.name for path in folder.parent.iterdir()] == ['deep']

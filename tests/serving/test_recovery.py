@@ -15,10 +15,11 @@ from benchmarks.support.cards import assert_read, make_card, poses_of
 from benchmarks.support.loops import running_mock_loop
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
-from detector.engine.runtimes import FloatArray, Runtime
+from detector.engine.runtimes import Runtime
 from detector.errors import InferenceFailed, RuntimeUnavailable
 from detector.observability import request_context
 from detector.pose import images
+from detector.pose.pose import FloatArray
 from detector.serving.recovery import FAULTS, Recovery
 from tests.support.sabotage import Sabotage
 from tests.support.scrapes import Scrape

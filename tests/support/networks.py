@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from detector.engine.runtimes import FloatArray, Runtime
+from detector.engine.runtimes import Runtime
 from detector.models.package import Detector
+from detector.pose.pose import FloatArray
 
 
 class Canned(Runtime):

@@ -16,12 +16,12 @@ from PIL import Image as PillowImage
 
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.pose_estimator import BATCH_SIZES
-from detector.engine.runtimes import Backend, FloatArray, Precision, Runtime, reason_of
+from detector.engine.runtimes import Backend, Precision, Runtime, reason_of
 from detector.engine.streams import Streams
 from detector.models.package import ModelPackage
 from detector.pose import images
 from detector.pose.images import Image
-from detector.pose.pose import Pose
+from detector.pose.pose import FloatArray, Pose
 from detector.pose.skeleton import KEYPOINT_COUNT
 from detector.wording import counted
 

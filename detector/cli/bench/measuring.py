@@ -16,10 +16,11 @@ from typing import Any, Final
 import numpy as np
 
 from detector.engine.pose_engine import EngineOptions, PoseEngine
-from detector.engine.runtimes import Backend, FloatArray, cpu_flags, installed_for, openvino_capabilities, usable_cpus
+from detector.engine.runtimes import Backend, cpu_flags, installed_for, openvino_capabilities, usable_cpus
 from detector.errors import RuntimeUnavailable, WholebodyError
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
+from detector.pose.pose import FloatArray
 
 from .frames import Case, Frame, Variant, fixed_boxes, work
 

@@ -21,7 +21,7 @@ from detector.label_studio.backend.preannotation import Outcome
 from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.project import Json
-from detector.models import archive as package_zip
+from detector.models.archive import write_archive
 from detector.models.package import MODEL_JSON, ModelPackage, unpack_package
 from detector.settings import Settings
 
@@ -138,5 +138,5 @@ def _packed(package: ModelPackage) -> bytes:
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         archive = Path(folder) / 'package.zip'
         files = (package.folder / MODEL_JSON, package.detector_path, package.estimator_path)
-        package_zip.write(archive, {path.name: path for path in files})
+        write_archive(archive, {path.name: path for path in files})
         return archive.read_bytes()
