@@ -22,7 +22,7 @@ FORBIDDEN = {
     'formats': ('detector/datasets/yolo.py', 'detector.datasets.coco'),
     'doors': ('detector/service.py', 'fastapi'),
     'mock': ('detector/models/embedded.py', 'mock.test_card.cards'),
-    'page': ('detector/node/wholebody_node.py', 'detector.page.look'),
+    'page': ('detector/node/wholebody_node.py', 'detector.page.elements'),
     'tests': ('benchmarks/load.py', 'tests.support.people'),
 }
 """A file and an import that the file must not have, for each contract."""

@@ -44,7 +44,7 @@ def serve(settings: Settings) -> None:
     for number in uvicorn.server.HANDLED_SIGNALS:
         signal.signal(number, lambda *_: end_at_once())
     logging.disable(logging.INFO)  # learning_loop_node logs a line on import, in a format of its own
-    from detector.page import page
+    from detector.page.install import install_page
 
     from .wholebody_node import WholebodyNode
 
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
     node = WholebodyNode(settings, _lock(settings))
-    page.install(node, node.parts)
+    install_page(node, node.parts)
     gc.collect()
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
     config = uvicorn.Config(

@@ -1,4 +1,4 @@
-"""The look of the pages, and the elements that the node's page and the mock Loop's page share."""
+"""The style of the pages, and the elements that the node's page and the mock Loop's page share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ ICON: Final = (
 _STYLE: Final = (Path(__file__).parent / 'style.css').read_text()
 
 
-def use_look() -> None:
+def use_style() -> None:
     """Load the style sheet. Call this once per process, before the first page is built."""
     ui.add_head_html(f'<style>{_STYLE}</style>', shared=True)
 

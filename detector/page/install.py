@@ -2,10 +2,10 @@
 
 lazy.py        loads NiceGUI when a client requests the page for the first time
 pictures.py    thumbnails with skeletons
-data.py        REST routes below /ui: poses and pictures
+routes.py      REST routes below /ui: poses and pictures
 context.py     the parts of the node that the page needs
 node_page.py   the node's page; model_card.py, load_card.py, outbox_card.py are its cards
-look.py        the look, and the elements that the mock Loop's page uses too
+elements.py    the style, and the elements that the mock Loop's page uses too
 skeleton_view.js   draws skeletons over an image, in the browser
 """
 
@@ -15,14 +15,14 @@ from .context import PageContext
 from .lazy import LazyPage
 
 
-def install(app: FastAPI, context: PageContext) -> None:
+def install_page(app: FastAPI, context: PageContext) -> None:
     """Add `/ui` to an app. Without the extra `page` it answers 404 and says what to install."""
 
     def build(page: LazyPage) -> None:
-        from . import data
+        from . import routes
         from .node_page import build as build_page
 
-        page.app.include_router(data.create_router(context.service.detection, context.outbox, context.settings))
+        page.app.include_router(routes.create_router(context.service.detection, context.outbox, context.settings))
         build_page(context)
 
     LazyPage(build, title=context.settings.node_name).install(app)

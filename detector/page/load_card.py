@@ -7,7 +7,7 @@ from nicegui import ui
 from detector.observability.recent import KEPT_SECONDS, STAGES, Second, total
 from detector.serving.inference import Inference
 
-from .look import Figures, panel
+from .elements import Figures, panel
 
 _MEAN_SECONDS: Final = 10
 _NAMES: Final = {'wait_ms': 'Waiting, ms', 'decode_ms': 'Decoding, ms', 'inference_ms': 'Inference, ms'}

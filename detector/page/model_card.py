@@ -14,7 +14,7 @@ from detector.service import Models
 from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
 
-from .look import Facts, Notice, complain, panel
+from .elements import Facts, Notice, complain, panel
 
 
 class ModelCard:

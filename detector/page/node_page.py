@@ -6,8 +6,8 @@ from fastapi import Request
 from nicegui import ui
 
 from .context import PageContext
+from .elements import ICON, SkeletonView, Text, bar, panel, use_style
 from .load_card import LoadCard
-from .look import ICON, SkeletonView, Text, bar, panel, use_look
 from .model_card import ModelCard
 from .outbox_card import OutboxCard
 
@@ -17,7 +17,7 @@ _REFRESH_SECONDS: Final = 1.0
 def build(context: PageContext) -> None:
     """Register the page."""
     settings, service = context.settings, context.service
-    use_look()
+    use_style()
 
     @ui.page('/', title=f'{settings.node_name} · poses', favicon=ICON)
     def node_page(request: Request) -> None:

@@ -14,7 +14,7 @@ from detector.service import OutboxControl
 from detector.settings import Settings
 from detector.wording import counted
 
-from .look import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
+from .elements import Figures, Notice, Pager, Picture, PictureGrid, complain, panel
 
 PAGE_PICTURES: Final = 12
 _COUNTERS: Final = {

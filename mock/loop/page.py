@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse
 from nicegui import ui
 from nicegui.events import ValueChangeEventArguments
 
-from detector.page.look import ICON, Notice, Pager, Picture, PictureGrid, Text, bar, complain, panel, use_look
+from detector.page.elements import ICON, Notice, Pager, Picture, PictureGrid, Text, bar, complain, panel, use_style
 from detector.page.pictures import poses_of_picture, thumbnail
 from detector.pose import images
 from detector.wording import counted
@@ -51,7 +51,7 @@ def build(app: FastAPI, loop: Loop) -> None:
     """
     app.state.loop = loop
     app.include_router(router)
-    use_look()
+    use_style()
 
     @ui.page('/', title='Mock Learning Loop', favicon=ICON)
     def loop_page(request: Request) -> None:

@@ -21,7 +21,7 @@ from detector.observability.metrics import Metrics
 from detector.outbox.collector import Collector
 from detector.outbox.files import Entry
 from detector.outbox.outbox import NoOutbox, Outbox
-from detector.page import data
+from detector.page import routes
 from detector.pose import overlay
 from detector.service import Detection, OutboxControl, Uploads
 from detector.serving.inference import Inference
@@ -42,7 +42,7 @@ def make_app(outbox: Outbox, folder: Path, **settings: Any) -> Any:
     uploads, control = Uploads(serving, collector), OutboxControl(outbox)
     detection = Detection(Inference(chosen, lambda: serving.active().engine), collector)
     app.include_router(outbox_routes.create_router(uploads, control, outbox, chosen))
-    app.include_router(data.create_router(detection, outbox, chosen), prefix='/ui')
+    app.include_router(routes.create_router(detection, outbox, chosen), prefix='/ui')
     error_answers.install(app)
     return app
 

@@ -9,7 +9,7 @@ from fastapi.routing import iter_route_contexts
 
 from detector.api.route_policy import DEFAULT, EXACT, OPEN_PATHS, PREFIXES, Access, policy_of
 from detector.node.wholebody_node import WholebodyNode
-from detector.page import page
+from detector.page.install import install_page
 from detector.settings import Settings
 
 UNDER_DEFAULT = {
@@ -34,7 +34,7 @@ def routes(tmp_path: Path) -> set[str]:
     """The paths of all routes and mounted apps of a node, those for tests included."""
     with patch.dict(os.environ):  # the node writes its settings there
         node = WholebodyNode(Settings(data_folder=tmp_path, use_backdoor_controls=True))
-    page.install(node, node.parts)
+    install_page(node, node.parts)
     return {route.path for route in iter_route_contexts(node.routes) if route.path}
 
 

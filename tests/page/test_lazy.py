@@ -31,10 +31,10 @@ def test_nicegui_is_not_imported_before_the_page_is_opened(tmp_path: Path) -> No
     program = """
 import sys
 from detector.node.wholebody_node import WholebodyNode
-from detector.page import page
+from detector.page.install import install_page
 from detector.settings import Settings
 node = WholebodyNode(Settings())
-page.install(node, node.parts)
+install_page(node, node.parts)
 assert 'nicegui' not in sys.modules
 """
     environment = clean_environment(DATA_FOLDER=tmp_path / 'data', PYTHONPATH=':'.join(sys.path))
