@@ -47,7 +47,7 @@ def config(
 def _generated(style: Style, parts: str | None) -> str:
     from detector.label_studio.labels.config import generate
 
-    return generate(style, [part.strip() for part in (parts or _PARTS).split(',')])
+    return generate(style, [part.strip() for part in (_PARTS if parts is None else parts).split(',')])
 
 
 def init(

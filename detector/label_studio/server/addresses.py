@@ -189,7 +189,7 @@ class Addresses:
 def base_url(text: str) -> httpx.URL | None:
     """Return the URL of a server; None if it has another scheme than http(s), a user name, a query or a fragment."""
     try:
-        url = httpx.URL(text.strip())
+        url = httpx.URL(text)
     except httpx.InvalidURL:
         return None
     is_plain = not (url.userinfo or url.query or url.fragment)

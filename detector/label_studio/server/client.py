@@ -46,7 +46,7 @@ class Connection:
     """
 
     def __init__(self, url: str, token: str | None, *, seconds: float = 30) -> None:
-        base = base_url(url)
+        base = base_url(url.strip())
         if base is None:
             raise InvalidSettings(
                 'LABEL_STUDIO_URL: give an address like http://localhost:8080, without user name and query'

@@ -35,7 +35,9 @@ def test_what_annotations_depend_on_is_meaning(old: str, new: str) -> None:
     assert meaning(config.replace(old, new)) != meaning(config)
 
 
-@pytest.mark.parametrize('url', ['localhost:8004', 'ftp://node', 'http://', 'http://ann:pw@node', 'http://node/?a=b'])
+@pytest.mark.parametrize(
+    'url', ['localhost:8004', 'ftp://node', 'http://', 'http://ann:pw@node', 'http://node/?a=b', ' http://node']
+)
 def test_an_address_of_a_node_that_cannot_be_used_is_refused_unseen(url: str) -> None:
     """An invalid address is refused without being shown, since it may hold a password."""
     with pytest.raises(InvalidRequest, match='--node') as caught:
