@@ -31,7 +31,7 @@ log = logging.getLogger('wholebody.node')
 
 LOCK_FILE: Final = 'node.lock'
 """File in DATA_FOLDER that a running node holds locked."""
-_SAME_SIGNAL_SECONDS: Final = 0.2
+SAME_SIGNAL_SECONDS: Final = 0.2
 """Time in which a repeated signal counts as the same one, in seconds. A signal can arrive twice, because a parent such
 as `uv run` forwards it."""
 
@@ -122,7 +122,7 @@ def _end_in_time(signals: 'SimpleQueue[int]', budget: ShutdownBudget) -> None:
             signals.get(timeout=left)
         except Empty:
             break
-        if time.monotonic() - begun > _SAME_SIGNAL_SECONDS:
+        if time.monotonic() - begun > SAME_SIGNAL_SECONDS:
             why = 'a second signal arrived'
             break
     threading.Timer(budget.last_log, os._exit, (0,)).start()  # logging itself may hang
