@@ -205,8 +205,9 @@ class Uploads:
         """
         if request.has_labels:
             await asyncio.to_thread(self._add_category_ids, request.metadata)
-        copies = [copy.deepcopy(request.metadata) for _ in images]
-        return await self._collector.accept(list(zip(images, copies, strict=True)), priority=request.priority)
+        copies = [copy.deepcopy(request.metadata) for _ in images[1:]]  # one image, as an event has, needs no copy
+        items = [request.metadata, *copies][: len(images)]
+        return await self._collector.accept(list(zip(images, items, strict=True)), priority=request.priority)
 
     def _add_category_ids(self, given: ImageMetadata) -> None:
         try:

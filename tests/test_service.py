@@ -124,6 +124,22 @@ async def test_uploads_get_the_category_ids_of_the_model_that_serves(tmp_path: P
     assert first.tags is not second.tags
 
 
+class Uncopied(ImageMetadata):
+    """Metadata that must not be copied: thousands of annotations take a second, on the event loop."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> 'Uncopied':
+        raise AssertionError('the metadata was copied')
+
+
+async def test_metadata_of_a_single_image_is_not_copied(tmp_path: Path) -> None:
+    """An event uploads one image with metadata of up to 8 MiB; the node hands them on without a copy."""
+    serving, _ = make_serving(tmp_path)
+    collector = Recording()
+    given = Uncopied()
+    await Uploads(serving, collector).upload([CARD], UploadRequest(metadata=given))
+    assert collector.accepted == [given]
+
+
 async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) -> None:
     """The names of the models begin with the active one, for Label Studio's list of versions."""
     serving, store = make_serving(tmp_path)
