@@ -25,7 +25,7 @@ _CREATION_DATE: Final = 'When the images were taken, ISO 8601'
 _PRIORITY: Final = 'Send these images before those of normal priority, and never drop them'
 
 
-def _upload_request(
+async def _upload_request(
     source: Annotated[str | None, Query(description=_SOURCE)] = None,
     creation_date: Annotated[str | None, Query(description=_CREATION_DATE)] = None,
     upload_priority: Annotated[bool | None, Query(description=_PRIORITY)] = None,

@@ -15,7 +15,7 @@ from .openapi import IMAGE_ERRORS, errors
 ImageFile = Annotated[UploadFile, File(description='JPEG, PNG or WebP')]
 
 
-def _detect_request(
+async def _detect_request(
     camera_id: Annotated[
         str | None, Header(convert_underscores=False, description='Name of the camera; relevance is kept per camera')
     ] = None,

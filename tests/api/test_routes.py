@@ -1,21 +1,26 @@
 """The REST routes of a real node."""
 
+import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio.to_thread
 import httpx
 import numpy as np
 import pytest
+from fastapi import FastAPI
 from PIL import Image as PillowImage
 
 from benchmarks.support.cards import CARD, FIGURES, assert_misread, assert_read, make_card, poses_of
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.waiting import PATIENCE
+from detector.api import error_answers, outbox_routes, routes
 from detector.models.embedded import EXAMPLE_CARD
 from detector.pose import images
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES
+from detector.settings import Settings
 from mock.test_card.build import EXAMPLE_FIGURES
 from tests.support.photographs import portrait
 from tests.support.pictures import encoded, png_of_size
@@ -233,3 +238,19 @@ def test_a_request_that_waits_too_long_is_refused(tmp_path: Path) -> None:
         assert 'no turn within 0.3 seconds' in late.json()['detail']
         assert_read(poses_of(first.result().json()))
         assert node.detect(CARD).status_code == 200
+
+
+@pytest.mark.parametrize(('path', 'field'), [('/detect', 'file'), ('/upload', 'files')])
+async def test_options_are_read_without_a_worker_thread(path: str, field: str) -> None:
+    """Small requests do not wait while all worker threads of the framework write large files to a slow disk."""
+    app = FastAPI()
+    error_answers.install(app)
+    app.include_router(routes.create_router(None))  # type: ignore[arg-type]  # the options are wrong, so nothing is used
+    app.include_router(outbox_routes.create_router(None, None, None, Settings()))  # type: ignore[arg-type]
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = 1
+    limiter.acquire_on_behalf_of_nowait('another request')
+    transport = httpx.ASGITransport(app)
+    async with asyncio.timeout(PATIENCE), httpx.AsyncClient(transport=transport, base_url='http://node') as client:
+        answer = await client.post(path, files={field: CARD[:100]}, headers={'creation_date': 'yesterday'})
+    assert (answer.status_code, 'is not ISO 8601' in answer.json()['detail']) == (422, True)
