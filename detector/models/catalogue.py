@@ -71,7 +71,7 @@ def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
     """
     path = path or CATALOGUE
     try:
-        return _CATALOGUE.validate_json(path.read_bytes())
+        return _CATALOGUE.validate_python(json.loads(path.read_bytes()))  # detects the encoding, unlike pydantic
     except (OSError, ValueError) as error:
         raise InvalidPackage(f'{path} is not a catalogue of models: {error}') from error
 

@@ -20,6 +20,7 @@ from detector.engine.verification import verify
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.models import downloads
 from detector.models.catalogue import pull, read_catalogue
+from detector.models.embedded import CATALOGUE
 from mock.test_card.model import build_detector, build_estimator
 from tests.support.commands import succeed
 from tests.support.file_server import FileServer, serving
@@ -165,6 +166,14 @@ async def test_files_that_are_not_networks_are_refused(servers: tuple[FileServer
     catalogue.write_text('[]')
     with pytest.raises(InvalidPackage, match='is not a catalogue'):
         read_catalogue(catalogue)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_catalogue_may_be_written_in_any_unicode_encoding(tmp_path: Path, encoding: str) -> None:
+    """A catalogue is read in each encoding that JSON permits, with or without a byte order mark."""
+    catalogue = tmp_path / 'catalogue.json'
+    catalogue.write_text(CATALOGUE.read_text(encoding='utf-8'), encoding=encoding)
+    assert read_catalogue(catalogue) == read_catalogue()
 
 
 def test_the_command_pulls_installs_and_shows_it(
