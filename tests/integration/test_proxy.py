@@ -173,7 +173,7 @@ def test_routes_about_a_single_node_are_refused(proxy: str) -> None:
     ):
         answer = httpx.get(proxy + path)
         assert answer.status_code == 421, path
-        assert 'own' in answer.json()['detail']
+        assert 'send the request to a node' in answer.json()['detail']
     assert httpx.put(f'{proxy}/model_version', content='pause').status_code == 421
 
 
