@@ -60,7 +60,7 @@ class Bare(Variant):
 class Rtmlib(Variant):
     """rtmlib, which runs the person detector on every frame, whatever the interval.
 
-    With 0 persons, it runs the pose estimator on the whole image.
+    In images without persons, it runs the pose estimator on the whole image.
     """
 
     @property

@@ -167,7 +167,7 @@ def probe(port: int, seconds: float, start: float) -> dict[str, list[float]]:
 
 
 def keep_busy(port: int, jpeg: bytes, seconds: float, start: float) -> list[tuple[int, float]]:
-    """Let clients post frames to `/detect` without a pause.
+    """Post frames to `/detect` from several clients without a pause.
 
     :return: status and seconds of each answer; on a busy machine the node may refuse some.
     """

@@ -204,8 +204,8 @@ class Network:
     ) -> Tensor:
         """Add a cross stage partial layer: half of the channels go through blocks.
 
-        :param shortcut: add the input of each block to its output.
-        :param attention: weight each channel by a function of the means of all channels.
+        :param shortcut: True to add the input of each block to its output.
+        :param attention: True to weight each channel by a function of the means of all channels.
         """
         short, main = self.conv_silu(x, channels // 2), self.conv_silu(x, channels // 2)
         for _ in range(blocks):

@@ -36,8 +36,8 @@ SWITCH_SECONDS: Final = 30.0
 WARM_SECONDS: Final = 20.0
 SETTLE_SECONDS: Final = 15.0
 QUIET_SECONDS: Final = 120.0
-"""Time after the load until the outbox is empty and descriptors are closed, in seconds. The node notices a lost client
-after 45."""
+"""Time limit after the load for emptying the outbox and closing descriptors, in seconds. The node notices a lost client
+after 45 s."""
 SHARE_OF_CAPACITY: Final = 0.5
 SETTINGS: Final[dict[str, Any]] = {
     'POLL_SECONDS': 1, 'UPLOAD_SECONDS': 0.5, 'MAX_OUTBOX_SIZE': 1_000_000, 'KEEP_MODELS': 1, 'IMAGE_HOSTS': 'none',

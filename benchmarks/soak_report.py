@@ -8,11 +8,13 @@ from statistics import median
 from typing import Any, Final
 
 THROUGHPUT: Final = 0.1
-"""Largest relative difference of answers between the last and the second tenth."""
+"""Largest permitted relative difference between the numbers of answers in the second and the last tenth of a run."""
 MEMORY: Final = 0.05
-"""Largest relative increase of memory from the second to the last tenth."""
+"""Largest permitted relative increase of memory from the second to the last tenth."""
 WORK: Final = 0.25
-"""Largest relative increase of CPU time per answer. At a steady rate, only this figure shows a slower node."""
+"""Largest permitted relative increase of CPU time per answer.
+
+At a steady rate, only this figure shows a slower node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +127,7 @@ def missed(report: Report) -> list[str]:
     kinds = [
         {kind for part in parts for kind in part.answered} for parts in (report.slices[:half], report.slices[half:])
     ]
-    found += [f'no answer any more: {kind}' for kind in sorted(kinds[0] - kinds[1])]
+    found += [f'no more answers in the second half: {kind}' for kind in sorted(kinds[0] - kinds[1])]
     return found
 
 

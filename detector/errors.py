@@ -11,7 +11,7 @@ WholebodyError
 │       └── DamagedPackage      422  … because its bytes are damaged
 ├── Unauthorized                401  the token, or the user name and password, is missing or wrong
 ├── ForeignOrigin               403  the request comes from a web page of an origin that is not allowed
-├── NotFound                    404  the addressed object does not exist (any more)
+├── NotFound                    404  the addressed object does not exist or no longer exists
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── FolderInUse                 409  another process uses the folder
 ├── ModelUnavailable            503  no model is loaded (yet)
@@ -21,7 +21,7 @@ WholebodyError
 ├── OutboxFault                 507  an image cannot be stored for the Learning Loop
 ├── LoopFault                   502  the Learning Loop does not answer as agreed
 ├── LabelStudioFault            502  Label Studio does not answer as agreed
-│   └── NotInLabelStudio        502  … because it has no such task, annotation or project (any more)
+│   └── NotInLabelStudio        502  … because it has no such task, annotation or project
 ├── MediaFault                  422  the image of a Label Studio task cannot be fetched
 ├── DownloadFailed              502  a file cannot be downloaded
 ├── RuntimeUnavailable          500  the demanded inference runtime or device is missing or does not work
@@ -176,7 +176,7 @@ class RuntimeUnavailable(WholebodyError):
 
 
 class InvalidSettings(WholebodyError):
-    """One or more settings cannot be used. The text has one line per setting."""
+    """One or more settings cannot be used. The message has one line per setting."""
 
 
 class ExtraMissing(WholebodyError):

@@ -219,7 +219,7 @@ class Uploads:
 
 
 class Models:
-    """Tells which models serve, are wanted and are installed, and switches between them."""
+    """Reports the active, target and installed models, and switches between them."""
 
     def __init__(self, serving: ModelServing, store: ModelStore, following: Following) -> None:
         self._serving = serving
@@ -227,7 +227,7 @@ class Models:
         self._following = following
 
     def versions(self) -> ModelVersionResponse:
-        """Return the versions that serve, are wanted and are installed, in upstream's form; reads the disk."""
+        """Return the active, target and installed versions in upstream's form. Reads the disk."""
         serving, following = self._serving.current(), self._following
         return ModelVersionResponse(
             current_version='None' if serving is None else serving.version,
@@ -238,7 +238,7 @@ class Models:
         )
 
     def names(self) -> list[str]:
-        """Return name and version of every installed model, the active one first; reads the disk."""
+        """Return name and version of every installed model, the active one first. Reads the disk."""
         serving = self._serving.current()
         first = [] if serving is None else [serving.model_version]
         others = {package.model_version for package in self._store.installed() if isinstance(package, ModelPackage)}
@@ -281,7 +281,7 @@ class OutboxControl:
         await self._outbox.set_mode(mode)
 
     def listing(self, *, limit: int, offset: int) -> dict[str, Any]:
-        """Return counters, and some of the images that wait, in the order of sending; reads the disk.
+        """Return counters and one page of the waiting images, in the order of sending. Reads the disk.
 
         :raises NoLearningLoop: no Loop is configured.
         """

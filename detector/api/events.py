@@ -132,7 +132,7 @@ class Handlers:
         return {'status': 'OK'}
 
     async def get_outbox_mode(self, *_: Any) -> Answer:
-        """Tell whether the outbox sends images.
+        """Return the mode of the outbox: sending or stopped.
 
         :return: `{'outbox_mode': 'continuous_upload'}` or `{'outbox_mode': 'stopped'}`.
         """

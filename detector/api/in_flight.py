@@ -22,7 +22,7 @@ class InFlight:
 
 
 class Claim:
-    """The bytes that one request or event holds. They are released by `release`, or with the last reference."""
+    """Bytes that one request or event holds until `release` is called or the claim is garbage-collected."""
 
     def __init__(self, all_: InFlight) -> None:
         self.held = 0

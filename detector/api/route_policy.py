@@ -31,12 +31,12 @@ class RoutePolicy:
 
     :param max_body_bytes: size limit of a body; None for `body_factor` times MAX_BODY_MIB.
     :param max_body_seconds: time limit for receiving a body, if it is below BODY_SECONDS.
-    :param counted: the request counts towards MAX_REQUESTS.
-    :param needs_engine: a POST is refused while the queue of the engine is full, before its body is read.
-    :param open_while_draining: the route answers during a shutdown.
-    :param polls: the request waits for news, as the polls of Socket.IO do, and ends last during a shutdown.
-    :param shows_images: browsers load images from here with a GET, for which they send no Origin.
-    :param is_probe: a 503 is a regular answer and not logged as a fault.
+    :param counted: True if the request counts towards MAX_REQUESTS.
+    :param needs_engine: True to refuse a POST before reading its body while the queue of the engine is full.
+    :param open_while_draining: True if the route answers during a shutdown.
+    :param polls: True for requests that wait for events, as Socket.IO polls do; they end last during a shutdown.
+    :param shows_images: True if browsers load images from the route with a GET, for which they send no Origin.
+    :param is_probe: True if a 503 is a regular answer, which is not logged as a fault.
     """
 
     access: Access = Access.TOKEN

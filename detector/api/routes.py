@@ -90,7 +90,7 @@ def create_router(service: Service) -> APIRouter:
     @router.head('/ready', include_in_schema=False)
     @router.get('/ready', tags=['operation'])
     async def ready() -> dict[str, str]:
-        """Tell whether a model is loaded; the answer is 503 if none is."""
+        """Answer 200 if a model is loaded, otherwise 503."""
         return {'status': 'READY', 'model_version': service.models.active().package.model_version}
 
     return router

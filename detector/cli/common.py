@@ -67,9 +67,9 @@ class NodeClient:
 
 
 def make_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> 'Table':
-    """Return a table without lines for `rich`.
+    """Return a `rich` table without borders.
 
-    :param numeric: align all columns but the first to the right.
+    :param numeric: True to align all columns but the first to the right.
     """
     from rich.markup import escape
     from rich.table import Table

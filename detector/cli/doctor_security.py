@@ -19,9 +19,9 @@ from detector.settings import Settings, secret_names
 from .doctor import Check
 
 _MIN_TOKEN: Final = 16
-"""Shortest API_TOKEN that cannot be guessed, in characters."""
+"""Minimum length of API_TOKEN in characters; a shorter token can be guessed."""
 _MIN_PASSWORD: Final = 8
-"""Shortest BASIC_AUTH_PASS that cannot be guessed, in characters."""
+"""Minimum length of BASIC_AUTH_PASS in characters; a shorter password can be guessed."""
 
 
 def examine(settings: Settings) -> Iterator[Check]:

@@ -43,7 +43,7 @@ def to_coco(images: Sequence[LabelledImage], *, flat: bool = False) -> dict[str,
     Coordinates are in pixels, rounded to 0.01 as in COCO. A person without a box gets the box around the labelled
     keypoints; empty persons are left out. Imported ids are kept; equal input gives equal ids.
 
-    :param flat: put all 133 keypoints into `keypoints` (399 numbers) instead of one field per part.
+    :param flat: True to put all 133 keypoints into `keypoints` (399 numbers) instead of one field per part.
     :raises InvalidRequest: two images have the same id.
     """
     check_ids(images)

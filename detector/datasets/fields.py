@@ -1,4 +1,4 @@
-"""Checks of values in files from elsewhere: each has the expected type, or an error names the field."""
+"""Checks that values in files of other programs have the expected type. An error names the field."""
 
 import json
 import math

@@ -98,7 +98,7 @@ def _information(node: DetectorNode, target: Target | None) -> ModelInformation 
 
 
 def mirror_model(node: DetectorNode, logic: DetectorLogic | None, model_info: ModelInformation | None) -> None:
-    """Copy the active model, or the fact that no model is loaded, to where upstream reads it."""
+    """Copy the active model to the attribute that upstream reads; None: no model is loaded."""
     if logic is None or model_info is None:
         node._detector = _Initializing()
     else:

@@ -93,7 +93,7 @@ async def pull(
     :param verify: `detector.engine.verification.verify`.
     :param cache: folder that keeps the downloads; a file in it is not downloaded again.
     :param catalogue: catalogue to use instead of the shipped one.
-    :param offline: if True, only files in the cache are used.
+    :param offline: True to use only files in the cache.
     :param watch: shows the progress of each download.
     :raises DownloadFailed: no address delivers the expected file.
     :raises InvalidPackage: the mode is unknown, or a file is not such a network.

@@ -123,7 +123,7 @@ class ModelStore:
         """Verify a package completely, install it and make it current.
 
         :param verify: `detector.engine.verification.verify`, with the options of this machine.
-        :param replace: if True, an installed model of the same version is replaced.
+        :param replace: True to replace an installed model of the same version.
         :raises InvalidPackage: the package is not valid, or its version is already installed.
         :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
         """

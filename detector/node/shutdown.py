@@ -34,7 +34,7 @@ class NodeShutdown:
             log.debug('the outbox or the model is still being stopped')
 
     async def end_parts(self) -> None:
-        """End the other parts; images on their way to the disk arrive unless the disk stalls."""
+        """End the other parts. Images that are being saved reach the disk unless it stalls."""
         self._drain.begin()
         ends = [
             self._stop_background(),

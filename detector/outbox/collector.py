@@ -27,7 +27,7 @@ PICKED: Final = 'picked_by_system'
 """Tag that upstream's nodes give to uploaded images, in contrast to images for detection."""
 
 MAX_SAVING: Final = 8
-"""Number of images that may be on their way to the disk; each may take as much memory as the largest frame."""
+"""Maximum number of images that are being saved at once; each may take as much memory as the largest frame."""
 WAIT_SECONDS: Final = 1.0
 """Longest delay of an answer while the disk is behind, in seconds; after it the image is dropped."""
 UPLOAD_DEADLINE: Final = 30.0
@@ -112,7 +112,7 @@ class Collector:
         cannot be stored, and the log names them.
 
         :param received: image as received: an RGB array, or the bytes of an image file.
-        :param filtered: store the image only if it is relevant.
+        :param filtered: True to store the image only if it is relevant.
         """
         verdict = Verdict(tags=())
         if filtered:
@@ -168,7 +168,7 @@ class Collector:
         log.error('%s was not saved and will not reach the Learning Loop: %s', what, why)
 
     async def close(self, *, seconds: float) -> None:
-        """Wait for images on their way to the disk; late ones are counted and logged as not saved.
+        """Wait until pending images are saved. Those not saved in time are dropped, counted and logged.
 
         :param seconds: time limit for the wait.
         """

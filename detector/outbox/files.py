@@ -173,7 +173,7 @@ class OutboxFiles:
         return True
 
     def set_aside(self, path: Path, why: str) -> None:
-        """Move something that can never be sent out of the queue; a failure is logged."""
+        """Move an unsendable file or folder to the folder of set-aside images. A failure is logged."""
         log.error('%r is set aside: %s', str(path), why)  # %r keeps any name on one line
         folder = self.folder / _SET_ASIDE
         try:

@@ -233,7 +233,7 @@ class OutboxQueue:
     def next_batch(self, count: int, size: int, now: float) -> list[Entry]:
         """Return the next images to send; they count as in flight until `clear_in_flight`.
 
-        An isolated image is sent by itself when its retry is due. Failing images are sent after the others.
+        An isolated image is sent alone when its retry is due. Failing images are sent after the others.
 
         :param count: maximum number of images.
         :param size: maximum size in bytes; a single image may exceed it.
@@ -263,7 +263,7 @@ class OutboxQueue:
         return None if isolation is None else isolation.retries
 
     def mark_failing(self, entry: Entry) -> None:
-        """Mark an image that failed when sent by itself; `isolate` and `clear_failing` decide on the cause."""
+        """Mark an image that failed when sent alone; `isolate` and `clear_failing` decide on the cause."""
         with self._lock:
             if entry.name in self._entries[entry.priority]:
                 self._failing.add(entry.name)

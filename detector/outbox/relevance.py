@@ -49,7 +49,7 @@ MAX_CAMERAS: Final = 128
 """Number of remembered camera ids; the least recently used is forgotten first. Images without an id share a history."""
 
 ABSENT: Final = 0.15
-"""Confidence below which a keypoint is absent, such as those of hidden legs."""
+"""Confidence below which a keypoint counts as absent, for instance on a hidden leg."""
 MIN_PRESENT_SHARE: Final = 0.25
 """Share of a part's keypoints, 0..1, that must be present inside the image for the part to be judged."""
 BORDER_PIXELS: Final = 1.0

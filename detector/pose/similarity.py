@@ -52,7 +52,7 @@ def oks(
 
 
 def shared_bodies(boxes: NDArray[Any], keypoints: NDArray[Any], confidences: NDArray[Any]) -> NDArray[np.bool_]:
-    """Find poses whose body lies where the body of another pose lies: two boxes of one person.
+    """Find poses whose body coincides with that of another pose, as when one person was detected twice.
 
     :param boxes: (N, 4): x1, y1, x2, y2.
     :param keypoints: (N, 133, 2): x, y.

@@ -31,7 +31,7 @@ class Decoder:
     """Decodes groups of images.
 
     :param max_pixels: limit for one image.
-    :param metrics: counts the times.
+    :param metrics: receives the decoding times.
     :param room: limit for all decoded images together, in pixels.
     """
 
@@ -108,7 +108,7 @@ class Room:
 
     @property
     def held(self) -> int:
-        """Pixels that are held now."""
+        """Number of pixels that are held now."""
         return self._held
 
     def has(self, pixels: int) -> bool:

@@ -51,7 +51,7 @@ class Recovery:
         if package != self._faulty:  # the failures counted so far are another model's
             self._faulty, self._faults = package, 0
         self._faults += 1
-        log.error('an inference failed, the last %d did: %s', self._faults, str(error))
+        log.error('inference failed (%d in a row): %s', self._faults, str(error))
         if self._faults >= FAULTS:
             self._unload(f'{error}; the model is being loaded again')
             self.begin(package, str(error))

@@ -22,7 +22,7 @@ class ShutdownBudget:
     :param flush: for sending the last answers to Socket.IO clients.
     :param upload: for the running request of the outbox to the Learning Loop.
     :param connections: for clients that do not read their answers, in whole seconds as uvicorn wants them.
-    :param saving: for accepted images on their way to the disk.
+    :param saving: for accepted images that are still being saved.
     :param reserve: between the end of one limit and the next, for what the phases do besides waiting.
     :param last_log: for the log line before a forced exit.
     """
@@ -39,7 +39,7 @@ class ShutdownBudget:
 
     @property
     def parts(self) -> float:
-        """Time limit for ending the parts of the node, images on their way to the disk included."""
+        """Time limit for ending the parts of the node, which includes saving accepted images."""
         return self.saving + self.reserve
 
     @property

@@ -56,8 +56,8 @@ class LoopClient:
         """Store a package as a new model.
 
         :param version: version of the model; by default the next minor version.
-        :param rewrite: write the Loop's id, version and names into its model.json; if False, any bytes are stored.
-        :param duplicate: allow a version that exists already.
+        :param rewrite: True to write the Loop's id, version and names into its model.json; False to store any bytes.
+        :param duplicate: True to allow a version that exists already.
         :return: the id of the model.
         """
         fields = {'version': version, 'model_format': model_format, 'rewrite': rewrite, 'duplicate': duplicate}

@@ -1,8 +1,8 @@
 """Faults of the mock Learning Loop: what they are, which are due, and the broken files that some of them serve.
 
-Faults of different kinds add up, for instance a delay and a status. Of several faults of one kind the oldest active one
-applies, so a sequence can be ordered in advance; if chance spares a request, the next fault of the kind is tried.
-Faults end with the process.
+Faults of different kinds add up, for instance a delay and a status. Of several faults of one kind, the oldest active
+one applies, so a test can set up a sequence in advance. A fault with a share affects only that share of the requests,
+chosen at random; for the others, the next fault of the kind is tried. Faults are kept in memory only.
 """
 
 import hashlib

@@ -169,8 +169,8 @@ class Project:
 
         :param version: version of the model; by default the next minor version.
         :param content: see `ModelFile`.
-        :param rewrite: write id, version, organization and project into its model.json, like the Loop.
-        :param duplicate: allow a version that exists already.
+        :param rewrite: True to write id, version, organization and project into its model.json, like the Loop.
+        :param duplicate: True to allow a version that exists already.
         :raises Conflict: the version exists already.
         :raises LoopError: the zip cannot be rewritten, or the format is not a plain name.
         """

@@ -62,7 +62,7 @@ LOOP = {'loop_host': 'http://loop.example', 'loop_organization': 'o', 'loop_proj
 def test_what_is_open_is_said_with_a_remedy(
     tmp_path: Path, settings: dict[str, Any], name: str, state: str, remedy: str
 ) -> None:
-    """Each setting is judged by itself, on an address that other machines reach."""
+    """Each setting is judged on its own, with an address that other machines reach."""
     check = examined(tmp_path, **{'node_host': '0.0.0.0'} | settings)[name]
     assert check.state == state
     assert remedy in check.detail

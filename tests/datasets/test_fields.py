@@ -1,4 +1,4 @@
-"""Checks of values in files from elsewhere."""
+"""Checks of values in files of other programs."""
 
 from pathlib import Path
 

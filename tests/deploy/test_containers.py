@@ -164,7 +164,7 @@ def test_every_service_is_bounded_and_rotates_its_log(compose: dict[str, Any]) -
 
 
 def test_root_file_systems_are_read_only(compose: dict[str, Any]) -> None:
-    """Only Label Studio's is writable, as its image requires. No service has inline files, which would fail."""
+    """Only Label Studio has a writable root file system, as its image requires. No service has inline files."""
     writable = {name for name, service in compose['services'].items() if not service.get('read_only')}
     assert writable == {'label-studio'}
     assert 'configs' not in compose
@@ -173,7 +173,7 @@ def test_root_file_systems_are_read_only(compose: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize('name', OURS)
 def test_our_services_have_what_they_need(compose: dict[str, Any], name: str) -> None:
-    """Each has a temporary file system, its own volume, time to stop, real settings and its variant of the image."""
+    """Each service has a temporary file system, its own volume, time to stop, real settings and its image variant."""
     service = compose['services'][name]
     assert [entry.split(':')[0] for entry in service['tmpfs']] == [config().environment['HOME']] == ['/tmp']
     (volume,) = service['volumes']

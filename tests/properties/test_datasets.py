@@ -1,4 +1,4 @@
-"""Datasets from elsewhere are read, or refused with an InvalidRequest that names the fault."""
+"""Datasets of other programs are read, or refused with an InvalidRequest that names the fault."""
 
 import json
 from collections.abc import Callable

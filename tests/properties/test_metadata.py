@@ -1,4 +1,4 @@
-"""Metadata of any form is accepted in the Loop's form or refused with InvalidRequest."""
+"""Metadata of any form is either converted to the Loop's form or refused with InvalidRequest."""
 
 import json
 from dataclasses import asdict

@@ -25,6 +25,6 @@ def test_what_runs_beside_a_phase_ends_within_it() -> None:
 
 
 def test_the_parts_have_time_when_all_phases_before_were_slow() -> None:
-    """Images on their way to the disk keep their whole share after the slowest requests and connections."""
+    """Saving images keeps its whole share of the time after the slowest requests and connections."""
     before = BUDGET.requests + BUDGET.answers + BUDGET.flush + BUDGET.connections
     assert BUDGET.orderly - before == pytest.approx(BUDGET.saving)

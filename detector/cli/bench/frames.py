@@ -110,7 +110,7 @@ class Loaded(ABC):
 
     @abstractmethod
     def frame(self, picture: Image, case: Case) -> None:
-        """Compute one frame, or `case.interval` frames of a stream."""
+        """Compute one frame, or `case.interval` consecutive frames of a stream."""
 
     @abstractmethod
     def keypoints(self, boxes: Sequence[FloatArray]) -> list[FloatArray]:

@@ -1,4 +1,4 @@
-"""`wholebody labelstudio evaluate`: the quality of predictions, measured on annotations."""
+"""`wholebody labelstudio evaluate`: measure the quality of predictions against annotations."""
 
 import json
 import sys
@@ -51,7 +51,7 @@ def evaluate(
     """Measure predictions against annotations: AP, AR, OKS and PCK per part, corrections per keypoint.
 
     The figures cover all tasks with an annotation that is not skipped; the newest one counts. A file must contain
-    predictions in full. The command needs the extra `evaluate`.
+    the predictions themselves, not only their numbers. The command needs the extra `evaluate`.
     """
     check_source(file, project, config)
     _check_extra(plots=html is not None)

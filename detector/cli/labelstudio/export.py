@@ -1,4 +1,4 @@
-"""`wholebody labelstudio export`: labels of Label Studio as a dataset."""
+"""`wholebody labelstudio export`: export labels from Label Studio as a dataset."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""`wholebody labelstudio import-labels`: labels of a dataset into a project."""
+"""`wholebody labelstudio import-labels`: import the labels of a dataset into a project."""
 
 from collections import Counter
 from pathlib import Path

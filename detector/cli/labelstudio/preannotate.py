@@ -1,4 +1,4 @@
-"""`wholebody labelstudio preannotate`: predictions for the tasks of a project."""
+"""`wholebody labelstudio preannotate`: store predictions for the tasks of a project."""
 
 import asyncio
 import tempfile

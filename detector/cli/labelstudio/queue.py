@@ -1,4 +1,4 @@
-"""`wholebody labelstudio queue`: the order in which people should label tasks."""
+"""`wholebody labelstudio queue`: write the order in which people should label tasks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

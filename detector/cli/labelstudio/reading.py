@@ -41,7 +41,7 @@ async def opened(
     :param config: labeling config of the file; the recommended configs if None.
     :param projects: numbers or addresses.
     :param choice: which labels of a task count.
-    :param everything: include tasks without labels.
+    :param everything: True to include tasks without labels.
     :raises WholebodyError: Label Studio or the file cannot be used, or there are no predictions to read.
     """
     async with AsyncExitStack() as stack:
@@ -87,7 +87,10 @@ def _of_file(file: Path, config: Path | None, choice: Choice, progress: Progress
     if choice.predictions and choice.model_version is None:
         version = newest_version(tasks)
         if version is None:
-            raise InvalidRequest(f'{file} has no predictions in full')
+            raise InvalidRequest(
+                f'{file} has no predictions, or only their numbers; export a snapshot with predictions '
+                '(Export → Create New Snapshot → Include predictions)'
+            )
         choice = replace(choice, model_version=version)
     bar = progress.add_task(file.name, total=len(tasks))
     found = any_style() if config is None else parse(config.read_text(encoding='utf-8'))

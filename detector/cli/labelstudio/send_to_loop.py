@@ -1,4 +1,4 @@
-"""`wholebody labelstudio send-to-loop`: annotations of Label Studio, with their images, to the Learning Loop."""
+"""`wholebody labelstudio send-to-loop`: send annotations and their images to the Learning Loop."""
 
 import asyncio
 from collections import Counter

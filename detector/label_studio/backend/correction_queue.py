@@ -103,8 +103,8 @@ class CorrectionQueue:
     def postpone(self, hint: Hint, now: float, *, limited: bool) -> bool:
         """Put an annotation off by a pause that doubles each time.
 
-        :param limited: give it up after `MAX_TRIES`.
-        :return: True if it was given up.
+        :param limited: True to give up the annotation after `MAX_TRIES`.
+        :return: True if the annotation was given up.
         """
         with self._transaction() as database:
             row = database.execute('SELECT tries FROM waiting WHERE annotation = ?', (hint.annotation,)).fetchone()

@@ -49,7 +49,7 @@ class Preannotator:
         self._latest = math.inf
 
     def end_by(self, latest: float) -> None:
-        """Let all running and later requests end by a given time with what is done by then.
+        """Make running and later requests end by a given time, with the predictions computed by then.
 
         :param latest: time of `time.monotonic`.
         """

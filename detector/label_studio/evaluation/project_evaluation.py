@@ -53,7 +53,7 @@ class Annotated:
         The image size comes from the annotation's regions, or else from a prediction's. Tasks without an annotation, or
         with skipped ones only, are ignored.
 
-        :param task: with `annotations` and `predictions` in full.
+        :param task: with complete `annotations` and `predictions`, not only their numbers.
         :param address: address of the task's page.
         :raises InvalidRequest: the predictions are only listed by number.
         """
@@ -125,11 +125,11 @@ async def read_project(project: Project, annotated: Annotated) -> None:
 
 
 def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -> None:
-    """Add the annotated tasks of a JSON export of Label Studio that has predictions in full.
+    """Add the annotated tasks of a JSON export of Label Studio to `annotated`.
 
     :param xml: the labeling config; None: the recommended ones of both styles with all parts.
-    :raises InvalidRequest: the file cannot be read or is not such an export, or the labeling config offers no
-        keypoints.
+    :raises InvalidRequest: the file cannot be read, is not an export, or lists its predictions by number only; or the
+        labeling config offers no keypoints.
     """
     config = any_style() if xml is None else with_keypoints(parse(xml))
     for task in tasks_in_file(path):

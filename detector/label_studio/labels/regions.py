@@ -24,7 +24,7 @@ _Points = dict[int, tuple[float, float, int, float]]
 
 _DIGITS: Final = 6
 _POINT_PERCENT: Final = 0.5
-"""Diameter of a keypoint in percent of the image: a small dot."""
+"""Diameter with which the editor draws a keypoint, in percent of the image."""
 _MARGIN: Final = 0.1
 """Distance outside a person's box at which a point without a parent still belongs to it, in shares of the box's
 sides."""

@@ -28,7 +28,7 @@ _OUTSIDE_PERCENT: Final = 1.0
 class Choice:
     """Selects which labels of a task are used.
 
-    :param predictions: use the model's predictions instead of annotations.
+    :param predictions: True to use the model's predictions instead of annotations.
     :param model_version: model version of the predictions.
     """
 
@@ -72,7 +72,7 @@ class TaskLabels:
 def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -> TaskLabels:
     """Read the labels of a task.
 
-    :param task: in full, as the API or a JSON export gives it.
+    :param task: with complete annotations and predictions, as in the API or a JSON export.
     :raises InvalidRequest: the task has no id.
     """
     task_id = task.get('id')

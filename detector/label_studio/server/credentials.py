@@ -16,7 +16,7 @@ Exchange = Callable[[str], Awaitable[tuple[int, Any]]]
 _LIFETIME_SECONDS: Final = 300
 """Assumed lifetime in seconds of an access token that does not state one."""
 _MARGIN: Final = 0.2
-"""Share of the lifetime by which an access token is renewed early: one minute of five."""
+"""Share of its lifetime that an access token has left when it is renewed: one minute of five."""
 _REFUSED_SECONDS: Final = 5
 """Pause in seconds after a refusal before Label Studio is asked again."""
 

@@ -33,7 +33,7 @@ _SPECIAL: Final = tuple(map(ipaddress.ip_network, ('192.0.0.0/24', '192.88.99.0/
 class AllowedHosts:
     """The hosts that images may come from (IMAGE_HOSTS).
 
-    :param any_public: also allow all other hosts with a public address.
+    :param any_public: True to allow all other hosts with a public address, too.
     :param listed: host with port, or without for all ports; these may be in private networks.
     """
 
@@ -75,7 +75,7 @@ class PublicClient:
     async def get(self, url: httpx.URL, *, any_public: bool = False) -> AsyncIterator[httpx.Response]:
         """Request a file and leave its body unread; the caller limits the total time.
 
-        :param any_public: allow any public host, even if IMAGE_HOSTS does not.
+        :param any_public: True to allow any public host, even if IMAGE_HOSTS does not.
         :raises MediaFault: IMAGE_HOSTS does not allow the host or its address.
         :raises httpx.TransportError: no answer, or an invalid one.
         """

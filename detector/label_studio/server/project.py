@@ -84,7 +84,7 @@ class Project:
     async def tasks(self, *, full: bool = False, after: int = 0, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
         """Yield the tasks in the order of their ids.
 
-        :param full: include `annotations` and `predictions`.
+        :param full: True to include complete `annotations` and `predictions`.
         :param after: yield only tasks with a higher id.
         :param filters: filters of the data manager that a task must pass. Changes that are made while iterating must
             not affect them.
@@ -308,7 +308,7 @@ class Project:
         return await self._list('/api/storages/localfiles/')
 
     async def serve_folder(self, path: str, *, title: str) -> Json:
-        """Let Label Studio serve a folder for this project; syncing this storage creates no tasks.
+        """Add a storage through which Label Studio serves a local folder; syncing the storage creates no tasks.
 
         :param path: path as Label Studio sees it, below its LOCAL_FILES_DOCUMENT_ROOT.
         :raises InvalidRequest: the folder is missing or not below the root, or Label Studio serves no local files.

@@ -30,7 +30,7 @@ _CHECK_SECONDS: Final = 3.0
 
 
 class Predictor(Protocol):
-    """Makes predictions."""
+    """Computes the predictions of tasks, as `LocalPredictor` and `RayPredictor` do."""
 
     def outcomes(self, tasks: Sequence[Json], config: LabelingConfig) -> AsyncGenerator[tuple[int, Outcome]]:
         """Yield the index of each task with its prediction or error, in order of completion."""
@@ -177,7 +177,7 @@ class _Run:
         return await self._project.tasks_with(self.progress.model_version, within=within) & batch.keys()
 
     async def _check_server(self) -> None:
-        """Check that Label Studio still answers, so that its end does not look like a missing image."""
+        """Check that Label Studio still answers, so that its failure is not reported as missing images."""
         if time.monotonic() - self._checked_at > _CHECK_SECONDS:
             await self._project.settings()
             self._checked_at = time.monotonic()

@@ -56,8 +56,8 @@ class Reader:
     """Reads tasks as labelled images, warns about odd ones and counts those left out.
 
     :param source: source of images; None: images cannot be fetched, not even for their size.
-    :param wants_images: fetch the image files.
-    :param unlabelled: include tasks without labels as images without persons.
+    :param wants_images: True to fetch the image files.
+    :param unlabelled: True to include tasks without labels as images without persons.
     :param warn: called with a line per oddity.
     :param skip: returns True for a task that is not wanted; called before its image is fetched.
     :param left_out: counts tasks by the reason why they were left out.
@@ -167,8 +167,8 @@ class Target:
 
     :param path: a file that ends in .json, or a folder.
     :param val_share: share of the images that are for validation, 0..1; None: the format's default.
-    :param has_images: write image files, too.
-    :param flat: put all 133 keypoints into COCO's `keypoints`.
+    :param has_images: True to write image files, too.
+    :param flat: True to put all 133 keypoints into COCO's `keypoints`.
     """
 
     kind: Format
@@ -255,7 +255,7 @@ def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, l
 
 
 def _with_unique_names(images: Sequence[LabelledImage], warn: Callable[[str], None]) -> list[LabelledImage]:
-    """Keep file names with their folders if they are distinct and lie below one folder; otherwise rename images."""
+    """Return the images unchanged if their file names are distinct paths below one folder; otherwise rename them."""
     names = [image.file_name for image in images]
     are_safe = all(not PurePosixPath(name).is_absolute() and '..' not in name.split('/') for name in names)
     if are_safe and len({name.casefold() for name in names}) == len(names) and not any('\\' in name for name in names):

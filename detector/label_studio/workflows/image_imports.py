@@ -80,7 +80,7 @@ def find_images(paths: Iterable[Path], *, recursive: bool = False) -> tuple[list
     """Find image files by their endings, each once, in the order of their names.
 
     :param paths: files with any ending, and folders; hidden files in folders are ignored.
-    :param recursive: search subfolders, too.
+    :param recursive: True to search subfolders, too.
     :return: the files, and the number of other files in the folders.
     """
     found: dict[Path, None] = {}

@@ -47,7 +47,7 @@ class Importer:
 
     :param model_version: version of the predictions, without commas; None: import annotations.
     :param folder: folder of images to create tasks from if the project lacks them; None: create no tasks.
-    :param force: replace predictions of the same model version, and add annotations to annotated tasks.
+    :param force: True to replace predictions of the same model version and add annotations to annotated tasks.
     :param warn: called with a line for each fault.
     :param advance: called with the number of images done.
     :param counts: number of images by what happened to them.

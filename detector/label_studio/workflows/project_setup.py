@@ -79,7 +79,7 @@ async def set_up(
     :param title: title of the project to create or change.
     :param project: change this project instead, whatever its title.
     :param node: node to connect; None: leave the backend unchanged.
-    :param keep_looks: leave a config unchanged that differs only in colours and sizes.
+    :param keep_looks: True to leave a config unchanged if it differs only in colours and sizes.
     :param say: called with each change once it is made.
     :param warn: called with possible faults that are left unchanged.
     :raises InvalidRequest: the config offers no control for a pose, or differs although there are annotations; Label
@@ -132,7 +132,7 @@ async def _require_unannotated(project: Project, settings: Json) -> None:
 
 
 async def _require_images(project: Project, key: str) -> None:
-    """:raises InvalidRequest: the tasks have their images in another field and could not be opened any more."""
+    """:raises InvalidRequest: the tasks have their images in another field, so they could no longer be opened."""
     async for task in project.tasks():
         names = list(task.get('data') or {})
         if key not in names and _UNDECIDED not in names:

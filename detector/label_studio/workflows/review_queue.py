@@ -109,7 +109,7 @@ class Waiting:
     def add(self, task: Json) -> None:
         """Add a task: a candidate if it is predicted and neither annotated nor skipped.
 
-        :param task: with `annotations` and `predictions` in full.
+        :param task: with complete `annotations` and `predictions`, not only their numbers.
         """
         annotation = newest_annotation(task)
         if annotation is not None:
@@ -261,7 +261,7 @@ async def write(
     Label Studio sorts by the scores of the project's `model_version` only, in tabs and in the label stream ("Label All
     Tasks"), so the project gets the version of the queue.
 
-    :param stream: set the project to uncertainty sampling, so that the label stream follows the order as well.
+    :param stream: True to set the project to uncertainty sampling, so that the label stream follows the order as well.
     :param on_progress: called with the numbers of changed and of all predictions.
     :return: the number of changed scores, and the tab.
     :raises LabelStudioFault: see `Connection.request`; written scores are kept, and another run completes them.

@@ -68,7 +68,7 @@ def wait_until_running(node: NodeProcess, count: int) -> None:
 
 
 def wait_until_closed(node: NodeProcess) -> None:
-    """Wait until the node, which ends, accepts no connection any more."""
+    """Wait until the node, which is shutting down, refuses connections."""
 
     def closed() -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Limits on size, number and speed of requests, over raw sockets where a client library would be too well-behaved."""
+"""Limits on size, number and speed of requests, over raw sockets where a client library sends only valid bytes."""
 
 import json
 import socket

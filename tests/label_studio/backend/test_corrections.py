@@ -81,7 +81,7 @@ def corrections(node: NodeProcess) -> dict[str, int]:
 
 
 def handled(node: NodeProcess, loop: MockLoopProcess) -> list[dict[str, Any]]:
-    """Return what has arrived once nothing waits any more."""
+    """Wait until no correction or image is waiting, and return the metadata that the Loop has received."""
     deadline = time.monotonic() + 30
     while corrections(node)['waiting'] or httpx.get(f'{node.url}/outbox').json()['waiting']:
         assert time.monotonic() < deadline, corrections(node)

@@ -160,7 +160,7 @@ def test_json_holds_every_figure() -> None:
 
 
 def test_a_report_needs_evaluations_and_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No evaluation, or one version twice, is refused, and a missing package is reported with its extra."""
+    """A report of no evaluation or of one version twice is refused; the error for a missing package names the extra."""
     path = tmp_path / 'report.html'
     with pytest.raises(ValueError, match='at least one'):
         to_html([], path)

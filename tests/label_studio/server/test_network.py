@@ -90,7 +90,7 @@ def test_addresses_that_are_not_public(address: str) -> None:
     ],
 )
 def test_hosts_are_listed_with_or_without_port(text: str, host: str, port: int, contained: bool) -> None:
-    """Hosts match exactly, with or without a port, and a star lists no host."""
+    """Hosts match exactly, with or without a port, and a star does not count as a listed host."""
     hosts = AllowedHosts.parse(text)
     assert hosts.contains(host, port) is contained
     assert hosts.any_public is ('*' in text)

@@ -123,7 +123,7 @@ def test_a_fault_with_a_share_is_random(loop: MockLoopProcess) -> None:
 
 
 def test_requests_spared_by_a_fault_try_the_next(loop: MockLoopProcess) -> None:
-    """A count covers affected requests; spared requests try the next fault of the same kind."""
+    """A count covers only affected requests; the next fault of the same kind is tried for the others."""
     first = loop.fault('status', 'status', status=503, share=0.5, count=40)
     second = loop.fault('status', 'status', status=500)
     answers = [call(loop, 'status').status_code for _ in range(200)]

@@ -193,7 +193,7 @@ class Editor:
     def draw_rectangle(self, label: str, start: Point, end: Point, *, smart: bool = False) -> None:
         """Draw a rectangle with the mouse.
 
-        :param smart: True to use the smart tool, which asks the backend, and to wait for its answer.
+        :param smart: True to use the smart tool, which sends the rectangle to the backend, and wait for the answer.
         """
         self.choose(label)
         if not smart:
