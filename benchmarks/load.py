@@ -56,7 +56,7 @@ _WEB_SOCKETS: Final = 8
 PHASES: Final = ('idle', 'full load', 'overload')
 DOORS: Final = ('POST /detect', 'event detect', 'POST /poses', 'event poses')
 ANSWERED, AT_ONCE, AT_DEADLINE, FAILED = ENDS = ('answered', 'refused at once', 'refused at the deadline', 'failed')
-_SAID: Final = {'are before this one': AT_ONCE, 'no turn within': AT_DEADLINE}
+_SAID: Final = {'are ahead of this one': AT_ONCE, 'no turn within': AT_DEADLINE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

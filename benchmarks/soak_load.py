@@ -26,7 +26,7 @@ ANNOTATIONS: Final = 20
 MIX: Final = {'POST /detect': 0.3, 'POST /poses': 0.2, 'event detect': 0.3, 'POST /upload': 0.1, 'POST /predict': 0.05,
               'POST /webhook': 0.05}  # fmt: skip
 """Shares of the kinds of requests."""
-REFUSALS: Final = ('are before this one', 'a newer frame of this camera', 'no turn within')
+REFUSALS: Final = ('are ahead of this one', 'a newer frame of this camera', 'no turn within')
 CARD: Final = images.encode_jpeg(make_card(), quality=80)
 
 
