@@ -43,11 +43,11 @@ from .network_layers import random_pictures
 GOALS: Final = {'f32': 2.0, 'bf16': 4.0}
 """Smallest ratio to the usual backend, by precision."""
 GOAL_HEALTH_MS: Final = 100.0
-"""Largest 99th percentile of `/health`, in milliseconds."""
+"""Largest permitted 99th percentile of `/health`, in milliseconds."""
 SAME_BOX: Final = 0.8
 """Smallest intersection over union of the two boxes of a person."""
 IDLE: Final = 0.05
-"""Largest number of cores that the idle backends may keep busy."""
+"""Maximum number of cores that the idle backends may keep busy."""
 
 _WARM_UP: Final = 8
 """Number of tasks to predict before the first round."""

@@ -41,13 +41,13 @@ CLIENTS: Final = 4
 OVERLOAD: Final = 10.0
 DEADLINE: Final = 2.0
 GOAL_MS: Final = 50.0
-"""Largest 99th percentile of `/health` and of immediate refusals, in milliseconds."""
+"""Largest permitted 99th percentile of `/health` and of immediate refusals, in milliseconds."""
 GROWTH: Final = 1.1
-"""Largest ratio of the memory in the last third of the overload to that in the first third."""
+"""Largest permitted ratio of the memory in the last third of the overload to that in the first third."""
 LOOP_SECONDS: Final = 0.05
 """Tolerance for the end of a wait at the deadline, in seconds."""
 OTHER_SECONDS: Final = 0.5
-"""Largest time of an answer outside waiting and turn (transfer, form, JSON), on shared cores, in seconds."""
+"""Time limit for transfer, form and JSON of an answer, excluding waiting and inference, on shared cores, in seconds."""
 
 _PROBE_SECONDS: Final = 0.05
 _PATIENCE: Final = 30.0

@@ -55,7 +55,7 @@ FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {'kind': 'lose_response'},
 )
 SHARE: Final = 0.1
-"""Share of the requests that meet a fault, unless the fault states its own."""
+"""Share of requests affected by a fault, unless the fault states its own."""
 
 
 @dataclass(kw_only=True)

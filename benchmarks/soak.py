@@ -59,7 +59,7 @@ FAULTS: Final[tuple[tuple[str, str, dict[str, Any]], ...]] = (
     ('model_file', 'delay', {'seconds': 3}),
 )
 SHARE: Final = 0.1
-"""Share of the requests that meet a fault."""
+"""Share of requests affected by a fault."""
 
 
 # ---------------------------------------------------------------- what is seen of the node

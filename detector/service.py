@@ -260,7 +260,7 @@ class Models:
 
 
 class OutboxControl:
-    """Shows what waits for the Loop, and starts and stops sending."""
+    """Lists the images that wait for the Loop, and starts and stops sending."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox

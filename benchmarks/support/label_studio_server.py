@@ -31,7 +31,7 @@ _NAME = f'label-studio-{VERSION}'
 
 @contextmanager
 def running_label_studio(folder: Path, **environment: str | None) -> Iterator[LabelStudio]:
-    """Start a server with a user and without projects, wait until it answers, and stop it at the end.
+    """Start a server with one user and no projects, wait until it answers, and stop it at the end.
 
     The server allows backends and webhooks on the loopback address, and serves files in `LabelStudio.files`.
 

@@ -1,4 +1,4 @@
-"""The REST routes of the outbox: upload images, show what waits, start and stop sending."""
+"""The REST routes of the outbox: upload images, list the waiting images, start and stop sending."""
 
 import asyncio
 import json

@@ -33,7 +33,7 @@ _TIMEOUT_SECONDS: Final = 5
 class Check:
     """Result of one check.
 
-    :param detail: what was found; if it is a fault, with its remedy.
+    :param detail: text of the finding; for a fault, with its remedy.
     """
 
     name: str

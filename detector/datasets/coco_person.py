@@ -111,7 +111,7 @@ def _corners(annotation: Mapping[str, Any], where: str) -> FloatArray | None:
 
 
 def write_person(person: Person, size: Size, *, flat: bool) -> dict[str, Any] | None:
-    """Return the annotation of a person without the ids of image and category; None if the person is empty.
+    """Return the annotation of a person without image id or category id; None if the person is empty.
 
     It has an `id` only if the import had one.
     """

@@ -36,7 +36,7 @@ def to_poses_json(
 ) -> dict[str, Any]:
     """Return the content of a file, ready for JSON.
 
-    :param origins: where the labels of each image come from, by image id.
+    :param origins: origin of the labels of each image, by image id.
     :raises InvalidRequest: two images have the same id.
     """
     check_ids(images)

@@ -19,19 +19,19 @@ from detector.pose.similarity import BODY_SLICE, MIN_BODY_KEYPOINTS, PRESENT, sh
 from .person_detector import clip_boxes
 
 MAX_STREAMS: Final = 64
-"""Number of cameras that are remembered; the least recently used one is dropped."""
+"""Maximum number of remembered cameras; the least recently used one is dropped."""
 _LOST_SHARE: Final = 0.6
-"""A person is lost below this share of the mean confidence at the detection."""
+"""Share of the mean confidence at detection; a person whose confidence falls below it counts as lost."""
 _MAX_GROWTH: Final = 1.5
 """Largest factor by which a side of a box may change from one frame to the next."""
 _MAX_MARGIN: Final = 0.5
-"""Largest margin between keypoints and box, in sides of the extent of the keypoints."""
+"""Largest distance of a box's side outside the keypoints, as a share of the keypoints' extent."""
 _THUMBNAIL: Final = 32
 """Approximate side of the thumbnails that are compared, in pixels."""
 _SCENE_CHANGE: Final = 20.0
 """Mean difference of two thumbnails, 0..255, from which the scene counts as changed."""
 _OUTWARDS: Final = np.array([-1, -1, 1, 1], dtype=np.float32)
-"""Signs of the corners x1, y1, x2, y2 of a growing box."""
+"""Signs of the changes of x1, y1, x2, y2 when a box grows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

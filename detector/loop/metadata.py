@@ -30,7 +30,7 @@ _SHOWN: Final = 5
 
 
 def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
-    """Convert poses to the Loop's form: boxes in whole pixels, points in pixels to 0.01.
+    """Convert poses to the Loop's form: boxes in whole pixels, points rounded to 0.01 pixels.
 
     :param package: the model that found the poses; provides category ids and version.
     """

@@ -20,7 +20,7 @@ from detector.errors import DamagedPackage, InvalidPackage
 MAX_FILES: Final = 32
 MAX_UNPACKED_BYTES: Final = 2 * 1024**3
 MAX_COMPRESSION_RATIO: Final = 50
-"""Largest ratio of unpacked to packed size. Networks hardly compress; the embedded package, mostly zeros, is below."""
+"""Largest ratio of unpacked to packed size. Networks hardly compress; even the embedded package is below it."""
 RATIO_FREE_BYTES: Final = 8 * 1024**2
 """Size up to which a file may have any compression ratio, in bytes."""
 _PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')

@@ -28,7 +28,7 @@ _MAX_BYTES: Final = 1024**3
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
 
 Watch = Callable[[str], Progress]
-"""Called with a file name; returns the function that is told the progress of that download."""
+"""Called with a file name; returns the function that receives the progress of that download."""
 
 
 class PublishedNetwork(BaseModel):

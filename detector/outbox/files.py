@@ -238,5 +238,5 @@ def _remove(path: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Return the message of the operating system, without path and error number."""
+    """Return the message of the operating system, without path or error number."""
     return error.strerror or str(error)

@@ -147,7 +147,7 @@ class Outbox:
         return self._queue
 
     def about(self) -> dict[str, Any]:
-        """Return the mode, the counters (see `queue.Counters`), what waits, and the last upload's error or None."""
+        """Return the mode, the queue's counters (see `OutboxQueue.about`), and the last upload's error or None."""
         return {'mode': self.get_mode().value} | self.queue.about() | {'error': self._error}
 
     def get_mode(self) -> OutboxMode:

@@ -59,9 +59,9 @@ MIN_BODY_EXTENT: Final = 0.1
 BOX_MARGIN: Final = 0.1
 """Share of the box's width and height, 0..1, by which keypoints may lie outside the box."""
 MAX_OUTSIDE_SHARE: Final = 0.1
-"""Share of the present keypoints, 0..1, that may lie further outside."""
+"""Share of the present keypoints, 0..1, that may lie further outside the box."""
 MAX_POSTURES: Final = 10
-"""Number of postures at one place that count as new; further ones are not new until some are forgotten."""
+"""Maximum number of postures at one place that count as new; others count only after some are forgotten."""
 BURST: Final = 100
 """Number of relevant images that a camera may send at once; after that, one every `REFILL_SECONDS`."""
 REFILL_SECONDS: Final = 10.0

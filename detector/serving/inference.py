@@ -52,7 +52,7 @@ class Inference:
     :param engine: returns the engine of the active model, or raises ModelUnavailable.
     :param lock: held during an inference; `ModelServing` holds it while it exchanges models.
     :param metrics: counts images, persons and times.
-    :param recovery: is told how inferences end.
+    :param recovery: receives the outcome of each inference.
     :param is_exchanging: returns True while requests should wait for a model that is being loaded.
     """
 

@@ -75,7 +75,7 @@ def test_what_is_copied_exists_and_nothing_else_goes_in(variant: str) -> None:
 
 
 def _sources(*variants: str) -> set[str]:
-    """Return what is copied from the build context."""
+    """Return the paths that are copied from the build context."""
     return {
         source
         for variant in variants

@@ -34,7 +34,7 @@ class Recorded:
     """A server that records what reaches it.
 
     :param requests: method, path and body of each request.
-    :param redirect: where everything is redirected to, if anywhere.
+    :param redirect: target of all redirects; None: no redirects.
     """
 
     port: int = 0

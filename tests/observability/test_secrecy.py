@@ -222,14 +222,14 @@ def test_what_looks_like_a_credential_is_hidden(text: str, tmp_path: Path) -> No
 
 
 def test_other_text_is_left_alone(tmp_path: Path) -> None:
-    """A log that hides too much is useless; short secrets cannot be told from other text."""
+    """Text without credentials stays readable, even if it contains a short secret such as 8004."""
     hidden = Secrets(Settings(data_folder=tmp_path, loop_password='8004'))
     for text in ('GET http://host:8004/outbox?limit=5&key_count=3', 'the token is wrong', 'monkey=1', 'a cookie'):
         assert hidden.hide(text) == text
 
 
 def test_tracebacks_are_covered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A formatter adds tracebacks last."""
+    """Secrets in tracebacks are hidden, although a formatter adds tracebacks last."""
     from detector.node.server import configure_logging
 
     before = logging.root.handlers[:], logging.root.level

@@ -90,7 +90,7 @@ def assert_own_origin_only(node: NodeProcess) -> None:
 
 @pytest.mark.integration
 def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
-    """The browser is told to reload the page; a page that is not reloaded loses all its elements."""
+    """The node tells the browser to reload the page; a page that is not reloaded loses all its elements."""
     with (
         running_node(tmp_path / 'node', API_TOKEN='correct-horse') as node,
         httpx.Client(base_url=node.url, timeout=30) as browser,

@@ -22,8 +22,8 @@ PCK_THRESHOLDS: Final = tuple(step / 200 for step in range(21))
 """Thresholds of a PCK curve in shares of the longer side of a person's box, 0 … 0.1."""
 MOVED_PIXELS: Final = 2.0
 MOVED_SHARE: Final = 0.005
-"""Share of a box's diagonal within which a keypoint counts as unmoved, as it does within `MOVED_PIXELS`. Untouched
-keypoints return within a fraction of a pixel."""
+"""Movement within which a keypoint counts as unmoved: this share of the box's diagonal, or `MOVED_PIXELS` if larger.
+Untouched keypoints return within a fraction of a pixel."""
 _MIN_SIDE: Final = 1.0
 """Smallest side of a box in pixels; a box without extent would tolerate no distance at all."""
 

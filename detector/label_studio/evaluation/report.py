@@ -245,6 +245,6 @@ def _draw_corrected(figure: Any, most: Sequence[KeypointFigures]) -> None:
 
 
 def _label(evaluation: Evaluation, index: int) -> str:
-    """Return a numbered version for the legend, without formulas and characters that matplotlib cannot draw."""
+    """Return a numbered version for the legend, without formulas or characters that matplotlib cannot draw."""
     plain = ''.join(char if char.isascii() and char.isprintable() else '?' for char in evaluation.model_version[:40])
     return f'{index + 1}: {plain}'.replace('$', r'\$')

@@ -1,4 +1,4 @@
-"""The labels of a task: the annotation or prediction that counts, file name, image size, and odd regions.
+"""The labels of a task: the annotation or prediction that counts, file name, image size, and unusable regions.
 
 A task's `meta` keeps what a dataset says about an image as `{"wholebody": {"image": {…}}}`, with `id`, `file_name`,
 `width`, `height`, and the `extra` of a `LabelledImage`.
@@ -126,9 +126,9 @@ def extra_of(kept: Mapping[str, Any]) -> Json:
 
 
 def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:
-    """Separate the regions that describe persons from odd ones.
+    """Separate the regions that describe persons from unusable ones.
 
-    :return: the regions, without points outside the image, and one line per oddity.
+    :return: the regions, without points outside the image, and one line per kind of unusable region.
     """
     is_usual = _usual(config)
     good: list[Region] = []

@@ -197,7 +197,10 @@ def base_url(text: str) -> httpx.URL | None:
 
 
 def shown(address: str) -> str:
-    """Return an address for messages: shortened, without user name, password and query, except the name of a file."""
+    """Return a short form of an address for messages, without user name, password or query.
+
+    A query parameter that names the file of a Label Studio address is kept.
+    """
     path, _, query = address.partition('#')[0].partition('?')
     path = re.sub(r'^([^/]*//)?[^/]*@', r'\1', path)
     file = re.search(r'(^|&)((d|filepath)=[^&]*)', query) if path.endswith(_FILE_PATHS) else None

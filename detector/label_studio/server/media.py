@@ -219,7 +219,7 @@ def _explanation(status: int, place: Inside | Outside) -> str:
 
 
 def _kind_of_text(content_type: str, data: bytes) -> str | None:
-    """Return what arrived instead of an image if it is a page or JSON, else None."""
+    """Return `an HTML page` or `JSON` if the data is one of these instead of an image, else None."""
     if data.startswith(_PICTURES):
         return None
     start = data[:512].lstrip(b'\xef\xbb\xbf \t\r\n').lower()

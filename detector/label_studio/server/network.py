@@ -55,7 +55,7 @@ class AllowedHosts:
 
 
 class PublicClient:
-    """An HTTP client without credentials, cookies, proxies and redirects that connects to checked addresses only.
+    """An HTTP client without credentials, cookies, proxies or redirects that connects to checked addresses only.
 
     :param connections: maximum number of open connections.
     :param connect_seconds: time limit for name resolution and connection.

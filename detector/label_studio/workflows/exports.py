@@ -53,12 +53,12 @@ class Labelled:
 
 @dataclass(slots=True, kw_only=True)
 class Reader:
-    """Reads tasks as labelled images, warns about odd ones and counts those left out.
+    """Reads tasks as labelled images, warns about unusable labels and counts the tasks left out.
 
     :param source: source of images; None: images cannot be fetched, not even for their size.
     :param wants_images: True to fetch the image files.
     :param unlabelled: True to include tasks without labels as images without persons.
-    :param warn: called with a line per oddity.
+    :param warn: called with one line per warning.
     :param skip: returns True for a task that is not wanted; called before its image is fetched.
     :param left_out: counts tasks by the reason why they were left out.
     """
@@ -204,7 +204,7 @@ def write(
     """Write a dataset.
 
     :param content_of: returns the image file of a task.
-    :param warn: called with a line for what the format cannot express.
+    :param warn: called with one line per warning.
     :return: the images as they were written.
     :raises InvalidRequest: see `Target.prepare`.
     """

@@ -30,7 +30,7 @@ from .task_matching import match
 Kind = Literal['coco', 'yolo-pose', 'json']
 Json = dict[str, Any]
 Pair = tuple[LabelledImage, Mapping[str, Any]]
-"""An image and its task, or its prediction."""
+"""An image with its task or its prediction."""
 
 T = TypeVar('T')
 

@@ -101,7 +101,7 @@ def _nearest(points: Floats, squares: Floats, labelled: Sequence[FloatArray]) ->
 
 
 def _squared(points: Floats, squares: Floats, others: Floats, their_squares: Floats) -> Floats:
-    """Return the squared distance of each point to the nearest of others, as |a|² + |b|² - 2ab to save memory."""
+    """Return the squared distance of each point to the nearest of `others`: |a|² + |b|² - 2ab, to save memory."""
     found: Floats = (their_squares - 2 * (points @ others.T)).min(axis=1) + squares
     found[found < _SAME_SQUARED] = 0
     return found

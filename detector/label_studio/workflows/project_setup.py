@@ -28,9 +28,9 @@ _SAMPLING: Final = {
 _MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
 """Attributes of a labeling config that annotations and exports depend on; others only affect the editor."""
 _UNDECIDED: Final = '$undefined$'
-"""Field of a task's data with what was uploaded before there was a labeling config; it fits any config."""
+"""Field of a task's data that holds the file uploaded before there was a labeling config; it fits any config."""
 _UNNAMED: Final = 'wholebody'
-"""Title of a backend until Label Studio knows its model version."""
+"""Title of a backend until Label Studio has its model version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ async def _require_images(project: Project, key: str) -> None:
 
 
 def meaning(label_config: str) -> frozenset[tuple[str, ...]]:
-    """Return what annotations and exports depend on: controls, their targets and labels, without looks and order."""
+    """Return what annotations and exports depend on: controls, their targets and labels, without looks or order."""
     try:
         root = fromstring(label_config, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError):
@@ -244,7 +244,7 @@ async def _authorize_webhook(project: Project, node: Node, say: Say) -> None:
 
 
 def _public(url: object) -> str:
-    """Return an address without user name and password, which Label Studio shows in clear text."""
+    """Return an address without the user name and password, which Label Studio shows in clear text."""
     try:
         return str(httpx.URL(str(url)).copy_with(userinfo=b''))
     except httpx.InvalidURL:
