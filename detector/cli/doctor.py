@@ -92,7 +92,7 @@ def _single_opencv() -> str:
     fault = opencv_fault()
     if fault is not None:
         raise _Failed(fault)
-    return opencv_distributions()[0]
+    return ', '.join(opencv_distributions()) or 'cv2 of a system package'
 
 
 def _data_folder(folder: Path) -> str:

@@ -23,4 +23,6 @@ def test_exactly_one_distribution_is_in_order(monkeypatch: pytest.MonkeyPatch) -
     names.remove('opencv-python')
     assert opencv_fault() is None
     names.remove('Opencv-Python-Headless')
+    assert opencv_fault() is None, 'cv2 may belong to a system package'
+    monkeypatch.setattr(opencv, 'find_spec', lambda _: None)
     assert opencv_fault() == 'OpenCV is not installed; repair it: pip install opencv-python-headless'
