@@ -15,6 +15,7 @@ WholebodyError
 ├── NoLearningLoop              409  the request needs a Learning Loop and none is configured
 ├── FolderInUse                 409  another process uses the folder
 ├── ModelUnavailable            503  no model is loaded (yet)
+│   ├── StarterUnavailable      503  the starter model is not built and cannot be
 │   ├── InferenceFailed         503  the inference runtime fails during an inference
 │   └── Busy                    503  too many requests or clients are ahead of this one
 │       └── DeadlineExceeded    503  the request waited too long for its turn
@@ -117,6 +118,10 @@ class FolderInUse(WholebodyError):
 
 class ModelUnavailable(WholebodyError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class StarterUnavailable(ModelUnavailable):
+    """The starter model cannot be built. The text says what is missing, and the command that provides it."""
 
 
 class InferenceFailed(ModelUnavailable):
