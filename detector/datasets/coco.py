@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.errors import InvalidRequest
+from detector.pose.names import canonical_name
 from detector.pose.skeleton import (
     BODY_EDGES,
     KEYPOINT_COUNT,
@@ -22,7 +23,6 @@ from detector.pose.skeleton import (
     KEYPOINT_NAMES,
     PERSON,
     SKELETON_EDGES,
-    canonical_name,
 )
 
 from .coco_person import BODY, read_person, write_person

@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 
 from detector.errors import InvalidRequest
+from detector.pose.names import canonical_name
 from detector.pose.pose import FloatArray
-from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, canonical_name
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES
 
 from .fields import as_list, as_mapping, as_numbers, read_as
 from .labelled_image import LabelledImage, check_ids, fields_of, read_fields

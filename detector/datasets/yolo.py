@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from detector.errors import InvalidRequest
-from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON, canonical_name
+from detector.pose.names import canonical_name
+from detector.pose.skeleton import FLIP_INDICES, KEYPOINT_COUNT, PART_BY_NAME, PERSON
 
 from .fields import as_integer, as_mapping, as_text, read_json, read_text
 from .labelled_image import (

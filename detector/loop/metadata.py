@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from detector.errors import InvalidRequest
 from detector.models.package import ModelPackage
+from detector.pose.names import canonical_name
 from detector.pose.pose import Pose
-from detector.pose.skeleton import KEYPOINT_NAMES, PERSON, canonical_name
+from detector.pose.skeleton import KEYPOINT_NAMES, PERSON
 
 _ADAPTER: Final = TypeAdapter(ImageMetadata)
 _LISTS: Final = (

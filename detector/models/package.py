@@ -18,7 +18,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from detector.errors import DamagedPackage, InvalidPackage
-from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, canonical_name, category_id
+from detector.pose.names import canonical_name
+from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 
 from .archive import unpack_archive, write_archive
 

@@ -66,7 +66,6 @@ _BODY: Final = (
     'right_ankle',
 )  # fmt: skip
 _FEET: Final = ('left_big_toe', 'left_small_toe', 'left_heel', 'right_big_toe', 'right_small_toe', 'right_heel')
-_FINGERS: Final = ('thumb', 'forefinger', 'middle_finger', 'ring_finger', 'pinky_finger')
 
 KEYPOINT_NAMES: Final = (
     *_BODY,
@@ -77,31 +76,6 @@ KEYPOINT_NAMES: Final = (
 )
 """Canonical names of the 133 keypoints, in index order."""
 KEYPOINT_INDEX: Final = {name: index for index, name in enumerate(KEYPOINT_NAMES)}
-
-
-def _upstream_names() -> Iterator[str]:
-    """Yield the names that COCO-WholeBody tools (mmpose, rtmlib) use, in index order."""
-    yield from _BODY
-    yield from _FEET
-    yield from (f'face-{i}' for i in range(68))
-    for side in ('left', 'right'):
-        yield f'{side}_hand_root'
-        yield from (f'{side}_{finger}{joint}' for finger in _FINGERS for joint in range(1, 5))
-
-
-ALIASES: Final = {alias: name for alias, name in zip(_upstream_names(), KEYPOINT_NAMES, strict=True) if alias != name}
-"""Canonical name by upstream name, for the keypoints whose names differ."""
-
-
-def canonical_name(name: str) -> str | None:
-    """Return the canonical name for a name or alias in any case, `person` included; None if it is unknown."""
-    for candidate in (name, name.strip().lower()):
-        if candidate == PERSON or candidate in KEYPOINT_INDEX:
-            return candidate
-        if candidate in ALIASES:
-            return ALIASES[candidate]
-    return None
-
 
 _NAMESPACE: Final = uuid.UUID('6f1d2c1e-3f0a-5b57-9d3c-8a4f6f0c1330')
 

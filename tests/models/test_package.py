@@ -11,7 +11,8 @@ from benchmarks.support.packages import altered, embedded_files, make_package, w
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
 from detector.models.package import ModelPackage
-from detector.pose.skeleton import ALIASES, KEYPOINT_NAMES, category_id
+from detector.pose.names import ALIASES
+from detector.pose.skeleton import KEYPOINT_NAMES, category_id
 
 
 def open_altered(tmp_path: Path, change: Callable[[dict[str, Any]], object]) -> ModelPackage:

@@ -4,7 +4,6 @@ import numpy as np
 from rtmlib.visualization.skeleton.coco133 import coco133
 
 from detector.pose.skeleton import (
-    ALIASES,
     DRAWN_EDGES,
     FLIP_INDICES,
     KEYPOINT_COUNT,
@@ -12,25 +11,11 @@ from detector.pose.skeleton import (
     OKS_SIGMAS,
     PARTS,
     SKELETON_EDGES,
-    canonical_name,
     category_id,
     part_of,
 )
 
 UPSTREAM = {info['name']: index for index, info in coco133['keypoint_info'].items()}
-
-
-def test_every_upstream_name_maps_to_a_canonical_name() -> None:
-    """rtmlib's table of 133 names maps to the canonical names one to one."""
-    assert tuple(canonical_name(name) for name in UPSTREAM) == KEYPOINT_NAMES
-    assert len(set(KEYPOINT_NAMES)) == KEYPOINT_COUNT
-
-
-def test_names_are_read_in_any_case_and_unknown_ones_are_not_guessed() -> None:
-    """Case and spaces do not matter; a name outside the schema gives None."""
-    assert canonical_name(' Left_Thumb1 ') == 'left_hand_1'
-    assert canonical_name('Person') == 'person'
-    assert canonical_name('tail') is None
 
 
 def test_parts_cover_all_keypoints_once() -> None:
@@ -68,4 +53,3 @@ def test_category_ids_never_change() -> None:
     """Installed packages contain these ids: a new namespace would orphan their annotations."""
     assert category_id('person') == 'ec153933-deee-56c8-b467-7986379e2312'
     assert len({category_id(name) for name in ('person', *KEYPOINT_NAMES)}) == KEYPOINT_COUNT + 1
-    assert len(ALIASES) == 68 + 42

@@ -10,6 +10,7 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from detector.errors import InvalidRequest
+from detector.pose.names import canonical_name
 from detector.pose.skeleton import (
     KEYPOINT_COUNT,
     KEYPOINT_INDEX,
@@ -17,7 +18,6 @@ from detector.pose.skeleton import (
     PART_BY_NAME,
     PARTS,
     PERSON,
-    canonical_name,
     part_of,
 )
 

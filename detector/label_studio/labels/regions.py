@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.datasets.person import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
+from detector.pose.names import canonical_name
 from detector.pose.pose import FloatArray
-from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS, canonical_name
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS
 
 from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
 

@@ -8,7 +8,8 @@ from detector.cli.main import app
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import generate, parse
 from detector.models.embedded import MODEL_FILES
-from detector.pose.skeleton import ALIASES, KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME
+from detector.pose.names import ALIASES
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME
 from tests.support.commands import invoke, succeed
 
 IMAGE = '<Image name="image" value="$image"/>'
