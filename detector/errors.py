@@ -173,7 +173,17 @@ class MediaFault(WholebodyError):
 
 
 class DownloadFailed(WholebodyError):
+    """A file cannot be downloaded.
+
+    :param reason: what failed.
+    :param url: address of the file, which the text then begins with.
+    """
+
     status = HTTPStatus.BAD_GATEWAY
+
+    def __init__(self, reason: str, *, url: str | None = None) -> None:
+        super().__init__(reason if url is None else f'{url}: {reason}')
+        self.reason = reason
 
 
 class RuntimeUnavailable(WholebodyError):

@@ -3,28 +3,33 @@
 import asyncio
 import json
 import logging
+import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
-from detector.errors import DownloadFailed, InvalidPackage, WholebodyError
+from detector.errors import DownloadFailed, InvalidPackage
 from detector.system.folder_lock import FolderLock
+from detector.wording import counted
 
 from .downloads import Progress, discard, download
 from .embedded import CATALOGUE
-from .package import ColorOrder, ModelPackage, Verify, file_sha256
+from .package import VERSION, ColorOrder, Detector, Estimator, ModelPackage, Verify, file_sha256
 from .packing import pack_onnx
 
 log = logging.getLogger('wholebody.catalogue')
 
-VERSION: Final = '1.0'
 _MAX_BYTES: Final = 1024**3
+_CHUNK: Final = 1024**2
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
 
 Watch = Callable[[str], Progress]
@@ -36,6 +41,7 @@ class PublishedNetwork(BaseModel):
 
     :param urls: the address and its mirrors, tried in this order.
     :param sha256: hash of the zip. If it is None, the first download is recorded and later ones are checked against it.
+    :param megabytes: approximate size of the zip; None if it is unknown.
     :param input_size: width, height in pixels.
     :param color_order: channel order that the network expects.
     :param output: output form of a detector, see `detector.models.package.Detector`; None for an estimator.
@@ -43,6 +49,7 @@ class PublishedNetwork(BaseModel):
 
     urls: list[str] = Field(min_length=1)
     sha256: str | None = None
+    megabytes: float | None = Field(None, gt=0)
     input_size: tuple[int, int]
     color_order: ColorOrder
     output: Literal['nms', 'raw'] | None = None
@@ -53,11 +60,33 @@ class PublishedNetwork(BaseModel):
 
 
 class PublishedModel(BaseModel):
-    """A published pair of person detector and pose estimator."""
+    """A published pair of person detector and pose estimator.
+
+    :param version: version of the package that `pull` makes. Two models need different ones to be installed together.
+    :param licence: licence of the weights.
+    :param origin: address of the publisher.
+    :param ap: published average precision of the pose estimator over the whole body on COCO-WholeBody, in percent.
+    :param ap_source: origin of that figure.
+    """
 
     description: str
+    version: Annotated[str, StringConstraints(pattern=f'^{VERSION.pattern}$')] = '1.0'
+    licence: str = ''
+    origin: str = ''
+    ap: float | None = Field(None, ge=0, le=100)
+    ap_source: str = ''
     detector: PublishedNetwork
     estimator: PublishedNetwork
+
+    @property
+    def networks(self) -> tuple[PublishedNetwork, PublishedNetwork]:
+        return self.detector, self.estimator
+
+    @property
+    def megabytes(self) -> float | None:
+        """Approximate size of both zips; None if one is unknown."""
+        sizes = [network.megabytes for network in self.networks]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 _CATALOGUE: Final = TypeAdapter(dict[str, PublishedModel])
@@ -76,6 +105,18 @@ def read_catalogue(path: Path | None = None) -> dict[str, PublishedModel]:
         raise InvalidPackage(f'{path} is not a catalogue of models: {error}') from error
 
 
+def find_model(mode: str, catalogue: Path | None = None) -> PublishedModel:
+    """Return a model of a catalogue.
+
+    :param catalogue: catalogue to use instead of the shipped one.
+    :raises InvalidPackage: the catalogue cannot be read or has no such model.
+    """
+    models = read_catalogue(catalogue)
+    if mode not in models:
+        raise InvalidPackage(f'the catalogue has no model {mode!r}; it has {", ".join(models)}')
+    return models[mode]
+
+
 async def pull(
     mode: str,
     archive: Path,
@@ -85,74 +126,136 @@ async def pull(
     catalogue: Path | None = None,
     offline: bool = False,
     watch: Watch | None = None,
+    from_rtmlib: bool = False,
 ) -> ModelPackage:
     """Download a published model, pack it and verify the package.
 
     :param mode: name of the model in the catalogue.
     :param archive: package to write.
     :param verify: `detector.engine.verification.verify`.
-    :param cache: folder that keeps the downloads; a file in it is not downloaded again.
+    :param cache: folder that keeps the downloads; a file in it is not downloaded again, even if the user has put it
+        there.
     :param catalogue: catalogue to use instead of the shipped one.
     :param offline: True to use only files in the cache.
     :param watch: shows the progress of each download.
-    :raises DownloadFailed: no address delivers the expected file.
+    :param from_rtmlib: True to take the networks from rtmlib's own cache; nothing is downloaded then.
+    :raises DownloadFailed: no address delivers the expected file; the text names the files, and the folder for copies.
     :raises InvalidPackage: the mode is unknown, or a file is not such a network.
     :raises FolderInUse: another process downloads into the cache.
     """
-    models = read_catalogue(catalogue)
-    if mode not in models:
-        raise InvalidPackage(f'the catalogue has no model {mode!r}; it has {", ".join(models)}')
-    model = models[mode]
+    model = find_model(mode, catalogue)
     cache.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(cache / 'downloads.lock')
     lock.acquire()
     try:
-        files = [await _fetched(network, cache, offline, watch) for network in (model.detector, model.estimator)]
+        files = _taken_from_rtmlib(model) if from_rtmlib else await _fetch(model, cache, offline, watch)
         return await asyncio.to_thread(_pack, mode, model, files, archive, verify)
     finally:
         lock.release()
 
 
+# ---------------------------------------------------------------- files
+
+
+def rtmlib_file(network: PublishedNetwork) -> Path:
+    """Return the file in which rtmlib keeps a network that it has downloaded, whether it exists or not.
+
+    rtmlib checks no hash, and after an interrupted download it may keep a file under the name of another one.
+    """
+    caches = Path(os.environ.get('XDG_CACHE_HOME', '~/.cache'))
+    home = Path(os.environ.get('TORCH_HOME', caches / 'rtmlib')).expanduser()
+    return home / 'hub' / 'checkpoints' / f'{network.file_name.partition(".")[0]}.onnx'
+
+
+def _taken_from_rtmlib(model: PublishedModel) -> list[Path]:
+    files = [rtmlib_file(network) for network in model.networks]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise DownloadFailed(f"rtmlib's cache lacks {' and '.join(missing)}")
+    return files
+
+
+async def _fetch(model: PublishedModel, cache: Path, offline: bool, watch: Watch | None) -> list[Path]:
+    """Return the zips of a model, from the cache or from the first address that delivers each."""
+    files: list[Path] = []
+    for network in model.networks:
+        try:
+            files.append(await _fetched(network, cache, offline, watch))
+        except DownloadFailed as error:
+            later = [other for other in model.networks[len(files) + 1 :] if not (cache / other.file_name).is_file()]
+            urls = [other.urls[0] for other in (network, *later)]
+            raise DownloadFailed(
+                f'{error.reason}. Without internet access here, download {" and ".join(urls)} on another machine, put '
+                f'the {"file" if len(urls) == 1 else "files"} into {cache}, and pull the model again'
+            ) from error
+    return files
+
+
 async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch: Watch | None) -> Path:
-    """Return the zip of a network, from the cache or from the first address that delivers it."""
-    target = cache / network.file_name
-    hashes = _Hashes(cache / 'sha256.json')
-    expected = network.sha256 or hashes.get(network.file_name)
-    if target.is_file() and expected == await asyncio.to_thread(file_sha256, target):
-        return target
-    if offline and not target.is_file():
-        raise DownloadFailed(
-            f'{network.file_name} has not been downloaded, and offline mode allows no download: '
-            f'fetch {network.urls[0]} on another machine and copy it to {target}'
-        )
-    if offline:  # the user has put the file into the cache
-        hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
-        return target
-    return await _downloaded(network, target, hashes, expected, watch)
+    target, hashes = cache / network.file_name, _Hashes(cache / 'sha256.json')
+    fault = f'{network.file_name} has not been downloaded'
+    is_there = target.is_file()
+    if is_there:
+        found = await asyncio.to_thread(_fault_of, target, network, hashes)
+        if found is None:
+            return target
+        fault = f'{target}: {found}'
+    if offline:
+        raise DownloadFailed(f'{fault}, and offline mode allows no download')
+    try:
+        return await _downloaded(network, target, hashes, watch)
+    except DownloadFailed as error:
+        raise DownloadFailed(f'{fault}; {error.reason}' if is_there else error.reason) from error
 
 
-async def _downloaded(
-    network: PublishedNetwork, target: Path, hashes: '_Hashes', expected: str | None, watch: Watch | None
-) -> Path:
-    failures = []
+async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes', watch: Watch | None) -> Path:
+    hosts: dict[str, list[str]] = {}  # by what failed
+    progress = watch and watch(network.file_name)
     async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True) as client:
         for url in network.urls:
             try:
-                await download(client, url, target, max_bytes=_MAX_BYTES, progress=watch and watch(network.file_name))
-                hashes.check(network.file_name, await asyncio.to_thread(file_sha256, target), expected)
-                return target
-            except WholebodyError as error:
+                await download(client, url, target, max_bytes=_MAX_BYTES, progress=progress, keep=False)
+            except DownloadFailed as error:
                 log.warning('%s', error)
-                failures.append(str(error))
-                discard(target)
-    raise DownloadFailed('; '.join(failures))
+                hosts.setdefault(error.reason, []).append(_host(url))
+                continue
+            fault = await asyncio.to_thread(_fault_of, target, network, hashes)
+            if fault is None:
+                return target
+            log.warning('%s: %s', url, fault)
+            hosts.setdefault(fault, []).append(_host(url))
+            discard(target)
+    raise DownloadFailed(
+        f'{network.file_name} cannot be downloaded: '
+        + '; '.join(f'{" and ".join(named)}: {fault}' for fault, named in hosts.items())
+    )
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition('@')[2]
+
+
+def _fault_of(archive: Path, network: PublishedNetwork, hashes: '_Hashes') -> str | None:
+    """Return why a file is not the zip of a network, or record its hash and return None."""
+    actual = file_sha256(archive)
+    known = network.sha256 or hashes.get(network.file_name)
+    if known is not None and actual != known:
+        recorded = '' if network.sha256 else f', as recorded in {hashes.path} for the first download'
+        return f'{network.file_name} has the wrong content: sha256 is {actual}, expected {known}{recorded}'
+    if known is None:
+        try:
+            _check_zip(archive)
+        except InvalidPackage as error:
+            return str(error)
+    hashes.record(network.file_name, actual)
+    return None
 
 
 class _Hashes:
     """The recorded hashes of earlier downloads."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         try:
             self._known: dict[str, str] = json.loads(path.read_bytes())
         except (OSError, ValueError):
@@ -161,44 +264,67 @@ class _Hashes:
     def get(self, name: str) -> str | None:
         return self._known.get(name)
 
-    def check(self, name: str, actual: str, expected: str | None) -> None:
-        """Compare a hash with the expected one. The hash is recorded for later downloads.
-
-        :raises DownloadFailed: the hashes differ.
-        """
-        if expected is not None and actual != expected:
-            raise DownloadFailed(f'{name}: sha256 is {actual}, expected {expected}')
-        self._known[name] = actual
-        self._path.write_text(json.dumps(self._known, indent=1))
+    def record(self, name: str, sha256: str) -> None:
+        if self._known.get(name) != sha256:
+            self._known[name] = sha256
+            self.path.write_text(json.dumps(self._known, indent=1))
 
 
-def _pack(mode: str, model: PublishedModel, files: list[Path], archive: Path, verify: Verify) -> ModelPackage:
+# ---------------------------------------------------------------- packing
+
+
+def _pack(mode: str, model: PublishedModel, files: Sequence[Path], archive: Path, verify: Verify) -> ModelPackage:
     with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
         networks = [_extracted(file, Path(folder) / f'{file.stem}.onnx') for file in files]
+        hashes = [f'{file.name} sha256:{file_sha256(file)}' for file in files]
         return pack_onnx(
             archive,
             detector=networks[0],
             estimator=networks[1],
             name=mode,
-            version=VERSION,
-            verify=verify,
+            version=model.version,
+            verify=partial(_verified, model, files, verify),
             detector_color=model.detector.color_order,
             estimator_color=model.estimator.color_order,
-            origin=' '.join(f'{file.name} sha256:{file_sha256(file)}' for file in files),
-            licence='Apache-2.0',
+            origin=' '.join([model.origin, *hashes]).strip(),
+            licence=model.licence,
         )
 
 
-def _extracted(archive: Path, target: Path) -> Path:
-    """Extract the ONNX file of a published zip. mmdeploy names it end2end.onnx and puts it into folders."""
+def _verified(model: PublishedModel, files: Sequence[Path], verify: Verify, archive: Path) -> ModelPackage:
+    """Verify a package, and that its networks have the input sizes of the catalogue, as the right files do."""
+    package = verify(archive)
+    packed: tuple[Detector | Estimator, ...] = (package.wholebody.detector, package.wholebody.estimator)
+    for network, found, file in zip(model.networks, packed, files, strict=True):
+        if found.input_size != network.input_size:
+            actual, expected = ('×'.join(map(str, size)) for size in (found.input_size, network.input_size))
+            raise InvalidPackage(f'{file}: the input is {actual}; the catalogue expects {expected}')
+    return package
+
+
+def _check_zip(archive: Path) -> str:
+    """Return the name of the only ONNX file in a published zip. mmdeploy names it end2end.onnx, within folders.
+
+    :raises InvalidPackage: the file is not such a zip, or is damaged.
+    """
     try:
         with zipfile.ZipFile(archive) as source:
             found = [entry for entry in source.infolist() if entry.filename.endswith('.onnx')]
             if len(found) != 1 or found[0].file_size > _MAX_BYTES:
-                raise InvalidPackage(f'{archive.name} holds {len(found)} ONNX files; one is expected')
-            with source.open(found[0]) as content, target.open('wb') as sink:
-                shutil.copyfileobj(content, sink)
-    except zipfile.BadZipFile as error:
-        discard(archive)
+                raise InvalidPackage(f'{archive.name} holds {counted(len(found), "ONNX file")}; one is expected')
+            with source.open(found[0]) as content:
+                while content.read(_CHUNK):  # checks the checksum at the end
+                    pass
+            return found[0].filename
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidPackage(f'{archive.name} is not a readable zip file: {error}') from error
+
+
+def _extracted(file: Path, target: Path) -> Path:
+    """Extract the ONNX file of a published zip. A file from rtmlib's cache is an ONNX file already."""
+    if file.suffix == '.onnx':
+        return file
+    name = _check_zip(file)
+    with zipfile.ZipFile(file) as source, source.open(name) as content, target.open('wb') as sink:
+        shutil.copyfileobj(content, sink)
     return target

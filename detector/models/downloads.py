@@ -14,6 +14,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from detector.errors import DownloadFailed, text_of
+from detector.wording import counted
 
 log = logging.getLogger('wholebody.downloads')
 
@@ -71,32 +72,53 @@ async def probe(client: httpx.AsyncClient, url: str) -> Validators:
 
 
 async def download(
-    client: httpx.AsyncClient, url: str, target: Path, *, max_bytes: int, progress: Progress | None = None
+    client: httpx.AsyncClient,
+    url: str,
+    target: Path,
+    *,
+    max_bytes: int,
+    progress: Progress | None = None,
+    keep: bool = True,
 ) -> Validators:
     """Download a file to `target`.
 
-    A download that an earlier call left incomplete is resumed. An existing file is kept if the server still has the
-    same version. `discard` removes the file and everything that belongs to it.
+    A download that an earlier call left incomplete is resumed. `discard` removes the file and everything that belongs
+    to it.
 
     :param max_bytes: largest accepted size of the file.
     :param progress: called after each received chunk.
+    :param keep: True to keep an existing file if the server still has the same version; False to replace it.
     :return: the validators of the file.
-    :raises DownloadFailed: the server answers with an error, or the transfer breaks off several times.
+    :raises DownloadFailed: no connection to the server can be made, the server answers with an error, or the transfer
+        breaks off several times.
     :raises OSError: the disk is full or cannot be written.
     """
-    if target.is_file():
-        validators = await probe(client, url)
-        if validators.range_condition is not None and validators == noted_validators(target):
-            return validators
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return await _Transfer(client, url, target, max_bytes, progress).run()
+            kept = await _kept(client, url, target) if keep else None
+            return kept or await _Transfer(client, url, target, max_bytes, progress).run()
         except httpx.HTTPError as error:
-            if attempt == _ATTEMPTS:
-                raise DownloadFailed(f'{url}: the transfer broke off {attempt} times: {text_of(error)}') from error
-            log.info('%s: the transfer broke off (%s); resuming', url, text_of(error))
+            fault = _fault_of(error)
+            if attempt == _ATTEMPTS or isinstance(error, httpx.ConnectTimeout):  # has already waited long enough
+                raise DownloadFailed(f'{fault} ({counted(attempt, "attempt")})', url=url) from error
+            log.info('%s: %s; trying again', url, fault)
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError('unreachable')
+
+
+async def _kept(client: httpx.AsyncClient, url: str, target: Path) -> Validators | None:
+    """Return the validators of the file that is there, if the server still has the same version; otherwise None."""
+    if not target.is_file():
+        return None
+    validators = await probe(client, url)
+    is_same = validators.range_condition is not None and validators == noted_validators(target)
+    return validators if is_same else None
+
+
+def _fault_of(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return f'could not connect: {text_of(error)}'
+    return f'the transfer broke off: {text_of(error)}'
 
 
 def noted_validators(target: Path) -> Validators | None:
@@ -167,7 +189,7 @@ class _Transfer:
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
-            raise DownloadFailed(f'{self.url} is larger than the limit of {self.max_bytes} bytes')
+            raise DownloadFailed(f'the file is larger than the limit of {self.max_bytes} bytes', url=self.url)
 
 
 @asynccontextmanager
@@ -175,5 +197,5 @@ async def _request(client: httpx.AsyncClient, url: str, headers: dict[str, str])
     identity = {'Accept-Encoding': 'identity'}  # a range of a compressed transfer would be useless
     async with client.stream('GET', url, headers=identity | headers) as response:
         if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-            raise DownloadFailed(f'{url}: the server answers {response.status_code}')
+            raise DownloadFailed(f'the server answers {response.status_code}', url=url)
         yield response
