@@ -104,25 +104,71 @@ def poses_to_json(poses: Sequence[Pose], *, width: int, height: int, model_versi
 
 @np.errstate(over='raise')
 def poses_from_metadata(metadata: Mapping[str, Any]) -> list[Pose]:
-    """Return the poses in the Loop's metadata of an image. Points 133·i to 133·i + 132 belong to box i.
+    """Return the poses in the Loop's metadata of an image: the annotated ones if there are any, else the detected ones.
 
-    A box without points gets keypoints of confidence 0.
+    Detected points 133·i to 133·i + 132 belong to box i. A box without points gets keypoints of confidence 0. Annotated
+    boxes and points have a confidence of 1; see `_annotated_points` for their order.
 
     :param metadata: ImageMetadata as JSON.
-    :raises KeyError: a detection lacks a field.
+    :raises KeyError: a detection or an annotation lacks a field.
     :raises ArithmeticError: a number is too large for float32.
     """
-    poses = []
+    boxes, points = metadata.get('box_annotations') or [], metadata.get('point_annotations') or []
+    if boxes:
+        return [_pose(*found) for found in zip(boxes, _annotated_points(boxes, points), strict=True)]
     points = metadata.get('point_detections') or []
-    for index, box in enumerate(metadata.get('box_detections') or []):
-        keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
-        confidences = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
-        for point in points[KEYPOINT_COUNT * index : KEYPOINT_COUNT * (index + 1)]:
-            position = KEYPOINT_INDEX.get(canonical_name(point['category_name']) or '')
-            if position is not None:
-                keypoints[position] = point['x'], point['y']
-                confidences[position] = point['confidence']
-        x, y = box['x'], box['y']
-        corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
-        poses.append(Pose(box=corners, box_confidence=box['confidence'], keypoints=keypoints, confidences=confidences))
-    return poses
+    return [
+        _pose(box, points[KEYPOINT_COUNT * index : KEYPOINT_COUNT * (index + 1)])
+        for index, box in enumerate(metadata.get('box_detections') or [])
+    ]
+
+
+def _pose(box: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> Pose:
+    keypoints = np.zeros((KEYPOINT_COUNT, 2), dtype=np.float32)
+    confidences = np.zeros(KEYPOINT_COUNT, dtype=np.float32)
+    for point in points:
+        position = _position(point)
+        if position is not None:
+            keypoints[position] = point['x'], point['y']
+            confidences[position] = point.get('confidence', 1)
+    x, y = box['x'], box['y']
+    corners = np.array([x, y, x + box['width'], y + box['height']], dtype=np.float32)
+    return Pose(box=corners, box_confidence=box.get('confidence', 1), keypoints=keypoints, confidences=confidences)
+
+
+def _position(point: Mapping[str, Any]) -> int | None:
+    return KEYPOINT_INDEX.get(canonical_name(point['category_name']) or '')
+
+
+def _annotated_points(
+    boxes: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]
+) -> list[list[Mapping[str, Any]]]:
+    """Return the annotated points of each box.
+
+    The metadata lists the labelled points of one person after the other, each in the order of the skeleton, without a
+    mark between persons. A point that does not continue this order therefore begins another person. If that gives as
+    many persons as boxes, they belong together in order. Otherwise each person belongs to the box that holds most of
+    its points.
+    """
+    runs: list[list[Mapping[str, Any]]] = []
+    last = KEYPOINT_COUNT
+    for point in points:
+        position = _position(point)
+        if position is None:
+            continue
+        if position <= last:
+            runs.append([])
+        runs[-1].append(point)
+        last = position
+    if len(runs) == len(boxes):
+        return runs
+    found: list[list[Mapping[str, Any]]] = [[] for _ in boxes]
+    for run in runs:
+        inside = [sum(_holds(box, point) for point in run) for box in boxes]
+        found[inside.index(max(inside))].extend(run)
+    return found
+
+
+def _holds(box: Mapping[str, Any], point: Mapping[str, Any]) -> bool:
+    right, bottom = box['x'] + box['width'], box['y'] + box['height']
+    return bool(box['x'] <= point['x'] <= right and box['y'] <= point['y'] <= bottom)

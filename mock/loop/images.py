@@ -40,6 +40,20 @@ class _Point(_Detection):
     y: StrictFloat | StrictInt
 
 
+class _AnnotatedBox(_Lenient):
+    category_name: StrictStr
+    x: StrictInt
+    y: StrictInt
+    width: StrictInt
+    height: StrictInt
+
+
+class _AnnotatedPoint(_Lenient):
+    category_name: StrictStr
+    x: StrictFloat | StrictInt
+    y: StrictFloat | StrictInt
+
+
 class _Metadata(_Lenient):
     """ImageMetadata of learning_loop_node, with the types that its own reader requires."""
 
@@ -47,8 +61,8 @@ class _Metadata(_Lenient):
     point_detections: list[_Point] = []
     segmentation_detections: list[_Detection] = []
     classification_detections: list[_Detection] = []
-    box_annotations: list[dict[str, Any]] = []
-    point_annotations: list[dict[str, Any]] = []
+    box_annotations: list[_AnnotatedBox] = []
+    point_annotations: list[_AnnotatedPoint] = []
     classification_annotation: dict[str, Any] | None = None
     tags: list[StrictStr] = []
     created: StrictStr | None = None

@@ -66,6 +66,8 @@ class ImageRecord(BaseModel):
 
     :param number: order of arrival in the project, from 1.
     :param name: file name without its ending, decoded.
+    :param boxes: number of annotated boxes; without any, number of detected boxes.
+    :param points: number of annotated or detected points likewise.
     """
 
     id: str
@@ -279,8 +281,8 @@ class Project:
                 source=metadata.get('source'),
                 created=metadata.get('created'),
                 tags=metadata.get('tags') or [],
-                boxes=len(metadata.get('box_detections') or []),
-                points=len(metadata.get('point_detections') or []),
+                boxes=_count(metadata, 'box'),
+                points=_count(metadata, 'point'),
             )
             content = {'record': record.model_dump(), 'metadata': metadata}
             write(self.folder / 'images' / f'{image_id}.json', json.dumps(content).encode())
@@ -360,6 +362,11 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise LoopError(f'{name!r} is not a name of letters, digits, dots, underscores and hyphens')
     return name
+
+
+def _count(metadata: dict[str, Any], kind: str) -> int:
+    """:param kind: `box` or `point`."""
+    return len(metadata.get(f'{kind}_annotations') or metadata.get(f'{kind}_detections') or [])
 
 
 def _numbers(version: str) -> tuple[int, ...]:

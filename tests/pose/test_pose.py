@@ -1,10 +1,12 @@
 """Pose and its JSON form."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from detector.pose.pose import Pose, poses_to_json
-from detector.pose.skeleton import KEYPOINT_NAMES
+from detector.pose.pose import Pose, poses_from_metadata, poses_to_json
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES
 from tests.support.poses import make_pose
 
 
@@ -45,3 +47,54 @@ def test_an_unknown_keypoint_name_is_refused() -> None:
     data['keypoints'][0]['name'] = 'tail'
     with pytest.raises(KeyError, match='tail'):
         Pose.from_json(data)
+
+
+def annotated(*persons: tuple[tuple[int, int, int, int], dict[str, tuple[float, float]]]) -> dict[str, Any]:
+    """Return metadata with annotated persons: x, y, width, height of the box, and the points by name."""
+    sides = ('x', 'y', 'width', 'height')
+    return {
+        'box_annotations': [{'category_name': 'person'} | dict(zip(sides, box, strict=True)) for box, _ in persons],
+        'point_annotations': [
+            {'category_name': name, 'x': x, 'y': y} for _, points in persons for name, (x, y) in points.items()
+        ],
+    }
+
+
+def shown(pose: Pose) -> dict[str, tuple[float, float]]:
+    """Return the keypoints with a confidence."""
+    found = np.flatnonzero(pose.confidences)
+    return {
+        KEYPOINT_NAMES[index]: (float(pose.keypoints[index, 0]), float(pose.keypoints[index, 1])) for index in found
+    }
+
+
+LEFT, RIGHT = (0, 0, 100, 200), (300, 0, 100, 200)
+
+
+@pytest.mark.parametrize(
+    'people',
+    [
+        [{name: (10.0 + n, 20.0) for n, name in enumerate(KEYPOINT_NAMES)}, {'nose': (310.0, 5.0)}],
+        [{'nose': (1.0, 2.0), 'face_3': (3.0, 4.0)}, {'nose': (301.0, 2.0), 'left_wrist': (90.0, 7.0)}],
+        [{}, {'nose': (301.0, 2.0), 'right_hand_20': (350.0, 7.0)}],
+        [{'nose': (1.0, 2.0)}, {}],
+    ],
+)
+def test_annotated_persons_keep_their_points(people: list[dict[str, tuple[float, float]]]) -> None:
+    """Each annotated box gets the points of its person, with a confidence of 1, also if one person has no points."""
+    poses = poses_from_metadata(annotated((LEFT, people[0]), (RIGHT, people[1])))
+    assert [shown(pose) for pose in poses] == people
+    assert [pose.box.tolist() for pose in poses] == [[0, 0, 100, 200], [300, 0, 400, 200]]
+    assert all(pose.box_confidence == 1 and set(pose.confidences.tolist()) <= {0, 1} for pose in poses)
+
+
+def test_annotations_replace_detections() -> None:
+    """Of an image with detections and annotations, the annotated persons are returned; without annotations, the
+    detected ones."""
+    box = {'category_name': 'person', 'x': 5, 'y': 6, 'width': 7, 'height': 8, 'confidence': 0.5}
+    points = [{'category_name': name, 'x': 9, 'y': 10, 'confidence': 0.25} for name in KEYPOINT_INDEX]
+    detected = {'box_detections': [box], 'point_detections': points}
+    (pose,) = poses_from_metadata(detected | {'box_annotations': [], 'point_annotations': []})
+    assert (pose.box_confidence, pose.confidences.max()) == (0.5, 0.25)
+    (pose,) = poses_from_metadata(detected | annotated((LEFT, {'nose': (1.0, 2.0)})))
+    assert shown(pose) == {'nose': (1.0, 2.0)}

@@ -6,10 +6,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from benchmarks.support.cards import CARD, make_card
+from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.loops import MockLoopProcess
+from detector.datasets.person import VISIBLE, Person
 from detector.engine.pose_engine import PoseEngine
+from detector.label_studio.backend.corrections import to_annotations
 from detector.pose import images
+from detector.pose.skeleton import KEYPOINT_NAMES
 from detector.wholebody_logic import WholebodyDetectorLogic
 from tests.support.mock_loop import metadata, send_images
 
@@ -24,6 +27,8 @@ from tests.support.mock_loop import metadata, send_images
         ({'a.json': b'{"x": NaN}', 'a.jpg': CARD}, 'NaN is not a JSON number'),
         ({'a.json': metadata(tags=[1]), 'a.jpg': CARD}, 'a: tags.0'),
         ({'a.json': metadata(box_detections=[{'x': 1.5}]), 'a.jpg': CARD}, 'box_detections.0'),
+        ({'a.json': metadata(box_annotations=[{'category_name': 'person'}]), 'a.jpg': CARD}, 'box_annotations.0.x'),
+        ({'a.json': metadata(point_annotations=[{'x': 1, 'y': 2}]), 'a.jpg': CARD}, 'point_annotations.0'),
         ({'a%3A.json': metadata()}, 'a:: the batch has metadata, but no image'),
         ({'a%3A.jpg': CARD, 'a:.jpg': CARD}, 'a second image'),
     ],
@@ -47,3 +52,21 @@ def test_skeletons_are_drawn_over_received_images(loop: MockLoopProcess, engine:
     assert changed[1] == 0
     loop.delete_images()
     assert loop.images() == []
+
+
+def test_annotated_persons_are_counted_and_drawn(loop: MockLoopProcess) -> None:
+    """Boxes and points of a correction are counted and drawn as those of a detection are."""
+    persons = [Person.empty() for _ in FIGURES]
+    for person, figure in zip(persons, FIGURES, strict=True):
+        person.keypoints[:], person.visibility[:] = figure.keypoints, VISIBLE
+    ids = {name: name for name in ('person', *KEYPOINT_NAMES)}
+    corrected = json.dumps(asdict(to_annotations(persons, ids))).encode()
+    assert send_images(loop, {'a.jpg': CARD, 'a.json': corrected}).status_code == 200
+    (image,) = loop.images()
+    assert (image['boxes'], image['points']) == (len(FIGURES), 133 * len(FIGURES))
+    drawn = images.decode_image(loop.jpeg(image['id'], skeletons=True)).astype(int)
+    changed = np.asarray((np.abs(drawn - images.decode_image(CARD)) > 60).any(axis=-1))
+    for figure in FIGURES:
+        x1, y1, x2, y2 = figure.box.astype(int).tolist()
+        assert changed[y1:y2, x1:x2].sum() > 1000
+    loop.delete_images()
