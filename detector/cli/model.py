@@ -1,28 +1,37 @@
-"""`wholebody model`: pull, pack, verify, install, list and upload model packages."""
+"""`wholebody model`: pull published models; pack, verify, install, choose, remove and upload model packages."""
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from detector.models.embedded import Mode
+from detector.errors import FolderInUse, WholebodyError
 
-from .common import load_settings
+from .common import NodeClient, load_settings, print_table
 
 if TYPE_CHECKING:
     from detector.models.catalogue import Watch
     from detector.models.downloads import Progress as ByteProgress
-    from detector.models.store import ModelStore
+    from detector.models.library import AvailableModel, ModelLibrary
+    from detector.models.package import Verify
+    from detector.settings import Settings
 
 app = typer.Typer(
-    help='Pull, pack, verify, install, list and upload model packages.',
+    help='Pull published models; pack, verify, install, choose, remove and upload model packages.',
     no_args_is_help=True,
     rich_markup_mode='markdown',
 )
 
 ColorOrderOption = Literal['RGB', 'BGR']
+Url = Annotated[str | None, typer.Option(help='Address of the node that uses DATA_FOLDER, e.g. http://localhost:8004.')]
+AsJson = Annotated[bool, typer.Option('--json', help='Print JSON, one line per model.')]
+_SWITCH_SECONDS: Final = 300
+"""Time in which a running node must have switched to another model, in seconds."""
+
 Archive = Annotated[Path, typer.Argument(help='A package: a zip with model.json, det.onnx and pose.onnx.')]
 
 
@@ -68,10 +77,7 @@ def pack(
 @app.command()
 def verify(archive: Archive) -> None:
     """Check a package: files, description, hashes, and a trial inference."""
-    from detector.engine.pose_engine import EngineOptions
-    from detector.engine.verification import verify as verify_package
-
-    package = verify_package(archive, EngineOptions.of(load_settings()))
+    package = _verification(load_settings())(archive)
     print(f'{archive}: {package.model_version} is valid')
 
 
@@ -84,86 +90,247 @@ def install(
 
     A running node serves it after a restart.
     """
-    from detector.models.store import ModelStore
+    settings = load_settings()
+    package = _library(settings).store.install(archive, verify=_verification(settings), replace=replace)
+    print(f'{package.model_version} is installed in {package.folder} and current')
+    _tell_about_running_node(settings, package.version)
 
-    _install(ModelStore(load_settings().data_folder), archive, replace=replace)
+
+@app.command()
+def available(as_json: AsJson = False) -> None:
+    """List the published models that `pull` downloads: size, licence, accuracy, and what is on this machine.
+
+    AP is the published average precision of the pose estimator over the whole body on COCO-WholeBody, in percent.
+    """
+    from dataclasses import asdict
+
+    models = _library(load_settings()).available()
+    if as_json:
+        for model in models:
+            print(json.dumps(asdict(model)))
+        return
+    rows = [
+        (
+            model.mode,
+            model.description,
+            '?' if model.megabytes is None else f'{model.megabytes:.0f}',
+            '?' if model.ap is None else f'{model.ap:.1f}',
+            model.licence or '?',
+            _state(model),
+        )
+        for model in models
+    ]
+    print_table(('model', 'networks', 'MB', 'AP', 'licence', 'here'), rows)
+    for source in dict.fromkeys(f'AP: {model.ap_source}' for model in models if model.ap_source):
+        print(source)
+
+
+def _state(model: 'AvailableModel') -> str:
+    states = {
+        'current': model.current,
+        'installed': model.installed,
+        'downloaded': model.downloaded,
+        "in rtmlib's cache": model.in_rtmlib_cache,
+    }
+    return next((state for state, holds in states.items() if holds), '')
 
 
 @app.command('list')
-def list_models() -> None:
-    """List the installed models and mark the current one."""
-    from detector.errors import InvalidPackage
-    from detector.models.package import open_package
-    from detector.models.store import ModelStore
+def list_models(as_json: AsJson = False) -> None:
+    """List the installed models and those that ship with the project, and mark the one that a node starts with."""
+    from dataclasses import asdict
 
-    store = ModelStore(load_settings().data_folder)
-    try:
-        current = store.current()
-    except InvalidPackage as error:
-        print(f'! {error}')
-        current = store.data_folder  # marks no model
-    for model in store.installed():
-        if isinstance(model, InvalidPackage):
-            print(f'! {model}')
+    library = _library(load_settings())
+    for model in [*library.installed(), *library.embedded()]:
+        if as_json:
+            print(json.dumps(asdict(model)))
+        elif model.error is not None:
+            print(f'! {model.version}: {model.error}')
         else:
-            mark = '*' if current is not None and model.folder.resolve() == current else ' '
-            print(f'{mark} {model.version}  {model.name}  {model.folder}')
-    embedded = open_package(store.embedded())
-    print(f'{" " if current else "*"} {embedded.version}  {embedded.name}  (embedded)')
+            role = f'  ({model.role})' if model.role != 'installed' else ''
+            print(
+                f'{"*" if model.current else " "} {model.version}  {model.name}{role}  {_mib(model.bytes)}  '
+                f'{model.folder}'
+            )
 
 
 @app.command()
 def pull(
-    mode: Annotated[Mode, typer.Argument(help='Published model to download.')],
+    mode: Annotated[str, typer.Argument(help='Published model to download; `available` lists them.')],
     output: Annotated[
         Path | None, typer.Option('--output', '-o', help='Write the package to this file instead of installing it.')
     ] = None,
     offline: Annotated[bool, typer.Option('--offline', help='Use earlier downloads only.')] = False,
+    from_rtmlib: Annotated[
+        bool, typer.Option('--from-rtmlib', help="Take the networks from rtmlib's cache; nothing is downloaded.")
+    ] = False,
 ) -> None:
     """Download a published rtmlib model, pack it, verify it, install it and make it current.
 
-    The command resumes interrupted downloads, tries mirrors, and records and checks hashes.
+    The command resumes interrupted downloads, tries mirrors, and records and checks hashes. It uses files that lie in
+    `DATA_FOLDER/downloads` already.
     """
     import asyncio
 
-    from detector.engine.verification import verify as verify_package
-    from detector.models.catalogue import pull as pull_model
-    from detector.models.store import ModelStore
+    from detector.models.library import PullRequest
 
     settings = load_settings()
-    store = ModelStore(settings.data_folder)
-    archive = output or store.download_path(mode)
+    library = _library(settings)
+    request = PullRequest(mode=mode, offline=offline, from_rtmlib=from_rtmlib)
     with _progress() as watch:
-        package = asyncio.run(
-            pull_model(
-                mode,
-                archive,
-                verify=verify_package,
-                cache=store.download_path(mode).parent,
-                catalogue=settings.model_catalogue,
-                offline=offline,
-                watch=watch,
-            )
-        )
-    if output is None:
-        _install(store, archive, replace=True)
-        archive.unlink()
-    else:
+        package = asyncio.run(library.pull(request, output, verify=_verification(settings), watch=watch))
+    if output is not None:
         print(f'{output}: {package.model_version}')
+        return
+    library.store.select(package.version)
+    print(f'{package.model_version} is installed in {package.folder} and current')
+    _tell_about_running_node(settings, package.version)
+
+
+@app.command()
+def use(
+    name: Annotated[str, typer.Argument(help='Name or version of an installed model.')],
+    url: Url = None,
+) -> None:
+    """Make an installed model the current one.
+
+    A node serves it from its next start on. With `--url`, the running node switches at once, and the command waits
+    until it has.
+    """
+    settings = load_settings()
+    library = _library(settings)
+    if url is None:
+        package = library.use(name)
+        print(f'{package.model_version} is current')
+        _tell_about_running_node(settings, package.version)
+        return
+    model = library.find(name)
+    with NodeClient(url, settings) as node:
+        _switch(node, model.version)
+    print(f'{url} serves {model.name} {model.version}')
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help='Name or version of an installed model.')],
+    url: Url = None,
+) -> None:
+    """Remove an installed model, but neither the current one nor the one that the running node serves.
+
+    While a node uses DATA_FOLDER, the command needs its address, to learn what it serves.
+    """
+    settings = load_settings()
+    library = _library(settings)
+    serving = None
+    if url is not None:
+        with NodeClient(url, settings) as node:
+            serving = _about(node)['model_version']
+    elif (holder := _running_node(settings)) is not None:
+        raise FolderInUse(
+            f'a node uses {settings.data_folder} ({holder}): give its address with --url, so that the model that it '
+            'serves stays'
+        )
+    model = library.remove(name, serving=serving)
+    print(f'{model.name} {model.version} is removed, which frees {_mib(model.bytes)}'.strip())
+
+
+def _library(settings: 'Settings') -> 'ModelLibrary':
+    from detector.models.library import ModelLibrary
+    from detector.models.store import ModelStore
+
+    return ModelLibrary(ModelStore(settings.data_folder), settings.model_catalogue)
+
+
+def _verification(settings: 'Settings') -> 'Verify':
+    from functools import partial
+
+    from detector.engine.pose_engine import EngineOptions
+    from detector.engine.verification import verify as verify_package
+
+    return partial(verify_package, options=EngineOptions.of(settings))
+
+
+def _mib(size: int) -> str:
+    return f'{size / 1024**2:.1f} MiB'
+
+
+# ---------------------------------------------------------------- a running node
+
+
+def _running_node(settings: 'Settings') -> str | None:
+    """Return the process of the node that uses DATA_FOLDER, None if no node does."""
+    from detector.system.folder_lock import NODE_LOCK, holder_of
+
+    return holder_of(settings.data_folder / NODE_LOCK)
+
+
+def _tell_about_running_node(settings: 'Settings', version: str) -> None:
+    if (holder := _running_node(settings)) is not None:
+        print(
+            f'the running node ({holder}) keeps its model until its next start; it switches now with '
+            f'`wholebody model use {version} --url http://localhost:{settings.backend_port}`'
+        )
+
+
+def _about(node: NodeClient) -> dict[str, Any]:
+    """Return the model that a node serves, and the state of its model update."""
+    response = node.send('GET', '/about')
+    try:
+        about = response.json()
+        information = about['model_info']
+        return {'model_version': information and information['version'], 'update': about['update']}
+    except (ValueError, KeyError, TypeError):
+        raise node.fault(response, 'not the description of a node') from None
+
+
+def _switch(node: NodeClient, version: str) -> None:
+    """Let a node switch to an installed version, and wait until it serves it.
+
+    :raises WholebodyError: the node refuses the version or cannot serve it.
+    """
+    response = node.send('PUT', '/model_version', content=version)
+    if not response.is_success:
+        raise node.fault(response, response.text[:500])
+    end = time.monotonic() + _SWITCH_SECONDS
+    while time.monotonic() < end:
+        about = _about(node)
+        if about['model_version'] == version:
+            return
+        if not about['update']['busy'] and about['update']['error']:
+            raise WholebodyError(f'{node.address} cannot switch to {version}: {about["update"]["error"]}')
+        time.sleep(0.5)
+    raise WholebodyError(f'{node.address} has not switched to {version} within {_SWITCH_SECONDS} seconds')
+
+
+# ---------------------------------------------------------------- progress, and the Learning Loop
 
 
 @contextmanager
 def _progress() -> Iterator['Watch']:
     """Show a progress bar per file on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
 
         def watch(name: str) -> 'ByteProgress':
-            task = bars.add_task(name, total=None)
-            return lambda done, total: bars.update(task, completed=done, total=total)
+            tasks: list[TaskID] = []
+
+            def show(done: int, total: int | None) -> None:
+                if not tasks:  # no bar for a server that does not answer
+                    tasks.append(bars.add_task(name, total=None))
+                bars.update(tasks[0], completed=done, total=total)
+
+            return show
 
         yield watch
 
@@ -179,14 +346,3 @@ def upload(
     from detector.loop.client import upload_package
 
     print(asyncio.run(upload_package(load_settings(), archive, training=training)))
-
-
-def _install(store: 'ModelStore', archive: Path, *, replace: bool) -> None:
-    from functools import partial
-
-    from detector.engine.pose_engine import EngineOptions
-    from detector.engine.verification import verify as verify_package
-
-    verified = partial(verify_package, options=EngineOptions.of(load_settings()))
-    package = store.install(archive, verify=verified, replace=replace)
-    print(f'{package.model_version} is installed in {package.folder} and current')

@@ -216,7 +216,7 @@ async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes'
             try:
                 await download(client, url, target, max_bytes=_MAX_BYTES, progress=progress, keep=False)
             except DownloadFailed as error:
-                log.warning('%s', error)
+                log.info('%s', error)  # the error below names it, unless a mirror delivers the file
                 hosts.setdefault(error.reason, []).append(_host(url))
                 continue
             fault = await asyncio.to_thread(_fault_of, target, network, hashes)

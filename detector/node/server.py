@@ -18,7 +18,7 @@ from detector.errors import FolderInUse, InvalidSettings
 from detector.observability.logs import ConsoleFormatter, JsonFormatter, log_uncaught_errors
 from detector.observability.secrecy import hide_secrets
 from detector.settings import Settings
-from detector.system.folder_lock import FolderLock
+from detector.system.folder_lock import NODE_LOCK, FolderLock
 from detector.system.opencv import opencv_fault
 from detector.system.shutdown_budget import ShutdownBudget
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger('wholebody.node')
 
-LOCK_FILE: Final = 'node.lock'
-"""File in DATA_FOLDER that a running node holds locked."""
+_LOCK_SECONDS: Final = 0.2
+"""Time to wait for the lock of DATA_FOLDER, which commands hold for a moment to see if a node runs, in seconds."""
 SAME_SIGNAL_SECONDS: Final = 0.2
 """Time in which a repeated signal counts as the same one, in seconds. A signal can arrive twice, because a parent such
 as `uv run` forwards it."""
@@ -75,9 +75,9 @@ def serve(settings: Settings) -> None:
 
 def _lock(settings: Settings) -> FolderLock:
     settings.make_data_folder()
-    lock = FolderLock(settings.data_folder / LOCK_FILE)
+    lock = FolderLock(settings.data_folder / NODE_LOCK)
     try:
-        lock.acquire()
+        lock.acquire(seconds=_LOCK_SECONDS)
     except FolderInUse as error:
         raise InvalidSettings(f'DATA_FOLDER={settings.data_folder}: {error}; give each node its own') from None
     return lock

@@ -9,12 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from filelock import FileLock, Timeout
 
 from detector.errors import FolderInUse
 
 log = logging.getLogger('wholebody.folders')
+
+NODE_LOCK: Final = 'node.lock'
+"""Lock file in DATA_FOLDER, which a running node holds."""
 
 _without_locks: set[Path] = set()
 
@@ -43,7 +47,7 @@ class FolderLock:
         try:
             self._lock.acquire(timeout=seconds, poll_interval=0.05)
         except Timeout:
-            raise FolderInUse(f'{self.path.parent} is in use by {self._holder()}') from None
+            raise FolderInUse(f'{self.path.parent} is in use by {self.holder()}') from None
         except OSError as error:
             if self.path not in _without_locks:
                 _without_locks.add(self.path)
@@ -65,12 +69,26 @@ class FolderLock:
         except OSError as error:  # the node serves even if the disk is full
             log.warning('%s cannot be written: %s', self.path, error.strerror)
 
-    def _holder(self) -> str:
+    def holder(self) -> str:
+        """Return the process that acquired the lock last."""
         try:
             holder = json.loads(self.path.read_bytes())
             return f'process {holder["pid"]} on {holder["host"]} since {holder["since"]}'
         except (OSError, ValueError, KeyError, TypeError):
             return 'another process'
+
+
+def holder_of(path: Path) -> str | None:
+    """Return the process that holds a lock file, such as `process 7 on robot since …`; None if no process does."""
+    if not path.is_file():
+        return None
+    lock = FolderLock(path)
+    try:
+        lock.acquire()
+    except FolderInUse:
+        return lock.holder()
+    lock.release()
+    return None
 
 
 _in_this_process = threading.RLock()

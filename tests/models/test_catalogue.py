@@ -7,7 +7,6 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import onnx
@@ -27,15 +26,7 @@ from detector.models.package import ModelPackage
 from mock.test_card.model import build_detector, build_estimator
 from tests.support.commands import succeed
 from tests.support.file_server import FileServer, serving
-
-
-def published(content: bytes) -> bytes:
-    """Return a zip as mmdeploy publishes it: the network lies in a folder beside other files."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, 'w') as archive:
-        archive.writestr('model_sdk/pipeline.json', '{}')
-        archive.writestr('model_sdk/end2end.onnx', content)
-    return buffer.getvalue()
+from tests.support.published_models import catalogue_of, published, published_networks
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +36,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def servers() -> Iterator[tuple[FileServer, FileServer]]:
-    """A detector and an estimator, each on its own server."""
-    with (
-        serving(published(build_detector().SerializeToString())) as detector,
-        serving(published(build_estimator().SerializeToString())) as estimator,
-    ):
-        yield detector, estimator
-
-
-def catalogue_of(folder: Path, servers: tuple[FileServer, FileServer], **changes: Any) -> Path:
-    """Write a catalogue whose `lightweight` model consists of the files of the two servers."""
-    detector, estimator = (server.url for server in servers)
-    model = {
-        'description': 'test',
-        'detector': {'urls': [detector.replace('model', 'det')], 'input_size': [640, 640], 'color_order': 'BGR'},
-        'estimator': {'urls': [estimator.replace('model', 'pose')], 'input_size': [192, 256], 'color_order': 'RGB'},
-    }
-    model['detector'] |= changes  # type: ignore[operator]
-    path = folder / 'catalogue.json'
-    path.write_text(json.dumps({'lightweight': model}))
-    return path
+    with published_networks() as running:
+        yield running
 
 
 def test_the_shipped_catalogue_names_what_rtmlib_would_fetch() -> None:

@@ -2,11 +2,14 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
+
+_CHUNK: Final = 16 * 1024
 
 
 @dataclass
@@ -15,6 +18,7 @@ class FileServer:
 
     :param cuts: number of bytes after which the connection is cut, for each of the next requests.
     :param statuses: statuses that replace the answers to the next requests.
+    :param chunk_seconds: pause before each 16 KiB of an answer, for a slow connection.
     :param ranges: `Range` header of each request so far.
     """
 
@@ -22,6 +26,7 @@ class FileServer:
     etag: bool = True
     cuts: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    chunk_seconds: float = 0
     ranges: list[str | None] = field(default_factory=list)
     port: int = 0
 
@@ -62,6 +67,10 @@ def serving(content: bytes) -> Iterator[FileServer]:
                 self.close_connection = True
                 self.connection.close()
                 return
+            while state.chunk_seconds and body:
+                time.sleep(state.chunk_seconds)
+                self.wfile.write(body[:_CHUNK])
+                body = body[_CHUNK:]
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
