@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,52 +101,90 @@ def stream(project: Project, result: Sequence[Json]) -> list[int]:
     return tasks
 
 
+def scores(project: Project, version: str = NEW) -> dict[int, float]:
+    return {p['task']: p['score'] for p in project.predictions() if p['model_version'] == version}
+
+
 @STYLES
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
-def test_the_tab_and_the_label_stream_have_the_order_of_the_queue(
-    label_studio: LabelStudio, style: Style, by: str
-) -> None:
-    """The tab and the label stream have the queue's order for the newest version, and a second run changes nothing."""
+def test_the_tab_has_the_order_of_the_queue(label_studio: LabelStudio, style: Style, by: str) -> None:
+    """The tab, and "Label Tasks As Displayed" in it, have the queue's order for the newest version; all predictions
+    keep their scores, and a second run changes nothing."""
     project, tasks = make_project(label_studio, style)
-    person = by_hand(make_person(seed=2))
-    result = to_results([person], parse(generate(style)), SIZE)
+    result = to_results([by_hand(make_person(seed=2))], parse(generate(style)), SIZE)
     project.annotate(tasks[2], result)
     project.annotate(tasks[5], [], was_cancelled=True)
+    before = scores(project), scores(project, OLD)
     left = set(tasks) - {tasks[2], tasks[5]}
     order = ranked(succeed(label_studio, 'queue', '-p', project.id, '--by', by))
     assert set(order) == left
     if by == 'uncertainty':
         assert order == sorted(left, reverse=True)
     assert listed(project) == order
-    assert project.settings()['model_version'] == NEW
     again = succeed(label_studio, 'queue', '-p', f'{label_studio.url}/projects/{project.id}/data?tab=1', '--by', by)
     assert ranked(again) == order
-    assert '0 scores have changed' in again
+    assert '0 ranks changed' in again
     assert listed(project) == order
-    old = {p['task']: p['score'] for p in project.predictions() if p['model_version'] == OLD}
-    assert len(set(old.values())) == TASKS, 'another version keeps its scores'
-    assert stream(project, result)[: len(order)] == order
+    assert (scores(project), scores(project, OLD)) == before
+    assert as_displayed(project, result, len(order)) == order
+
+
+def as_displayed(project: Project, result: Sequence[Json], count: int) -> list[int]:
+    """Return the first tasks that "Label Tasks As Displayed" gives in the tab, one after the other."""
+    tab = tab_of(project)
+    chosen: Json = {'selectedItems': {'all': True, 'excluded': []}}
+    body = chosen | {name: tab['data'][name] for name in ('ordering', 'filters')} | {'project': project.id}
+    tasks = []
+    for _ in range(count):
+        wanted = {'id': 'next_task', 'project': project.id}
+        tasks.append(int(project.server.request('POST', '/api/dm/actions', params=wanted, json=body)['id']))
+        project.annotate(tasks[-1], result)
+    return tasks
 
 
 def test_another_version_a_limit_and_parts(label_studio: LabelStudio) -> None:
-    """Tasks beyond the limit come later and keep their scores if possible, and sampling changes only on request."""
+    """The tab shows only the tasks within the limit, and sampling changes only on request."""
     project, tasks = make_project(label_studio, 'skeleton')
-    before = [p['score'] for p in project.predictions() if p['model_version'] == OLD]
+    before = scores(project, OLD)
     project.change(sampling='Sequential sampling')
     options = ['--by', 'uncertainty', '--limit', 3, '--part', 'hands', '--model-version', OLD]
     printed = succeed(label_studio, 'queue', '-p', project.id, *options)
-    assert ranked(printed) == tasks[::-1][:3] == listed(project)[:3]
+    assert ranked(printed) == tasks[::-1][:3] == listed(project)
     assert 'left_hand' in printed
     assert '3 of 8 tasks, predictions of m 1.0' in printed
-    settings = project.settings()
-    assert (settings['model_version'], settings['sampling']) == (OLD, 'Sequential sampling')
-    scores = [p['score'] for p in project.predictions() if p['model_version'] == OLD]
-    assert scores == [*(score if score > 0.5 else 1 for score in before[:5]), 0.5, 0.45, 0.4]
-    assert set(before[:5]) & set(scores)
+    assert project.settings()['sampling'] == 'Sequential sampling'
+    assert scores(project, OLD) == before
+    refused = run(label_studio, 'queue', '-p', project.id, '--stream')
+    assert refused.returncode == 2
     succeed(label_studio, 'queue', '-p', project.id, '--by', 'uncertainty', '--stream')
     settings = project.settings()
     assert (settings['model_version'], settings['sampling']) == (NEW, 'Uncertainty sampling')
     assert listed(project) == tasks[::-1]
+
+
+def test_the_label_stream_follows_the_scores(label_studio: LabelStudio) -> None:
+    """With `--stream`, "Label All Tasks" gives the tasks by the scores that their predictions came with."""
+    project, tasks = make_project(label_studio, 'skeleton')
+    project.change(sampling='Sequential sampling')
+    for number, prediction in enumerate(p for p in project.predictions() if p['model_version'] == NEW):
+        label_studio.request('PATCH', f'/api/predictions/{prediction["id"]}/', json={'score': 0.9 - number / 20})
+    succeed(label_studio, 'queue', '-p', project.id, '--by', 'uncertainty', '--stream')
+    assert stream(project, []) == tasks[::-1]
+
+
+def test_a_limited_queue_of_a_large_project_takes_five_seconds(label_studio: LabelStudio) -> None:
+    """`--limit 50` takes less than five seconds in a project of 300 tasks, for a new queue or for another order."""
+    project = label_studio.create_project(generate('skeleton'))
+    tasks = project.import_tasks([{'image': f'/data/upload/1/01234567-image{number}.jpg'} for number in range(300)])
+    assert project.import_predictions([predict('skeleton', task, [make_person(seed=task)]) for task in tasks]) == 300
+    seconds = []
+    for by in ('diversity', 'uncertainty', 'both'):
+        started = time.monotonic()
+        printed = succeed(label_studio, 'queue', '-p', project.id, '--limit', 50, '--by', by)
+        seconds.append(time.monotonic() - started)
+        assert ranked(printed) == listed(project)
+        assert len(listed(project)) == 50
+    assert min(seconds) < 5  # the machine may be busy with other tests for a while
 
 
 def test_a_dry_run_writes_nothing(label_studio: LabelStudio) -> None:

@@ -1,10 +1,12 @@
 """Options and helpers that several commands of `wholebody labelstudio` share."""
 
 import asyncio
+import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from detector.settings import Settings
 
 Result = TypeVar('Result')
+
+_INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as that of a shell."""
 
 ProjectOption = Annotated[str, typer.Option('--project', '-p', help='Number or address of a project.')]
 ProjectsOption = Annotated[
@@ -57,6 +62,19 @@ def in_project(settings: 'Settings', project: str, work: 'Callable[[Project], Aw
             return await work(Project(connection, project_id_of(project)))
 
     return asyncio.run(run())
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Run a part of a command that a second run continues, and say so at Ctrl-C.
+
+    :raises typer.Exit: the user has pressed Ctrl-C.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('stopped; run the command again: it continues with what is left', file=sys.stderr)
+        raise typer.Exit(_INTERRUPTED) from None
 
 
 def line_printer(progress: 'Progress') -> Callable[[str], None]:

@@ -11,7 +11,7 @@ import typer
 
 from detector.cli.common import load_settings, progress_bar
 
-from .common import ProjectOption, line_printer
+from .common import ProjectOption, line_printer, resumable
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.bulk_preannotation import Progress
@@ -43,9 +43,10 @@ def preannotate(
     """
     if not use_ray and (workers is not None or address is not None):
         raise typer.BadParameter('--workers and --ray-address need --ray')
-    progress = asyncio.run(
-        _preannotate(load_settings(), project, model, limit, (workers, address) if use_ray else None)
-    )
+    with resumable():
+        progress = asyncio.run(
+            _preannotate(load_settings(), project, model, limit, (workers, address) if use_ray else None)
+        )
     print(_summary(progress))
     if progress.failed:
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""`wholebody labelstudio queue`: write the order in which people should label tasks."""
+"""`wholebody labelstudio queue`: write the order in which annotators should label tasks."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from detector.cli.common import load_settings, print_table, progress_bar
+from detector.wording import counted
 
-from .common import ProjectOption, in_project
+from .common import ProjectOption, in_project, resumable
 
 if TYPE_CHECKING:
     from detector.label_studio.server.project import Project
@@ -51,14 +52,23 @@ def queue(
         str | None,
         typer.Option(help='Model version of the predictions.', show_default='the newest version with predictions'),
     ] = None,
-    stream: Annotated[bool, typer.Option('--stream', help='Make "Label All Tasks" follow the queue.')] = False,
+    stream: Annotated[
+        bool,
+        typer.Option('--stream', help='With --by uncertainty: make "Label All Tasks" begin with uncertain images.'),
+    ] = False,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Print the table and change nothing.')] = False,
 ) -> None:
     """Order the tasks by what is most worth labelling: images that the model is unsure of or that differ from the rest.
 
-    The queue holds the tasks with a prediction and without an annotation. The command writes the order to the scores of
-    the predictions, adds a tab "Queue" that shows it, and sets the project's model version to that of the queue.
+    The queue holds the tasks with a prediction and without an annotation. The command writes their ranks into the
+    column `wholebody_rank` of the tasks, and adds a tab "Queue" that shows them in this order; use "Label Tasks As
+    Displayed" there. Predictions keep their scores.
     """
+    if stream and (by != 'uncertainty' or part):
+        raise typer.BadParameter(
+            'in "Label All Tasks", Label Studio only follows the scores of predictions: give --stream with '
+            '--by uncertainty and without --part, or use "Label Tasks As Displayed" in the tab "Queue"'
+        )
     names = [name for chosen in part or () for name in _NAMES.get(chosen, (chosen.value,))]
 
     async def work(chosen: 'Project') -> str:
@@ -74,16 +84,15 @@ def queue(
         if not waiting.candidates:
             return f'nothing to queue: all tasks with a prediction of {version} are annotated or skipped'
         places = review_queue.queue(waiting, by=by, limit=limit)
-        queued = places[:limit]
-        _print_table(queued)
-        about = f'{len(queued)} of {len(places)} tasks, predictions of {version}'
+        _print_table(places)
+        about = f'{len(places)} of {len(waiting.candidates)} tasks, predictions of {version}'
         if dry_run:
             return f'{about}; nothing is written'
-        with _bar('writing scores') as show:
-            changed, tab = await review_queue.write(chosen, places, version, stream=stream, on_progress=show)
-        return f'{about}; {changed} scores have changed\n{chosen.page(tab=tab["id"])}'
+        changed, tab = await review_queue.write(chosen, places, waiting, stream=stream)
+        return f'{about}; {counted(changed, "rank")} changed\n{chosen.page(tab=tab["id"])}'
 
-    print(in_project(load_settings(), project, work))
+    with resumable():
+        print(in_project(load_settings(), project, work))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import typer
 from detector.cli.common import load_settings, progress_bar, write_text
 from detector.errors import InvalidRequest
 
-from .common import ProjectOption, in_project
+from .common import ProjectOption, in_project, resumable
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.image_imports import Report
@@ -193,7 +193,7 @@ def import_images(
     if not files:
         hint = '' if recursive else '; --recursive includes nested folders'
         raise InvalidRequest(f'there is no image ({", ".join(ENDINGS)}) in {", ".join(map(str, paths))}{hint}')
-    with progress_bar() as bar:
+    with resumable(), progress_bar() as bar:
         show = partial(bar.advance, bar.add_task('importing', total=len(files)))
         report = in_project(
             settings,

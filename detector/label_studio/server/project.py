@@ -4,10 +4,11 @@ import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode
 
-from detector.errors import InvalidRequest, LabelStudioFault
+from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
 
 from .client import Connection
 
@@ -152,6 +153,24 @@ class Project:
         body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}}
         await self.connection.request('POST', '/api/dm/actions', params=wanted, json=body)
 
+    async def set_data(self, task_ids: Sequence[int], name: str, value: str) -> None:
+        """Write one text into a field of many tasks' data; the other fields keep their values."""
+        await self._write_field(task_ids, value_name=name, value_type='String', value=value)
+
+    async def replace_data(self, task_ids: Sequence[int], name: str, old: str, new: str) -> None:
+        """Replace a part of the text in a field of many tasks' data.
+
+        :param old: text without quotes, commas and brackets; so is `new`.
+        """
+        expression = f'replace({json.dumps(old)}, {json.dumps(new)})'
+        await self._write_field(task_ids, value_name=name, value_type='Expression', value=expression)
+
+    async def _write_field(self, task_ids: Sequence[int], **field: str) -> None:
+        """Run the data manager's action for fields, which Label Studio performs although its menu does not show it."""
+        wanted: dict[str, str | int] = {'id': 'add_data_field', 'project': self.id}
+        body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}} | field
+        await self.connection.request('POST', '/api/dm/actions', params=wanted, json=body)
+
     async def change_task(self, task_id: int, **fields: Any) -> Json:
         """Replace `data` or `meta` of a task."""
         return await self._object('PATCH', f'/api/tasks/{task_id}/', json=fields)
@@ -214,7 +233,8 @@ class Project:
     async def remove_surplus(self, model_version: str) -> int:
         """Delete all but the oldest prediction of a version from each task.
 
-        A busy Label Studio on SQLite repeats requests internally and then stores predictions twice.
+        A busy Label Studio on SQLite repeats requests internally and then stores predictions twice, and two runs at the
+        same time may each store one.
 
         :return: the number of deleted predictions.
         """
@@ -226,13 +246,10 @@ class Project:
                 if task['total_predictions'] > 1:
                     found = [one for one in await self.predictions(task['id']) if one['model_version'] == model_version]
                     for repeated in sorted(one['id'] for one in found)[1:]:
-                        await self.delete_prediction(repeated)
-                        deleted += 1
+                        with suppress(NotInLabelStudio):  # another run has deleted it
+                            await self.delete_prediction(repeated)
+                            deleted += 1
         return deleted
-
-    async def change_prediction(self, prediction_id: int, **fields: Any) -> None:
-        """Change fields of a prediction, such as `score`."""
-        await self.connection.request('PATCH', f'/api/predictions/{prediction_id}/', json=fields)
 
     async def delete_prediction(self, prediction_id: int) -> None:
         await self.connection.request('DELETE', f'/api/predictions/{prediction_id}/')

@@ -1,14 +1,16 @@
 """The order in which annotators should see predicted tasks, by uncertainty, diversity or both.
 
-The uncertainty is that of the least certain part of the least certain person (see `relevance.confidences`). It is
-computed from the scores of the regions and not from the prediction's score, which the queue itself writes.
+The uncertainty is that of the least certain part of the least certain person (see `relevance.confidences`), computed
+from the scores of the regions.
 
 The diversity order is that of `postures.farthest_first`: the next task has the posture farthest from all annotated and
 all previously chosen ones.
+
+The order is written into the column `COLUMN` of the tasks' data, by which the tab sorts. Predictions keep their scores.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -16,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.datasets.person import Person, Size
-from detector.errors import InvalidRequest, NotInLabelStudio
+from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.labels.tasks import (
     Json,
+    address_of,
     annotations_of,
     file_of,
     id_of,
@@ -39,18 +42,17 @@ from .postures import farthest_first, postures
 By = Literal['uncertainty', 'diversity', 'both']
 
 TAB: Final = 'Queue'
-AT_ONCE: Final = 8
-"""Number of predictions that are changed at the same time."""
-LAST: Final = 1.0
-"""Score of tasks beyond the limit whose own score would put them before the end of the queue."""
-_PLACE_DIGITS: Final = 6
+COLUMN: Final = 'wholebody_rank'
+"""Field of a task's data with its rank in the queue: a text with leading zeros, since Label Studio sorts texts."""
+_OPEN: Final = '_'
+"""End of a rank whose further digits are still to be written."""
 _SCORE_DIGITS: Final = 4
 _HIDDEN: Final = (
     'inner_id', 'completed_at', 'total_annotations', 'cancelled_annotations', 'total_predictions', 'annotators',
     'annotations_results', 'annotations_ids', 'predictions_results', 'file_upload', 'storage_filename', 'created_at',
     'updated_at', 'updated_by', 'avg_lead_time', 'draft_exists',
 )  # fmt: skip
-"""Columns to hide, since they would push the score and the image out of sight."""
+"""Columns to hide, since they would push the rank and the image out of sight."""
 _JUDGED: Final = (PERSON, *PART_BY_NAME)
 """Columns of `relevance.confidences`."""
 _NO_SIZE: Final = (100, 100)
@@ -61,7 +63,6 @@ _NO_SIZE: Final = (100, 100)
 class Candidate:
     """A predicted task without an annotation.
 
-    :param predictions: ids of the version's predictions with their scores in Label Studio.
     :param certainty: certainty of the least certain person, 0..1; 1 if no person is judged.
     :param part: least certain part of that person, `person` for the box; None if no person is judged.
     :param postures: postures of its persons, shape (N, 399); see `postures`.
@@ -69,7 +70,6 @@ class Candidate:
 
     task: int
     file: str
-    predictions: dict[int, float | None]
     certainty: float
     part: str | None
     postures: NDArray[np.float32]
@@ -82,13 +82,11 @@ class Place:
     :param rank: rank, from 1.
     :param diversity: distance of its posture from all previous ones, see `postures`; inf for a first task without
         annotated ones; None: not computed.
-    :param changes: scores to write, 0..1, by prediction id; Label Studio sorts the lowest first.
     """
 
     rank: int
     candidate: Candidate
     diversity: float | None
-    changes: dict[int, float]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +96,7 @@ class Waiting:
     :param model_version: version whose predictions count.
     :param parts: names of the parts whose certainty counts; empty: all of them and the box.
     :param labelled: postures of each annotated task.
+    :param ranks: what `COLUMN` holds, by task; tasks without it are left out.
     """
 
     config: LabelingConfig
@@ -105,12 +104,16 @@ class Waiting:
     parts: Sequence[str] = ()
     candidates: list[Candidate] = field(default_factory=list)
     labelled: list[NDArray[np.float32]] = field(default_factory=list)
+    ranks: dict[int, str] = field(default_factory=dict)
 
     def add(self, task: Json) -> None:
         """Add a task: a candidate if it is predicted and neither annotated nor skipped.
 
         :param task: with complete `annotations` and `predictions`, not only their numbers.
         """
+        rank = address_of(task, COLUMN)
+        if rank not in (None, ''):
+            self.ranks[id_of(task)] = str(rank)
         annotation = newest_annotation(task)
         if annotation is not None:
             results = results_of(annotation)
@@ -127,7 +130,6 @@ class Waiting:
             Candidate(
                 task=id_of(task),
                 file=file_of(task, self.config),
-                predictions={id_of(prediction): prediction.get('score') for prediction in predictions},
                 certainty=value,
                 part=part,
                 postures=postures(persons),
@@ -166,32 +168,20 @@ def _pose(person: Person) -> Pose:
 
 
 def queue(waiting: Waiting, *, by: By, limit: int | None = None) -> list[Place]:
-    """Return all candidates in the order of the queue.
+    """Return the candidates in the order of the queue.
 
     `both` sorts by the sum of a task's ranks by uncertainty and by diversity; equal sums put the more uncertain task
     first. A low rank in either order puts a task late, and the two scales need no relative weight.
 
-    The score for Label Studio is the certainty for `uncertainty`, and otherwise the place as a share of all. Tasks
-    beyond the limit keep their score, or get 1 if it would put them before the end of the queue.
-
     :param limit: number of tasks to queue; None: all.
+    :return: the queued tasks.
     """
     found = sorted(waiting.candidates, key=lambda candidate: candidate.task)
-    count = len(found)
-    wanted = count if limit is None else min(limit, count)
+    wanted = len(found) if limit is None else min(limit, len(found))
     order, diversity = _order(found, waiting.labelled, by, wanted)
-    scores = [
-        found[index].certainty if by == 'uncertainty' else round(rank / count, _PLACE_DIGITS)
-        for rank, index in enumerate(order[:wanted])
-    ]
     return [
-        Place(
-            rank=rank + 1,
-            candidate=found[index],
-            diversity=diversity.get(index),
-            changes=_changes(found[index], scores[rank]) if rank < wanted else _pushed(found[index], scores[-1]),
-        )
-        for rank, index in enumerate(order)
+        Place(rank=rank, candidate=found[index], diversity=diversity.get(index))
+        for rank, index in enumerate(order[:wanted], start=1)
     ]
 
 
@@ -209,16 +199,6 @@ def _order(
         return chosen + [index for index in by_certainty if index not in diversity], diversity
     certain, diverse = np.argsort(by_certainty), np.argsort(chosen)
     return list(np.lexsort((certain, certain + diverse))), diversity
-
-
-def _changes(candidate: Candidate, score: float) -> dict[int, float]:
-    return {prediction: score for prediction, before in candidate.predictions.items() if before != score}
-
-
-def _pushed(candidate: Candidate, last: float) -> dict[int, float]:
-    """:param last: score at the end of the queue."""
-    before = candidate.predictions.items()
-    return {prediction: LAST for prediction, score in before if score != LAST and (score is None or score <= last)}
 
 
 async def version_of(project: Project, wanted: str | None) -> str:
@@ -249,55 +229,48 @@ async def read(project: Project, waiting: Waiting, *, on_progress: Callable[[int
 
 
 async def write(
-    project: Project,
-    places: Sequence[Place],
-    model_version: str,
-    *,
-    stream: bool = False,
-    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    project: Project, places: Sequence[Place], waiting: Waiting, *, stream: bool = False
 ) -> tuple[int, Json]:
-    """Write the scores, and a tab that lists the tasks without annotations in their order.
+    """Write the ranks, and a tab that lists the queued tasks without annotations in their order.
 
-    Label Studio sorts by the scores of the project's `model_version` only, in tabs and in the label stream ("Label All
-    Tasks"), so the project gets the version of the queue.
-
-    :param stream: True to set the project to uncertainty sampling, so that the label stream follows the order as well.
-    :param on_progress: called with the numbers of changed and of all predictions.
-    :return: the number of changed scores, and the tab.
-    :raises LabelStudioFault: see `Connection.request`; written scores are kept, and another run completes them.
+    :param stream: True to set the project to uncertainty sampling and to the model version of the queue, so that the
+        label stream ("Label All Tasks") begins with the predictions of the lowest score.
+    :return: the number of tasks with another rank than before, and the tab.
+    :raises LabelStudioFault: see `Connection.request`; the next run completes the ranks.
     """
-    done = await _write_scores(project, [change for place in places for change in place.changes.items()], on_progress)
-    wanted = {'model_version': model_version} | ({'sampling': UNCERTAINTY_SAMPLING} if stream else {})
-    settings = await project.settings()
-    if any(settings.get(name) != value for name, value in wanted.items()):
-        await project.change(**wanted)
-    return done, await project.save_view(_tab())
+    digits = len(str(len(places)))
+    ranks = {place.candidate.task: f'{place.rank:0{digits}}' for place in places}
+    dropped = waiting.ranks.keys() - ranks.keys()
+    changed = {task for task, rank in ranks.items() if waiting.ranks.get(task) != rank}
+    if dropped:
+        await project.set_data(sorted(dropped), COLUMN, '')
+    if changed:
+        await _write_ranks(project, ranks)
+    if stream:
+        wanted = {'model_version': waiting.model_version, 'sampling': UNCERTAINTY_SAMPLING}
+        settings = await project.settings()
+        if any(settings.get(name) != value for name, value in wanted.items()):
+            await project.change(**wanted)
+    return len(changed) + len(dropped), await project.save_view(_tab())
 
 
-async def _write_scores(
-    project: Project, changes: Sequence[tuple[int, float]], on_progress: Callable[[int, int], None]
-) -> int:
-    left = iter(changes)
-    done = 0
+async def _write_ranks(project: Project, ranks: Mapping[int, str]) -> None:
+    """Write the ranks digit by digit: ten requests per digit, however many tasks there are.
 
-    async def work() -> None:
-        nonlocal done
-        for prediction, score in left:
-            try:
-                await project.change_prediction(prediction, score=score)
-            except NotInLabelStudio:
-                continue  # the prediction was deleted in the meantime
-            done += 1
-            on_progress(done, len(changes))
-
-    workers = [asyncio.create_task(work()) for _ in range(AT_ONCE)]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    return done
+    A request can only write one text to many tasks, or replace a part of their texts. A request per task would take
+    0.1 s each.
+    """
+    width = len(next(iter(ranks.values())))
+    for position in range(width):
+        rest = _OPEN if position < width - 1 else ''
+        groups: defaultdict[str, list[int]] = defaultdict(list)
+        for task, rank in ranks.items():
+            groups[rank[position]].append(task)
+        for digit, tasks in sorted(groups.items()):
+            if position == 0:
+                await project.set_data(tasks, COLUMN, digit + rest)
+            else:
+                await project.replace_data(tasks, COLUMN, _OPEN, digit + rest)
 
 
 def _tab() -> dict[str, Any]:
@@ -305,11 +278,12 @@ def _tab() -> dict[str, Any]:
         {'filter': f'filter:tasks:{counted}_annotations', 'operator': 'equal', 'type': 'Number', 'value': 0}
         for counted in ('total', 'cancelled')
     ]
+    filters.append({'filter': f'filter:tasks:data.{COLUMN}', 'operator': 'empty', 'type': 'String', 'value': False})
     return {
         'title': TAB,
         'type': 'list',
         'target': 'tasks',
-        'ordering': ['tasks:predictions_score'],
+        'ordering': [f'tasks:data.{COLUMN}'],
         'filters': {'conjunction': 'and', 'items': filters},
         'hiddenColumns': {'explore': [f'tasks:{name}' for name in _HIDDEN], 'labeling': []},
     }

@@ -1,4 +1,4 @@
-"""The order of the queue by uncertainty, diversity or both, and its scores."""
+"""The order of the queue by uncertainty, diversity or both, and the ranks in Label Studio."""
 
 import asyncio
 import time
@@ -10,24 +10,18 @@ import numpy as np
 import pytest
 
 from detector.datasets.person import Person
-from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
+from detector.errors import InvalidRequest
 from detector.label_studio.backend.preannotation import score
 from detector.label_studio.labels.config import LabelingConfig
 from detector.label_studio.server.project import Project
 from detector.label_studio.workflows.postures import farthest_first
-from detector.label_studio.workflows.review_queue import AT_ONCE, Place, certainty, queue, version_of, write
+from detector.label_studio.workflows.review_queue import COLUMN, Place, certainty, queue, version_of, write
 from detector.pose.pose import Pose
 from tests.support.label_studio.evaluated import LEFT_HAND, SIZE, by_hand, make_person, unsure, without
 from tests.support.label_studio.review import KEYPOINTS, SKELETON, VERSION, make_waiting, predicted
 from tests.support.label_studio.tasks import Json, make_task
 
 STYLES = pytest.mark.parametrize('config', [SKELETON, KEYPOINTS], ids=['skeletons', 'keypoints'])
-
-
-def scores_of(places: Sequence[Place]) -> list[float | None]:
-    """Return the scores after writing, for tasks with one prediction each."""
-    predictions = [(place, prediction) for place in places for prediction in place.candidate.predictions.items()]
-    return [place.changes.get(number, before) for place, (number, before) in predictions]
 
 
 def tasks_of(places: Sequence[Place]) -> list[int]:
@@ -135,21 +129,13 @@ def crowd() -> list[Json]:
     return [predicted(n, *([] if n == 5 else [person])) for n, person in enumerate(people, start=1)]
 
 
-def test_uncertainty_keeps_the_certainty_as_the_score() -> None:
-    """The order by uncertainty keeps the certainty as score, of which Label Studio sorts the lowest first."""
+def test_uncertainty_begins_with_the_least_certain_task() -> None:
+    """The order by uncertainty begins with the least certain task, and equal ones keep the order of their ids."""
     places = queue(make_waiting(crowd()), by='uncertainty')
     assert tasks_of(places) == [6, 4, 3, 1, 2, 5]
-    assert scores_of(places) == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
+    assert [place.candidate.certainty for place in places] == [0.4, 0.6, 0.7, 0.8, 0.8, 1.0]
     assert {place.diversity for place in places} == {None}
     assert [place.rank for place in places] == [1, 2, 3, 4, 5, 6]
-
-
-@pytest.mark.parametrize('by', ['diversity', 'both'])
-def test_other_orders_have_places_as_scores(by: Any) -> None:
-    """Other orders use places as scores: ascending, distinct, in 0..1."""
-    assert scores_of(queue(make_waiting(crowd()), by=by)) == pytest.approx(
-        [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6], abs=1e-6
-    )
 
 
 def test_both_adds_the_ranks() -> None:
@@ -162,35 +148,23 @@ def test_both_adds_the_ranks() -> None:
 
 
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
-@pytest.mark.parametrize('before', [0.0, 0.5, 0.9, None])
-def test_a_limit_cuts_the_queue_and_puts_the_others_behind_it(by: Any, before: float | None) -> None:
-    """A limit keeps the order within it and puts other tasks behind, changing only scores that would come earlier."""
-    tasks = crowd()
-    for task in tasks:
-        task['predictions'][0]['score'] = before
-    waiting = make_waiting(tasks)
-    limited, full = queue(waiting, by=by, limit=2), queue(waiting, by=by)
-    assert tasks_of(limited)[:2] == tasks_of(full)[:2]
-    assert sorted(tasks_of(limited)) == [1, 2, 3, 4, 5, 6]
-    scores = scores_of(limited)
-    assert scores[:2] == ([0.4, 0.6] if by == 'uncertainty' else pytest.approx([0, 1 / 6], abs=1e-6))
-    keeps = before is not None and before > (scores[1] or 0)
-    assert scores[2:] == [before if keeps else 1.0] * 4
-    assert any(place.changes for place in limited[2:]) != keeps
-    assert tasks_of(queue(waiting, by=by, limit=99)) == tasks_of(full)
+def test_a_limit_cuts_the_queue(by: Any) -> None:
+    """A limit keeps the first tasks in their order, and a limit beyond the number of tasks keeps all."""
+    waiting = make_waiting(crowd())
+    full = tasks_of(queue(waiting, by=by))
+    assert sorted(full) == [1, 2, 3, 4, 5, 6]
+    assert tasks_of(queue(waiting, by=by, limit=2)) == full[:2]
+    assert tasks_of(queue(waiting, by=by, limit=99)) == full
 
 
 @pytest.mark.parametrize('by', ['uncertainty', 'diversity', 'both'])
-def test_a_second_run_gives_the_same_order(by: Any) -> None:
-    """A second run gives the same order, independent of written scores and of the order of tasks."""
+def test_the_order_does_not_depend_on_scores_or_on_the_order_of_tasks(by: Any) -> None:
+    """The order is the same with other scores of predictions and with the tasks in another order."""
     tasks = crowd()
-    first = queue(make_waiting(tasks), by=by)
-    scores = dict(zip(tasks_of(first), scores_of(first), strict=True))
+    first = tasks_of(queue(make_waiting(tasks), by=by))
     for task in tasks:
-        task['predictions'][0]['score'] = scores[task['id']]
-    again = queue(make_waiting(tasks[::-1]), by=by)
-    assert tasks_of(again) == tasks_of(first)
-    assert not any(place.changes for place in again)
+        task['predictions'][0]['score'] = 1 / task['id']
+    assert tasks_of(queue(make_waiting(tasks[::-1]), by=by)) == first
 
 
 def test_predicted_and_unannotated_tasks_are_queued() -> None:
@@ -207,7 +181,6 @@ def test_predicted_and_unannotated_tasks_are_queued() -> None:
     waiting = make_waiting([predicted(1, person), other, skipped, annotated, twice, {}])
     assert [candidate.task for candidate in waiting.candidates] == [1, 5]
     assert waiting.candidates[1].certainty == 0.8
-    assert waiting.candidates[1].predictions == {52: 0.5, 51: 0.5}
     assert waiting.candidates[0].file == 'image1.jpg'
     assert len(waiting.labelled) == 1
 
@@ -222,31 +195,32 @@ def test_an_empty_queue_is_one() -> None:
 
 
 class StandIn:
-    """A project that takes its time.
+    """A project in memory.
 
-    :param faults: errors raised on changing a prediction, by its id.
+    :param tasks: tasks whose data `set_data` and `replace_data` change.
     """
 
     id = 7
 
-    def __init__(self, versions: Sequence[str] = (), faults: dict[int, Exception] | None = None) -> None:
-        self.scores: dict[int, float] = {}
-        self.busy = self.most = 0
+    def __init__(self, tasks: Sequence[Json] = (), versions: Sequence[str] = ()) -> None:
         self.changed: Json = {}
+        self.requests = 0
+        self._tasks = {task['id']: task for task in tasks}
         self._versions = list(versions)
-        self._faults = faults or {}
 
     async def model_versions(self) -> list[str]:
         return self._versions
 
-    async def change_prediction(self, prediction_id: int, **fields: float) -> None:
-        self.busy += 1
-        self.most = max(self.most, self.busy)
-        await asyncio.sleep(0.001)
-        self.busy -= 1
-        if prediction_id in self._faults:
-            raise self._faults[prediction_id]
-        self.scores[prediction_id] = fields['score']
+    async def set_data(self, tasks: Sequence[int], name: str, value: str) -> None:
+        self.requests += 1
+        for task in tasks:
+            self._tasks[task]['data'][name] = value
+
+    async def replace_data(self, tasks: Sequence[int], name: str, old: str, new: str) -> None:
+        self.requests += 1
+        for task in tasks:
+            data = self._tasks[task]['data']
+            data[name] = data[name].replace(old, new)
 
     async def settings(self) -> Json:
         return {'model_version': VERSION, 'sampling': 'Sequential sampling'} | self.changed
@@ -258,56 +232,77 @@ class StandIn:
         return {'id': 3, 'data': data}
 
 
-def written(project: StandIn, places: Sequence[Place], **options: Any) -> tuple[int, Any]:
-    return asyncio.run(write(cast(Project, project), places, VERSION, **options))
+def written(project: StandIn, tasks: Sequence[Json], **options: Any) -> tuple[int, Any]:
+    """Queue the tasks by diversity and write their ranks.
+
+    :param options: `limit` of the queue, `stream` of the writing.
+    """
+    waiting = make_waiting(tasks)
+    places = queue(waiting, by='diversity', limit=options.pop('limit', None))
+    return asyncio.run(write(cast(Project, project), places, waiting, **options))
 
 
-def test_scores_are_written_a_few_at_a_time_and_only_where_they_change() -> None:
-    """Scores are written a few at a time and only if they change, for all predictions of the version."""
-    tasks = [predicted(number, make_person(seed=number)) for number in range(1, 51)]
-    places = queue(make_waiting(tasks), by='diversity')
-    project, told = StandIn(), []
-    changed, tab = written(project, places, on_progress=lambda done, total: told.append((done, total)))
-    unchanged = [place for place in places if not place.changes]
-    assert len(unchanged) == 1, 'the one in the middle'
-    assert changed == len(project.scores) == 50 - len(unchanged)
-    assert project.most == AT_ONCE
-    assert told[-1] == (changed, changed)
-    assert tab['data']['ordering'] == ['tasks:predictions_score']
+def ranks_of(tasks: Sequence[Json]) -> list[str]:
+    return [task['data'].get(COLUMN, '') for task in tasks]
+
+
+@pytest.mark.parametrize(('count', 'requests'), [(1, 1), (9, 9), (10, 2 + 10), (101, 2 + 10 + 10)])
+def test_ranks_are_written_in_few_requests(count: int, requests: int) -> None:
+    """Each task gets its rank with leading zeros, in at most ten requests per digit, and its other data stay."""
+    tasks = [predicted(number, make_person(seed=number)) for number in range(1, count + 1)]
+    images = [task['data']['image'] for task in tasks]
+    order = tasks_of(queue(make_waiting(tasks), by='diversity'))
+    project = StandIn(tasks)
+    changed, tab = written(project, tasks)
+    assert (changed, project.requests) == (count, requests)
+    ranks = {task['id']: rank for task, rank in zip(tasks, ranks_of(tasks), strict=True)}
+    assert sorted(ranks, key=lambda task: ranks[task]) == order
+    assert sorted(map(int, ranks.values())) == list(range(1, count + 1))
+    assert {len(rank) for rank in ranks.values()} == {len(str(count))}
+    assert [task['data']['image'] for task in tasks] == images
+    assert tab['data']['ordering'] == [f'tasks:data.{COLUMN}']
     assert project.changed == {}
-    for task in tasks:
-        prediction = task['predictions'][0]
-        prediction['score'] = project.scores.get(prediction['id'], 0.5)
-    assert written(StandIn(), queue(make_waiting(tasks), by='diversity'))[0] == 0
+
+
+def test_a_second_run_writes_only_what_has_changed() -> None:
+    """A second run writes nothing, and a smaller queue removes the ranks of the tasks that have left it."""
+    tasks = crowd()
+    written(StandIn(tasks), tasks)
+    again = StandIn(tasks)
+    assert (written(again, tasks)[0], again.requests) == (0, 0)
+    tasks[0]['annotations'] = [{'id': 1, 'was_cancelled': True, 'result': []}]
+    changed, _ = written(StandIn(tasks), tasks, limit=2)
+    assert changed >= 4
+    assert sorted(ranks_of(tasks)) == ['', '', '', '', '1', '2']
+    assert ranks_of(tasks)[0] == ''
+    assert {prediction['score'] for task in tasks for prediction in task['predictions']} == {0.5}
+
+
+def test_an_interrupted_run_is_completed() -> None:
+    """Ranks that an interrupted run has left unfinished are written anew."""
+    tasks = [predicted(number, make_person(seed=number)) for number in range(1, 12)]
+    expected = StandIn(tasks)
+    written(expected, tasks)
+    ranks = ranks_of(tasks)
+    for task in tasks[::2]:
+        task['data'][COLUMN] = '0_'
+    written(StandIn(tasks), tasks)
+    assert ranks_of(tasks) == ranks
 
 
 def test_the_label_stream_follows_if_it_is_wanted() -> None:
-    """The project gets the queue's model version, and uncertainty sampling only if the label stream is wanted."""
+    """The project gets the queue's model version and uncertainty sampling only if the label stream is wanted."""
     project = StandIn()
     written(project, [], stream=True)
     assert project.changed == {'model_version': VERSION, 'sampling': 'Uncertainty sampling'}
     project = StandIn()
-    project.changed = {'model_version': 'other'}
     written(project, [])
-    assert project.changed == {'model_version': VERSION}
-
-
-def test_a_prediction_that_is_gone_is_left_out_and_a_fault_ends_it_all() -> None:
-    """A deleted prediction is skipped, and another fault ends the run with its message and without further requests."""
-    places = queue(make_waiting(crowd()), by='both')
-    gone = StandIn(faults={11: NotInLabelStudio('gone')})
-    written(gone, places)
-    assert 11 not in gone.scores
-    assert gone.scores
-    broken = StandIn(faults={11: LabelStudioFault('down')})
-    with pytest.raises(LabelStudioFault, match='down'):
-        written(broken, places)
-    assert broken.busy <= AT_ONCE
+    assert project.changed == {}
 
 
 async def test_the_version_is_the_newest_or_one_that_is_there() -> None:
     """The version is the newest or the wanted one, and a missing one is refused with the existing ones."""
-    project = cast(Project, StandIn(['m 1.1', 'm 1.0']))
+    project = cast(Project, StandIn(versions=['m 1.1', 'm 1.0']))
     assert await version_of(project, None) == 'm 1.1'
     assert await version_of(project, 'm 1.0') == 'm 1.0'
     with pytest.raises(InvalidRequest, match="no predictions of 'x', only of m 1.1, m 1.0"):
