@@ -13,7 +13,6 @@ ELSEWHERE: Final = {
     'mock/__main__.py': 'tests/mock/loop/test_commands.py',
     # They need a real Label Studio: tests/integration/test_labelstudio_*.
     'detector/cli/labelstudio/': 'tests/integration/test_labelstudio_setup.py',
-    'detector/label_studio/server/project.py': 'tests/integration/test_labelstudio_setup.py',
     'detector/label_studio/workflows/ray_preannotation.py': 'tests/integration/test_labelstudio_preannotate.py',
     # Chromium looks at the cards of the page.
     'detector/page/': 'tests/integration/test_page.py',

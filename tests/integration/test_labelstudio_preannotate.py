@@ -1,6 +1,7 @@
 """`wholebody labelstudio preannotate` with a real Label Studio, also killed and continued."""
 
 import hashlib
+import signal
 import subprocess
 import sys
 import time
@@ -125,6 +126,25 @@ def test_five_hundred_tasks_survive_two_kills_without_duplicates(label_studio: L
     assert code == 0, output
     counts = Counter(prediction['task'] for prediction in project.predictions())
     assert counts == dict.fromkeys(ids, 1)
+
+
+def test_two_runs_at_once_and_ctrl_c_end_well(label_studio: LabelStudio, tmp_path: Path) -> None:
+    """After Ctrl-C a run says how to continue; two runs at the same time then end with status 0 and leave one
+    prediction per task."""
+    project, ids = project_of(label_studio, [image for _, image in cards(100)])
+    process = command(label_studio, tmp_path, project)
+    deadline = time.monotonic() + _SECONDS
+    while not project.predictions():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    code, output = ended(process)
+    assert (code, 'run the command again: it continues' in output) == (130, True), output
+    assert 'Traceback' not in output
+    for process in [command(label_studio, tmp_path / str(number), project) for number in range(2)]:
+        code, output = ended(process)
+        assert code == 0, output
+    assert Counter(prediction['task'] for prediction in project.predictions()) == dict.fromkeys(ids, 1)
 
 
 def test_versions_of_similar_names_and_predictions_stored_twice(label_studio: LabelStudio, tmp_path: Path) -> None:
