@@ -28,8 +28,10 @@ from detector.cli.bench.command import (
 )
 from detector.cli.bench.frames import Case, Loaded, LoadedEngine, Variant, fixed_boxes, stacked
 from detector.cli.bench.measuring import Comparison, Report, engine_comparison
+from detector.engine.pose_engine import EngineOptions
 from detector.engine.pose_estimator import BATCH_SIZES
 from detector.engine.runtimes import Backend
+from detector.engine.thresholds import Thresholds
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray
@@ -143,7 +145,7 @@ class _LoadedRtmlib(Loaded):
         detector, estimator = package.wholebody.detector, package.wholebody.estimator
         width, height = detector.input_size
         backend = variant.backend_type
-        threshold = detector.score_threshold
+        threshold = Thresholds.of(package, EngineOptions()).person
         self._detector = YOLOX(str(package.detector_path), (height, width), score_thr=threshold, backend=backend)
         self._estimator = RTMPose(
             str(package.estimator_path), estimator.input_size, mean=estimator.mean, std=estimator.std, backend=backend

@@ -147,7 +147,10 @@ class Detection:
         :raises WholebodyError: see `Inference.estimate`.
         """
         estimate = await self._inference.estimate(
-            image, camera_id=request.camera_id, stream=None if request.autoupload == 'all' else stream
+            image,
+            camera_id=request.camera_id,
+            stream=None if request.autoupload == 'all' else stream,
+            with_uncertain=self._is_judged(request),
         )
         return await self._finish(image, estimate, request)
 
@@ -161,9 +164,13 @@ class Detection:
         if len(images) > MAX_BATCH:
             raise InvalidRequest(f'a batch of {len(images)} images is too large; send up to {MAX_BATCH}')
         items: list[ImageMetadata] = []
-        async for estimate in self._inference.estimate_batch(images):
+        async for estimate in self._inference.estimate_batch(images, with_uncertain=self._is_judged(request)):
             items.append(await self._finish(images[len(items)], estimate, request))
         return ImagesMetadata(items=items)
+
+    def _is_judged(self, request: DetectRequest) -> bool:
+        """Return True if relevance decides about the images, so that it should see uncertain boxes, too."""
+        return request.autoupload == 'filtered' and self._collector.judges(request.camera_id)
 
     async def _finish(self, image: ImageData, estimate: Estimate, request: DetectRequest) -> ImageMetadata:
         item = await encoded(metadata.to_metadata, estimate.poses, estimate.package)
@@ -335,6 +342,7 @@ class About:
             'runtime': model.engine.runtime,
             'since': self._life.model_since,
             'embedded': embedded,
+            'thresholds': model.engine.thresholds.about(),
             'origin': model.package.wholebody.origin,
             'licence': model.package.wholebody.licence,
             'notice': EMBEDDED_NOTICE if embedded else None,

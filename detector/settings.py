@@ -169,6 +169,15 @@ class Settings(BaseSettings):
     confidence_threshold: Fraction = Field(
         0.3, description='Keypoints with a lower confidence are neither drawn nor labelled in Label Studio'
     )
+    person_threshold: Fraction | None = Field(
+        None,
+        description='Boxes with a lower confidence are not answered. Unset: the threshold of the model package',
+    )
+    nms_threshold: Fraction | None = Field(
+        None,
+        description='IoU above which the less certain of two boxes is dropped. Unset: the threshold of the '
+        'model package. Without effect on detectors that drop overlapping boxes themselves',
+    )
     max_persons: int = Field(
         50, ge=1, le=1000, description='Largest number of persons per image; the most certain ones are kept'
     )

@@ -12,8 +12,9 @@ from learning_loop_node.helpers.misc import ImageData
 from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.packages import make_package
 from detector import service
-from detector.engine.pose_engine import PoseEngine
+from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import InvalidRequest, NoLearningLoop
+from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
@@ -67,16 +68,22 @@ def test_fields_beside_the_metadata_override_it() -> None:
 class Recording(Collector):
     """A collector that records its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, judges: bool = True) -> None:
         self.accepted: list[ImageMetadata] = []
         self.collected: list[bool] = []
+        self.uncertain: list[int] = []
+        self._judges = judges
+
+    def judges(self, camera_id: str | None) -> bool:
+        return self._judges
 
     async def accept(self, uploads: Sequence[tuple[ImageData, ImageMetadata]], *, priority: bool) -> list[str]:
         self.accepted = [metadata for _, metadata in uploads]
         return [str(priority)] * len(uploads)
 
-    async def collect(self, *_: Any, filtered: bool, **__: Any) -> None:
+    async def collect(self, *arguments: Any, filtered: bool, **_: Any) -> None:
         self.collected.append(filtered)
+        self.uncertain.append(len(arguments[1].uncertain))
 
 
 async def test_the_answer_carries_what_the_request_says(engine: PoseEngine) -> None:
@@ -92,6 +99,30 @@ async def test_the_answer_carries_what_the_request_says(engine: PoseEngine) -> N
     assert collector.collected == [False, True]
     assert len((await detection.poses(make_card()))['poses']) == len(FIGURES)
     assert collector.collected == [False, True]
+
+
+@pytest.mark.parametrize(('autoupload', 'expected'), [('filtered', 2), ('all', 0), ('disabled', 0)])
+async def test_uncertain_boxes_are_estimated_for_relevance_only(
+    embedded: ModelPackage, autoupload: str, expected: int
+) -> None:
+    """Poses below the threshold are estimated if relevance decides about the image, and are never answered."""
+    engine = PoseEngine(embedded, EngineOptions(person_threshold=0.99, max_uncertain_threshold=0.98))
+    collector = Recording()
+    detection = Detection(Inference(Settings(), lambda: engine), collector)
+    request = DetectRequest(autoupload=autoupload)
+    assert (await detection.detect(CARD, request)).box_detections == []
+    (item,) = (await detection.detect_batch([CARD], request)).items
+    assert item.box_detections == []
+    assert (await detection.poses(CARD))['poses'] == []
+    assert collector.uncertain == ([] if autoupload == 'disabled' else [expected, expected])
+
+
+async def test_no_uncertain_boxes_for_a_camera_that_may_send_nothing(embedded: ModelPackage) -> None:
+    """A camera that has used up its images costs no extra pose."""
+    engine = PoseEngine(embedded, EngineOptions(person_threshold=0.99, max_uncertain_threshold=0.98))
+    collector = Recording(judges=False)
+    await Detection(Inference(Settings(), lambda: engine), collector).detect(CARD, DetectRequest())
+    assert collector.uncertain == [0]
 
 
 async def test_a_batch_is_bounded_and_keeps_its_order(engine: PoseEngine) -> None:

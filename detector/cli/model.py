@@ -44,7 +44,9 @@ def pack(
     version: Annotated[str, typer.Option(help='Version of the model, numbers separated by dots.')] = '1.0',
     det_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the detector expects.')] = 'BGR',
     pose_color: Annotated[ColorOrderOption, typer.Option(help='Colour order that the estimator expects.')] = 'RGB',
-    score_threshold: Annotated[float, typer.Option(help='Lowest confidence of a box.', min=0, max=1)] = 0.5,
+    score_threshold: Annotated[
+        float | None, typer.Option(help='Confidence from which a box is a person; 0.5 if unset.', min=0, max=1)
+    ] = None,
     score_mapping: Annotated[str, typer.Option(help='Rising points raw score:confidence of keypoints.')] = '0:0,1:1',
     origin: Annotated[str, typer.Option(help='Origin of the networks.')] = '',
     licence: Annotated[str, typer.Option(help='Licence of the networks.')] = '',
@@ -77,8 +79,13 @@ def pack(
 @app.command()
 def verify(archive: Archive) -> None:
     """Check a package: files, description, hashes, and a trial inference."""
-    package = _verification(load_settings())(archive)
-    print(f'{archive}: {package.model_version} is valid')
+    from detector.engine.pose_engine import EngineOptions
+    from detector.engine.thresholds import Thresholds
+
+    settings = load_settings()
+    package = _verification(settings)(archive)
+    thresholds = Thresholds.of(package, EngineOptions.of(settings))
+    print(f'{archive}: {package.model_version} is valid; {thresholds}')
 
 
 @app.command()

@@ -15,6 +15,7 @@ from detector.pose.pose import FloatArray
 
 from .pixels import planes_of, value_tables
 from .runtimes import Runtime
+from .thresholds import Thresholds
 
 MIN_BOX_SIDE: Final = 2.0
 """Shortest side of a person's box, in pixels."""
@@ -28,24 +29,28 @@ _PADDING: Final = 114
 class PersonDetector:
     """Runs a YOLOX network. Its input is identical to that of rtmlib, bit for bit."""
 
-    def __init__(self, runtime: Runtime, spec: Detector) -> None:
+    def __init__(self, runtime: Runtime, spec: Detector, thresholds: Thresholds) -> None:
         self.runtime = runtime
         self.spec = spec
+        self.thresholds = thresholds
         self._tables = value_tables(spec)
         width, height = spec.input_size
         self._input = np.empty((1, 3, height, width), dtype=np.float32)
         self._filled = (0, 0)
         self._cells, self._strides = _grid(height, width)
 
-    def detect(self, image: Image) -> tuple[FloatArray, FloatArray]:
+    def detect(self, image: Image, *, with_uncertain: bool = False) -> tuple[FloatArray, FloatArray]:
         """Find the persons in an image.
 
         :param image: RGB uint8, H×W×3.
+        :param with_uncertain: True to keep the boxes that only relevance sees, see `Thresholds`. They follow those of
+            the persons, which stay the same.
         :return: boxes (N, 4), x1, y1, x2, y2 in pixels, best first, which may extend beyond the image; confidences
             (N,).
         """
         ratio = self._letterbox(image)
-        boxes, scores = self._persons(self.runtime.run(self._input), ratio)
+        lowest = self.thresholds.lowest(with_uncertain=with_uncertain)
+        boxes, scores = self._persons(self.runtime.run(self._input), ratio, lowest)
         return _tidy(boxes, scores, image.shape[:2])
 
     def _letterbox(self, image: Image) -> float:
@@ -67,25 +72,25 @@ class PersonDetector:
             plane[: inner[0], : inner[1]] = values if self.spec.mean is None else cv2.LUT(values, table)
         return ratio
 
-    def _persons(self, outputs: Sequence[NDArray[Any]], ratio: float) -> tuple[FloatArray, FloatArray]:
-        """Return boxes in pixels of the image, and scores above the threshold, of persons only."""
+    def _persons(self, outputs: Sequence[NDArray[Any]], ratio: float, lowest: float) -> tuple[FloatArray, FloatArray]:
+        """Return boxes in pixels of the image, and scores from the lowest one up, of persons only."""
         if self.spec.output == 'raw':
-            return self._decode_raw(outputs[0][0], ratio)
+            return self._decode_raw(outputs[0][0], ratio, lowest)
         detections = outputs[0][0]
         is_person = outputs[1][0] == _PERSON_CLASS if len(outputs) > 1 else True
-        kept = detections[(detections[:, 4] >= self.spec.score_threshold) & is_person]
+        kept = detections[(detections[:, 4] >= lowest) & is_person]
         return kept[:, :4] / ratio, kept[:, 4]
 
-    def _decode_raw(self, rows: FloatArray, ratio: float) -> tuple[FloatArray, FloatArray]:
+    def _decode_raw(self, rows: FloatArray, ratio: float, lowest: float) -> tuple[FloatArray, FloatArray]:
         """Decode YOLOX's anchor-free head: centre offset and log size per cell, objectness, class scores."""
         scores = rows[:, 4] * rows[:, 5 + _PERSON_CLASS]
-        kept = scores >= self.spec.score_threshold
+        kept = scores >= lowest
         centre = (rows[kept, :2] + self._cells[kept]) * self._strides[kept]
         half = np.exp(rows[kept, 2:4]) * self._strides[kept] / 2
         boxes = np.concatenate([centre - half, centre + half], axis=1) / ratio
         scores = scores[kept]
         # in pixels of the image, like rtmlib, since its nms adds a pixel to each side
-        chosen = nms(boxes, scores, self.spec.nms_threshold)
+        chosen = nms(boxes, scores, self.thresholds.nms)
         return boxes[chosen], scores[chosen]
 
     def check(self) -> None:

@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from detector.errors import InferenceFailed, InvalidPackage
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
+from detector.pose.similarity import shared_bodies
 from detector.settings import Settings
 
 from . import runtime_choice
@@ -18,8 +20,12 @@ from .person_detector import PersonDetector, clip_boxes
 from .pose_estimator import Crop, PoseEstimator
 from .runtime_choice import BackendType, PrecisionSetting
 from .runtimes import reason_of
+from .thresholds import Thresholds
 
 log = logging.getLogger('wholebody.engine')
+
+MAX_UNCERTAIN: Final = 4
+"""Number of poses per image, at most, that are estimated for relevance only, in the most certain of these boxes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,10 @@ class EngineOptions:
     :param device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps`, `gpu` or `npu`.
     :param precision: `f32`, `bf16`, or `auto` for bf16 if the CPU has matrix units for it.
     :param max_persons: largest number of persons per image; the ones with the most certain boxes are kept.
+    :param person_threshold: confidence from which a box is answered; None: the package's.
+    :param nms_threshold: IoU above which the less certain of two boxes is dropped; None: the package's.
+    :param min_uncertain_threshold: lowest confidence of a box that counts as uncertain.
+    :param max_uncertain_threshold: highest confidence of a box that counts as uncertain.
     :param cache: folder that keeps measured speeds of runtimes. With it, compiled networks are kept in the folder of
         the package. None: nothing is kept.
 
@@ -43,6 +53,10 @@ class EngineOptions:
     device: str = 'cpu'
     precision: PrecisionSetting = 'auto'
     max_persons: int = 50
+    person_threshold: float | None = None
+    nms_threshold: float | None = None
+    min_uncertain_threshold: float = 0.3
+    max_uncertain_threshold: float = 0.6
     cache: Path | None = None
 
     @classmethod
@@ -53,8 +67,26 @@ class EngineOptions:
             device=settings.device,
             precision=settings.precision,
             max_persons=settings.max_persons,
+            person_threshold=settings.person_threshold,
+            nms_threshold=settings.nms_threshold,
+            min_uncertain_threshold=settings.min_uncertain_threshold,
+            max_uncertain_threshold=settings.max_uncertain_threshold,
             cache=settings.data_folder / 'cache',
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What the engine found in an image.
+
+    :param poses: the answered persons, best box first.
+    :param uncertain: poses whose box is too uncertain to be answered, for relevance, best box first.
+    :param absent: number of boxes without a present keypoint; they are no persons.
+    """
+
+    poses: list[Pose]
+    uncertain: list[Pose] = field(default_factory=list)
+    absent: int = 0
 
 
 class PoseEngine:
@@ -79,6 +111,12 @@ class PoseEngine:
         self._on_cpu = options.device == 'cpu'
         self.max_persons = options.max_persons
         wholebody = package.wholebody
+        self.thresholds = Thresholds.of(package, options)
+        if options.nms_threshold is not None and self.thresholds.nms is None:
+            log.warning(
+                'NMS_THRESHOLD has no effect on %s: its person detector drops overlapping boxes in the network',
+                package.model_version,
+            )
         choice = runtime_choice.choose(
             package,
             backend_type=options.backend_type,
@@ -87,7 +125,7 @@ class PoseEngine:
             cache=options.cache,
         )
         log.info('%s runs on %s in %s: %s', package.model_version, choice.backend_type, choice.precision, choice.reason)
-        self.detector = PersonDetector(choice.open(package.detector_path), wholebody.detector)
+        self.detector = PersonDetector(choice.open(package.detector_path), wholebody.detector, self.thresholds)
         self.estimator = PoseEstimator(choice.open(package.estimator_path), wholebody.estimator)
         self._score_mapping = np.array(wholebody.score_mapping, dtype=np.float64).T
 
@@ -97,7 +135,7 @@ class PoseEngine:
         return f'{self.detector.runtime.name}, {self.detector.runtime.precision}'
 
     def poses(self, image: Image) -> list[Pose]:
-        """Find the persons in an image and their keypoints, best box first.
+        """Find the persons in an image and their keypoints, best box first. See `find`.
 
         :param image: RGB uint8, H×W×3.
         """
@@ -109,13 +147,37 @@ class PoseEngine:
         :param images: RGB uint8, H×W×3 each.
         :return: one list per image, in their order; see `poses`.
         """
-        found = [self.detector.detect(image) for image in images]
-        return self.poses_in_boxes(
-            [
-                (image, boxes[: self.max_persons], confidences[: self.max_persons])
-                for image, (boxes, confidences) in zip(images, found, strict=True)
-            ]
-        )
+        return [found.poses for found in self.find(images)]
+
+    def find(self, images: Sequence[Image], *, with_uncertain: bool = False) -> list['Found']:
+        """Find the persons in several images, and the boxes that only relevance sees.
+
+        :param images: RGB uint8, H×W×3 each.
+        :param with_uncertain: True to estimate up to `MAX_UNCERTAIN` poses per image whose box is too uncertain to be
+            answered. The answered poses stay the same.
+        :return: one item per image, in their order.
+        """
+        queries = [(image, *self._boxes(image, with_uncertain)) for image in images]
+        return [self.sorted_out(poses) for poses in self.poses_in_boxes(queries)]
+
+    def _boxes(self, image: Image, with_uncertain: bool) -> tuple[FloatArray, FloatArray]:
+        """Return the boxes, (N, 4), whose poses are estimated, best first, and their confidences, (N,)."""
+        boxes, confidences = self.detector.detect(image, with_uncertain=with_uncertain)
+        answered = self.thresholds.answers(confidences)
+        doubtful = ~answered & (confidences <= self.thresholds.uncertain[1])
+        chosen = [*np.flatnonzero(answered)[: self.max_persons], *np.flatnonzero(doubtful)[:MAX_UNCERTAIN]]
+        return boxes[chosen], confidences[chosen]
+
+    def sorted_out(self, poses: Sequence[Pose]) -> 'Found':
+        """Return the poses of an image, best box first, without the boxes that show no person.
+
+        A box without a present keypoint is no person, and an uncertain box shows none if its body belongs to a better
+        box already.
+        """
+        present = [pose for pose in poses if (pose.confidences >= self.thresholds.presence).any()]
+        persons = [pose for pose in present if self.thresholds.answers(pose.box_confidence)]
+        uncertain = _new_bodies(persons, present[len(persons) :])
+        return Found(poses=persons, uncertain=uncertain, absent=len(poses) - len(present))
 
     def poses_in_boxes(self, queries: Sequence[tuple[Image, FloatArray, FloatArray]]) -> list[list[Pose]]:
         """Estimate one pose per given box.
@@ -171,3 +233,18 @@ class PoseEngine:
                 raise  # the device may be at fault
             except Exception as error:
                 raise InvalidPackage(f'{path.name}: a trial inference failed: {reason_of(error)}') from error
+
+
+def _new_bodies(persons: Sequence[Pose], uncertain: Sequence[Pose]) -> list[Pose]:
+    """Return the uncertain poses without those of a body that a better box has found already."""
+    kept = list(persons)
+    for pose in uncertain:
+        group = [*kept, pose]
+        shared = shared_bodies(
+            np.stack([one.box for one in group]),
+            np.stack([one.keypoints for one in group]),
+            np.stack([one.confidences for one in group]),
+        )
+        if not shared[-1]:
+            kept.append(pose)
+    return kept[len(persons) :]

@@ -17,6 +17,7 @@ from detector.pose.pose import FloatArray, Pose
 from detector.pose.similarity import BODY_SLICE, MIN_BODY_KEYPOINTS, PRESENT, shared_bodies
 
 from .person_detector import clip_boxes
+from .pose_engine import Found
 
 MAX_STREAMS: Final = 64
 """Maximum number of remembered cameras; the least recently used one is dropped."""
@@ -53,8 +54,8 @@ class _Track:
 class PoseSource(Protocol):
     """The part of `PoseEngine` that `Streams` needs."""
 
-    def poses(self, image: Image) -> list[Pose]:
-        """See `PoseEngine.poses`."""
+    def find(self, images: Sequence[Image], *, with_uncertain: bool = False) -> list[Found]:
+        """See `PoseEngine.find`."""
 
     def poses_in_boxes(self, queries: Sequence[tuple[Image, FloatArray, FloatArray]]) -> list[list[Pose]]:
         """See `PoseEngine.poses_in_boxes`."""
@@ -71,11 +72,12 @@ class Streams:
         self._interval = interval
         self._streams: OrderedDict[str, _Stream] = OrderedDict()
 
-    def poses(self, image: Image, camera_id: str) -> list[Pose]:
+    def find(self, image: Image, camera_id: str, *, with_uncertain: bool = False) -> Found:
         """Find the persons in the next frame of a camera.
 
         :param image: RGB uint8, H×W×3.
         :param camera_id: any text that identifies the camera.
+        :param with_uncertain: see `PoseEngine.find`; uncertain boxes are found in frames in which the detector runs.
         """
         stream = self._streams.get(camera_id)
         if stream is None:
@@ -83,7 +85,7 @@ class Streams:
             if len(self._streams) > MAX_STREAMS:
                 self._streams.popitem(last=False)
         self._streams.move_to_end(camera_id)
-        return stream.poses(image)
+        return stream.find(image, with_uncertain)
 
 
 class _Stream:
@@ -95,16 +97,16 @@ class _Stream:
         self._thumbnail: NDArray[np.int16] | None = None
         self._shape: tuple[int, ...] = ()
 
-    def poses(self, image: Image) -> list[Pose]:
+    def find(self, image: Image, with_uncertain: bool) -> Found:
         followed = self._follow(image) if self._may_follow(image) else None
         if followed is not None:
             self._since_detection += 1
-            return followed
-        poses = self._engine.poses(image)
+            return Found(poses=followed)
+        (found,) = self._engine.find([image], with_uncertain=with_uncertain)
         self._since_detection = 1
-        tracks = [track for track in map(_track, poses) if track is not None]
-        self._tracks = tracks if len(tracks) == len(poses) else []  # otherwise all are detected in each frame
-        return poses
+        tracks = [track for track in map(_track, found.poses) if track is not None]
+        self._tracks = tracks if len(tracks) == len(found.poses) else []  # otherwise all are detected in each frame
+        return found
 
     def _may_follow(self, image: Image) -> bool:
         before, shape = self._thumbnail, self._shape

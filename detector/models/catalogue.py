@@ -45,6 +45,7 @@ class PublishedNetwork(BaseModel):
     :param input_size: width, height in pixels.
     :param color_order: channel order that the network expects.
     :param output: output form of a detector, see `detector.models.package.Detector`; None for an estimator.
+    :param score_threshold: confidence from which a box of a detector is a person; None: the package states none.
     """
 
     urls: list[str] = Field(min_length=1)
@@ -53,6 +54,7 @@ class PublishedNetwork(BaseModel):
     input_size: tuple[int, int]
     color_order: ColorOrder
     output: Literal['nms', 'raw'] | None = None
+    score_threshold: float | None = Field(None, ge=0, le=1)
 
     @property
     def file_name(self) -> str:
@@ -286,6 +288,7 @@ def _pack(mode: str, model: PublishedModel, files: Sequence[Path], archive: Path
             verify=partial(_verified, model, files, verify),
             detector_color=model.detector.color_order,
             estimator_color=model.estimator.color_order,
+            score_threshold=model.detector.score_threshold,
             origin=' '.join([model.origin, *hashes]).strip(),
             licence=model.licence,
         )

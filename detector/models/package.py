@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from detector.errors import DamagedPackage, InvalidPackage
 from detector.pose.names import canonical_name
+from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 
 from .archive import unpack_archive, write_archive
@@ -78,12 +79,12 @@ class Detector(Network):
     """The YOLOX person detector.
 
     :param output: `nms`: dets (1, N, 5) and labels (1, N); `raw`: (1, anchors, 5 + classes).
-    :param score_threshold: boxes with a lower score are dropped.
+    :param score_threshold: confidence from which a box is answered; None: see `detector.engine.thresholds`.
     :param nms_threshold: IoU above which the less certain of two boxes is dropped; used with `raw` only.
     """
 
     output: Literal['nms', 'raw']
-    score_threshold: float = Field(0.5, ge=0, le=1)
+    score_threshold: float | None = Field(None, ge=0, le=1)
     nms_threshold: float = Field(0.45, ge=0, le=1)
 
 
@@ -97,6 +98,8 @@ class Wholebody(_Strict):
     :param precision: `f32` if a lower precision would break the networks, else `any`.
     :param score_mapping: points (raw score, confidence) of a monotone, piecewise linear mapping. It is needed because
         SimCC peaks are not probabilities.
+    :param presence_threshold: a box all of whose keypoints have a lower confidence is no person. Limited to `PRESENT`,
+        because a keypoint of a meaningful position is not absent.
     """
 
     name: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$')
@@ -104,6 +107,7 @@ class Wholebody(_Strict):
     estimator: Estimator
     precision: Literal['any', 'f32'] = 'any'
     score_mapping: list[tuple[float, float]] = Field(default=[(0.0, 0.0), (1.0, 1.0)], min_length=2)
+    presence_threshold: float = Field(ABSENT, ge=0, le=PRESENT)
     keypoint_layout: Literal['coco133'] = 'coco133'
     origin: str = ''
     licence: str = ''
@@ -146,7 +150,7 @@ class _ModelJson(_Loadable):
     resolution: int | None = None
     model_root_path: str | None = None
     model_size: str | None = None
-    conf_threshold: float | None = None
+    conf_threshold: float | None = Field(None, ge=0, le=1)
     categories: list[_Category]
     wholebody: Any
 
@@ -159,6 +163,7 @@ class ModelPackage:
     :param id: id of the model in the Loop, if it comes from a Loop.
     :param version: numbers and dots, e.g. `1.0`.
     :param wholebody: description of the two networks.
+    :param conf_threshold: the Loop's own field for the confidence from which a box is answered.
     :param category_ids: category ids of `person` and the 133 keypoints by canonical name. Ids that the Loop assigned
         take precedence over our own.
     """
@@ -167,6 +172,7 @@ class ModelPackage:
     id: str
     version: str
     wholebody: Wholebody
+    conf_threshold: float | None = None
     category_ids: dict[str, str]
 
     @property
@@ -256,6 +262,7 @@ def _described(folder: Path) -> ModelPackage:
         id=description.id,
         version=description.version,
         wholebody=_validated(Wholebody, description.wholebody, 'wholebody'),
+        conf_threshold=description.conf_threshold,
         category_ids=_category_ids(description.categories),
     )
 

@@ -34,7 +34,7 @@ def pack_onnx(
     verify: Verify,
     detector_color: ColorOrder = 'BGR',
     estimator_color: ColorOrder = 'RGB',
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     score_mapping: str = '0:0,1:1',
     origin: str = '',
     licence: str = '',
@@ -47,7 +47,7 @@ def pack_onnx(
     :param verify: `detector.engine.verification.verify`.
     :param detector_color: channel order that the detector expects.
     :param estimator_color: channel order that the estimator expects.
-    :param score_threshold: boxes with a lower score are dropped.
+    :param score_threshold: confidence from which a box is answered; None: the package states none.
     :param score_mapping: points `raw:confidence`, rising, separated by commas.
     :raises InvalidPackage: a file is not such a network, or a value cannot be used.
     """
@@ -73,7 +73,7 @@ def pack_onnx(
     return package
 
 
-def _detector(path: Path, color_order: ColorOrder, score_threshold: float) -> Detector:
+def _detector(path: Path, color_order: ColorOrder, score_threshold: float | None) -> Detector:
     return Detector(
         file='det.onnx',
         sha256=_UNHASHED,

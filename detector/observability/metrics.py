@@ -74,6 +74,12 @@ class Metrics:
         self._inference = self._stage('inference', 'Inference time per image: an equal share of the time of its group')
         self._encode = self._stage('encode', 'Encoding time of an answer with poses')
         self._persons = Histogram('wholebody_persons', 'Persons per image', buckets=_PERSONS, registry=registry)
+        self._absent = Counter(
+            'wholebody_boxes_without_keypoints', 'Boxes that are no person: no keypoint is present', registry=registry
+        )
+        self._uncertain = Counter(
+            'wholebody_uncertain_boxes', 'Boxes below the threshold whose pose relevance judged', registry=registry
+        )
         self._confidence = Histogram(
             'wholebody_confidence',
             "Mean confidence of a part's keypoints, per person",
@@ -142,6 +148,15 @@ class Metrics:
             for part, means in zip(self._parts, (sums / _PART_SIZES).T.tolist(), strict=True):
                 for mean in means:
                     part.observe(mean)
+
+    def not_answered(self, *, absent: int, uncertain: int) -> None:
+        """Count boxes that are not answered.
+
+        :param absent: boxes without a present keypoint.
+        :param uncertain: boxes whose pose was estimated for relevance only.
+        """
+        self._absent.inc(absent)
+        self._uncertain.inc(uncertain)
 
     def switched(self, outcome: str) -> None:
         """Count an attempt to switch to a model.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +14,13 @@ from detector.serving.admission import Admission
 from detector.settings import Settings
 
 from .outbox import Outbox
-from .relevance import Relevance, Verdict
+from .relevance import UNCERTAIN_PERSON, Relevance, Verdict
 
 if TYPE_CHECKING:
     from learning_loop_node.data_classes import ImageMetadata
 
+    from detector.models.package import ModelPackage
+    from detector.pose.pose import Pose
     from detector.serving.inference import Estimate
 
 log = logging.getLogger('wholebody.collector')
@@ -97,6 +100,10 @@ class Collector:
     def _jpeg(self, received: Image | bytes) -> bytes:
         return images.as_jpeg(received, images.decode_any(received, max_pixels=self._max_pixels))
 
+    def judges(self, camera_id: str | None) -> bool:
+        """Return True if an image of the camera may be stored, so that uncertain boxes are worth a pose each."""
+        return self.relevance.may_send(camera_id)
+
     async def collect(
         self,
         received: Image | bytes,
@@ -108,6 +115,7 @@ class Collector:
     ) -> None:
         """Store an image after detection, in the background, and add the reasons to the metadata's tags.
 
+        An image with an uncertain person is stored with the boxes that are not answered, so that annotators see them.
         The method does not fail, because a full disk must not stop a robot's detections. The outbox counts images that
         cannot be stored, and the log names them.
 
@@ -117,12 +125,13 @@ class Collector:
         verdict = Verdict(tags=())
         if filtered:
             height, width = estimate.image.shape[:2]
-            verdict = await asyncio.to_thread(
-                self.relevance.judge, estimate.poses, size=(width, height), camera_id=camera_id
-            )
+            poses = [*estimate.poses, *estimate.uncertain]
+            verdict = await asyncio.to_thread(self.relevance.judge, poses, size=(width, height), camera_id=camera_id)
             if not verdict.tags:
                 return
             metadata.tags.extend(verdict.tags)
+            if estimate.uncertain and UNCERTAIN_PERSON in verdict.tags:
+                metadata = await asyncio.to_thread(_with_detections, metadata, poses, estimate.package)
         what = f'an image of camera {camera_id!r:.80}, source {metadata.source!r:.80}, tags {metadata.tags!r:.200}'
         if not await self._take_slot():
             self._outbox.queue.not_saved()
@@ -180,11 +189,22 @@ class Collector:
         await asyncio.gather(*late, return_exceptions=True)
 
 
+def _with_detections(metadata: 'ImageMetadata', poses: Sequence['Pose'], package: 'ModelPackage') -> 'ImageMetadata':
+    """Return a copy of the metadata with the detections of the given poses."""
+    from detector.loop.metadata import to_metadata  # its web framework is slow to load, and other users need none
+
+    found = to_metadata(poses, package)
+    return replace(metadata, box_detections=found.box_detections, point_detections=found.point_detections)
+
+
 class NoCollector(Collector):
     """The collector of a node without a Learning Loop: it judges and stores nothing."""
 
     async def accept(self, *_: Any, **__: Any) -> list[str]:
         raise NoLearningLoop('An upload')
+
+    def judges(self, camera_id: str | None) -> bool:
+        return False
 
     async def collect(self, *_: Any, **__: Any) -> None:
         pass

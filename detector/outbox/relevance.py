@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from detector.pose.pose import Pose
 from detector.pose.similarity import (
+    ABSENT,
     BODY_SLICE,
     BOX_TO_OKS_AREA,
     MIN_BODY_KEYPOINTS,
@@ -34,7 +35,8 @@ Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
 UNCERTAIN: Final = 'uncertain'
-UNCERTAIN_TAGS: Final = ('uncertain_person', *(f'uncertain_{part.name}' for part in PARTS))
+UNCERTAIN_PERSON: Final = 'uncertain_person'
+UNCERTAIN_TAGS: Final = (UNCERTAIN_PERSON, *(f'uncertain_{part.name}' for part in PARTS))
 """Tags for an uncertain box, then for each uncertain part; each is always accompanied by `uncertain`."""
 NO_BODY: Final = 'person_without_body'
 OUTSIDE_BOX: Final = 'keypoints_outside_box'
@@ -48,8 +50,6 @@ MAX_REMEMBERED: Final = 512
 MAX_CAMERAS: Final = 128
 """Number of remembered camera ids; the least recently used is forgotten first. Images without an id share a history."""
 
-ABSENT: Final = 0.15
-"""Confidence below which a keypoint counts as absent, for instance on a hidden leg."""
 MIN_PRESENT_SHARE: Final = 0.25
 """Share of a part's keypoints, 0..1, that must be present inside the image for the part to be judged."""
 BORDER_PIXELS: Final = 1.0
@@ -146,6 +146,12 @@ class Relevance:
         found = {cause for index in news for cause in causes[index]}
         return Verdict(tags=(*sorted(found), *tags), remembered=remembered)
 
+    def may_send(self, camera_id: str | None = None) -> bool:
+        """Return True if the camera may send another relevant image now."""
+        with self._lock:
+            history = self._without_id if camera_id is None else self._histories.get(_key(camera_id))
+            return history is None or history.budget(self._clock()) >= 1
+
     def retract(self, verdict: Verdict) -> None:
         """Forget the poses of an image that could not be stored, so that the next image of them is relevant again."""
         with self._lock:
@@ -161,7 +167,7 @@ class Relevance:
     def _history(self, camera_id: str | None) -> '_History':
         if camera_id is None:
             return self._without_id
-        key = hashlib.sha256(camera_id.encode(errors='surrogatepass')).hexdigest() if len(camera_id) > 64 else camera_id
+        key = _key(camera_id)
         history = self._histories.get(key)
         if history is None:
             history = self._histories[key] = _History()
@@ -188,6 +194,11 @@ class Relevance:
                 [*([UNCERTAIN] if parts else []), *parts, *(tag for tag, found in faults.items() if found[index])]
             )
         return causes
+
+
+def _key(camera_id: str) -> str:
+    """Return a text of bounded length that identifies the camera."""
+    return hashlib.sha256(camera_id.encode(errors='surrogatepass')).hexdigest() if len(camera_id) > 64 else camera_id
 
 
 def certainties(poses: Sequence[Pose], *, size: tuple[int, int]) -> Floats:
@@ -287,9 +298,13 @@ class _History:
         self._refilled = np.inf
         self._generations = np.zeros(MAX_REMEMBERED, dtype=np.int64)
 
+    def budget(self, now: float) -> float:
+        """Return the number of relevant images that the camera may send now."""
+        return min(BURST, self._budget + max(0.0, now - self._refilled) / REFILL_SECONDS)
+
     def may_send(self, now: float) -> bool:
         """Return True if the camera may send another relevant image, and count that image."""
-        self._budget = min(BURST, self._budget + max(0.0, now - self._refilled) / REFILL_SECONDS)
+        self._budget = self.budget(now)
         self._refilled = now
         if self._budget < 1:
             return False

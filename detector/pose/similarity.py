@@ -9,6 +9,8 @@ from .skeleton import OKS_SIGMAS, PART_BY_NAME
 
 BODY_SLICE: Final = PART_BY_NAME['body'].slice
 """Slice of the 17 body keypoints."""
+ABSENT: Final = 0.15
+"""Confidence below which a keypoint counts as absent, for instance on a hidden leg."""
 PRESENT: Final = 0.3
 """Confidence from which the position of a keypoint is meaningful."""
 MIN_BODY_KEYPOINTS: Final = 3

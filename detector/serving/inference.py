@@ -5,14 +5,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 import numpy as np
 from learning_loop_node.helpers.misc import ImageData
 
-from detector.engine.pose_engine import PoseEngine
+from detector.engine.pose_engine import Found, PoseEngine
 from detector.engine.streams import Streams
 from detector.errors import DeadlineExceeded, InferenceFailed, InvalidImage, ModelUnavailable
 from detector.models.package import ModelPackage
@@ -38,12 +38,14 @@ class Estimate:
     :param image: RGB uint8, H×W×3, upright.
     :param package: the model that found the poses.
     :param timing: milliseconds by stage; images that shared an inference get equal parts of its time.
+    :param uncertain: poses whose box is too uncertain to be answered, for relevance only.
     """
 
     image: Image
     poses: list[Pose]
     package: ModelPackage
     timing: dict[str, float]
+    uncertain: list[Pose] = field(default_factory=list)
 
 
 class Inference:
@@ -85,6 +87,7 @@ class Inference:
         camera_id: str | None = None,
         stream: Hashable | None = None,
         boxes: Callable[[int, int], FloatArray] | None = None,
+        with_uncertain: bool = False,
     ) -> Estimate:
         """Find the poses in an image.
 
@@ -93,29 +96,34 @@ class Inference:
         :param stream: this image replaces an earlier one of the same stream that still waits.
         :param boxes: returns boxes (N, 4), x1, y1, x2, y2 in pixels, for width and height. The persons in these boxes
             are estimated, and the person detector does not run.
+        :param with_uncertain: True to find the poses that only relevance sees, too; see `PoseEngine.find`.
         :raises InvalidImage: the image is broken or not acceptable.
         :raises ModelUnavailable: no model is loaded.
         :raises Busy: the turn would come too late, or a newer image of the stream has arrived.
         """
         self._fail_fast()
         async with self.admission.enter(stream=stream) as ticket:
-            run = partial(self._frame, camera_id=camera_id) if boxes is None else partial(_in_boxes, boxes=boxes)
+            run: Run
+            if boxes is None:
+                run = partial(self._frame, camera_id=camera_id, with_uncertain=with_uncertain)
+            else:
+                run = partial(_in_boxes, boxes=boxes)
             (estimate,) = _sound(await self._estimate_group([received], ticket, run))
             return estimate
 
-    async def estimate_batch(self, received: Sequence[ImageData]) -> AsyncIterator[Estimate]:
+    async def estimate_batch(
+        self, received: Sequence[ImageData], *, with_uncertain: bool = False
+    ) -> AsyncIterator[Estimate]:
         """Find the poses in several images. Images share inferences; other requests get their turns in between.
 
+        :param with_uncertain: see `estimate`.
         :raises WholebodyError: see `estimate`; raised before any image of the same inference is returned.
         """
         self._fail_fast()
+        find = partial(PoseEngine.find, with_uncertain=with_uncertain)
         for start in range(0, len(received), GROUP_IMAGES):
             async with self.admission.enter() as ticket:
-                group = _sound(
-                    await self._estimate_group(
-                        received[start : start + GROUP_IMAGES], ticket, PoseEngine.poses_of_images
-                    )
-                )
+                group = _sound(await self._estimate_group(received[start : start + GROUP_IMAGES], ticket, find))
             for estimate in group:
                 yield estimate
 
@@ -128,7 +136,7 @@ class Inference:
         """
         self._fail_fast()
         async with self.admission.enter(live=False) as ticket:
-            return await self._estimate_group(received, ticket, PoseEngine.poses_of_images)
+            return await self._estimate_group(received, ticket, PoseEngine.find)
 
     def _fail_fast(self) -> None:
         """Refuse the request before its image is decoded if no model is loaded."""
@@ -150,7 +158,12 @@ class Inference:
                 found = await self._watched(engine, in_this_context(run, engine, group))
             done = time.perf_counter()
         self.admission.took(done - running)
-        self._metrics.estimated(found, queue_seconds=running - waiting, inference_seconds=done - running)
+        self._metrics.estimated(
+            [one.poses for one in found], queue_seconds=running - waiting, inference_seconds=done - running
+        )
+        self._metrics.not_answered(
+            absent=sum(one.absent for one in found), uncertain=sum(len(one.uncertain) for one in found)
+        )
         stages = {
             'decode_ms': waiting - start,
             'wait_ms': running - waiting,
@@ -158,15 +171,13 @@ class Inference:
         }
         timing = {stage: round(1000 * seconds, 2) for stage, seconds in stages.items()}
         self.recent.note(timing, len(group))
-        poses = iter(found)
-        return [
-            image
-            if isinstance(image, InvalidImage)
-            else Estimate(image=image, poses=next(poses), package=engine.package, timing=timing)
-            for image in decoded
-        ]
+        ready = (
+            Estimate(image=image, poses=one.poses, package=engine.package, timing=timing, uncertain=one.uncertain)
+            for image, one in zip(group, found, strict=True)
+        )
+        return [image if isinstance(image, InvalidImage) else next(ready) for image in decoded]
 
-    async def _watched(self, engine: PoseEngine, run: Callable[[], list[list[Pose]]]) -> list[list[Pose]]:
+    async def _watched(self, engine: PoseEngine, run: Callable[[], list[Found]]) -> list[Found]:
         """Run an inference, and tell the recovery how it ends.
 
         :raises InferenceFailed: the runtime fails.
@@ -192,13 +203,15 @@ class Inference:
         except ModelUnavailable:
             return False
 
-    def _frame(self, engine: PoseEngine, group: Sequence[Image], camera_id: str | None) -> list[list[Pose]]:
+    def _frame(
+        self, engine: PoseEngine, group: Sequence[Image], camera_id: str | None, with_uncertain: bool
+    ) -> list[Found]:
         interval = self._settings.detection_interval
         if interval == 1 or camera_id is None:
-            return engine.poses_of_images(group)
+            return engine.find(group, with_uncertain=with_uncertain)
         if self._streams is None or self._streams[0] is not engine:
             self._streams = engine, Streams(engine, interval=interval)
-        return [self._streams[1].poses(image, camera_id) for image in group]
+        return [self._streams[1].find(image, camera_id, with_uncertain=with_uncertain) for image in group]
 
     @asynccontextmanager
     async def _model(self, ticket: Ticket) -> AsyncIterator[None]:
@@ -224,7 +237,7 @@ class Inference:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-Run = Callable[[PoseEngine, Sequence[Image]], list[list[Pose]]]
+Run = Callable[[PoseEngine, Sequence[Image]], list[Found]]
 """Work on a group of images in the inference thread."""
 
 
@@ -239,6 +252,7 @@ def _sound(found: Sequence[Estimate | InvalidImage]) -> list[Estimate]:
     return [one for one in found if isinstance(one, Estimate)]
 
 
-def _in_boxes(engine: PoseEngine, group: Sequence[Image], boxes: Callable[[int, int], FloatArray]) -> list[list[Pose]]:
-    found = [(image, boxes(image.shape[1], image.shape[0])) for image in group]
-    return engine.poses_in_boxes([(image, given, np.ones(len(given), dtype=np.float32)) for image, given in found])
+def _in_boxes(engine: PoseEngine, group: Sequence[Image], boxes: Callable[[int, int], FloatArray]) -> list[Found]:
+    given = [(image, boxes(image.shape[1], image.shape[0])) for image in group]
+    queries = [(image, wanted, np.ones(len(wanted), dtype=np.float32)) for image, wanted in given]
+    return [engine.sorted_out(poses) for poses in engine.poses_in_boxes(queries)]

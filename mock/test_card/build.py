@@ -25,7 +25,14 @@ def wholebody_description(name: str = EMBEDDED_NAME) -> Wholebody:
     """Return the object `wholebody` of a package of the test card's networks; `pack` fills in the hashes."""
     return Wholebody(
         name=name,
-        detector=Detector(file='det.onnx', sha256=64 * '0', input_size=DETECTOR_SIZE, color_order='BGR', output='nms'),
+        detector=Detector(
+            file='det.onnx',
+            sha256=64 * '0',
+            input_size=DETECTOR_SIZE,
+            color_order='BGR',
+            output='nms',
+            score_threshold=0.5,
+        ),
         estimator=Estimator(
             file='pose.onnx',
             sha256=64 * '0',

@@ -65,9 +65,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> PoseEngine:
 
 @pytest.mark.parametrize('photograph', photographs(), ids=lambda image: str(image['file_name']))
 def test_the_largest_person_is_found_and_nothing_but_persons(engine: PoseEngine, photograph: dict[str, Any]) -> None:
-    """The largest person is found with an IoU of at least 0.6, and every other box lies on an annotated person."""
+    """The largest person is found with an IoU of at least 0.6, and every other box lies on an annotated person.
+
+    The test card's estimator finds keypoints in photographs by chance, so the boxes are those of the detector.
+    """
     image = images.read_image(Path(str(DATA)) / photograph['file_name'])
-    poses = engine.poses(image)
+    (poses,) = engine.poses_in_boxes([(image, *engine.detector.detect(image))])
     truth = [np.array([x, y, x + width, y + height]) for x, y, width, height in photograph['boxes']]
     assert max(iou(pose.box, truth[0]) for pose in poses) >= 0.6
     for pose in poses:
@@ -92,7 +95,7 @@ class Recorder(Runtime):
 def test_bgr_goes_into_the_detector(engine: PoseEngine) -> None:
     """The detector gets a photograph with blue first, values in 0..255, at the upper left of a background of 114."""
     recorder = Recorder(engine.detector.runtime)
-    detector = PersonDetector(recorder, engine.detector.spec)
+    detector = PersonDetector(recorder, engine.detector.spec, engine.thresholds)
     image = images.read_image(Path(str(DATA)) / photographs()[0]['file_name'])
     detector.detect(image)
     assert recorder.batch.shape == (1, 3, 416, 416)
@@ -110,7 +113,7 @@ def test_other_classes_do_not_appear(engine: PoseEngine) -> None:
     for photograph in photographs():
         image = images.read_image(Path(str(DATA)) / photograph['file_name'])
         recorder = Recorder(engine.detector.runtime)
-        PersonDetector(recorder, engine.detector.spec).detect(image)
+        PersonDetector(recorder, engine.detector.spec, engine.thresholds).detect(image)
         ((rows,),) = recorder.run(recorder.batch)
         classes = (rows[:, 4:5] * rows[:, 5:]).argmax(axis=1)
         scores = (rows[:, 4:5] * rows[:, 5:]).max(axis=1)

@@ -102,6 +102,8 @@ def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess
     about = httpx.get(f'{node.url}/about').json()
     assert about['wholebody']['model_version'] == 'test-card 0.0'
     assert about['wholebody']['embedded'] is True
+    assert about['wholebody']['thresholds']['person'] == 0.5
+    assert about['wholebody']['thresholds']['person_from'] == 'score_threshold'
     assert 'wholebody model install' in about['wholebody']['notice']
     assert about['model_info']['version'] == '0.0'
     assert len(about['model_info']['categories']) == 134

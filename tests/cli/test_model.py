@@ -31,7 +31,7 @@ def test_a_model_is_packed_verified_installed_listed_and_used(tmp_path: Path) ->
         '--name', 'mine', '--version', '2.5', '--score-mapping', '0:0,0.5:0.2,1:1',
     )  # fmt: skip
     assert 'mine 2.5' in packed
-    assert 'mine 2.5 is valid' in commands.succeed(app, 'model', 'verify', package)
+    assert 'mine 2.5 is valid; persons from 0.5 (default)' in commands.succeed(app, 'model', 'verify', package)
     assert '* 0.0  test-card  (test card)' in commands.succeed(app, 'model', 'list')
     assert 'installed' in commands.succeed(app, 'model', 'install', package)
     listed = commands.succeed(app, 'model', 'list')

@@ -15,9 +15,12 @@ from pydantic import AliasChoices
 from benchmarks.support.processes import PROJECT
 from detector import PoseEngine, read_image, service
 from detector.cli.main import app
+from detector.engine import pose_engine, thresholds
+from detector.models.catalogue import read_catalogue
 from detector.models.embedded import EXAMPLE_CARD
 from detector.models.package import Detector, Estimator, Wholebody
 from detector.outbox import collector, files, outbox, relevance
+from detector.pose import similarity
 from detector.serving import decoding, recovery
 from detector.settings import Settings, environment_name
 from detector.system.shutdown_budget import ShutdownBudget
@@ -198,7 +201,16 @@ def test_the_fields_of_a_package_are_documented() -> None:
 @pytest.mark.parametrize(
     ('page', 'words', 'value'),
     [
-        ('explanation/relevance.md', 'confidence below {}', relevance.ABSENT),
+        ('explanation/relevance.md', 'confidence below {}', similarity.ABSENT),
+        ('explanation/relevance.md', 'at most {} of them per image', pose_engine.MAX_UNCERTAIN),
+        ('explanation/confidences.md', '| 4 | {} |', thresholds.DEFAULT_PERSON),
+        ('explanation/confidences.md', '`presence_threshold` of the package, {} by default', similarity.ABSENT),
+        (
+            'explanation/confidences.md',
+            'The published models state {}',
+            read_catalogue()['balanced'].detector.score_threshold,
+        ),
+        ('reference/model-packages.md', 'up to {}, default', similarity.PRESENT),
         ('explanation/relevance.md', 'IoU {}', relevance.SAME_PLACE_IOU),
         ('explanation/relevance.md', 'OKS of the body {}', relevance.SAME_POSTURE_OKS),
         ('explanation/relevance.md', 'up to {} postures', relevance.MAX_POSTURES),

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from rtmlib import YOLOX
 
-from detector.engine.person_detector import PersonDetector, clip_boxes
+from detector.engine.person_detector import clip_boxes
 from detector.errors import InvalidPackage
-from tests.support.networks import Canned, detector_spec
+from tests.support.networks import canned_detector
 
 
 def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
@@ -20,7 +20,7 @@ def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
     raw[0, busy[30:], 21] = rng.uniform(0.8, 1, 30)
     image = np.zeros((300, 500, 3), dtype=np.uint8)
 
-    ours, scores = PersonDetector(Canned(raw), detector_spec('raw')).detect(image)
+    ours, scores = canned_detector(raw, output='raw').detect(image)
 
     theirs = YOLOX.__new__(YOLOX)
     theirs.model_input_size, theirs.nms_thr, theirs.score_thr, theirs.det_mode = (416, 416), 0.45, 0.3, 'multiclass'
@@ -48,7 +48,7 @@ def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
         (np.nan, 50, 90, 90, 0.8),
     ]
     labels = np.array([[0, 0, 0, 0, 16, 0, 0]])
-    detector = PersonDetector(Canned(np.array([rows], dtype=np.float32), labels), detector_spec('nms'))
+    detector = canned_detector(np.array([rows], dtype=np.float32), labels, output='nms')
     boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
     np.testing.assert_allclose(boxes, [(-50, -50, 600, 600), (10, 20, 110, 220)])
     np.testing.assert_allclose(scores, [0.9, 0.6])
@@ -56,8 +56,7 @@ def test_only_persons_above_the_threshold_pass_from_nms_output() -> None:
 
 def test_an_empty_detector_output_means_no_person() -> None:
     """A network with NMS may return no row; then no person is found."""
-    nothing = Canned(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0), np.float32))
-    detector = PersonDetector(nothing, detector_spec('nms'))
+    detector = canned_detector(np.zeros((1, 0, 5), np.float32), np.zeros((1, 0), np.float32), output='nms')
     boxes, scores = detector.detect(np.zeros((416, 416, 3), dtype=np.uint8))
     assert boxes.shape == (0, 4)
     assert scores.shape == (0,)
@@ -65,6 +64,6 @@ def test_an_empty_detector_output_means_no_person() -> None:
 
 def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> None:
     """The trial inference refuses an input of 416×416 for a raw detector of 8400 rows, which belong to 640×640."""
-    detector = PersonDetector(Canned(np.zeros((1, 8400, 85), np.float32)), detector_spec('raw'))
+    detector = canned_detector(np.zeros((1, 8400, 85), np.float32), output='raw')
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
         detector.check()

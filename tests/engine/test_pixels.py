@@ -8,7 +8,7 @@ from detector.engine.person_detector import PersonDetector
 from detector.engine.pose_estimator import PoseEstimator
 from detector.models.package import ModelPackage
 from detector.pose.pose import FloatArray
-from tests.support.networks import Canned, detector_spec
+from tests.support.networks import Canned, detector_spec, make_thresholds
 
 
 def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
@@ -22,7 +22,7 @@ def test_inputs_are_those_of_rtmlib_to_the_bit(embedded: ModelPackage) -> None:
             seen.append(batch.copy())
             return super()._infer(batch)
 
-    detector = PersonDetector(Recording(np.zeros((1, 0, 5), np.float32)), detector_spec('nms'))
+    detector = PersonDetector(Recording(np.zeros((1, 0, 5), np.float32)), detector_spec('nms'), make_thresholds())
     detector.detect(make_card())
     detector.detect(image)
     theirs = YOLOX.__new__(YOLOX)

@@ -1,11 +1,11 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from rtmlib import YOLOX, RTMPose
 
 from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card
-from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.pose_engine import MAX_UNCERTAIN, EngineOptions, PoseEngine
 from detector.models.package import ModelPackage
 from mock.test_card.cards import MAX_PERSONS, Figure, arrange
 from tests.support.rtmlib_precision import computing_f32
@@ -120,3 +120,64 @@ def test_images_share_inferences_and_keep_their_persons(engine: PoseEngine) -> N
     for card, poses in zip(cards, together, strict=True):
         for pose, alone in zip(poses, engine.poses(card), strict=True):
             np.testing.assert_allclose(pose.keypoints, alone.keypoints, atol=0.5)
+
+
+DOUBTED = EngineOptions(person_threshold=0.99, max_uncertain_threshold=0.98)
+"""Options under which the figures of a card are uncertain persons."""
+
+
+def test_uncertain_persons_are_found_on_request_only(embedded: ModelPackage) -> None:
+    """Persons below the threshold are not answered; with `with_uncertain` they are found with their keypoints."""
+    engine = PoseEngine(embedded, DOUBTED)
+    assert engine.poses(make_card()) == []
+    (found,) = engine.find([make_card()])
+    assert (found.poses, found.uncertain, found.absent) == ([], [], 0)
+    (found,) = engine.find([make_card()], with_uncertain=True)
+    assert found.poses == []
+    assert_read(found.uncertain, FIGURES)
+
+
+def test_boxes_above_the_uncertain_range_are_neither_answered_nor_estimated(embedded: ModelPackage) -> None:
+    """A box that is neither certain enough for an answer nor uncertain costs no pose."""
+    (found,) = PoseEngine(embedded, EngineOptions(person_threshold=0.99)).find([make_card()], with_uncertain=True)
+    assert (found.poses, found.uncertain) == ([], [])
+
+
+def test_the_number_of_uncertain_poses_is_bounded(embedded: ModelPackage) -> None:
+    """Of twelve uncertain persons the most certain ones are estimated, besides none or all answered ones."""
+    figures = arrange(MAX_PERSONS, (1600, 1200))
+    image = make_card(figures, width=1600, height=1200)
+    confidences = [pose.box_confidence for pose in PoseEngine(embedded).poses(image)]
+    (found,) = PoseEngine(embedded, DOUBTED).find([image], with_uncertain=True)
+    assert [pose.box_confidence for pose in found.uncertain] == confidences[:MAX_UNCERTAIN]
+
+
+def test_an_uncertain_box_around_an_answered_person_is_not_another_one(engine: PoseEngine) -> None:
+    """A second, less certain box that gives the same body is dropped; one with another body is kept."""
+    card = make_card()
+    first, second = (figure.box for figure in FIGURES)
+    nearly = first + np.array([-6, -5, 7, 6], dtype=np.float32)
+    boxes = np.stack([first, nearly, second, nearly])
+    confidences = np.array([0.9, 0.45, 0.4, 0.35], dtype=np.float32)
+    (poses,) = engine.poses_in_boxes([(card, boxes, confidences)])
+    found = engine.sorted_out(poses)
+    assert [pose.box_confidence for pose in found.poses] == [pytest.approx(0.9)]
+    assert [pose.box_confidence for pose in found.uncertain] == [pytest.approx(0.4)]
+
+
+def test_a_box_without_a_present_keypoint_is_no_person(embedded: ModelPackage) -> None:
+    """Such boxes are dropped and counted, answered or uncertain; the threshold is the package's."""
+    card = make_card([replace(figure, fading=np.ones(133, dtype=np.float32)) for figure in FIGURES])
+    assert len(PoseEngine(embedded).detector.detect(card)[0]) == len(FIGURES)
+    (found,) = PoseEngine(embedded).find([card])
+    assert (found.poses, found.absent) == ([], len(FIGURES))
+    (found,) = PoseEngine(embedded, DOUBTED).find([card], with_uncertain=True)
+    assert (found.uncertain, found.absent) == ([], len(FIGURES))
+    never = replace(embedded, wholebody=embedded.wholebody.model_copy(update={'presence_threshold': 0}))
+    assert len(PoseEngine(never).poses(card)) == len(FIGURES)
+
+
+def test_nms_threshold_without_effect_is_reported(embedded: ModelPackage, caplog: pytest.LogCaptureFixture) -> None:
+    """NMS_THRESHOLD cannot apply to a network that drops overlapping boxes itself, and the log says so."""
+    PoseEngine(embedded, EngineOptions(nms_threshold=0.3))
+    assert 'NMS_THRESHOLD has no effect on test-card 0.0' in caplog.text

@@ -7,8 +7,9 @@ import pytest
 
 from benchmarks.support.cards import assert_read, make_card
 from detector.engine import streams as streams_module
-from detector.engine.pose_engine import PoseEngine
+from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.streams import Streams
+from detector.models.package import ModelPackage
 from detector.pose.images import Image
 from mock.test_card.cards import Figure
 
@@ -20,9 +21,9 @@ class Counting:
         self.detections = 0
         detect = engine.detector.detect
 
-        def counting(image: Image) -> object:
+        def counting(image: Image, **options: bool) -> object:
             self.detections += 1
-            return detect(image)
+            return detect(image, **options)
 
         monkeypatch.setattr(engine.detector, 'detect', counting)
 
@@ -39,7 +40,7 @@ def frame(*figures: Figure, width: int = 1000, height: int = 600) -> Image:
 def walk(streams: Streams, figures: Sequence[Figure], camera_id: str = 'c') -> None:
     """Process frames of one figure each, and check that all are read correctly."""
     for figure in figures:
-        assert_read(streams.poses(frame(figure), camera_id), [figure])
+        assert_read(streams.find(frame(figure), camera_id).poses, [figure])
 
 
 def test_the_detector_runs_on_every_nth_frame(engine: PoseEngine, counter: Counting) -> None:
@@ -54,7 +55,7 @@ def test_two_persons_are_followed(engine: PoseEngine, counter: Counting) -> None
     streams = Streams(engine, interval=10)
     for step in range(10):
         figures = [Figure(x=30 + 5 * step, y=40, height=420), Figure(x=600 - 3 * step, y=100, height=330 + 2 * step)]
-        assert_read(streams.poses(frame(*figures), 'c'), figures)
+        assert_read(streams.find(frame(*figures), 'c').poses, figures)
     assert counter.detections == 1
 
 
@@ -63,8 +64,8 @@ def test_a_person_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: Cou
     streams = Streams(engine, interval=100)
     figure = Figure(x=50, y=40, height=420)
     walk(streams, [figure, figure])
-    assert streams.poses(frame(), 'c') == []
-    assert streams.poses(frame(), 'c') == []
+    assert streams.find(frame(), 'c').poses == []
+    assert streams.find(frame(), 'c').poses == []
     walk(streams, [Figure(x=500, y=40, height=420)])
     assert counter.detections == 4
 
@@ -73,8 +74,8 @@ def test_one_of_two_who_leaves_is_noticed_at_once(engine: PoseEngine, counter: C
     """When one of two persons leaves, the other one stays."""
     streams = Streams(engine, interval=100)
     pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
-    assert_read(streams.poses(frame(*pair), 'c'), pair)
-    assert_read(streams.poses(frame(pair[0]), 'c'), pair[:1])
+    assert_read(streams.find(frame(*pair), 'c').poses, pair)
+    assert_read(streams.find(frame(pair[0]), 'c').poses, pair[:1])
     assert counter.detections == 2
 
 
@@ -82,7 +83,10 @@ def test_a_newcomer_is_found_within_the_interval(engine: PoseEngine) -> None:
     """A new person is found at the next run of the detector."""
     streams = Streams(engine, interval=3)
     pair = [Figure(x=30, y=40, height=420), Figure(x=600, y=100, height=330)]
-    counts = [len(streams.poses(frame(pair[0]), 'c')), *(len(streams.poses(frame(*pair), 'c')) for _ in range(3))]
+    counts = [
+        len(streams.find(frame(pair[0]), 'c').poses),
+        *(len(streams.find(frame(*pair), 'c').poses) for _ in range(3)),
+    ]
     assert counts[0] == 1
     assert counts[-1] == 2
 
@@ -100,7 +104,7 @@ def test_a_changed_picture_is_detected_again(engine: PoseEngine, counter: Counti
     }
     after = frames[change]()
     expected = Figure(x=600, y=100, height=420) if change == 'jump' else figure
-    assert_read(streams.poses(after, 'c'), [expected])
+    assert_read(streams.find(after, 'c').poses, [expected])
     assert counter.detections == 2
 
 
@@ -116,10 +120,21 @@ def test_cameras_are_independent_and_bounded(
         walk(streams, [right], 'right')
     assert counter.detections == 2
     for number in range(8):
-        streams.poses(frame(width=64, height=64), f'{number}')
+        streams.find(frame(width=64, height=64), f'{number}')
     assert len(streams._streams) == 4
     walk(streams, [left], 'left')
     assert counter.detections == 3 + 8
+
+
+def test_uncertain_persons_are_found_when_the_detector_runs(embedded: ModelPackage) -> None:
+    """Persons below the threshold are not followed: they are found in the frames in which the detector runs."""
+    engine = PoseEngine(embedded, EngineOptions(person_threshold=0.99, max_uncertain_threshold=0.98))
+    streams = Streams(engine, interval=3)
+    for _ in range(2):
+        found = streams.find(frame(Figure(x=50, y=40, height=420)), 'c', with_uncertain=True)
+        assert found.poses == []
+        assert_read(found.uncertain, [Figure(x=50, y=40, height=420)])
+    assert streams.find(frame(Figure(x=50, y=40, height=420)), 'c').uncertain == []
 
 
 def test_an_interval_of_one_detects_always(engine: PoseEngine, counter: Counting) -> None:

@@ -15,6 +15,7 @@ from benchmarks.yolox_network import Form
 from detector.engine.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtimes import Backend, open_runtime
+from detector.engine.thresholds import Thresholds
 from detector.models.package import ModelPackage, unpack_package
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
@@ -117,7 +118,11 @@ def pair(package: ModelPackage, request: pytest.FixtureRequest) -> Pair:
 
 
 def our_detector(package: ModelPackage, backend: Backend) -> PersonDetector:
-    return PersonDetector(open_runtime(package.detector_path, backend_type=backend), package.wholebody.detector)
+    return PersonDetector(
+        open_runtime(package.detector_path, backend_type=backend),
+        package.wholebody.detector,
+        Thresholds.of(package, EngineOptions()),
+    )
 
 
 def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
@@ -125,7 +130,7 @@ def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
     detector = YOLOX(
         str(package.detector_path),
         spec.input_size[::-1],
-        score_thr=spec.score_threshold,
+        score_thr=Thresholds.of(package, EngineOptions()).person,
         nms_thr=spec.nms_threshold,
         backend=backend,
     )

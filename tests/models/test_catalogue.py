@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import onnx
 import pytest
-from rtmlib import Wholebody
+from rtmlib import YOLOX, Wholebody
 from rtmlib.tools.file import download_checkpoint, get_mirror_url
 
 from benchmarks.support.cards import CARD
@@ -68,6 +69,18 @@ def test_rtmlib_keeps_its_downloads_where_we_look(tmp_path: Path, monkeypatch: p
         assert download_checkpoint(network.urls[0]) == str(file)
 
 
+def test_published_models_answer_the_boxes_that_rtmlib_answers() -> None:
+    """The person threshold in the catalogue is the one that rtmlib applies to detectors with NMS."""
+    theirs = YOLOX.__new__(YOLOX)
+    theirs.det_mode = 'human'
+    for model in read_catalogue().values():
+        assert model.detector.output == 'nms'
+        threshold = model.detector.score_threshold
+        assert threshold is not None
+        rows = [[0, 0, 9, 9, threshold - 0.01], [0, 0, 9, 9, threshold + 0.01]]
+        assert len(theirs.postprocess(np.array([rows]), 1.0)) == 1
+
+
 async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
     """Progress is reported per file, and a second call downloads nothing."""
     seen: dict[str, int] = {}
@@ -75,12 +88,13 @@ async def test_a_model_is_fetched_packed_and_valid(servers: tuple[FileServer, Fi
     def watch(name: str) -> downloads.Progress:
         return lambda done, _: seen.__setitem__(name, done)
 
-    catalogue = catalogue_of(tmp_path, servers)
+    catalogue = catalogue_of(tmp_path, servers, score_threshold=0.25)
     archive = tmp_path / 'out' / 'light.zip'
     await pull('lightweight', archive, verify=verify, cache=tmp_path / 'cache', catalogue=catalogue, watch=watch)
     package = verify(archive)
     assert package.model_version == 'lightweight 1.0'
     assert 'sha256:' in package.wholebody.origin
+    assert package.wholebody.detector.score_threshold == 0.25
     assert seen == {'det.zip': len(servers[0].content), 'pose.zip': len(servers[1].content)}
     requests = [len(server.ranges) for server in servers]
     await pull('lightweight', archive, verify=verify, cache=tmp_path / 'cache', catalogue=catalogue)

@@ -92,6 +92,8 @@ def set_in(*path: str, value: object) -> Callable[[dict[str, Any]], object]:
         (set_in('version', value=300 * '1'), 'version'),
         (set_in('model_size', value=5), 'model_size'),
         (set_in('conf_threshold', value='high'), 'conf_threshold'),
+        (set_in('conf_threshold', value=50), 'conf_threshold: Input should be less than or equal to 1'),
+        (set_in('wholebody', 'presence_threshold', value=0.4), 'wholebody.presence_threshold: Input should be less'),
         (set_in('model_root_path', value=5), 'model_root_path'),
         (lambda d: d['categories'][0].update(color=5), 'categories.0.color'),
         (lambda d: d['categories'][0].update(point_size='5'), 'categories.0.point_size'),

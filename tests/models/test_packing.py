@@ -31,6 +31,7 @@ def test_sizes_and_output_form_are_read_from_the_files(tmp_path: Path, networks:
     assert wholebody.estimator.input_size == (192, 256)
     assert (wholebody.detector.color_order, wholebody.estimator.color_order) == ('BGR', 'RGB')
     assert wholebody.detector.output == 'nms'
+    assert wholebody.detector.score_threshold is None
 
 
 def test_a_raw_detector_is_recognised(tmp_path: Path, networks: tuple[Path, Path]) -> None:

@@ -50,6 +50,16 @@ def test_images_persons_and_parts_are_counted() -> None:
     assert scrape.total('wholebody_confidence_bucket', part='face', le='0.2') == 1
 
 
+def test_boxes_that_are_not_answered_are_counted() -> None:
+    """Boxes without a present keypoint and boxes that only relevance judges are counted separately."""
+    metrics = Metrics()
+    metrics.not_answered(absent=2, uncertain=3)
+    metrics.not_answered(absent=0, uncertain=1)
+    scrape = Scrape.of_registry(metrics.registry)
+    assert scrape.total('wholebody_boxes_without_keypoints_total') == 2
+    assert scrape.total('wholebody_uncertain_boxes_total') == 4
+
+
 @pytest.mark.parametrize(
     ('error', 'outcome', 'reason'),
     [

@@ -1,6 +1,7 @@
 """What the collector does with images while the disk is slow or refuses them."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.waiting import PATIENCE
 from detector.errors import Busy, OutboxFault, RequestTooLarge
+from detector.loop.metadata import to_metadata
 from detector.models.package import ModelPackage
 from detector.outbox import collector as collector_module
-from detector.outbox.collector import MAX_SAVING, Collector
+from detector.outbox.collector import MAX_SAVING, Collector, make_collector
 from detector.outbox.outbox import Outbox, open_outbox
 from detector.pose import images
 from detector.serving.inference import Estimate
@@ -219,3 +221,42 @@ def test_empty_frames_cost_nothing(collector: Collector, outbox: Outbox, embedde
 
     asyncio.run(frame())
     assert outbox.queue.count == 0
+
+
+async def test_an_uncertain_person_who_is_not_answered_reaches_the_loop(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage
+) -> None:
+    """Relevance sees the poses below the threshold; the stored image shows them, and the answer only has the tags."""
+    answered, doubted = person(300), person(1000, box_confidence=0.4)
+    estimate = Estimate(image=FRAME, poses=[answered], package=embedded, timing={}, uncertain=[doubted])
+    answer = to_metadata([answered], embedded)
+    await collector.collect(FRAME, estimate, answer, camera_id='c', filtered=True)
+    await collector.close(seconds=2)
+    assert answer.tags == ['uncertain', 'uncertain_person']
+    assert [box.confidence for box in answer.box_detections] == [0.9]
+    (entry,) = outbox.queue.waiting()
+    stored = json.loads(entry.metadata.read_text())
+    assert stored['tags'] == answer.tags
+    assert [box['confidence'] for box in stored['box_detections']] == [0.9, 0.4]
+    assert len(stored['point_detections']) == 2 * 133
+
+
+async def test_an_image_with_another_reason_is_stored_as_answered(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage
+) -> None:
+    """An uncertain person that the camera has shown before adds no box to an image that another pose makes relevant."""
+    doubted = person(1000, box_confidence=0.4)
+    for poses in ([], [person(300, face=0.45)]):
+        estimate = Estimate(image=FRAME, poses=poses, package=embedded, timing={}, uncertain=[doubted])
+        answer = to_metadata(poses, embedded)
+        await collector.collect(FRAME, estimate, answer, camera_id='c', filtered=True)
+    await collector.close(seconds=2)
+    assert answer.tags == ['uncertain', 'uncertain_face']
+    stored = [json.loads(entry.metadata.read_text())['box_detections'] for entry in outbox.queue.waiting()]
+    assert [len(boxes) for boxes in stored] == [1, 1]
+
+
+def test_uncertain_boxes_are_wanted_for_the_loop_only(outbox: Outbox, tmp_path: Path) -> None:
+    """With a Learning Loop the collector judges images; without one it does not, so no extra pose is estimated."""
+    assert make_collector(outbox, Settings(loop_host='l', loop_organization='o', loop_project='p')).judges('c')
+    assert not make_collector(outbox, Settings(data_folder=tmp_path)).judges('c')

@@ -159,7 +159,10 @@ def test_a_package_with_raw_scores_from_1_to_8_works_as_well(embedded: ModelPack
     engines = PoseEngine(embedded), Scaled(package)
     found = [tags_of(*engine.poses(card), size=(720, 480)) for engine in engines]
     assert found == 2 * [('uncertain', 'uncertain_left_hand')]
-    assert PoseEngine(package).poses(card)[0].confidences.max() == 0, 'raw scores below 1 mean an absent keypoint'
+    unscaled = PoseEngine(package)
+    boxes, confidences = unscaled.detector.detect(card)
+    ((pose,),) = unscaled.poses_in_boxes([(card, boxes, confidences)])
+    assert pose.confidences.max() == 0, 'raw scores below 1 mean an absent keypoint'
 
 
 # ---------------------------------------------------------------- news
@@ -249,6 +252,22 @@ def test_a_camera_that_finds_news_all_the_time_is_slowed_down() -> None:
     clock.now += 3600
     assert judge([person(face=0.45)], size=SIZE).tags
     assert judge([person(face=0.45)], size=SIZE, camera_id='another').tags
+
+
+@pytest.mark.parametrize('camera_id', [None, 'front', 'x' * 100])
+def test_a_camera_without_budget_may_not_send(camera_id: str | None) -> None:
+    """After a burst the camera may send again when an interval has passed; asking uses nothing up."""
+    clock = Clock()
+    filter_ = make_relevance(clock=clock)
+    assert filter_.may_send(camera_id)
+    for step in range(relevance.BURST):
+        assert filter_.may_send(camera_id)
+        place = person(13 * (step % 70), 25 * (step // 70), width=12, height=24, face=0.45)
+        assert filter_.judge([place], size=SIZE, camera_id=camera_id).tags
+    assert not filter_.may_send(camera_id)
+    assert filter_.may_send('another')
+    clock.now += relevance.REFILL_SECONDS
+    assert filter_.may_send(camera_id)
 
 
 def test_cameras_do_not_know_of_each_other() -> None:

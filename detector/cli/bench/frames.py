@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.engine.pose_engine import EngineOptions, Found, PoseEngine
 from detector.engine.pose_estimator import BATCH_SIZES
 from detector.engine.runtimes import Backend, Precision, Runtime, reason_of
 from detector.engine.streams import Streams
@@ -148,11 +148,11 @@ class LoadedEngine(Loaded):
     def frame(self, picture: Image, case: Case) -> None:
         source = _StandingPersons(self.engine, fixed_boxes(picture, case.persons))
         if case.interval == 1:
-            source.poses(picture)
+            source.find([picture])
             return
         streams = Streams(source, interval=case.interval)
         for _ in range(case.interval):
-            streams.poses(picture, 'camera')
+            streams.find(picture, 'camera')
 
     def _timed(self, picture: Image, case: Case) -> Frame:
         start = time.perf_counter()
@@ -205,9 +205,11 @@ class _StandingPersons:
         self._engine = engine
         self._boxes = boxes
 
-    def poses(self, image: Image) -> list[Pose]:
-        self._engine.detector.detect(image)
-        return self.poses_in_boxes([(image, self._boxes, np.ones(len(self._boxes), dtype=np.float32))])[0]
+    def find(self, images: Sequence[Image], *, with_uncertain: bool = False) -> list[Found]:
+        for image in images:
+            self._engine.detector.detect(image, with_uncertain=with_uncertain)
+        ones = np.ones(len(self._boxes), dtype=np.float32)
+        return [Found(poses=poses) for poses in self.poses_in_boxes([(image, self._boxes, ones) for image in images])]
 
     def poses_in_boxes(self, queries: Sequence[tuple[Image, FloatArray, FloatArray]]) -> list[list[Pose]]:
         self._engine.poses_in_boxes(queries)
