@@ -358,6 +358,18 @@ def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody
     :param detector: ONNX file of the person detector; packed as `det.onnx`.
     :param estimator: ONNX file of the pose estimator; packed as `pose.onnx`.
     """
+    files = package_files(detector=detector, estimator=estimator, wholebody=wholebody, identity=identity)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
+        partial = Path(folder) / archive.name
+        write_archive(partial, files)
+        partial.replace(archive)
+
+
+def package_files(
+    *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity
+) -> dict[str, Path | bytes]:
+    """Return the files of a package by name; see `pack`."""
     networks = {'detector': ('det.onnx', detector), 'estimator': ('pose.onnx', estimator)}
     content = wholebody.model_dump(mode='json')
     for role, (name, path) in networks.items():
@@ -376,10 +388,4 @@ def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody
         'categories': categories(),
         'wholebody': Wholebody.model_validate(content).model_dump(mode='json'),
     }
-    files: dict[str, Path | bytes] = {MODEL_JSON: json.dumps(model_json, indent=1).encode()}
-    files |= {name: path for name, path in networks.values()}
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
-        partial = Path(folder) / archive.name
-        write_archive(partial, files)
-        partial.replace(archive)
+    return {MODEL_JSON: json.dumps(model_json, indent=1).encode()} | dict(networks.values())

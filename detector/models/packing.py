@@ -54,8 +54,8 @@ def pack_onnx(
     try:
         wholebody = Wholebody(
             name=name,
-            detector=_detector(detector, detector_color, score_threshold),
-            estimator=_estimator(estimator, estimator_color),
+            detector=describe_detector(detector, detector_color, score_threshold),
+            estimator=describe_estimator(estimator, estimator_color),
             score_mapping=_parse_mapping(score_mapping),
             origin=origin,
             licence=licence,
@@ -73,7 +73,11 @@ def pack_onnx(
     return package
 
 
-def _detector(path: Path, color_order: ColorOrder, score_threshold: float | None) -> Detector:
+def describe_detector(path: Path, color_order: ColorOrder, score_threshold: float | None) -> Detector:
+    """Return the description of a person detector, without its hash.
+
+    :raises InvalidPackage: the file is not such a network.
+    """
     return Detector(
         file='det.onnx',
         sha256=_UNHASHED,
@@ -84,7 +88,11 @@ def _detector(path: Path, color_order: ColorOrder, score_threshold: float | None
     )
 
 
-def _estimator(path: Path, color_order: ColorOrder) -> Estimator:
+def describe_estimator(path: Path, color_order: ColorOrder) -> Estimator:
+    """Return the description of a pose estimator with the published normalisation, without its hash.
+
+    :raises InvalidPackage: the file is not such a network.
+    """
     return Estimator(
         file='pose.onnx',
         sha256=_UNHASHED,
