@@ -276,7 +276,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
         ),
         (['queue', '-p', strange.id], {}, 'labeling config'),
         (['queue', '-p', 999999], {}, '404'),
-        (['queue', '-p', 'x'], {}, 'give the number of a project'),
+        (['queue', '-p', 'x'], {}, '--project x: there is no project with this title'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_API_TOKEN': '0' * 40}, 'LABEL_STUDIO_API_TOKEN'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_URL': ''}, 'LABEL_STUDIO_URL'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_URL': unreachable}, 'does not answer'),

@@ -200,8 +200,74 @@ def test_another_node_version_renames_the_backend(command: Command, studio: Labe
     assert 'nothing is changed' in initialized(command, studio, *arguments)[1]
 
 
-def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
-    """A config of annotated tasks is not replaced unless it differs only in colours; without annotations it is."""
+FOREIGN = """<View><Header value="Persons"/><Image name="photo" value="$photo" zoom="true"/>
+<RectangleLabels name="who" toName="photo"><Label value="Person" hotkey="p"/><Label value="dog"/></RectangleLabels>
+<KeyPointLabels name="joint" toName="photo"><Label value="nose"/><Label value="left_eye"/></KeyPointLabels>
+<Choices name="weather" toName="photo"><Choice value="rain"/></Choices></View>"""
+FIFTYONE = """<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="ground_truth" toName="image">
+    <Label value="person"/>
+  </RectangleLabels>
+  <KeyPointLabels name="keypoints" toName="image">
+    <Label value="nose"/>
+    <Label value="left_wrist"/>
+  </KeyPointLabels>
+</View>
+"""
+"""Labeling config in the form of FiftyOne 1.8 (`fiftyone.utils.labelstudio.generate_labeling_config`)."""
+
+
+def state_of(project: Project) -> Json:
+    """Return everything in a project that `init` could change."""
+    settings = {name: value for name, value in project.settings().items() if name not in _COUNTERS}
+    backends = project.server.request('GET', '/api/ml', params={'project': project.id})
+    kept = [{name: backend[name] for name in ('id', 'title', 'url', 'is_interactive')} for backend in backends]
+    return {
+        'settings': settings,
+        'backends': kept,
+        'webhooks': project.webhooks(),
+        'predictions': project.predictions(),
+    }
+
+
+_COUNTERS = ('finished_task_number', 'queue_total', 'queue_done', 'queue_left')
+
+
+@pytest.mark.parametrize(
+    ('config', 'image'),
+    [(generate('keypoints'), 'image'), (FOREIGN, 'photo'), (FIFTYONE, 'image')],
+    ids=['keypoints', 'foreign', 'fiftyone'],
+)
+def test_a_project_that_exists_is_only_connected(
+    command: Command, studio: LabelStudio, node: NodeProcess, config: str, image: str, tmp_path: Path
+) -> None:
+    """`init` connects a project that exists and changes neither its config nor its sampling, also if options describe
+    another config; predictions stay visible, and a second run changes nothing at all."""
+    title = f'exists {image} {len(config)}'
+    project = studio.create_project(config, title=title, sampling='Sequential sampling')
+    (task,) = project.import_tasks([{image: 'https://example.com/1.jpg'}])
+    made = {'task': task, 'score': 0.5, 'model_version': 'theirs', 'result': []}
+    assert project.import_predictions([made]) == 1
+    project.change(model_version='theirs')
+    before = state_of(project)
+    same, printed = initialized(command, studio, '--title', title, '--node', node.url)
+    assert same.id == project.id
+    assert f'the backend {node.url} is connected' in printed
+    connected = state_of(project)
+    assert connected['settings'] == before['settings']
+    assert connected['predictions'] == before['predictions']
+    for arguments in (['--title', title], ['-p', title, '--style', 'skeleton'], ['-p', project.id, '--parts', 'body']):
+        _, printed = initialized(command, studio, *arguments, '--node', node.url)
+        assert 'nothing is changed' in printed
+        assert state_of(project) == connected
+    initialized(command, studio, '-p', title, '--no-backend', '--sampling', 'uniform')
+    assert project.settings()['sampling'] == 'Uniform sampling'
+
+
+def test_a_config_is_replaced_only_on_request(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """`--replace-config` says what would be lost, needs `--yes` without a terminal, and refuses a config that does not
+    show the images; a project without a config gets one unasked."""
     project = studio.create_project(generate('keypoints'), title='with work')
     region = {
         'from_name': 'bbox',
@@ -212,30 +278,52 @@ def test_a_config_with_work_in_it_is_not_overwritten(command: Command, studio: L
     first, second = project.import_tasks(
         [{'image': 'https://example.com/1.jpg'}, {'image': 'https://example.com/2.jpg'}]
     )
-    annotation = project.annotate(first, [region])
+    project.annotate(first, [region])
     studio.request('POST', f'/api/tasks/{second}/drafts', json={'result': [region], 'lead_time': 1})
-    arguments = ('--project', project.id, '--no-backend', '--sampling', 'sequential')
-    said = command.fail('init', *arguments)
-    assert f'project {project.id} "with work" holds 1 annotation and 1 task with drafts' in said
-    assert project.settings()['label_config'].strip() == generate('keypoints').strip()
+    made = {'task': first, 'score': 0.5, 'model_version': VERSION, 'result': []}
+    assert project.import_predictions([made, made | {'task': second}]) == 2
+    arguments = ('--project', 'with work', '--no-backend')
 
-    assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
     colourful = generate('keypoints').replace('#ffe119', '#000000')
     (tmp_path / 'config.xml').write_text(colourful)
-    assert 'the appearance of the labeling config' in command.succeed(
-        'init', *arguments, '--config', tmp_path / 'config.xml'
-    )
-    assert project.settings()['label_config'].strip() == colourful.strip()
-    assert 'nothing is changed' in command.succeed('init', *arguments, '--style', 'keypoints')
+    assert 'nothing is changed' in command.succeed('init', *arguments, '--config', tmp_path / 'config.xml')
+    printed = command.succeed('init', *arguments, '--config', tmp_path / 'config.xml', '--replace-config')
+    assert 'the appearance of the labeling config is changed' in printed
 
-    studio.request('DELETE', f'/api/annotations/{annotation["id"]}/')
-    assert 'holds 0 annotations and 1 task with drafts' in command.fail('init', *arguments)
-    studio.request('DELETE', f'/api/tasks/{second}/')
+    said = command.fail('init', *arguments, '--replace-config')
+    assert f'project {project.id} "with work" holds 1 annotation, 1 task with drafts and 2 predictions' in said
+    assert 'give --yes' in said
     (tmp_path / 'photo.xml').write_text(generate('skeleton').replace('$image', '$photo'))
-    said = command.fail('init', *arguments, '--config', tmp_path / 'photo.xml')
+    said = command.fail('init', *arguments, '--replace-config', '--yes', '--config', tmp_path / 'photo.xml')
     assert f"the tasks of project {project.id} hold 'image' and no 'photo'" in said
-    assert 'the labeling config is changed' in command.succeed('init', *arguments)
+    assert project.settings()['label_config'].strip() == colourful.strip()
+    assert '--replace-config' in command.fail('init', *arguments, '--yes', code=2)
+    for task in (first, second):
+        studio.request('DELETE', f'/api/tasks/{task}/')
+    assert 'the labeling config is changed' in command.succeed('init', *arguments, '--replace-config', '--yes')
     assert project.settings()['label_config'].strip() == generate('skeleton').strip()
+
+    bare = studio.create_project('<View></View>', title='bare')
+    assert 'the labeling config is set' in command.succeed('init', '--title', 'bare', '--no-backend')
+    assert bare.settings()['label_config'].strip() == generate('skeleton').strip()
+    strange = '<View><Text name="t" value="$t"/><Choices name="c" toName="t"><Choice value="a"/></Choices></View>'
+    other = studio.create_project(strange, title='texts only')
+    assert 'a labeling config of another kind' in command.fail('init', '--title', 'texts only', '--no-backend')
+    assert other.settings()['label_config'] == strange
+
+
+def test_projects_have_titles(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
+    """Commands take the title of a project; a title of several projects is refused with their numbers, and an unknown
+    one with similar titles."""
+    project = studio.create_project(generate('skeleton'), title='Kitchen (north) 7')
+    paths = cards(tmp_path / 'images', 1)
+    assert '1 imported' in command.succeed('import', *paths, '-p', 'Kitchen (north) 7')
+    said = command.fail('import', *paths, '-p', 'kitchen')
+    assert f'there is no project with this title, but there is "Kitchen (north) 7" ({project.id})' in said
+    twins = [studio.create_project(generate('skeleton'), title='Twins').id for _ in range(2)]
+    for arguments in (['import', *paths, '-p', 'Twins'], ['init', '--title', 'Twins', '--no-backend']):
+        said = command.fail(*arguments)
+        assert f'2 projects have the title "Twins": choose one by its number, --project {twins[0]} or' in said
 
 
 def test_a_label_studio_that_refuses_private_addresses_is_told_how_to_start(tmp_path: Path, node: NodeProcess) -> None:
@@ -245,7 +333,8 @@ def test_a_label_studio_that_refuses_private_addresses_is_told_how_to_start(tmp_
         command = Command(tmp_path, LABEL_STUDIO_URL=studio.url, LABEL_STUDIO_API_TOKEN=studio.token)
         said = command.fail('init', '--title', 'refused', '--node', node.url)
         assert 'USE_DEFAULT_BANNED_SUBNETS=false' in said
-        assert 'is created' in said
+        assert 'is deleted again' in said
+        assert studio.request('GET', '/api/projects/')['results'] == []
 
 
 def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_path: Path) -> None:
@@ -256,6 +345,13 @@ def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_pa
     silent = f'http://127.0.0.1:{free_port()}'
     said = command.fail('init', '--title', 'no node', '--node', silent)
     assert f'does not reach {silent}' in said
+    assert studio.request('GET', '/api/projects/', params={'title': 'no node'})['results'] == []
+    existing = studio.create_project(generate('skeleton'), title='not reached')
+    before = state_of(existing)
+    command.fail(
+        'init', '--title', 'not reached', '--node', silent, '--replace-config', '--yes', '--style', 'keypoints'
+    )
+    assert state_of(existing) == before
     assert '--node' in command.fail('init', '--title', 'no node', '--node', 'http://ann:secret@localhost:8004')
     assert 'is not a node' in command.fail('init', '--title', 'no node', '--node', studio.url)
     missing = Command(tmp_path, LABEL_STUDIO_URL=silent, LABEL_STUDIO_API_TOKEN=studio.token)
@@ -383,7 +479,9 @@ def test_imports_that_cannot_work_are_named(command: Command, studio: LabelStudi
     unfit = studio.create_project('<View><Text name="text" value="$text"/></View>', title='texts')
     assert 'wholebody labelstudio init' in command.fail('import', path, '--project', unfit.id)
     assert '/api/projects/99999/' in command.fail('import', path, '--project', 99999)
-    assert '--project nonsense' in command.fail('import', path, '--project', 'nonsense')
+    assert '--project nonsense: there is no project with this title' in command.fail(
+        'import', path, '--project', 'nonsense'
+    )
     os.makedirs(tmp_path / 'empty')
     assert 'there is no image' in command.fail('import', tmp_path / 'empty', '--project', unfit.id)
     (tmp_path / 'a.tif').write_bytes(CARD)

@@ -21,10 +21,12 @@ Result = TypeVar('Result')
 _INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as that of a shell."""
 
-ProjectOption = Annotated[str, typer.Option('--project', '-p', help='Number or address of a project.')]
+ProjectOption = Annotated[str, typer.Option('--project', '-p', help='Number, address or title of a project.')]
 ProjectsOption = Annotated[
     list[str] | None,
-    typer.Option('--project', '-p', help='Number or address of a project; repeat the option for several projects.'),
+    typer.Option(
+        '--project', '-p', help='Number, address or title of a project; repeat the option for several projects.'
+    ),
 ]
 FileArgument = Annotated[
     Path | None, typer.Argument(help='A JSON export of Label Studio, instead of projects.', exists=True, dir_okay=False)
@@ -51,15 +53,15 @@ def check_source(file: Path | None, projects: Sequence[str] | None, config: Path
 def in_project(settings: 'Settings', project: str, work: 'Callable[[Project], Awaitable[Result]]') -> Result:
     """Run some work on a project of the Label Studio that the settings name, and return its result.
 
-    :param project: number or address of the project.
+    :param project: number, address or title of the project.
     :raises WholebodyError: Label Studio or the project cannot be used, or the work raised it.
     """
     from detector.label_studio.server.client import connected
-    from detector.label_studio.server.project import Project, project_id_of
+    from detector.label_studio.server.project_lookup import find_project
 
     async def run() -> Result:
         async with connected(settings) as connection:
-            return await work(Project(connection, project_id_of(project)))
+            return await work(await find_project(connection, project))
 
     return asyncio.run(run())
 

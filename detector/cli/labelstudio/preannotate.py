@@ -58,14 +58,14 @@ async def _preannotate(
     """:param ray: number of workers and address of the cluster; None to work without Ray."""
     from detector.label_studio.labels.config import parse
     from detector.label_studio.server.client import connected
-    from detector.label_studio.server.project import Project, project_id_of
+    from detector.label_studio.server.project_lookup import find_project
     from detector.label_studio.workflows.bulk_preannotation import LocalPredictor, Predictor, preannotate
     from detector.models.store import ModelStore
 
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-')))
         connection = await stack.enter_async_context(connected(settings))
-        chosen = Project(connection, project_id_of(project))
+        chosen = await find_project(connection, project)
         parse(await chosen.label_config())  # fails before the model is loaded
         package = ModelStore(settings.data_folder).open(model, scratch)
         predictor: Predictor

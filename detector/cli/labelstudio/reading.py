@@ -15,7 +15,8 @@ from detector.label_studio.labels.task_labels import Choice
 from detector.label_studio.labels.tasks import newest_version, tasks_in_file
 from detector.label_studio.server.client import Connection, connected
 from detector.label_studio.server.media import TaskImages
-from detector.label_studio.server.project import Project, project_id_of
+from detector.label_studio.server.project import Project
+from detector.label_studio.server.project_lookup import find_project
 from detector.label_studio.workflows.exports import Labelled, Reader
 from detector.settings import Settings
 
@@ -39,7 +40,7 @@ async def opened(
 
     :param file: a JSON export, instead of projects.
     :param config: labeling config of the file; the recommended configs if None.
-    :param projects: numbers or addresses.
+    :param projects: numbers, addresses or titles.
     :param choice: which labels of a task count.
     :param everything: True to include tasks without labels.
     :raises WholebodyError: Label Studio or the file cannot be used, or there are no predictions to read.
@@ -49,7 +50,7 @@ async def opened(
         connection: Connection | None
         if file is None:
             connection = await stack.enter_async_context(connected(settings))
-            numbers = sorted({project_id_of(text) for text in projects})
+            numbers = sorted({(await find_project(connection, text)).id for text in projects})
             batches = [await _of_project(Project(connection, number), choice, progress) for number in numbers]
         else:
             connection = Connection.of(settings, seconds=settings.image_seconds)

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -53,7 +54,8 @@ def _generated(style: Style, parts: str | None) -> str:
 def init(
     title: Annotated[str | None, typer.Option(help='Title of the project.', show_default=_TITLE)] = None,
     project: Annotated[
-        str | None, typer.Option('--project', '-p', help='Change the project with this number or address instead.')
+        str | None,
+        typer.Option('--project', '-p', help='Connect the project with this number, address or title instead.'),
     ] = None,
     style: Annotated[Style | None, typer.Option(help=_STYLE_HELP, show_default='skeleton')] = None,
     parts: PartsOption = None,
@@ -61,20 +63,32 @@ def init(
         Path | None,
         typer.Option('--config', help='File with a labeling config of your own.', exists=True, dir_okay=False),
     ] = None,
+    replace_config: Annotated[
+        bool,
+        typer.Option(
+            '--replace-config', help='Replace the labeling config of a project that exists, after a question.'
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option('--yes', '-y', help='With --replace-config: do not ask.')] = False,
     node: Annotated[
         str | None,
         typer.Option(
             help='Address under which Label Studio reaches the node.', show_default='http://localhost:BACKEND_PORT'
         ),
     ] = None,
-    sampling: Annotated[Sampling, typer.Option(help='Order in which annotators get tasks.')] = 'uncertainty',
+    sampling: Annotated[
+        Sampling | None,
+        typer.Option(
+            help='Order in which annotators get tasks.', show_default='uncertainty; an existing project keeps its own'
+        ),
+    ] = None,
     no_backend: Annotated[bool, typer.Option('--no-backend', help='Do not change the backend.')] = False,
 ) -> None:
     """Set up a project: labeling config, sampling, the node as backend, its webhook.
 
-    The command creates the project, or changes what differs in an existing one. It needs LABEL_STUDIO_URL and
-    LABEL_STUDIO_API_TOKEN. BASIC_AUTH_USER and BASIC_AUTH_PASS, or API_TOKEN, must have the node's values. Run it again
-    when the node serves another model: uncertainty sampling depends on the name of the backend.
+    The command creates the project, or connects one that exists. It never changes the labeling config of an existing
+    project unless you give --replace-config. It needs LABEL_STUDIO_URL and LABEL_STUDIO_API_TOKEN. BASIC_AUTH_USER and
+    BASIC_AUTH_PASS, or API_TOKEN, must have the node's values.
     """
     if project is not None and title is not None:
         raise typer.BadParameter('--project does not change a title: give --title or --project, not both')
@@ -82,6 +96,8 @@ def init(
         raise typer.BadParameter('--style and --parts describe a generated config: give them or --config, not both')
     if no_backend and node is not None:
         raise typer.BadParameter('--no-backend ignores the node: give --node or --no-backend, not both')
+    if yes and not replace_config:
+        raise typer.BadParameter('--yes belongs to --replace-config')
     xml = _generated(style or 'skeleton', parts) if config_file is None else _read_config(config_file)
     settings = load_settings()
     asyncio.run(
@@ -92,9 +108,20 @@ def init(
             project=project,
             node=None if no_backend else node or f'http://localhost:{settings.backend_port}',
             sampling=sampling,
-            keep_looks=config_file is None,
+            replace=partial(_confirm, yes=yes) if replace_config else None,
+            is_described=any(option is not None for option in (style, parts, config_file)),
         )
     )
+
+
+def _confirm(losses: str, *, yes: bool) -> bool:
+    """Return True if the user agrees to replace a labeling config."""
+    print(losses, file=sys.stderr)
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise InvalidRequest('nothing is changed: give --yes to replace the labeling config without a question')
+    return typer.confirm('Replace the labeling config?', err=True)
 
 
 def _read_config(file: Path) -> str:
@@ -115,12 +142,14 @@ async def _init(
     title: str,
     project: str | None,
     node: str | None,
-    sampling: Sampling,
-    keep_looks: bool,
+    sampling: Sampling | None,
+    replace: Callable[[str], bool] | None,
+    is_described: bool,
 ) -> None:
+    """:param is_described: True if options describe the labeling config."""
     from detector.label_studio.server.client import connected
-    from detector.label_studio.server.project import Project, project_id_of
-    from detector.label_studio.workflows.project_setup import Node, set_up
+    from detector.label_studio.server.project_lookup import find_project
+    from detector.label_studio.workflows.project_setup import Node, meaning, set_up
 
     backend = None
     if node is not None:
@@ -133,18 +162,23 @@ async def _init(
         changes += 1
         print(change, flush=True)
 
+    def warn(text: str) -> None:
+        print(f'warning: {text}', file=sys.stderr)
+
     async with connected(settings) as connection:
         found = await set_up(
             connection,
             label_config=xml,
             title=title,
-            project=None if project is None else Project(connection, project_id_of(project)),
+            project=None if project is None else await find_project(connection, project),
             sampling=sampling,
             node=backend,
-            keep_looks=keep_looks,
+            replace=replace,
             say=say,
-            warn=lambda text: print(f'warning: {text}', file=sys.stderr),
+            warn=warn,
         )
+        if is_described and meaning(await found.label_config()) != meaning(xml):
+            warn(f'project {found.id} keeps its own labeling config; --replace-config replaces it')
         if not changes:
             print(f'project {found.id} is as it should be; nothing is changed')
         print(found.page())

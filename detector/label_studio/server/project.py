@@ -1,14 +1,12 @@
 """A Label Studio project: its tasks, predictions, annotations, views, backends and webhooks."""
 
-import itertools
 import json
-import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode
 
-from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
+from detector.errors import LabelStudioFault, NotInLabelStudio
 
 from .client import Connection
 
@@ -22,7 +20,6 @@ _PAGE_FULL_TASKS: Final = 50
 """Tasks per page with annotations and predictions, each of which may have a thousand regions."""
 _NOTHING: Final = '(?!)'
 """Regular expression that matches no file name."""
-_ID: Final = re.compile(r'(\d+)|.*/projects/(\d+)(?:[/?#].*)?')
 
 
 class Project:
@@ -46,12 +43,9 @@ class Project:
         body = {'title': title, 'label_config': label_config} | fields
         return cls(connection, int((await connection.request('POST', '/api/projects/', json=body))['id']))
 
-    @classmethod
-    async def titled(cls, connection: Connection, title: str) -> Self | None:
-        """Return the newest project with this title; None if there is none."""
-        found = _projects(connection, title)
-        ids = [int(project['id']) async for project in found if project.get('title') == title]
-        return cls(connection, max(ids)) if ids else None
+    async def delete(self) -> None:
+        """Delete the project with its tasks, annotations and predictions."""
+        await self.connection.request('DELETE', f'/api/projects/{self.id}/')
 
     async def settings(self) -> Json:
         """Return title, labeling config, sampling, counts and so on."""
@@ -292,6 +286,9 @@ class Project:
             body |= {'auth_method': 'NONE'}
         return await self._save('/api/ml/', '', with_address(await self.backends(), url), body)
 
+    async def delete_backend(self, backend_id: int) -> None:
+        await self.connection.request('DELETE', f'/api/ml/{backend_id}')
+
     async def webhooks(self) -> list[Json]:
         return await self._list('/api/webhooks/')
 
@@ -367,26 +364,3 @@ def with_address(items: Iterable[Json], url: str) -> list[Json]:
 def _has_longer(model_version: str, known: Iterable[str]) -> bool:
     """Return True if another version contains this one, so that Label Studio's filter confuses them."""
     return any(model_version in other and model_version != other for other in known)
-
-
-async def _projects(connection: Connection, title: str) -> AsyncIterator[Json]:
-    """Yield the projects whose title contains a text."""
-    for page in itertools.count(1):
-        answer = await connection.get_json('/api/projects/', page_size=100, title=title, page=page)
-        if not isinstance(answer, dict) or not isinstance(answer.get('results'), list):
-            raise LabelStudioFault(f'{connection.url} answers /api/projects/ with something that is not a list')
-        for project in answer['results']:
-            yield project
-        if not answer.get('next'):
-            return
-
-
-def project_id_of(text: str) -> int:
-    """Return the project id in a number or address: `7`, `http://localhost:8080/projects/7/data?tab=1`.
-
-    :raises InvalidRequest: the text is neither.
-    """
-    found = _ID.fullmatch(text.strip())
-    if found is None:
-        raise InvalidRequest(f'--project {text[:80]}: give the number of a project, as in its address /projects/7/')
-    return int(found[1] or found[2])

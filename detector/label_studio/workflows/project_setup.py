@@ -15,10 +15,12 @@ from detector.label_studio.labels.config import parse
 from detector.label_studio.server.addresses import base_url
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.project import UNCERTAINTY_SAMPLING, Json, Project, with_address
+from detector.label_studio.server.project_lookup import titled
 from detector.wording import counted
 
 Sampling = Literal['uncertainty', 'sequential', 'uniform']
 Say = Callable[[str], None]
+Confirm = Callable[[str], bool]
 
 _SAMPLING: Final = {
     'uncertainty': UNCERTAINTY_SAMPLING,
@@ -68,67 +70,127 @@ async def set_up(
     label_config: str,
     title: str = 'Whole-body pose',
     project: Project | None = None,
-    sampling: Sampling = 'uncertainty',
+    sampling: Sampling | None = None,
     node: Node | None = None,
-    keep_looks: bool = True,
+    replace: Confirm | None = None,
     say: Say = lambda _: None,
     warn: Say = lambda _: None,
 ) -> Project:
-    """Create a project, or change what differs; a second call with the same arguments changes nothing.
+    """Create a project, or connect an existing one. A second call with the same arguments changes nothing.
 
-    :param title: title of the project to create or change.
-    :param project: change this project instead, whatever its title.
+    A project that this call has created is deleted again if it cannot be set up.
+
+    :param label_config: labeling config of a new project, of one that has none, or with `replace`.
+    :param title: title of the project to create or to connect.
+    :param project: connect this project instead, whatever its title.
+    :param sampling: None: uncertainty sampling for a new project, no change of an existing one.
     :param node: node to connect; None: leave the backend unchanged.
-    :param keep_looks: True to leave a config unchanged if it differs only in colours and sizes.
+    :param replace: called with what another labeling config would lose; returns True to replace the config of an
+        existing project. None: the config stays.
     :param say: called with each change once it is made.
     :param warn: called with possible faults that are left unchanged.
-    :raises InvalidRequest: the config offers no control for a pose, or differs although there are annotations; Label
-        Studio cannot or may not contact the node, or the node refuses it; the node has no active model.
+    :raises InvalidRequest: the config offers no control for a pose; several projects have the title; Label Studio
+        cannot or may not contact the node, or the node refuses it; the node has no active model.
     :raises LabelStudioFault: see `Connection.request`.
     """
     parse(label_config)
-    found = project or await Project.titled(connection, title)
-    if found is None:
-        fields = {'label_config': label_config, 'sampling': _SAMPLING[sampling]}
-        found = await Project.create(connection, title=title, **fields)
-        say(f'project {found.id} "{title}" is created')
-    else:
-        await _configure(found, label_config, sampling, keep_looks, say)
-    if node is not None:
-        version = await _connect(found, node, say, warn)
-        await _authorize_webhook(found, node, say)
-        if (await found.settings()).get('model_version') != version:
-            await found.change(model_version=version)
-            say(f'the model version of the project is "{version}"')
+    found = project or await titled(connection, title)
+    if found is not None:
+        change = await _config_change(found, label_config, replace)
+        await _attach(found, node, say, warn)
+        if change is not None:
+            await found.change(label_config=label_config)
+            say(change)
+        if sampling is not None and (await found.settings()).get('sampling') != _SAMPLING[sampling]:
+            await found.change(sampling=_SAMPLING[sampling])
+            say(f'sampling is {sampling}')
+        return found
+    fields = {'label_config': label_config, 'sampling': _SAMPLING[sampling or 'uncertainty']}
+    found = await Project.create(connection, title=title, **fields)
+    say(f'project {found.id} "{title}" is created')
+    try:
+        await _attach(found, node, say, warn)
+    except BaseException:
+        await _undo(found, say, warn)
+        raise
     return found
 
 
-async def _configure(project: Project, label_config: str, sampling: Sampling, keep_looks: bool, say: Say) -> None:
+async def _undo(project: Project, say: Say, warn: Say) -> None:
+    try:
+        await project.delete()
+        say(f'project {project.id} is deleted again, since it could not be set up')
+    except WholebodyError as error:
+        warn(f'project {project.id} could not be set up, and it stays incomplete: {error}')
+
+
+async def _attach(project: Project, node: Node | None, say: Say, warn: Say) -> None:
+    """Connect the node, and let the project show the predictions of its model."""
+    if node is None:
+        return
+    version = await _connect(project, node, say, warn)
+    await _authorize_webhook(project, node, say)
+    shown = (await project.settings()).get('model_version')
+    if shown == version:
+        return
+    if shown and shown in await project.model_versions():
+        warn(
+            f'the project keeps showing the predictions of "{shown}"; to show those of the node, choose "{version}" in '
+            'the settings of the project (Annotation, Live Predictions)'
+        )
+        return
+    await project.change(model_version=version)
+    say(f'the model version of the project is "{version}"')
+
+
+async def _config_change(project: Project, label_config: str, replace: Confirm | None) -> str | None:
+    """Return what to say about a change of the labeling config; None if the config stays.
+
+    A project without a labeling config gets one. Another config is replaced only if `replace` allows it.
+    """
     settings = await project.settings()
     current = str(settings.get('label_config') or '')
-    if meaning(current) != meaning(label_config):
-        await _require_unannotated(project, settings)
-        await _require_images(project, parse(label_config).image_key)
-        await project.change(label_config=label_config)
-        say('the labeling config is changed')
-    elif not keep_looks and canonical(current) != canonical(label_config):
-        await project.change(label_config=label_config)
-        say('the appearance of the labeling config is changed')
-    if settings.get('sampling') != _SAMPLING[sampling]:
-        await project.change(sampling=_SAMPLING[sampling])
-        say(f'sampling is {sampling}')
+    if canonical(current) == canonical(label_config):
+        return None
+    change = 'the labeling config is changed'
+    if not meaning(current):
+        change = 'the labeling config is set'
+    elif replace is None:
+        _require_poses(project, current)
+        return None
+    elif meaning(current) == meaning(label_config):
+        change = 'the appearance of the labeling config is changed'
+    elif not replace(await _losses(project, settings, label_config)):
+        raise InvalidRequest(f'project {project.id} keeps its labeling config; nothing is changed')
+    await _require_images(project, parse(label_config).image_key)
+    return change
 
 
-async def _require_unannotated(project: Project, settings: Json) -> None:
-    """:raises InvalidRequest: the project has annotations or drafts."""
-    annotations = int(settings.get('total_annotations_number') or 0)
-    drafted = len(await project.drafted())
-    if annotations or drafted:
+def _require_poses(project: Project, label_config: str) -> None:
+    """:raises InvalidRequest: the config offers no control for a pose."""
+    try:
+        parse(label_config)
+    except InvalidRequest as error:
         raise InvalidRequest(
-            f'project {project.id} "{settings.get("title")}" holds {counted(annotations, "annotation")} and '
-            f'{counted(drafted, "task")} with drafts, which another labeling config would not fit; nothing is '
-            'changed: give a --title of a new project, or the config that it has (--style, --parts, --config)'
-        )
+            f'project {project.id} has a labeling config of another kind: {error}; nothing is changed: give a --title '
+            'of a new project, or replace the config with --replace-config'
+        ) from None
+
+
+async def _losses(project: Project, settings: Json, label_config: str) -> str:
+    """Return what would no longer fit if the project had another labeling config."""
+    counts = [
+        counted(int(settings.get('total_annotations_number') or 0), 'annotation'),
+        f'{counted(len(await project.drafted()), "task")} with drafts',
+        counted(sum((await project.model_versions()).values()), 'prediction'),
+    ]
+    gone = meaning(str(settings.get('label_config'))) - meaning(label_config)
+    controls = ', '.join(sorted({control for control, *_ in gone}))
+    return (
+        f'project {project.id} "{settings.get("title")}" holds {counts[0]}, {counts[1]} and {counts[2]}; the other '
+        f'labeling config lacks or changes {counted(len(gone), "control or label")} of the present one ({controls}), '
+        'and regions with these no longer show'
+    )
 
 
 async def _require_images(project: Project, key: str) -> None:
@@ -176,6 +238,8 @@ async def _connect(project: Project, node: Node, say: Say, warn: Say) -> str:
         say(f'the backend {node.url} is connected')
     version = backend.get('model_version')
     if not version:
+        if not own:
+            await project.delete_backend(int(backend['id']))
         raise InvalidRequest(
             f'{node.url} has no active model (yet); {node.url}/ready states the reason; try again when it is ready'
         )
