@@ -20,7 +20,9 @@ from detector.errors import InvalidRequest, ModelUnavailable
 from detector.loop import metadata
 from detector.loop.following import Following
 from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from detector.models.library import ModelLibrary
 from detector.models.package import ModelPackage
+from detector.models.pulling import ModelPull
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.request_context import encoding
@@ -311,7 +313,7 @@ class About:
         serving: ModelServing,
         following: Following,
         life: Life,
-        sections: Mapping[str, Callable[[], dict[str, Any]]],
+        sections: Mapping[str, Callable[[], dict[str, Any] | None]],
     ) -> None:
         self._serving = serving
         self._following = following
@@ -351,10 +353,16 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """All use cases of a node."""
+    """All use cases of a node.
+
+    :param library: lists published and installed models; the command `wholebody model` uses it too.
+    :param pull: downloads, installs and uses a published model in the background.
+    """
 
     detection: Detection
     uploads: Uploads
     models: Models
+    library: ModelLibrary
+    pull: ModelPull
     outbox: OutboxControl
     about: About

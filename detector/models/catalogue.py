@@ -129,6 +129,7 @@ async def pull(
     offline: bool = False,
     watch: Watch | None = None,
     from_rtmlib: bool = False,
+    on_fetched: Callable[[], object] = lambda: None,
 ) -> ModelPackage:
     """Download a published model, pack it and verify the package.
 
@@ -141,6 +142,7 @@ async def pull(
     :param offline: True to use only files in the cache.
     :param watch: shows the progress of each download.
     :param from_rtmlib: True to take the networks from rtmlib's own cache; nothing is downloaded then.
+    :param on_fetched: called when all files are there, before they are packed.
     :raises DownloadFailed: no address delivers the expected file; the text names the files, and the folder for copies.
     :raises InvalidPackage: the mode is unknown, or a file is not such a network.
     :raises FolderInUse: another process downloads into the cache.
@@ -151,6 +153,7 @@ async def pull(
     lock.acquire()
     try:
         files = _taken_from_rtmlib(model) if from_rtmlib else await _fetch(model, cache, offline, watch)
+        on_fetched()
         return await asyncio.to_thread(_pack, mode, model, files, archive, verify)
     finally:
         lock.release()

@@ -1,6 +1,7 @@
 """The models that a user may choose from: those of the catalogue, which can be pulled, and the installed ones."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -155,14 +156,32 @@ class ModelLibrary:
         listed = ', '.join(f'{model.name} {model.version}'.strip() for model in models) or 'no model'
         raise NotFound(f'{name} is not installed; installed: {listed}')
 
+    def missing_files(self, mode: str) -> dict[str, int | None]:
+        """Return the files of a model that are not downloaded yet, with their approximate sizes in bytes.
+
+        :raises InvalidPackage: the catalogue cannot be read or has no such model.
+        """
+        return {
+            network.file_name: None if network.megabytes is None else int(network.megabytes * 1e6)
+            for network in find_model(mode, self._catalogue).networks
+            if not (self.store.data_folder / DOWNLOADS / network.file_name).is_file()
+        }
+
     async def pull(
-        self, request: PullRequest, archive: Path | None = None, *, verify: Verify, watch: Watch | None = None
+        self,
+        request: PullRequest,
+        archive: Path | None = None,
+        *,
+        verify: Verify,
+        watch: Watch | None = None,
+        on_fetched: Callable[[], object] = lambda: None,
     ) -> ModelPackage:
         """Download, pack, verify and install a model of the catalogue. It does not become current.
 
         :param archive: file to write the package to, instead of installing it.
         :param verify: `detector.engine.verification.verify`.
         :param watch: shows the progress of each download.
+        :param on_fetched: called when all files are there, before they are packed and installed.
         :raises DownloadFailed: see `catalogue.pull`.
         :raises InvalidPackage: the catalogue has no such model, or a file is not such a network.
         :raises InvalidRequest: another model is installed under the version of this one.
@@ -181,6 +200,7 @@ class ModelLibrary:
             offline=request.offline,
             watch=watch,
             from_rtmlib=request.from_rtmlib,
+            on_fetched=on_fetched,
         )
         if archive is None:
             package = await asyncio.to_thread(self.store.add, target)

@@ -7,10 +7,13 @@ from detector.api.in_flight import InFlight
 from detector.api.middleware.access import AccessPolicy
 from detector.api.middleware.drain import Drain
 from detector.api.middleware.limits import MIB
+from detector.engine.verification import verify
 from detector.loop import client
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater
 from detector.ls_adapter import LabelStudioBackend
+from detector.models.library import ModelLibrary
+from detector.models.pulling import ModelPull
 from detector.models.store import ModelStore
 from detector.observability.event_loop_lag import EventLoopLag
 from detector.observability.life import Life
@@ -91,11 +94,15 @@ class Parts:
         self.outbox = open_outbox(settings, held=is_muted)
         self.collector = make_collector(self.outbox, settings)
         models = Models(self.serving, self.store, self.following)
+        library = ModelLibrary(self.store, settings.model_catalogue)
+        self.pull = ModelPull(library, verify=verify, use=models.set_mode)
         self.label_studio = LabelStudioBackend(settings, models, self.inference, self.outbox, self.metrics)
         self.service = Service(
             detection=Detection(self.inference, self.collector),
             uploads=Uploads(self.serving, self.collector),
             models=models,
+            library=library,
+            pull=self.pull,
             outbox=OutboxControl(self.outbox),
             about=About(self.serving, self.following, self.life, self._sections()),
         )
@@ -107,10 +114,11 @@ class Parts:
     def _leave_startup(self) -> None:
         self.following.leave_startup()
 
-    def _sections(self) -> dict[str, Callable[[], dict[str, Any]]]:
+    def _sections(self) -> dict[str, Callable[[], dict[str, Any] | None]]:
         """Return the functions that describe the parts in `/about`, by key."""
         return {
             'update': self.updates.about,
+            'pull': self.pull.about,
             'outbox': self.outbox.about,
             'label_studio': self.label_studio.about,
             'requests': self.inference.admission.about,

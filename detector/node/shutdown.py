@@ -55,5 +55,8 @@ class NodeShutdown:
 
     async def _stop_background(self) -> None:
         await asyncio.gather(
-            self._parts.serving.stop(), self._parts.updates.stop(), self._parts.outbox.close(seconds=self.budget.upload)
+            self._parts.pull.stop(),
+            self._parts.serving.stop(),
+            self._parts.updates.stop(),
+            self._parts.outbox.close(seconds=self.budget.upload),
         )

@@ -140,7 +140,7 @@ class WholebodyNode(DetectorNode):
     async def soft_reload(self) -> None:
         """Start again with an emptied DATA_FOLDER. `POST /reset` calls this, in tests only."""
         own = self.parts
-        await asyncio.gather(own.serving.stop(), own.updates.stop())
+        await asyncio.gather(own.pull.stop(), own.serving.stop(), own.updates.stop())
         await own.label_studio.stop()
         await own.outbox.close()
         if self._lock is not None:

@@ -5,6 +5,7 @@ pictures.py    thumbnails with skeletons
 routes.py      REST routes below /ui: poses and pictures
 context.py     the parts of the node that the page needs
 node_page.py   the node's page; model_card.py, load_card.py, outbox_card.py are its cards
+pull_control.py   downloads a published model; a part of the model's card
 elements.py    the style, and the elements that the mock Loop's page uses too
 skeleton_view.js   draws skeletons over an image, in the browser
 """

@@ -1,6 +1,7 @@
 """The card of the page that shows the active model, and switches to another."""
 
 import asyncio
+from collections.abc import Callable
 
 from learning_loop_node.enums import VersionMode
 from nicegui import ui
@@ -10,19 +11,28 @@ from detector.errors import ModelUnavailable, WholebodyError
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater
 from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
-from detector.service import Models
+from detector.service import Service
 from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
 
 from .elements import Facts, Notice, complain, panel
+from .pull_control import PullControl
 
 
 class ModelCard:
+    """The card; `is_allowed` returns True while the user may change the node."""
+
     def __init__(
-        self, settings: Settings, models: Models, serving: ModelServing, following: Following, updates: ModelUpdater
+        self,
+        settings: Settings,
+        service: Service,
+        serving: ModelServing,
+        following: Following,
+        updates: ModelUpdater,
+        is_allowed: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._models = models
+        self._models = service.models
         self._serving = serving
         self._following = following
         self._updates = updates
@@ -33,6 +43,7 @@ class ModelCard:
             self._progress = Notice('info')
             self._error = Notice('error')
             self._embedded = Notice('warn')
+            self._pull = PullControl(service.library, service.pull, service.models, is_allowed)
 
     async def refresh(self) -> None:
         settings, updates, target = self._settings, self._updates, self._following.loop_target
@@ -49,6 +60,7 @@ class ModelCard:
         switching = updates.busy and updates.target is not None
         self._progress.say(f'Switching to {updates.target.version} …' if switching and updates.target else None)
         self._show_choice(installed, None if target is None else target.version)
+        self._pull.refresh()
 
     def _show_model(self) -> None:
         error = self._updates.error and f'Cannot switch: {self._updates.error}'

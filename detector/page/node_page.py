@@ -31,7 +31,14 @@ def build(context: PageContext) -> None:
             with panel('Try an image'):
                 SkeletonView(threshold=settings.confidence_threshold, card='test-card')
             with ui.element('div').classes('side'):
-                model = ModelCard(settings, service.models, context.serving, context.following, context.updates)
+                model = ModelCard(
+                    settings,
+                    service,
+                    context.serving,
+                    context.following,
+                    context.updates,
+                    is_allowed=lambda: context.access_policy.allows(request),
+                )
                 load = LoadCard(context.inference)
             outbox = OutboxCard(settings, service.outbox, context.outbox)
 

@@ -108,10 +108,13 @@ def seen(points: dict[str, Drawn]) -> NDArray[np.float64]:
 
 
 @contextmanager
-def opened(chromium: Path, url: str, *, arguments: tuple[str, ...] = (), **context: Any) -> Iterator[PageView]:
+def opened(
+    chromium: Path, url: str, *, arguments: tuple[str, ...] = (), token: str | None = None, **context: Any
+) -> Iterator[PageView]:
     """Open a page in a fresh browser, and expect no error on it.
 
     :param arguments: arguments of Chromium's command line.
+    :param token: API_TOKEN, to be entered on the login page.
     :param context: options of Playwright's `new_context`, such as the screen.
     """
     with sync_playwright() as playwright:
@@ -125,6 +128,9 @@ def opened(chromium: Path, url: str, *, arguments: tuple[str, ...] = (), **conte
             page.on('console', lambda message: view.errors.append(message.text) if _is_bad(message) else None)
             page.on('request', lambda request: view.errors.append(request.url) if _is_outside(request.url) else None)
             page.goto(url)
+            if token is not None:
+                page.get_by_label('API_TOKEN').fill(token)
+                page.get_by_role('button').click()
             page.locator('.cards').wait_for()
             yield view
             assert view.errors == []
