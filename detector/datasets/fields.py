@@ -1,7 +1,9 @@
 """Checks that values in files of other programs have the expected type. An error names the field."""
 
+import codecs
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,28 +19,47 @@ MAX_SIDE: Final = 1_000_000
 MAX_ID: Final = 2**63 - 1
 
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file.
+_NUMBER: Final = re.compile(r'\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*', re.ASCII)
+_MAX_DIGITS: Final = 40
+"""Longest text that is read as a number, in characters."""
 
-    :raises InvalidRequest: the file is missing, unreadable or not UTF-8.
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file with or without a byte order mark, or a UTF-16 file with one, as Windows tools save them.
+
+    :raises InvalidRequest: the file is missing, unreadable or in another encoding.
     """
     try:
-        return path.read_text(encoding='utf-8')
+        content = path.read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode('utf-16' if is_wide else 'utf-8-sig')
     except OSError as error:
         raise InvalidRequest(f'{path} cannot be read: {error.strerror}') from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f'{path} is not UTF-8: {error.reason} at byte {error.start}') from None
+    return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; NaN and infinite numbers, which JSON cannot express, become None.
 
-    :raises InvalidRequest: the file cannot be read or is not JSON.
+    :raises InvalidRequest: the file cannot be read, is not JSON, or an object has the same field twice.
     """
     try:
-        return json.loads(read_text(path), parse_constant=lambda _: None, parse_float=_finite)
+        return json.loads(
+            read_text(path), parse_constant=lambda _: None, parse_float=_finite, object_pairs_hook=_distinct
+        )
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f'{path} is not JSON: {error}') from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f'an object has the field {repeated!r} twice')
+    return fields
 
 
 def _finite(text: str) -> float | None:
@@ -80,8 +101,19 @@ def as_text(value: object, where: str) -> str:
     return value
 
 
+def as_number(value: object) -> object:
+    """Return the number that a text spells, as some programs write numbers; other values unchanged."""
+    if not isinstance(value, str) or len(value) > _MAX_DIGITS or not _NUMBER.fullmatch(value):
+        return value
+    return int(value) if value.strip().lstrip('+-').isdecimal() else float(value)
+
+
 def as_integer(value: object, where: str, *, least: int = -MAX_ID, most: int = MAX_ID) -> int:
-    """:raises InvalidRequest: the value is not an integer or is out of range."""
+    """Return an integer, also if a text spells it: `7`, `7.0`, `'7'`.
+
+    :raises InvalidRequest: the value is not an integer or is out of range.
+    """
+    value = as_number(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
@@ -92,11 +124,11 @@ def as_integer(value: object, where: str, *, least: int = -MAX_ID, most: int = M
 
 
 def as_numbers(value: object, where: str, *, count: int | None = None) -> list[float]:
-    """Return a list of finite numbers unchanged; integers stay integers.
+    """Return a list of finite numbers; integers stay integers, and texts that spell numbers become numbers.
 
     :raises InvalidRequest: the value is not such a list, or has another length.
     """
-    numbers = as_list(value, where)
+    numbers = [as_number(number) for number in as_list(value, where)]
     if count is not None and len(numbers) != count:
         raise InvalidRequest(f'{where} must have {count} numbers, not {len(numbers)}')
     for index, number in enumerate(numbers):
@@ -104,7 +136,7 @@ def as_numbers(value: object, where: str, *, count: int | None = None) -> list[f
             raise InvalidRequest(
                 f'{where}[{index}] must be a finite number within ±{MAX_NUMBER:g}, not {_shown(number)}'
             )
-    return numbers
+    return numbers  # type: ignore[return-value]
 
 
 def _shown(value: object) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detector.datasets.fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_json
+from detector.datasets.fields import as_integer, as_list, as_mapping, as_numbers, as_text, read_json, read_text
 from detector.errors import InvalidRequest
 
 
@@ -39,3 +39,38 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path, content: bytes) -> None
         read_json(path)
     with pytest.raises(InvalidRequest, match='missing.json cannot be read: No such file'):
         read_json(tmp_path / 'missing.json')
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_text_is_read_with_and_without_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    """A byte order mark, as Windows tools write it, is not part of the text, and names the encoding."""
+    path = tmp_path / 'a.json'
+    path.write_bytes('{"name":\r\n "Küche"}'.encode(encoding))
+    assert read_json(path) == {'name': 'Küche'}
+    assert read_text(path) == '{"name":\n "Küche"}'
+
+
+@pytest.mark.parametrize(
+    ('text', 'number'), [('1', 1), (' 7 ', 7), ('-3', -3), ('1.50', 1.5), ('.5', 0.5), ('1e2', 100)]
+)
+def test_text_spells_numbers(text: str, number: float) -> None:
+    """Text that spells a number is that number."""
+    assert as_numbers([text], 'x') == [number]
+    assert type(as_numbers(['1'], 'x')[0]) is int
+
+
+@pytest.mark.parametrize('text', ['', 'x', '1,5', '0x10', '1_000', 'nan', 'inf', '٣', '1 2', '9' * 5000, '1e400'])
+def test_other_text_is_not_a_number(text: str) -> None:
+    """Text that only resembles a number is refused with its place."""
+    with pytest.raises(InvalidRequest, match=r'x\[0\] must be a finite number'):
+        as_numbers([text], 'x')
+    with pytest.raises(InvalidRequest, match='y must be an integer'):
+        as_integer(text, 'y')
+
+
+def test_a_field_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    """An object with the same field twice is refused, since one of the two values would be dropped."""
+    path = tmp_path / 'a.json'
+    path.write_text('{"a": {"nose": 1, "nose": 2}}')
+    with pytest.raises(InvalidRequest, match="a.json is not JSON: an object has the field 'nose' twice"):
+        read_json(path)
