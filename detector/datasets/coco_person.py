@@ -6,7 +6,7 @@ hold a visibility for these parts, too. A part with visibilities is recognised b
 field `kpts_flags`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
-from detector.pose.skeleton import KEYPOINT_COUNT, PART_BY_NAME, Part
+from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES, PART_BY_NAME, Part
 
-from .fields import as_mapping, as_numbers
+from .fields import as_integer, as_mapping, as_numbers
 from .labelled_image import box_of
 from .person import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
 
@@ -28,6 +28,11 @@ _PARTS: Final = {
     'righthand': PART_BY_NAME['right_hand'],
 }
 """Parts other than the body by the prefix of their fields."""
+PART_FIELDS: Final = tuple(f'{name}_kpts' for name in _PARTS)
+"""Fields with the keypoints of the parts other than the body."""
+_POINT_FIELDS: Final = ('keypoints', *PART_FIELDS)
+_RELIABILITY_START: Final = PART_BY_NAME['face'].start
+"""Index from which COCO-WholeBody gives keypoints a reliability."""
 _FLAGGED: Final = tuple(part for name, part in _PARTS.items() if name != 'foot')
 _MARK: Final = 'kpts_flags'
 _IS_VISIBILITY: Final = 'visibility'
@@ -39,22 +44,51 @@ Triples = dict[int, list[float]]
 """x, y and flag by keypoint index, exactly as in the file."""
 
 
-def read_person(annotation: Mapping[str, Any], where: str, order: Sequence[int] | None = None) -> Person:
+def third_numbers(annotation: Mapping[str, Any], order: Sequence[int | None] | None) -> Iterator[object]:
+    """Yield the third numbers of body and feet, unchecked; those of face and hands may be reliabilities.
+
+    :param order: keypoint index of each point of `keypoints`, None for unknown points; None: the standard order.
+    """
+    for name, indices in (('keypoints', order or range(KEYPOINT_COUNT)), ('foot_kpts', PART_BY_NAME['feet'].indices)):
+        numbers = annotation.get(name)
+        for index, number in zip(indices, numbers[2::3] if isinstance(numbers, list) else (), strict=False):
+            if index is not None and index < _RELIABILITY_START:
+                yield number
+
+
+def read_person(
+    annotation: Mapping[str, Any],
+    where: str,
+    order: Sequence[int | None] | None = None,
+    *,
+    threshold: float | None = None,
+) -> Person:
     """Return the person of an annotation.
 
     :param where: name of the annotation in error messages.
-    :param order: keypoint index of each point of `keypoints`; None: the standard order of 17 or 133.
-    :raises InvalidRequest: a field has the wrong type or length; the message names it.
+    :param order: keypoint index of each point of `keypoints`, None for unknown points; None: the standard order of 17
+        or 133.
+    :param threshold: least confidence of a labelled keypoint, if the third numbers are confidences.
+    :raises InvalidRequest: a field has the wrong type, length or value; the message names it.
     """
     triples = _triples(annotation, where, order)
+    _check_is_complete(annotation, triples, where)
     table = _table(triples)
     kept = {key: value for key, value in annotation.items() if key not in ('image_id', 'category_id')}
+    kept |= {key: as_numbers(kept[key], f'{where}.{key}') for key in ('bbox', *_POINT_FIELDS) if kept.get(key)}
     if order is not None and 'keypoints' in kept:
         kept['keypoints'] = [number for index in range(KEYPOINT_COUNT) for number in triples.get(index, [0, 0, 0])]
         kept = {key: value for key, value in kept.items() if not key.endswith('_kpts')}
-    visibility = _visibility(table[:, 2], is_marked=annotation.get(_MARK) == _IS_VISIBILITY)
+    corners = _corners(annotation, where)
+    if threshold is not None:
+        score = annotation.get('score')
+        score = None if score is None else as_numbers([score], f'{where}.score')[0]
+        return Person.predicted(table, where, threshold=threshold, box=corners, box_score=score)
+    is_marked = annotation.get(_MARK) == _IS_VISIBILITY
+    _check_flags(table[:, 2], where, is_marked=is_marked)
+    visibility = _visibility(table[:, 2], is_marked=is_marked)
     return Person(
-        box=_corners(annotation, where),
+        box=corners,
         box_score=None,
         keypoints=np.where((visibility == NOT_LABELLED)[:, None], 0, table[:, :2]).astype(np.float32),
         visibility=visibility,
@@ -63,19 +97,50 @@ def read_person(annotation: Mapping[str, Any], where: str, order: Sequence[int] 
     )
 
 
-def _triples(annotation: Mapping[str, Any], where: str, order: Sequence[int] | None = None) -> Triples:
+def _check_is_complete(annotation: Mapping[str, Any], triples: Triples, where: str) -> None:
+    """:raises InvalidRequest: the annotation states keypoints that it does not have, or says nothing about a box."""
+    if 'bbox' not in annotation:
+        raise InvalidRequest(f'{where}.bbox is missing; null says that the person has no box')
+    for name, part in _PARTS.items():
+        has_points = annotation.get(f'{name}_kpts') is not None or all(index in triples for index in part.indices)
+        if annotation.get(f'{name}_valid') and not has_points:
+            raise InvalidRequest(f'{where}.{name}_kpts is missing, although {name}_valid is true')
+    stated = annotation.get('num_keypoints')
+    if stated is not None:
+        number = as_integer(stated, f'{where}.num_keypoints')
+        points = [as_numbers(annotation.get(name) or [], f'{where}.{name}') for name in _POINT_FIELDS]
+        count = sum(flag > 0 for numbers in points for flag in numbers[2::3])
+        if number > count:
+            raise InvalidRequest(f'{where}.num_keypoints is {number}, but {count} keypoints are labelled')
+
+
+def _check_flags(flags: NDArray[np.float64], where: str, *, is_marked: bool) -> None:
+    """:raises InvalidRequest: a flag is neither a visibility nor, for face and hands, a reliability."""
+    is_visibility = np.isin(flags, (NOT_LABELLED, HIDDEN, VISIBLE))
+    for part in () if is_marked else _FLAGGED:
+        if _is_reliability(flags, part):
+            is_visibility[part.slice] |= (flags[part.slice] >= 0) & (flags[part.slice] <= 1)
+    for index in np.flatnonzero(~is_visibility)[:1].tolist():
+        raise InvalidRequest(
+            f'{where}: the visibility of {KEYPOINT_NAMES[index]} must be 0, 1 or 2, not {flags[index]:g}'
+        )
+
+
+def _triples(annotation: Mapping[str, Any], where: str, order: Sequence[int | None] | None = None) -> Triples:
     parts = {f'{name}_kpts': part for name, part in _PARTS.items() if annotation.get(f'{name}_kpts') is not None}
     numbers = as_numbers(annotation.get('keypoints') or [], f'{where}.keypoints')
     count = len(numbers) // 3
-    if order is None or 3 * len(order) != len(numbers):
+    if order is None or not numbers:
         order = range(count)
         if count not in ((0, BODY.stop) if parts else (0, BODY.stop, KEYPOINT_COUNT)) or len(numbers) % 3:
             raise InvalidRequest(
                 f'{where}.keypoints has {len(numbers)} numbers; the 17 keypoints of COCO have 51, the 133 of '
                 'COCO-WholeBody 399'
             )
-    triples = {index: numbers[3 * n : 3 * n + 3] for n, index in enumerate(order)}
+    triples = {index: numbers[3 * n : 3 * n + 3] for n, index in enumerate(order) if index is not None}
     for name, part in parts.items():
+        if not triples.keys().isdisjoint(part.indices):
+            raise InvalidRequest(f'{where} has the same keypoints in keypoints and in {name}')
         numbers = as_numbers(annotation[name], f'{where}.{name}', count=3 * len(part.indices))
         triples |= {index: numbers[3 * n : 3 * n + 3] for n, index in enumerate(part.indices)}
     return triples
@@ -102,22 +167,26 @@ def _is_reliability(flags: NDArray[np.float64], part: Part) -> bool:
 
 
 def _corners(annotation: Mapping[str, Any], where: str) -> FloatArray | None:
+    """Return the box; None if the annotation has none, which it says with null or with zeros."""
     if annotation.get('bbox') is None:
         return None
     x, y, width, height = as_numbers(annotation['bbox'], f'{where}.bbox', count=4)
-    if width <= 0 or height <= 0:
+    if not any((x, y, width, height)):
         return None
+    if width <= 0 or height <= 0:
+        raise InvalidRequest(f'{where}.bbox has the width {width} and the height {height}; both must be above 0')
     return np.array([x, y, x + width, y + height], dtype=np.float32)
 
 
-def write_person(person: Person, size: Size, *, flat: bool) -> dict[str, Any] | None:
-    """Return the annotation of a person without image id or category id; None if the person is empty.
+def write_person(person: Person, size: Size, *, flat: bool) -> dict[str, Any]:
+    """Return the annotation of a person without image id or category id.
 
     It has an `id` only if the import had one.
+
+    :param person: has a box or a labelled keypoint.
     """
     corners = box_of(person, size)
-    if corners is None:
-        return None
+    assert corners is not None
     original, triples = _original(person)
     is_same = _unchanged(person, original, triples, size)
     flags, is_marked = _flags(person, original, triples, is_same)

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from detector.pose.skeleton import DRAWN_EDGES, KEYPOINT_NAMES, PERSON
 
-from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, write_image
+from .labelled_image import LabelledImage, box_of, check_ids, file_names, new_folder, split_of, writable, write_images
+from .omissions import Omissions
 from .person import NOT_LABELLED, Person, Size
 
 _VERSION: Final = '0.25.0'
@@ -29,15 +30,17 @@ JsonObject = dict[str, Any]
 def write_fiftyone(
     folder: Path,
     images: Sequence[LabelledImage],
+    omissions: Omissions | None = None,
     *,
     val_share: float | None = None,
     image_bytes: Callable[[LabelledImage], bytes] | None = None,
-) -> None:
-    """Write a dataset that FiftyOne loads; equal input gives equal files.
+) -> list[LabelledImage]:
+    """Write a dataset that FiftyOne loads, and return the images with the persons that it contains.
 
-    Empty persons are left out.
+    Equal input gives equal files. Empty persons are left out.
 
     :param folder: created if missing; must be empty.
+    :param omissions: receives what is left out; None: raise it.
     :param val_share: share of the images that get the tag `val`, 0..1; the others get `train`; None: no tags.
     :param image_bytes: returns the image file to write below `data/`; None: FiftyOne finds the images below `data/` of
         its argument `rel_dir`.
@@ -45,21 +48,22 @@ def write_fiftyone(
     """
     check_ids(images)
     new_folder(folder)
-    samples = []
-    for image, name in zip(images, file_names(images), strict=True):
-        samples.append(_sample(image, f'data/{name}', val_share))
-        if image_bytes is not None:
-            write_image(folder / 'data' / name, image_bytes(image))
+    report = omissions or Omissions()
+    written = writable(images, report)
+    names = file_names(written)
+    samples = [_sample(image, f'data/{name}', val_share) for image, name in zip(written, names, strict=True)]
     (folder / 'samples.json').write_text(json.dumps({'samples': samples}, allow_nan=False), encoding='utf-8')
     (folder / 'metadata.json').write_text(json.dumps(_metadata(folder.name), indent=1), encoding='utf-8')
+    if image_bytes is not None:
+        write_images(zip(written, (folder / 'data' / name for name in names), strict=True), image_bytes, report)
+    return written
 
 
 def _sample(image: LabelledImage, path: str, val_share: float | None) -> JsonObject:
     detections, keypoints = [], []
     for index, person in enumerate(image.persons, 1):
         corners = box_of(person, image.size)
-        if corners is None:
-            continue
+        assert corners is not None
         (x1, y1), (x2, y2) = (_relative(corner, image.size) for corner in corners.reshape(2, 2).tolist())
         size = [round(x2 - x1, _DIGITS), round(y2 - y1, _DIGITS)]
         score = {} if person.box_score is None else {'confidence': person.box_score}

@@ -2,22 +2,36 @@
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypedDict
 
 import numpy as np
 
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
+from detector.wording import counted
 
 from .fields import MAX_SIDE, as_integer, as_text
+from .omissions import Omissions
 from .person import Person, Size
 
 IMAGE_FIELDS: Final = ('id', 'file_name', 'width', 'height')
 
 Split = Literal['train', 'val']
+
+
+class Options(TypedDict, total=False):
+    """Options of readers.
+
+    :param threshold: least confidence of a labelled keypoint, for files that hold confidences; None: refuse them.
+    :param size_of: returns the size of the upright image by its file name; None if the image cannot be read.
+    """
+
+    threshold: float | None
+    size_of: Callable[[str], Size | None]
+
 
 _MIN_SIDE: Final = 1.0
 """Smallest side of a box around keypoints in pixels; training discards boxes without an area."""
@@ -52,19 +66,28 @@ def fields_of(image: LabelledImage) -> dict[str, Any]:
     return {name: getattr(image, name) for name in IMAGE_FIELDS}
 
 
-def read_fields(entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_fields(
+    entry: Mapping[str, Any], where: str, size_of: Callable[[str], Size | None] = lambda _: None
+) -> dict[str, Any]:
     """Check the `IMAGE_FIELDS` of a JSON object and return them.
 
     :param where: name of the object in error messages.
-    :raises InvalidRequest: a field is missing or has the wrong type; the message names it.
+    :param size_of: see `Options`; it gives a size that the object lacks.
+    :raises InvalidRequest: a field is missing, has the wrong type, or contradicts the image; the message names it.
     """
-    return {
-        'id': as_integer(entry.get('id'), f'{where}.id'),
-        'file_name': as_text(entry.get('file_name'), f'{where}.file_name'),
-        **{
-            side: as_integer(entry.get(side), f'{where}.{side}', least=1, most=MAX_SIDE) for side in ('width', 'height')
-        },
-    }
+    number = as_integer(entry.get('id'), f'{where}.id')
+    name = as_text(entry.get('file_name'), f'{where}.file_name')
+    size = size_of(name)
+    stated = {side: entry.get(side) for side in ('width', 'height')}
+    if size is not None and set(stated.values()) == {None}:
+        stated = dict(zip(stated, size, strict=True))
+    sides = {side: as_integer(value, f'{where}.{side}', least=1, most=MAX_SIDE) for side, value in stated.items()}
+    if size is not None and tuple(sides.values()) != size:
+        raise InvalidRequest(
+            f'{where}: width and height are {sides["width"]} and {sides["height"]}, but the image {name} has '
+            f'{size[0]}×{size[1]} pixels when upright: correct the fields and the coordinates, or name another image'
+        )
+    return {'id': number, 'file_name': name, **sides}
 
 
 def split_of(name: str, val_share: float) -> Split:
@@ -91,6 +114,37 @@ def box_of(person: Person, size: Size) -> FloatArray | None:
     low, high = extent.reshape(2, 2).clip(0, limits)
     low = np.where(high - low < _MIN_SIDE, ((low + high - _MIN_SIDE) / 2).clip(0, limits - _MIN_SIDE), low)
     return np.concatenate([low, np.maximum(high, low + _MIN_SIDE)]).astype(np.float32)
+
+
+def check_has_place(person: Person, image: LabelledImage) -> None:
+    """:raises InvalidRequest: the person has neither a box nor a labelled keypoint."""
+    if person.is_empty:
+        raise InvalidRequest(f'{image.file_name}: a person has neither a box nor a labelled keypoint')
+
+
+def writable(
+    images: Sequence[LabelledImage],
+    omissions: Omissions,
+    check: Callable[[Person, LabelledImage], None] = check_has_place,
+) -> list[LabelledImage]:
+    """Return the images with the persons that a format can hold; an image that would lose all of its persons is left
+    out, since it would teach that nobody is there.
+
+    :param check: raises InvalidRequest for a person that the format cannot hold.
+    """
+
+    def checked(person: Person, image: LabelledImage) -> Person:
+        check(person, image)
+        return person
+
+    def held(image: LabelledImage) -> LabelledImage:
+        persons = omissions.each('person', ((person, image) for person in image.persons), checked)
+        if image.persons and not persons:
+            count = counted(len(image.persons), 'person')
+            raise InvalidRequest(f'{image.file_name}: the format can hold none of its persons ({count})')
+        return replace(image, persons=persons)
+
+    return omissions.each('image', ((image,) for image in images), held)
 
 
 def file_names(images: Sequence[LabelledImage]) -> list[str]:
@@ -163,6 +217,19 @@ def new_folder(folder: Path) -> None:
 
 
 def write_image(path: Path, content: bytes) -> None:
-    """Write an image file and create its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    """Write an image file and create its folder.
+
+    :raises InvalidRequest: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise InvalidRequest(f'{path} cannot be written: {error.strerror}') from None
+
+
+def write_images(
+    places: Iterable[tuple[LabelledImage, Path]], image_bytes: Callable[[LabelledImage], bytes], omissions: Omissions
+) -> None:
+    """Write image files; report those that cannot be written."""
+    omissions.each('file of an image', places, lambda image, path: write_image(path, image_bytes(image)))

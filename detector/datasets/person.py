@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray, Pose
-from detector.pose.skeleton import KEYPOINT_COUNT
+from detector.pose.skeleton import KEYPOINT_COUNT, KEYPOINT_NAMES
 
 Size = tuple[int, int]
 """Width and height of the upright image in pixels."""
@@ -70,6 +71,39 @@ class Person:
             keypoints=pose.keypoints,
             visibility=np.where(visible, VISIBLE, NOT_LABELLED).astype(np.int8),
             scores=pose.confidences,
+        )
+
+    @classmethod
+    def predicted(
+        cls,
+        table: NDArray[np.float64],
+        where: str,
+        *,
+        threshold: float,
+        box: FloatArray | None,
+        box_score: float | None = None,
+    ) -> 'Person':
+        """Return a person that a model has found.
+
+        :param table: shape (133, 3): x, y in pixels, and the confidence; 0 for keypoints that the model does not know.
+        :param where: name of the person in error messages.
+        :param threshold: keypoints with a lower confidence count as not labelled, as those of the node's own models.
+        :raises InvalidRequest: a confidence is not in 0..1.
+        """
+        scores = table[:, 2]
+        for index in np.flatnonzero((scores < 0) | (scores > 1))[:1].tolist():
+            raise InvalidRequest(
+                f'{where}: {KEYPOINT_NAMES[index]} has {scores[index]:g}, which is not a confidence in 0..1, although '
+                'other keypoints have confidences'
+            )
+        if box_score is not None and not 0 <= box_score <= 1:
+            raise InvalidRequest(f'{where}: the score must be in 0..1, not {box_score:g}')
+        return cls(
+            box=box,
+            box_score=box_score,
+            keypoints=table[:, :2].astype(np.float32),
+            visibility=np.where((scores >= threshold) & (scores > 0), VISIBLE, NOT_LABELLED).astype(np.int8),
+            scores=np.where(scores > 0, scores, np.nan).astype(np.float32),
         )
 
     @classmethod

@@ -13,23 +13,29 @@ information are left out. `origin` is null for an unlabelled image; for a predic
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, Unpack
 
 import numpy as np
 
 from detector.errors import InvalidRequest
-from detector.pose.names import canonical_name
+from detector.pose.names import keypoint_indices
 from detector.pose.pose import FloatArray
-from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES
+from detector.pose.skeleton import KEYPOINT_NAMES
+from detector.wording import counted
 
 from .fields import as_list, as_mapping, as_numbers, read_as
-from .labelled_image import LabelledImage, check_ids, fields_of, read_fields
-from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person
+from .labelled_image import IMAGE_FIELDS, LabelledImage, Options, check_ids, fields_of, read_fields
+from .omissions import Omissions, numbered
+from .person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
+
+T = TypeVar('T')
 
 FORMAT: Final = 'wholebody-poses'
 _VERSION: Final = 1
+_FILE_FIELDS: Final = ('format', 'version', 'images')
+_PERSON_FIELDS: Final = ('box', 'box_score', 'keypoints', 'extra')
 
 
 def to_poses_json(
@@ -76,63 +82,99 @@ def _shortest(number: float) -> float:
     return float(str(np.float32(number)))
 
 
-def read_poses_json(path: Path) -> list[LabelledImage]:
-    """Read a file.
+def read_poses_json(path: Path, omissions: Omissions | None = None, **options: Unpack[Options]) -> list[LabelledImage]:
+    """Read a file; see `from_poses_json`.
 
     :raises InvalidRequest: the file cannot be read or does not have this format; the message names the field.
     """
-    return read_as(path, from_poses_json)
+    report = (omissions or Omissions()).within(path)
+    return read_as(path, lambda content: from_poses_json(content, report, **options))
 
 
-def from_poses_json(content: object) -> list[LabelledImage]:
+def from_poses_json(
+    content: object, omissions: Omissions | None = None, **options: Unpack[Options]
+) -> list[LabelledImage]:
     """Return the images and persons of a file.
 
+    An image is left out if one of its persons cannot be read, since it would teach that nobody is there.
+
     :param content: the parsed JSON.
+    :param omissions: receives what is left out; None: raise it.
     :raises InvalidRequest: the content does not have this format; the message names the field.
     """
+    report = omissions or Omissions()
+    size_of = options.get('size_of', lambda _: None)
     file = as_mapping(content, 'the file')
     if file.get('format') != FORMAT or file.get('version') != _VERSION:
         raise InvalidRequest(f'format and version must be {FORMAT} and {_VERSION}')
-    images = [_read_image(entry, f'images[{n}]') for n, entry in enumerate(as_list(file.get('images'), 'images'))]
+    _name_unknown(file, _FILE_FIELDS, 'the file', report)
+    entries = numbered(as_list(file.get('images'), 'images'), 'images')
+    images = report.each('image', entries, lambda value, where: _read_image(value, where, report, size_of))
     check_ids(images)
     return images
 
 
-def _read_image(value: object, where: str) -> LabelledImage:
+def _name_unknown(entry: Mapping[str, Any], known: Iterable[str], where: str, report: Omissions) -> None:
+    for name in entry.keys() - set(known):
+        report.add('field', f'{where}.{name[:60]} is not a field of this format')
+
+
+def _read_image(value: object, where: str, report: Omissions, size_of: Callable[[str], Size | None]) -> LabelledImage:
     entry = as_mapping(value, where)
-    persons = as_list(entry.get('persons'), f'{where}.persons')
+    _name_unknown(entry, (*IMAGE_FIELDS, 'origin', 'persons', 'extra'), where, report)
+    entries = as_list(entry.get('persons'), f'{where}.persons')
+    persons = report.each(
+        'person', numbered(entries, f'{where}.persons'), lambda person, place: _read_person(person, place, report)
+    )
+    if len(persons) < len(entries):
+        raise InvalidRequest(
+            f'{where} ({entry.get("file_name")}) has {counted(len(entries), "person")}, '
+            f'{len(entries) - len(persons)} of which cannot be read'
+        )
     return LabelledImage(
-        **read_fields(entry, where),
-        persons=[_read_person(person, f'{where}.persons[{number}]') for number, person in enumerate(persons)],
+        **read_fields(entry, where, size_of),
+        persons=persons,
         extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
     )
 
 
-def _read_person(value: object, where: str) -> Person:
+def _read_person(value: object, where: str, report: Omissions) -> Person:
     entry = as_mapping(value, where)
+    _name_unknown(entry, _PERSON_FIELDS, where, report)
+    for name in ('box', 'box_score'):
+        if name not in entry:
+            raise InvalidRequest(f'{where}.{name} is missing; null says that the person has none')
     empty = Person.empty()
-    for name, row in as_mapping(entry.get('keypoints'), f'{where}.keypoints').items():
+    places: dict[int, str] = {}
+    rows = as_mapping(entry.get('keypoints'), f'{where}.keypoints')
+    for (name, row), index in zip(rows.items(), keypoint_indices(list(rows)), strict=True):
         place = f'{where}.keypoints.{name}'
-        index = KEYPOINT_INDEX.get(canonical_name(name) or '')
         if index is None:
             raise InvalidRequest(f'{place}: there is no keypoint of this name')
+        if index in places:
+            raise InvalidRequest(f'{place} and {places[index]} are the same keypoint {KEYPOINT_NAMES[index]}')
+        places[index] = place
         numbers = as_list(row, place)
-        score = numbers[3] if len(numbers) == 4 else None
+        if len(numbers) not in (3, 4):
+            raise InvalidRequest(f'{place} must be x, y, visibility and score, not {len(numbers)} values')
         x, y, visibility = as_numbers(numbers[:3], place, count=3)
         if visibility not in (NOT_LABELLED, HIDDEN, VISIBLE):
             raise InvalidRequest(f'{place}: the visibility must be 0, 1 or 2, not {visibility}')
         empty.keypoints[index] = x, y
         empty.visibility[index] = visibility
-        empty.scores[index] = math.nan if score is None else as_numbers([score], place)[0]
-    score = entry.get('box_score')
+        empty.scores[index] = _read_score(numbers[3] if len(numbers) == 4 else None, place, math.nan)
     return Person(
-        box=_read_box(entry.get('box'), f'{where}.box'),
-        box_score=None if score is None else as_numbers([score], f'{where}.box_score')[0],
+        box=_read_box(entry['box'], f'{where}.box'),
+        box_score=_read_score(entry['box_score'], f'{where}.box_score', None),
         keypoints=empty.keypoints,
         visibility=empty.visibility,
         scores=empty.scores,
         extra=as_mapping(entry.get('extra', {}), f'{where}.extra'),
     )
+
+
+def _read_score(value: object, where: str, unknown: T) -> float | T:
+    return unknown if value is None else as_numbers([value], where)[0]
 
 
 def _read_box(value: object, where: str) -> FloatArray | None:

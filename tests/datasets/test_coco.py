@@ -12,6 +12,7 @@ import pytest
 
 from detector.datasets.coco import from_coco, read_coco, to_coco
 from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Person
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import Style, generate, parse
@@ -129,9 +130,14 @@ def test_ids_are_stable() -> None:
 
 
 def test_empty_persons_are_left_out() -> None:
-    """A person with neither box nor labelled keypoints is left out."""
-    content = to_coco([make_image(0, persons=[Person.empty(), make_person()])])
+    """A person with neither box nor labelled keypoints is left out and reported, and so is an image of such persons."""
+    lines: list[str] = []
+    omissions = Omissions(lines.append)
+    content = to_coco([make_image(0, persons=[Person.empty(), make_person()])], omissions)
     assert len(content['annotations']) == 1
+    assert lines == ['0001.jpg: a person has neither a box nor a labelled keypoint']
+    assert to_coco([make_image(0, persons=[Person.empty()])], omissions)['images'] == []
+    assert omissions.summary == '1 image, 2 persons'
     assert to_coco([])['images'] == []
     assert from_coco(to_coco([])) == []
 
@@ -149,11 +155,16 @@ def test_licences_of_several_files_are_told_apart() -> None:
 
 
 def test_other_categories_are_passed_over() -> None:
-    """Annotations of categories other than persons are ignored."""
+    """Annotations of categories other than persons are left out with one line each, unless they are expected."""
     file = dataset_file()
     file['categories'].append({'id': 3, 'name': 'car'})
     file['annotations'].append({'id': 1, 'image_id': 785, 'category_id': 3, 'bbox': 'none of our business'})
-    assert len(from_coco(file)[0].persons) == 2
+    lines: list[str] = []
+    omissions = Omissions(lines.append)
+    assert len(from_coco(file, omissions)[0].persons) == 2
+    assert lines == ['annotations[2].category_id 3: the class car is not person; --ignore-class car accepts it']
+    assert omissions.summary == '1 object of another class'
+    assert len(from_coco(file, Omissions(expected=['car']))[0].persons) == 2
     del file['annotations'][-1], file['categories']
     assert len(from_coco(file)[0].persons) == 2
 
@@ -175,7 +186,7 @@ def put(*path: str | int) -> Callable[[Any, Any], None]:
         (put('categories'), 5, 'categories must be a list'),
         (put('categories', 0, 'name'), 'dog', 'categories has no entry named person, only dog'),
         (put('images', 1), 'x', r'images\[1\] must be a mapping'),
-        (put('images', 1, 'id'), '785', r'images\[1\].id must be an integer'),
+        (put('images', 1, 'id'), '785a', r'images\[1\].id must be an integer'),
         (put('images', 1, 'id'), 785, 'have the same id 785'),
         (put('images', 1, 'file_name'), '', r'images\[1\].file_name must be a text'),
         (put('images', 0, 'width'), 0, r'images\[0\].width must be an integer of at least 1'),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from detector.datasets.fiftyone import write_fiftyone
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Person
 from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_NAMES
@@ -59,10 +60,12 @@ def test_scores_of_a_model_are_confidences(tmp_path: Path) -> None:
     scored = Person(
         box=person.box, box_score=0.5, keypoints=person.keypoints, visibility=person.visibility, scores=person.scores
     )
-    write_fiftyone(tmp_path, [make_image(0, persons=[Person.empty(), scored])])
+    omissions = Omissions(print)
+    write_fiftyone(tmp_path, [make_image(0, persons=[Person.empty(), scored])], omissions)
+    assert omissions.summary == '1 person'
     _, (sample,) = written(tmp_path)
     (detection,), (keypoint,) = sample['detections']['detections'], sample['keypoints']['keypoints']
-    assert (detection['confidence'], detection['index'], keypoint['index']) == (0.5, 2, 2)
+    assert (detection['confidence'], detection['index'], keypoint['index']) == (0.5, 1, 1)
     assert keypoint['confidence'][3] == 0.25
     assert np.isnan(keypoint['confidence']).sum() == 132
 

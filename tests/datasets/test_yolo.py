@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import VISIBLE, Person
 from detector.datasets.yolo import read_yolo, write_yolo
 from detector.errors import InvalidRequest
@@ -98,13 +99,15 @@ def test_both_splits_are_there(tmp_path: Path) -> None:
 
 
 def test_what_the_format_cannot_hold_is_left_out(tmp_path: Path) -> None:
-    """Empty persons, persons whose box has no area, and keypoints outside the image are left out."""
+    """Empty persons, persons whose box has no area, and keypoints outside the image are left out and reported."""
     outside = make_person()
     outside.visibility[:] = VISIBLE
     outside.keypoints[0] = -5, 10
     outside.keypoints[1] = 640.2, 10
     away = replace(make_person(), box=np.array([700, 10, 800, 20], dtype=np.float32))
-    write_yolo(tmp_path, [make_image(0, persons=[Person.empty(), away, outside])], val_share=0)
+    omissions = Omissions(print)
+    write_yolo(tmp_path, [make_image(0, persons=[Person.empty(), away, outside])], omissions, val_share=0)
+    assert omissions.summary == '1 keypoint, 2 persons'
     (person,) = read_yolo(tmp_path)[0].persons
     assert person.visibility[:3].tolist() == [0, 2, 2]
     np.testing.assert_allclose(person.keypoints[1], [640, 10], atol=0.001)
@@ -136,8 +139,13 @@ def foreign(
 
 @pytest.mark.parametrize('shape', [(17, 2), (17, 3), (133, 2), (133, 3)])
 def test_foreign_datasets_are_read(tmp_path: Path, shape: tuple[int, int]) -> None:
-    """Datasets with 17 or 133 keypoints, with or without visibility, and with other classes are read."""
-    (image,) = read_yolo(foreign(tmp_path, shape=shape))
+    """Datasets with 17 or 133 keypoints, with or without visibility, are read, and other classes are reported."""
+    lines: list[str] = []
+    label = tmp_path / 'train' / 'labels' / 'a.txt'
+    (image,) = read_yolo(foreign(tmp_path, shape=shape), Omissions(lines.append))
+    assert [line.partition(': ') for line in lines] == [
+        (f'{label}, line 1', ': ', 'the class dog is not person; --ignore-class dog accepts it')
+    ]
     assert (image.file_name, image.size, image.id) == ('a.jpg', SIZE, 1)
     (person,) = image.persons
     assert person.box is not None
@@ -151,7 +159,7 @@ def test_images_that_lie_turned_are_as_they_are_seen(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new('RGB', SIZE).save(foreign(tmp_path) / 'train' / 'images' / 'a.jpg', exif=exif)
-    assert read_yolo(tmp_path)[0].size == (480, 640)
+    assert read_yolo(tmp_path, Omissions(expected=['dog']))[0].size == (480, 640)
 
 
 @pytest.mark.parametrize(
@@ -205,5 +213,8 @@ def test_added_images_get_new_ids(tmp_path: Path) -> None:
     """Images that were added to a written dataset get new ids."""
     write_yolo(tmp_path, [make_image(1, 5)], val_share=0, image_bytes=jpeg)
     (tmp_path / 'images' / 'train' / '0000.jpg').write_bytes(jpeg(make_image(0)))
+    with pytest.raises(InvalidRequest, match='0000.jpg has no label file'):
+        read_yolo(tmp_path)
+    (tmp_path / 'labels' / 'train' / '0000.txt').touch()
     assert [(image.id, len(image.persons)) for image in read_yolo(tmp_path)] == [(6, 0), (5, 1)]
     assert json.loads((tmp_path / 'images.json').read_text()).keys() == {'images/train/0005.jpg'}

@@ -287,7 +287,7 @@ def test_names_that_are_not_clear_are_reported(studio: LabelStudio, wholebody: C
     assert 'a.jpg is not imported, ambiguous' in printed
     assert 'c.jpg is not imported, without a task' in printed
     assert '1 image with 1 person as predictions' in printed
-    assert 'left out: 1 ambiguous, 1 without a task' in printed
+    assert 'left out: 1 image with an ambiguous task, 1 image without a task' in printed
 
 
 def test_annotations_reach_the_learning_loop(
@@ -317,9 +317,9 @@ def test_annotations_reach_the_learning_loop(
             points = [(point['x'], point['y']) for point in metadata['point_annotations']]
             expected = np.concatenate([person.keypoints[person.visibility > 0] for person in image.persons])
             np.testing.assert_allclose(points, expected, atol=0.011)
-        assert '0 images, 0 persons\nleft out: 2 sent before' in wholebody(*arguments)
+        assert '0 images, 0 persons\npassed over: 2 sent before' in wholebody(*arguments)
         project.annotate(tasks[0]['id'], tasks[1]['annotations'][0]['result'])
-        assert '1 image, 2 persons\nleft out: 1 sent before' in wholebody(*arguments)
+        assert '1 image, 2 persons\npassed over: 1 sent before' in wholebody(*arguments)
         assert len(loop.images()) == 3
         waiting = [path for path in (wholebody.folder / 'data' / 'label_studio' / 'outbox').rglob('*.jpg')]
         assert waiting == []

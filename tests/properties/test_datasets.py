@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from detector.datasets.coco import read_coco, to_coco
 from detector.datasets.fiftyone import write_fiftyone
 from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.omissions import Omissions
 from detector.datasets.poses_json import read_poses_json, to_poses_json
 from detector.datasets.yolo import read_yolo, write_yolo
 from detector.errors import InvalidRequest
@@ -38,11 +39,14 @@ def writable(images: list[LabelledImage]) -> None:
         for person in image.persons:
             assert np.isfinite(person.keypoints).all()
             assert person.box is None or np.isfinite(person.box).all()
-    json.dumps(to_coco(images), allow_nan=False)
+    lines: list[str] = []
+    omissions = Omissions(lines.append)
+    json.dumps(to_coco(images, omissions), allow_nan=False)
     json.dumps(to_poses_json(images), allow_nan=False)
     with TemporaryDirectory() as folder:
-        write_fiftyone(Path(folder) / 'fiftyone', images)
-        write_yolo(Path(folder) / 'yolo', images, val_share=0.5)
+        write_fiftyone(Path(folder) / 'fiftyone', images, omissions)
+        write_yolo(Path(folder) / 'yolo', images, omissions, val_share=0.5)
+    assert bool(lines) == bool(omissions.summary)
 
 
 @pytest.mark.parametrize('name', READERS)

@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
@@ -13,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from detector.datasets.omissions import Omissions
     from detector.label_studio.server.project import Project
     from detector.settings import Settings
 
@@ -88,8 +88,18 @@ def line_printer(progress: 'Progress') -> Callable[[str], None]:
     return show
 
 
-def print_left_out(counts: Counter[str]) -> None:
-    """Print how many images were left out, by reason."""
-    parts = [f'{count} {reason}' for reason, count in sorted(counts.items()) if count]
+def print_passed_over(counts: Mapping[str, int]) -> None:
+    """Print how many tasks or images needed nothing, by reason; unlike those left out, they are no fault."""
+    parts = [f'{count} {reason}' for reason, count in counts.items() if count]
     if parts:
-        print(f'left out: {", ".join(parts)}')
+        print(f'passed over: {", ".join(parts)}')
+
+
+def end_with(omissions: 'Omissions') -> None:
+    """Print the counts of what was left out.
+
+    :raises typer.Exit: something was left out; the exit status is 1.
+    """
+    if omissions.summary:
+        print(f'left out: {omissions.summary}')
+        raise typer.Exit(1)

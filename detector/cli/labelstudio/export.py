@@ -12,7 +12,7 @@ import typer
 from detector.cli.common import load_settings
 from detector.wording import counted
 
-from .common import ConfigOption, FileArgument, ProjectsOption, check_source, print_left_out
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, print_passed_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -59,7 +59,7 @@ def export(
     """Write the labels of projects or of an export file as a dataset.
 
     If a task has several annotations, the one that was changed last counts; skipped annotations never count. The
-    command reports labels that it cannot export, and exports the rest.
+    command reports labels that it cannot export, exports the rest and ends with exit status 1.
     """
     if form == 'loop':
         print('error: --format loop has become a command: wholebody labelstudio send-to-loop', file=sys.stderr)
@@ -99,7 +99,10 @@ async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 
             if one.content is not None:
                 (Path(scratch) / str(one.task.task_id)).write_bytes(one.content)
             found.append(replace(one, content=None))
-        images = write(target, found, lambda task_id: (Path(scratch) / str(task_id)).read_bytes(), reader.warn)
+        images = write(
+            target, found, lambda task_id: (Path(scratch) / str(task_id)).read_bytes(), reader.omissions, reader.warn
+        )
     persons = sum(len(image.persons) for image in images)
     print(f'{target.path}: {counted(len(images), "image")}, {counted(persons, "person")}')
-    print_left_out(reader.left_out)
+    print_passed_over({'not labelled': reader.not_labelled})
+    end_with(reader.omissions)

@@ -9,9 +9,12 @@ import typer
 from detector.cli.common import load_settings, progress_bar
 from detector.wording import counted
 
-from .common import ProjectOption, in_project, line_printer, print_left_out
+from .common import ProjectOption, end_with, in_project, line_printer, print_passed_over
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from detector.datasets.omissions import Omissions
     from detector.label_studio.server.project import Project
 
 
@@ -40,44 +43,61 @@ def import_labels(
             '--force', help='Replace predictions of this version; add annotations to tasks that already have some.'
         ),
     ] = False,
+    ignored: Annotated[
+        list[str] | None,
+        typer.Option('--ignore-class', help='Class of objects other than persons to leave out without a report.'),
+    ] = None,
 ) -> None:
     """Import the labels of a dataset into the project tasks that show its images.
 
-    The command finds the task of an image by the hash of its file in --images, or by the file name. If several tasks
-    fit or none does, it reports the image, leaves it out and ends with exit status 1. A second run changes nothing.
+    The command finds the task of an image by the hash of its file in --images, or by the file name. What cannot be
+    read or is not clear is left out with a line that names file, field and value, and the exit status is 1. An image is
+    left out as a whole if one of its persons cannot be imported. A second run changes nothing.
     """
+    from detector.datasets.omissions import Omissions
+
     version = model_version if kind == 'predictions' else None
-    counts = _import(labels, project, form, version, images, force)
-    done, persons, new = (counts.pop(name, 0) for name in ('imported', 'persons', 'new tasks'))
-    extra = f', {counted(new, "new task")}' if new else ''
-    print(f'{counted(done, "image")} with {counted(persons, "person")} as {kind}{extra}')
-    print_left_out(counts)
-    raise typer.Exit(1 if any(count for reason, count in counts.items() if reason != 'labelled already') else 0)
+    with progress_bar() as progress:
+        omissions = Omissions(line_printer(progress), expected=ignored or ())
+        counts = _import(labels, project, form, version, images, force, omissions, progress)
+    extra = f', {counted(counts["new tasks"], "new task")}' if counts['new tasks'] else ''
+    print(f'{counted(counts["imported"], "image")} with {counted(counts["persons"], "person")} as {kind}{extra}')
+    print_passed_over({'labelled already': counts['labelled already']})
+    end_with(omissions)
 
 
 def _import(
-    labels: Path, project: str, form: Format | None, version: str | None, images: Path | None, force: bool
+    labels: Path,
+    project: str,
+    form: Format | None,
+    version: str | None,
+    images: Path | None,
+    force: bool,
+    omissions: 'Omissions',
+    progress: 'Progress',
 ) -> Counter[str]:
     """Import the labels and return counts by outcome.
 
     :param version: model version of predictions, None for annotations.
     """
+    from detector.datasets.image_folder import ImageFolder
     from detector.label_studio.workflows.label_imports import Importer, read_labels
 
-    dataset = read_labels(labels, form)
-    with progress_bar() as progress:
-        bar = progress.add_task(labels.name, total=len(dataset))
+    settings = load_settings()
+    threshold = None if version is None else settings.confidence_threshold
+    dataset = read_labels(labels, form, omissions, threshold=threshold, size_of=ImageFolder(images).size)
+    bar = progress.add_task(labels.name, total=len(dataset))
 
-        async def work(target: 'Project') -> Counter[str]:
-            importer = Importer(
-                project=target,
-                model_version=version,
-                folder=images,
-                force=force,
-                warn=line_printer(progress),
-                advance=lambda count: progress.advance(bar, count),
-            )
-            await importer.run(dataset)
-            return importer.counts
+    async def work(target: 'Project') -> Counter[str]:
+        importer = Importer(
+            project=target,
+            model_version=version,
+            folder=images,
+            force=force,
+            omissions=omissions,
+            advance=lambda count: progress.advance(bar, count),
+        )
+        await importer.run(dataset)
+        return importer.counts
 
-        return in_project(load_settings(), project, work)
+    return in_project(settings, project, work)

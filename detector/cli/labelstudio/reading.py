@@ -9,6 +9,8 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from detector.cli.common import progress_bar
+from detector.datasets.fields import read_text
+from detector.datasets.omissions import Omissions
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig, any_style, parse
 from detector.label_studio.labels.task_labels import Choice
@@ -59,8 +61,13 @@ async def opened(
             batches = [_of_file(file, config, choice, progress)]
         images = TaskImages.of(settings, connection)
         stack.push_async_callback(images.close)
+        show = line_printer(progress)
         reader = Reader(
-            source=images, unlabelled=everything, warn=line_printer(progress), max_pixels=settings.max_image_pixels
+            source=images,
+            unlabelled=everything,
+            omissions=Omissions(show),
+            warn=show,
+            max_pixels=settings.max_image_pixels,
         )
         yield reader, _read(reader, batches)
 
@@ -94,7 +101,7 @@ def _of_file(file: Path, config: Path | None, choice: Choice, progress: Progress
             )
         choice = replace(choice, model_version=version)
     bar = progress.add_task(file.name, total=len(tasks))
-    found = any_style() if config is None else parse(config.read_text(encoding='utf-8'))
+    found = any_style() if config is None else parse(read_text(config))
     return _tracked(_listed(tasks), progress, bar), found, choice
 
 

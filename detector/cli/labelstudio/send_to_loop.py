@@ -1,7 +1,6 @@
 """`wholebody labelstudio send-to-loop`: send annotations and their images to the Learning Loop."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from detector.cli.common import load_settings
 from detector.errors import LoopFault
 from detector.wording import counted
 
-from .common import ConfigOption, FileArgument, ProjectsOption, check_source, print_left_out
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, print_passed_over
 
 if TYPE_CHECKING:
     from detector.settings import Settings
@@ -21,7 +20,8 @@ def send_to_loop(file: FileArgument = None, project: ProjectsOption = None, conf
     """Send the annotations of projects or of an export file, with their images, to the Learning Loop.
 
     Each version of an annotation is sent once. If a task has several annotations, the one that was changed last
-    counts; skipped annotations never count. The command reports annotations that it cannot send, and sends the rest.
+    counts; skipped annotations never count. The command reports annotations that it cannot send, sends the rest
+    and ends with exit status 1.
     """
     check_source(file, project, config)
     asyncio.run(_send(load_settings(), file, project or (), config))
@@ -36,7 +36,7 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
     async with AsyncExitStack() as stack:
         labels = opened(settings, file=file, config=config, projects=projects, choice=Choice())
         reader, labelled = await stack.enter_async_context(labels)
-        loop = stack.enter_context(loop_export.open_export(settings, reader.warn))
+        loop = stack.enter_context(loop_export.open_export(settings, reader.omissions))
         reader.wants_images, reader.skip = True, loop.is_known
         await loop.outbox.start()
         try:
@@ -44,6 +44,7 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
         finally:
             await loop.outbox.close()
         print(f'{settings.loop_url}: {counted(loop.sent, "image")}, {counted(loop.persons, "person")}')
-        print_left_out(reader.left_out + Counter({'sent before': loop.known}))
+        print_passed_over({'not labelled': reader.not_labelled, 'sent before': loop.known})
         if loop.refused:
             raise LoopFault(f'the Learning Loop has refused {counted(loop.refused, "image")}; they are set aside')
+        end_with(reader.omissions)

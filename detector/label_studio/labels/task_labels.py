@@ -15,7 +15,7 @@ from detector.errors import InvalidRequest
 
 from .config import LabelingConfig
 from .regions import Region, from_results, size_in
-from .tasks import address_of, name_in, newest_annotation, newest_prediction, size_of
+from .tasks import address_of, made_name, name_in, newest_annotation, newest_prediction, size_of
 
 Json = dict[str, Any]
 
@@ -61,10 +61,15 @@ class TaskLabels:
 
     @property
     def file_name(self) -> str | None:
-        """File name from the imported dataset, from before the upload, or from the address, in this order."""
+        """File name from the imported dataset, from before the upload, or from the address, in this order.
+
+        An address without a name gets one of the task's number; None if the task has no address.
+        """
         name, found = self.kept.get('file_name'), name_in(self.address)
         if isinstance(name, str) and name.strip():
             return name
+        if self.address is not None and found is None:
+            return self.uploaded or made_name(self.task_id, self.address)
         # Label Studio changes names of uploads; other addresses have folders, which the noted name lacks
         return self.uploaded if self.uploaded and found and '/' not in found else found
 

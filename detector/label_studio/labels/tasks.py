@@ -1,5 +1,6 @@
 """Tasks as Label Studio's API and JSON exports give them: annotations, predictions, file names, image sizes."""
 
+import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ WITHOUT_VERSION: Final = 'undefined'
 """Label Studio's name for the version of a prediction without one."""
 _UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
 """Prefix that Label Studio adds to the name of an uploaded file."""
+_IMAGE_KIND: Final = re.compile(r'data:image/(?P<kind>jpe?g|png|webp)\b', re.IGNORECASE)
 
 
 def tasks_in_file(path: Path) -> list[Json]:
@@ -55,13 +57,31 @@ def name_in(address: object) -> str | None:
         parts = urlsplit(address)
     except ValueError:
         return None
-    local = parse_qs(parts.query).get('d') if parts.path.endswith('/data/local-files/') else None
-    path = local[0] if local else unquote(parts.path)
-    if '/data/upload/' in path:
+    query = parse_qs(parts.query)
+    if parts.path.endswith('/presign/') and 'fileuri' in query:
+        return name_in(_presigned(query['fileuri'][0]))
+    local = query['d'][0] if parts.path.endswith('/data/local-files/') and 'd' in query else None
+    uploaded = query['filepath'][0] if parts.path.endswith('/storage-data/uploaded/') and 'filepath' in query else None
+    path = local or uploaded or unquote(parts.path)
+    if uploaded or '/data/upload/' in path:
         return _UPLOADED.sub('', path.rpartition('/')[2], count=1) or None
     if local or parts.scheme not in ('', 'http', 'https'):
         return path.strip('/') or None
     return path.rpartition('/')[2] or None
+
+
+def _presigned(text: str) -> str | None:
+    """Return the address of a file in a bucket that Label Studio's own address of it contains."""
+    try:
+        return base64.urlsafe_b64decode(text + '=' * (-len(text) % 4)).decode()
+    except ValueError:
+        return None
+
+
+def made_name(task_id: int, address: str) -> str:
+    """Return a file name for a task whose address has none, such as a `data:` URI: `task-2.png`."""
+    kind = _IMAGE_KIND.match(address)
+    return f'task-{task_id}.{"jpg" if kind is None else kind["kind"].lower().replace("jpeg", "jpg")}'
 
 
 def address_of(task: Json, image_key: str) -> object:

@@ -5,9 +5,8 @@ import io
 import itertools
 import json
 import warnings
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -16,7 +15,16 @@ from PIL import Image as PillowImage
 
 from detector.datasets.coco import to_coco
 from detector.datasets.fiftyone import write_fiftyone
-from detector.datasets.labelled_image import LabelledImage, file_names, new_folder, split_of, unique_ids, write_image
+from detector.datasets.labelled_image import (
+    LabelledImage,
+    file_names,
+    new_folder,
+    split_of,
+    unique_ids,
+    writable,
+    write_images,
+)
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Size
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
@@ -35,6 +43,12 @@ _YOLO_VAL_SHARE: Final = 0.1
 """Default share of validation images in YOLO datasets, since training needs some."""
 _ID_STEP: Final = 1_000_000_000
 """Distance between the ids that are tried for an image whose task id is already taken."""
+_MAX_NAME_BYTES: Final = 255
+"""Longest file name of common file systems."""
+_MAX_PATH_BYTES: Final = 1024
+_SHOWN: Final = 60
+"""Longest part of a file name in messages, in characters."""
+_WHY_RENAMED: Final = 'names must differ, lie below the folder, and be no longer than file systems allow'
 _TURNED: Final = range(2, 9)
 """Values of the EXIF orientation that require a turn or a mirroring."""
 
@@ -53,23 +67,25 @@ class Labelled:
 
 @dataclass(slots=True, kw_only=True)
 class Reader:
-    """Reads tasks as labelled images, warns about unusable labels and counts the tasks left out.
+    """Reads tasks as labelled images, and reports what is left out.
 
     :param source: source of images; None: images cannot be fetched, not even for their size.
     :param wants_images: True to fetch the image files.
     :param unlabelled: True to include tasks without labels as images without persons.
-    :param warn: called with one line per warning.
+    :param omissions: receives what is left out.
+    :param warn: called with a line for each change that loses nothing.
     :param skip: returns True for a task that is not wanted; called before its image is fetched.
-    :param left_out: counts tasks by the reason why they were left out.
+    :param not_labelled: number of tasks that were passed over, since nobody has labelled them yet.
     """
 
     source: ImageSource | None
     wants_images: bool = False
     unlabelled: bool = False
+    omissions: Omissions
     warn: Callable[[str], None]
     skip: Callable[[TaskLabels], bool] = lambda _: False
     max_pixels: int = DEFAULT_MAX_PIXELS
-    left_out: Counter[str] = field(default_factory=Counter)
+    not_labelled: int = 0
 
     async def read(
         self, tasks: AsyncIterator[Mapping[str, Any]], config: LabelingConfig, choice: Choice
@@ -79,7 +95,7 @@ class Reader:
         async for task in tasks:
             labels = read_task(task, config, choice)
             if labels.results is None and not self.unlabelled:
-                self.left_out['not labelled'] += 1
+                self.not_labelled += 1
             elif not self.skip(labels):
                 waiting.append(labels)
             if len(waiting) == _AT_A_TIME:
@@ -90,33 +106,43 @@ class Reader:
             yield labelled
 
     async def _group(self, tasks: Sequence[TaskLabels], config: LabelingConfig) -> list[Labelled]:
-        found = await asyncio.gather(*(self._labelled(task, config) for task in tasks))
-        return [labelled for labelled in found if labelled is not None]
+        """Return the labelled images of tasks, and report the tasks that have none."""
+        found = await asyncio.gather(*(self._labelled(task, config) for task in tasks), return_exceptions=True)
+        labelled: list[Labelled] = []
+        for task, one in zip(tasks, found, strict=True):
+            if isinstance(one, Labelled):
+                labelled.append(one)
+            elif isinstance(one, _LeftOut):
+                line = ': '.join([f'task {task.task_id}, {one.reason}, is left out', *one.details])
+                self.omissions.add(f'task {one.reason}', line)
+            else:
+                raise one
+        return labelled
 
-    async def _labelled(self, task: TaskLabels, config: LabelingConfig) -> Labelled | None:
+    async def _labelled(self, task: TaskLabels, config: LabelingConfig) -> Labelled:
+        """:raises _LeftOut: the task cannot be exported."""
         name, size, content = task.file_name, task.known_size, None
-        try:
-            if name is None:
-                raise _LeftOut('without an image')
-            if self.wants_images or size is None:
-                content, size = await self._fetch(task)
-        except _LeftOut as error:
-            reason, *details = error.args
-            self.left_out[reason] += 1
-            self.warn(': '.join([f'task {task.task_id}, {reason}, is left out', *details]))
-            return None
+        if name is None:
+            raise _LeftOut('without an image')
+        if self.wants_images or size is None:
+            content, size = await self._fetch(task)
         regions, complaints = usable(task.results or [], config)
         for complaint in complaints:
-            self.warn(f'task {task.task_id} has {complaint}')
+            self.omissions.add('fault in regions', f'task {task.task_id} has {complaint}')
+        persons = from_results(regions, config, size)
+        if not persons and any(map(_has_place, task.results or ())):
+            raise _LeftOut('whose regions cannot be read', 'none of them is a person')
+        if task.known_size not in (None, size):
+            self._report_size(task, size)
         image = LabelledImage(
-            id=task.task_id,
-            file_name=name,
-            width=size[0],
-            height=size[1],
-            persons=from_results(regions, config, size),
-            extra=extra_of(task.kept),
+            id=task.task_id, file_name=name, width=size[0], height=size[1], persons=persons, extra=extra_of(task.kept)
         )
         return Labelled(task=task, image=image, content=content if self.wants_images else None)
+
+    def _report_size(self, task: TaskLabels, size: Size) -> None:
+        width, height = task.known_size or (0, 0)
+        line = f'task {task.task_id} states {width}×{height} pixels, but its image has {size[0]}×{size[1]}, which count'
+        self.omissions.add('size of an image', line)
 
     async def _fetch(self, task: TaskLabels) -> tuple[bytes, Size]:
         if task.address is None:
@@ -131,7 +157,21 @@ class Reader:
 
 
 class _LeftOut(Exception):
-    """A task cannot be exported; the arguments are the reason and an optional detail."""
+    """A task cannot be exported.
+
+    :param reason: phrase that follows the task in messages.
+    """
+
+    def __init__(self, reason: str, *details: str) -> None:
+        super().__init__(reason, *details)
+        self.reason = reason
+        self.details = details
+
+
+def _has_place(region: Mapping[str, Any]) -> bool:
+    """Return True if a region marks something in the image, unlike a choice or a text about the whole image."""
+    value = region.get('value')
+    return isinstance(value, Mapping) and not value.keys().isdisjoint(('x', 'vertices', 'points', 'rle', 'format'))
 
 
 def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:
@@ -199,12 +239,17 @@ class Target:
 
 
 def write(
-    target: Target, labelled: Sequence[Labelled], content_of: Callable[[int], bytes], warn: Callable[[str], None]
+    target: Target,
+    labelled: Sequence[Labelled],
+    content_of: Callable[[int], bytes],
+    omissions: Omissions,
+    warn: Callable[[str], None],
 ) -> list[LabelledImage]:
     """Write a dataset.
 
     :param content_of: returns the image file of a task.
-    :param warn: called with one line per warning.
+    :param omissions: receives what the format cannot hold, and files that cannot be written.
+    :param warn: called with one line for each file name that is changed.
     :return: the images as they were written.
     :raises InvalidRequest: see `Target.prepare`.
     """
@@ -218,15 +263,16 @@ def write(
     match target.kind:
         case 'yolo-pose':
             share = _YOLO_VAL_SHARE if target.val_share is None else target.val_share
-            write_yolo(target.path, images, val_share=share, image_bytes=wanted)
-            _warn_of_lost(target.path, images, warn)
+            return write_yolo(target.path, images, omissions, val_share=share, image_bytes=wanted)
         case 'fiftyone':
-            write_fiftyone(target.path, images, val_share=target.val_share, image_bytes=wanted)
+            return write_fiftyone(target.path, images, omissions, val_share=target.val_share, image_bytes=wanted)
         case 'coco-wholebody' | 'json':
-            images = _with_unique_names(images, warn)
+            images = _with_usable_names(images, warn)
+            images = writable(images, omissions) if target.kind == 'coco-wholebody' else images
             _write_json(target, images, {image.id: _origin(by_id[image.id].task) for image in images})
-            for image in images if wanted else ():
-                write_image(target.path / 'images' / image.file_name, image_bytes(image))
+            places = ((image, target.path / 'images' / image.file_name) for image in images)
+            if wanted is not None:
+                write_images(places, wanted, omissions)
     return images
 
 
@@ -254,27 +300,29 @@ def _parts(target: Target, images: Sequence[LabelledImage]) -> list[tuple[str, l
     ]
 
 
-def _with_unique_names(images: Sequence[LabelledImage], warn: Callable[[str], None]) -> list[LabelledImage]:
+def _with_usable_names(images: Sequence[LabelledImage], warn: Callable[[str], None]) -> list[LabelledImage]:
     """Return the images unchanged if their file names are distinct paths below one folder; otherwise rename them."""
     names = [image.file_name for image in images]
-    are_safe = all(not PurePosixPath(name).is_absolute() and '..' not in name.split('/') for name in names)
-    if are_safe and len({name.casefold() for name in names}) == len(names) and not any('\\' in name for name in names):
+    if all(map(_is_usable, names)) and len({name.casefold() for name in names}) == len(names):
         return list(images)
     renamed = [
         replace(image, file_name=name) if name != image.file_name else image
         for image, name in zip(images, file_names(images), strict=True)
     ]
-    count = sum(image.file_name != name for image, name in zip(renamed, names, strict=True))
-    warn(f'{count} images get other file names, since some names are equal or lie outside the folder')
+    for image, name in zip(renamed, names, strict=True):
+        if image.file_name != name:
+            warn(f'{name[:_SHOWN]}{"…" * (len(name) > _SHOWN)} becomes {image.file_name[:_SHOWN]}: {_WHY_RENAMED}')
     return renamed
 
 
-def _warn_of_lost(folder: Path, images: Sequence[LabelledImage], warn: Callable[[str], None]) -> None:
-    """Warn about images with persons that the label file lacks."""
-    index = json.loads((folder / 'images.json').read_text(encoding='utf-8'))
-    paths = {entry['id']: PurePosixPath(name) for name, entry in index.items()}
-    for image in images:
-        label = folder / PurePosixPath('labels', *paths[image.id].parts[1:]).with_suffix('.txt')
-        lost = len(image.persons) - len(label.read_text(encoding='utf-8').splitlines())
-        if lost:
-            warn(f'{image.file_name}: {lost} persons are left out, since their boxes have no area inside the image')
+def _is_usable(name: str) -> bool:
+    """Return True if a file can have this name below a folder."""
+    parts = name.encode(errors='replace').split(b'/')
+    return (
+        not PurePosixPath(name).is_absolute()
+        and '..' not in name.split('/')
+        and '\\' not in name
+        and name.isprintable()
+        and max(map(len, parts)) <= _MAX_NAME_BYTES
+        and len(b'/'.join(parts)) <= _MAX_PATH_BYTES
+    )

@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, Unpack
 
 import numpy as np
-from PIL import Image as PillowImage
 
 from detector.datasets.coco import read_coco
 from detector.datasets.fields import read_json
-from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.image_folder import ImageFolder, upright_size
+from detector.datasets.labelled_image import LabelledImage, Options
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Person
 from detector.datasets.poses_json import FORMAT, read_poses_json
 from detector.datasets.yolo import read_yolo
@@ -38,7 +39,8 @@ _BATCH_BYTES: Final = 8 * 1024**2
 _BATCH_ITEMS: Final = 100
 _AT_A_TIME: Final = 4
 """Number of concurrent requests; Label Studio's database handles one at a time anyway."""
-_ENDINGS: Final = frozenset(PillowImage.registered_extensions())
+_OUTSIDE: Final = 0.01
+"""Distance outside the image, in shares of its sides, beyond which a keypoint is not a rounding error."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class Importer:
     :param model_version: version of the predictions, without commas; None: import annotations.
     :param folder: folder of images to create tasks from if the project lacks them; None: create no tasks.
     :param force: True to replace predictions of the same model version and add annotations to annotated tasks.
-    :param warn: called with a line for each fault.
+    :param omissions: receives what is left out.
     :param advance: called with the number of images done.
     :param counts: number of images by what happened to them.
     """
@@ -57,7 +59,7 @@ class Importer:
     model_version: str | None
     folder: Path | None = None
     force: bool = False
-    warn: Callable[[str], None]
+    omissions: Omissions
     advance: Callable[[int], None] = lambda _: None
     counts: Counter[str] = field(default_factory=Counter)
 
@@ -91,12 +93,12 @@ class Importer:
         return {task['id'] for _, task in pairs if task.get('total_annotations')}
 
     async def _tasks_of(self, images: Sequence[LabelledImage], config: LabelingConfig) -> list[Pair]:
-        files = await asyncio.to_thread(files_of, images, self.folder, self.warn)
+        files = await asyncio.to_thread(files_of, images, self.folder, self.omissions)
         tasks = [task async for task in self.project.tasks()]
         digests = await asyncio.to_thread(lambda: {image_id: file_sha256(path) for image_id, path in files.items()})
         matches = match(images, tasks, config.image_key, digests)
         for image, why in matches.ambiguous:
-            self._report(image, 'ambiguous', why)
+            self._report(image, 'with an ambiguous task', why)
         pairs, new = matches.found, []
         for image in matches.missing:
             if image.id in files:
@@ -155,24 +157,41 @@ class Importer:
             await self.project.change_task(task['id'], meta=meta)
 
     def _regions(self, image: LabelledImage, config: LabelingConfig) -> list[Region]:
+        """Return the regions of an image.
+
+        :raises InvalidRequest: a person would be lost, so that the image would teach that nobody is there.
+        """
+        _check_boxes(image)
         results = to_results(image.persons, config, image.size)
         again = from_results(results, config, image.size)
-        lost = len(image.persons) - len(again), _labelled(image.persons) - _labelled(again)
-        for count, what in zip(lost, ('persons', 'keypoints'), strict=True):
-            if count:
-                self.warn(
-                    f'{image.file_name}: {count} {what} are left out, since the labeling config does not offer them'
-                )
+        if len(again) < len(image.persons):
+            raise InvalidRequest(
+                f'{image.file_name} is not imported: the labeling config offers neither a box nor keypoints for '
+                f'{len(image.persons) - len(again)} of its {len(image.persons)} persons'
+            )
+        lost = _labelled(image.persons) - _labelled(again)
+        if lost:
+            line = f'{image.file_name}: {lost} keypoints are left out, since the labeling config does not offer them'
+            self.omissions.add('keypoint', line, lost)
+        outside = _outside(image)
+        if outside:
+            line = f'{image.file_name}: {outside} keypoints outside the image are moved to its border'
+            self.omissions.add('place outside the image', f'{line}: is its size {image.width}×{image.height}?', outside)
         self.counts['persons'] += len(again)
         return results
 
     async def _annotate(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> None:
-        await self.project.annotate(task['id'], self._regions(image, config))
-        self.counts['imported'] += 1
+        for results in self.omissions.each('image', [(image, config)], self._regions):
+            await self.project.annotate(task['id'], results)
+            self.counts['imported'] += 1
         self.advance(1)
 
     async def _predict(self, pairs: Sequence[Pair], config: LabelingConfig, has_labels: set[int]) -> None:
-        predictions = ((image, self._prediction(image, task, config)) for image, task in pairs)
+        predictions = (
+            (image, self._prediction(image, task, results))
+            for image, task in pairs
+            for results in self.omissions.each('image', [(image, config)], self._regions)
+        )
         for batch in batches(predictions, lambda pair: len(json.dumps(pair[1]))):
             sent = [prediction for _, prediction in batch]
             old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
@@ -186,13 +205,12 @@ class Importer:
             assert self.model_version is not None
             await self.project.remove_surplus(self.model_version)
 
-    def _prediction(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> Json:
-        results = self._regions(image, config)
+    def _prediction(self, image: LabelledImage, task: Mapping[str, Any], results: Sequence[Region]) -> Json:
         scores = [person.scores[person.labelled] for person in image.persons]
         known = np.concatenate([[], *scores])
         known = known[np.isfinite(known)]
         score = round(float(known.mean().clip(0, 1)), 4) if len(known) else None
-        return {'task': task['id'], 'result': results, 'score': score, 'model_version': self.model_version}
+        return {'task': task['id'], 'result': list(results), 'score': score, 'model_version': self.model_version}
 
     async def _predictions(self, task_id: int) -> list[int]:
         found = await self.project.predictions(task_id)
@@ -212,8 +230,7 @@ class Importer:
         return stored
 
     def _report(self, image: LabelledImage, reason: str, detail: str) -> None:
-        self.counts[reason] += 1
-        self.warn(f'{image.file_name} is not imported, {reason}: {detail}')
+        self.omissions.add(f'image {reason}', f'{image.file_name} is not imported, {reason}: {detail}')
         self.advance(0 if reason.startswith('refused') else 1)
 
 
@@ -236,52 +253,59 @@ def guess(path: Path) -> Kind:
     raise InvalidRequest(f'{path}: the format is neither COCO nor {FORMAT}; name it with --format')
 
 
-def read_labels(path: Path, kind: Kind | None) -> list[LabelledImage]:
+def read_labels(
+    path: Path, kind: Kind | None, omissions: Omissions | None = None, **options: Unpack[Options]
+) -> list[LabelledImage]:
     """Return the images and persons of a dataset.
 
     :param kind: format; None: see `guess`.
+    :param omissions: receives what is left out; None: raise it.
     :raises InvalidRequest: the dataset cannot be read; the message names file and field.
     """
-    kind = kind or guess(path)
-    if kind == 'yolo-pose':
-        return read_yolo(path if path.is_dir() else path.parent)
-    return read_coco(path) if kind == 'coco' else read_poses_json(path)
+    readers = {'coco': read_coco, 'yolo-pose': read_yolo, 'json': read_poses_json}
+    return readers[kind or guess(path)](path, omissions, **options)
 
 
-def files_of(images: Sequence[LabelledImage], folder: Path | None, warn: Callable[[str], None]) -> dict[int, Path]:
+def files_of(images: Sequence[LabelledImage], folder: Path | None, omissions: Omissions) -> dict[int, Path]:
     """Return the image files in a folder by image id: at the path of their name, or anywhere below if unambiguous.
 
-    :param warn: called with a line for each image with several files or another size than its labels.
+    :param omissions: receives files that are ambiguous, not images, or of another size than their labels.
     """
-    if folder is None:
-        return {}
-    below: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob('*')):
-        if path.suffix.lower() in _ENDINGS and path.is_file():
-            below[path.name].append(path)
+    files = ImageFolder(folder)
     found: dict[int, Path] = {}
     for image in images:
-        parts = [part for part in image.file_name.replace('\\', '/').split('/') if part not in ('', '.', '..')]
-        candidates = below.get(parts[-1], []) if parts else []
-        exact = [path for path in candidates if path == folder.joinpath(*parts)]
-        candidates = exact or candidates
+        candidates = files.find(image.file_name)
         if len(candidates) > 1:
-            warn(f'{image.file_name} is ambiguous: {candidates[0]} or {candidates[1]}')
-        elif candidates:
-            found[image.id] = candidates[0]
-            _check_size(image, candidates[0], warn)
+            line = f'{image.file_name} is ambiguous: {candidates[0]} or {candidates[1]}'
+            omissions.add('file of an image', line)
+        for path in candidates if len(candidates) == 1 else ():
+            for size in omissions.each('file of an image', [(path,)], upright_size):
+                found[image.id] = path
+                if size != image.size:
+                    line = f'{path} has {size[0]}×{size[1]} pixels; the labels are for {image.width}×{image.height}'
+                    omissions.add('size of an image', line)
     return found
 
 
-def _check_size(image: LabelledImage, path: Path, warn: Callable[[str], None]) -> None:
-    try:
-        with PillowImage.open(path) as picture:
-            size = picture.size
-    except (OSError, ValueError, PillowImage.DecompressionBombError):
-        warn(f'{path} is not an image')
-        return
-    if image.size not in (size, size[::-1]):
-        warn(f'{path} has {size[0]}×{size[1]} pixels; the labels are for {image.width}×{image.height}')
+def _check_boxes(image: LabelledImage) -> None:
+    """:raises InvalidRequest: the box of a person lies outside the image."""
+    for person in image.persons:
+        box = person.box
+        if box is not None and (np.minimum(box[2:], image.size) <= np.maximum(box[:2], 0)).any():
+            raise InvalidRequest(
+                f'{image.file_name} is not imported: a box {", ".join(f"{side:g}" for side in box)} lies outside the '
+                f'image of {image.width}×{image.height} pixels'
+            )
+
+
+def _outside(image: LabelledImage) -> int:
+    """Return the number of labelled keypoints outside the image."""
+    limits = np.array(image.size)
+    beyond = [
+        ((person.keypoints < -_OUTSIDE * limits) | (person.keypoints > (1 + _OUTSIDE) * limits)).any(axis=1)
+        for person in image.persons
+    ]
+    return sum(int((outside & person.labelled).sum()) for outside, person in zip(beyond, image.persons, strict=True))
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:

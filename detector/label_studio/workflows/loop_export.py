@@ -6,12 +6,13 @@ one could not. If a run is killed, one annotation may be sent again.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from detector.datasets.omissions import Omissions
 from detector.errors import InvalidImage, InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import to_metadata
@@ -45,7 +46,7 @@ class LoopExport:
     queue: CorrectionQueue
     category_ids: Mapping[str, str]
     max_pixels: int
-    warn: Callable[[str], None]
+    omissions: Omissions
     sent: int = 0
     persons: int = 0
     known: int = 0
@@ -68,7 +69,7 @@ class LoopExport:
             try:
                 await self._save(one)
             except InvalidImage as error:
-                self.warn(f'task {one.task.task_id} is left out: {error}')
+                self.omissions.add('task whose image is broken', f'task {one.task.task_id} is left out: {error}')
                 continue
             await self._wait(_MAX_WAITING)
         await self._wait(0)
@@ -109,7 +110,7 @@ class LoopExport:
 
 
 @contextmanager
-def open_export(settings: Settings, warn: Callable[[str], None]) -> Iterator[LoopExport]:
+def open_export(settings: Settings, omissions: Omissions) -> Iterator[LoopExport]:
     """Open an export to the Loop of the settings; the caller starts and closes its outbox.
 
     :raises NoLearningLoop: LOOP_HOST is unset.
@@ -133,7 +134,11 @@ def open_export(settings: Settings, warn: Callable[[str], None]) -> Iterator[Loo
         queue = CorrectionQueue(folder / 'corrections.sqlite')
         try:
             yield LoopExport(
-                outbox=outbox, queue=queue, category_ids=category_ids, max_pixels=settings.max_image_pixels, warn=warn
+                outbox=outbox,
+                queue=queue,
+                category_ids=category_ids,
+                max_pixels=settings.max_image_pixels,
+                omissions=omissions,
             )
         finally:
             queue.close()

@@ -94,7 +94,7 @@ def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
     skipped['annotations'][0]['was_cancelled'] = True
     file = write_export(tmp_path / 'tasks.json', [empty, bare, skipped])
     printed = export(file, '-o', tmp_path / 'out.json')
-    assert '1 image, 0 persons\nleft out: 2 not labelled' in printed
+    assert '1 image, 0 persons\npassed over: 2 not labelled' in printed
     assert [image.id for image in read_coco(tmp_path / 'out.json')] == [1]
     export(file, '--all', '--format', 'json', '-o', tmp_path / 'all.json')
     images = json.loads((tmp_path / 'all.json').read_text())['images']
@@ -150,12 +150,12 @@ def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
     results.append(common | {'from_name': 'skeleton', 'type': 'vectorlabels', 'value': half})
     file = write_export(tmp_path / 'tasks.json', [task])
     result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     for odd in ('(car)', '(hair)', 'outside the image (person)', 'outside the image (nose)', '1 of 133', 'a value'):
         assert any(line.startswith('task 41 has') and odd in line for line in result.stderr.splitlines()), odd
     (image,) = read_coco(tmp_path / 'out.json')
     assert len(image.persons) == 3
-    assert '1 image, 3 persons' in result.stdout
+    assert '1 image, 3 persons\nleft out: 6 faults in regions' in result.stdout
 
 
 def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
     result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
     assert 'task 2, without an image, is left out' in result.stderr
     assert 'task 3, whose image cannot be fetched, is left out' in result.stderr
-    assert result.stdout.splitlines()[1] == 'left out: 1 whose image cannot be fetched, 1 without an image'
+    assert result.stdout.splitlines()[1] == 'left out: 1 task whose image cannot be fetched, 1 task without an image'
 
 
 def turned_jpeg() -> bytes:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from detector.cli.main import app
 from detector.datasets.coco import to_coco
+from detector.datasets.omissions import Omissions
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidRequest, InvalidSettings
@@ -51,13 +52,15 @@ def test_files_are_found_below_a_folder(tmp_path: Path) -> None:
     lines: list[str] = []
     names = ('a.jpg', 'other/b.jpg', 'c.jpg', 'two/c.jpg', 'd.jpg', '../e.jpg', 'f.jpg', '..')
     images = [image(number, name) for number, name in enumerate(names, 1)]
-    files = files_of(images, tmp_path, lines.append)
+    omissions = Omissions(lines.append)
+    files = files_of(images, tmp_path, omissions)
     found_names = {number: path.relative_to(tmp_path).as_posix() for number, path in files.items()}
     assert found_names == {1: 'a.jpg', 2: 'in/b.jpg', 4: 'two/c.jpg', 5: 'in/d.jpg'}
     assert len(lines) == 2
     assert 'c.jpg or' in lines[0]
     assert '64×48' in lines[1]
-    assert files_of(images, None, lines.append) == {}
+    assert files_of(images, None, omissions) == {}
+    assert omissions.summary == '1 file of an image, 1 size of an image'
 
 
 def test_batches_hold_their_limits() -> None:
@@ -106,10 +109,14 @@ async def test_what_label_studio_drops_is_named() -> None:
     done: list[int] = []
     images = [make_image(count, number) for number, count in ((1, 2), (2, 0), (3, 1))]
     importer = Importer(
-        project=cast(Project, ForgetfulProject()), model_version='v1', warn=lines.append, advance=done.append
+        project=cast(Project, ForgetfulProject()),
+        model_version='v1',
+        omissions=Omissions(lines.append),
+        advance=done.append,
     )
     await importer.run(images)
-    assert importer.counts == {'imported': 2, 'persons': 3, 'refused by Label Studio': 1}
+    assert importer.counts == {'imported': 2, 'persons': 3}
+    assert importer.omissions.counts['image refused by Label Studio'] == 1
     assert '0002.jpg is not imported, refused by Label Studio: task 2' in lines
     assert any(line.startswith('0001.jpg: ') and 'keypoints are left out' in line for line in lines)
     assert sum(done) == 3
@@ -118,7 +125,7 @@ async def test_what_label_studio_drops_is_named() -> None:
 async def test_versions_have_no_commas() -> None:
     """A model version with commas is refused, since Label Studio joins versions by commas."""
     for version in ('a,b', ' '):
-        importer = Importer(project=cast(Project, ForgetfulProject()), model_version=version, warn=print)
+        importer = Importer(project=cast(Project, ForgetfulProject()), model_version=version, omissions=Omissions())
         with pytest.raises(InvalidRequest, match='without commas'):
             await importer.run([])
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from detector.cli.main import app
+from detector.datasets.omissions import Omissions
 from detector.errors import FolderInUse, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.workflows import loop_export
 from detector.label_studio.workflows.loop_export import open_export
@@ -54,7 +55,7 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
     labelled = tasks()
     arguments: tuple[Any, ...] = ('labelstudio', 'send-to-loop', tmp_path / 'tasks.json')
     write_export(tmp_path / 'tasks.json', labelled)
-    assert '2 images, 3 persons\nleft out: 1 not labelled' in succeed(app, *arguments)
+    assert '2 images, 3 persons\npassed over: 1 not labelled' in succeed(app, *arguments)
     found = sorted((image['metadata'] for image in loop.images()), key=lambda metadata: str(metadata['source']))
     for metadata, number in zip(found, (1, 2), strict=True):
         assert sorted(metadata['tags']) == ['annotator_7', 'label_studio', 'project_3', f'task_{number}']
@@ -65,7 +66,7 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
         expected = np.concatenate([person.keypoints[person.visibility > 0] for person in persons])
         np.testing.assert_allclose(points, expected, atol=0.011)
         assert all(point['category_id'] for point in metadata['point_annotations'])
-    assert '0 images, 0 persons\nleft out: 1 not labelled, 2 sent before' in succeed(app, *arguments)
+    assert '0 images, 0 persons\npassed over: 1 not labelled, 2 sent before' in succeed(app, *arguments)
     labelled[0]['annotations'] = [make_annotation(2, [], updated_at='2026-11-22T00:00:00Z')]
     labelled[0]['meta']['wholebody']['image'] |= {'width': 640, 'height': 480}
     write_export(tmp_path / 'tasks.json', labelled)
@@ -93,9 +94,9 @@ def test_only_one_export_at_a_time(loop: MockLoopProcess) -> None:
     """A second export at the same time is refused, and may begin after the first."""
     for _ in range(2):
         with (
-            open_export(load_settings(), print),
+            open_export(load_settings(), Omissions(print)),
             pytest.raises(FolderInUse, match='label_studio is in use by process'),
-            open_export(load_settings(), print),
+            open_export(load_settings(), Omissions(print)),
         ):
             pass
 
