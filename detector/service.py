@@ -19,7 +19,7 @@ from learning_loop_node.helpers.misc import ImageData
 from detector.errors import InvalidRequest, ModelUnavailable
 from detector.loop import metadata
 from detector.loop.following import Following
-from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from detector.models.embedded import INSTALL_HINT, embedded_notice
 from detector.models.library import ModelLibrary
 from detector.models.package import ModelPackage
 from detector.models.pulling import ModelPull
@@ -239,7 +239,7 @@ class Models:
         """Return the active, target and installed versions in upstream's form. Reads the disk."""
         serving, following = self._serving.current(), self._following
         return ModelVersionResponse(
-            current_version='None' if serving is None else serving.version,
+            current_version='None' if serving is None else serving.reported_version,
             target_version='None' if following.target is None else following.target.version,
             loop_version='None' if following.loop_target is None else following.loop_target.version,
             local_versions=self._store.versions(),
@@ -253,8 +253,19 @@ class Models:
         others = {package.model_version for package in self._store.installed() if isinstance(package, ModelPackage)}
         return [*first, *sorted(others.difference(first))]
 
+    def notice(self) -> str | None:
+        """Return why no installed model serves, and what is being done or can be done about it; None if one does."""
+        package, first = self._serving.current(), self._serving.first
+        if package is None:
+            return f'no model is loaded: {self._serving.unavailable}'
+        if not package.is_embedded:
+            return None
+        awaited = [] if first.awaited is None else [str(first.awaited)]
+        awaited += filter(None, [first.fault, self._following.awaited()])
+        return embedded_notice(package.name, *(awaited or [INSTALL_HINT]))
+
     async def set_mode(self, mode: str) -> None:
-        """Follow the Loop, pause, or serve one version.
+        """Follow the Loop, pause, or serve one version or embedded model.
 
         :raises WholebodyError: see `Following.set_mode`.
         """
@@ -310,11 +321,13 @@ class About:
 
     def __init__(
         self,
+        models: Models,
         serving: ModelServing,
         following: Following,
         life: Life,
         sections: Mapping[str, Callable[[], dict[str, Any] | None]],
     ) -> None:
+        self._models = models
         self._serving = serving
         self._following = following
         self._life = life
@@ -334,20 +347,20 @@ class About:
         return asdict(answer) | sections | {'wholebody': self._wholebody()}
 
     def _wholebody(self) -> dict[str, Any]:
-        try:
-            model = self._serving.active()
-        except ModelUnavailable as error:
-            return {'model_version': None, 'notice': str(error)}
-        embedded = model.package.name == EMBEDDED_NAME
+        notice, awaited = self._models.notice(), self._serving.first.awaited
+        state = {'notice': notice, 'awaited': None if awaited is None else awaited.describe()}
+        if self._serving.current() is None:
+            return {'model_version': None, **state}
+        model = self._serving.active()
         return {
             'model_version': model.package.model_version,
             'runtime': model.engine.runtime,
             'since': self._life.model_since,
-            'embedded': embedded,
+            'embedded': model.package.is_embedded,
             'thresholds': model.engine.thresholds.about(),
             'origin': model.package.wholebody.origin,
             'licence': model.package.wholebody.licence,
-            'notice': EMBEDDED_NOTICE if embedded else None,
+            **state,
         }
 
 

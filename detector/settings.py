@@ -144,8 +144,12 @@ class Settings(BaseSettings):
     )
 
     # Model and engine
-    mode: Annotated[Literal['lightweight', 'balanced', 'performance'] | None, BeforeValidator(_lower)] = Field(
-        None, description='Published model to download at the start if no model is installed'
+    mode: Annotated[
+        Literal['starter', 'test-card', 'lightweight', 'balanced', 'performance'], BeforeValidator(_lower)
+    ] = Field(
+        'starter',
+        description='Model to serve if no model is installed. `starter` finds people in photographs, `test-card` reads '
+        'test cards; the others are published models, which are downloaded while the starter serves',
     )
     model_catalogue: Path | None = Field(
         None, description='Catalogue of published models to use instead of `model_files/catalogue.json`'

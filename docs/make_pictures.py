@@ -45,7 +45,7 @@ def main() -> None:
 def _environment(folder: Path) -> dict[str, str]:
     """Return an environment without the user's settings; the working directory has no `.env` either."""
     kept = {name: value for name, value in os.environ.items() if name in ('PATH', 'HOME', 'LANG')}
-    return {**kept, 'DATA_FOLDER': str(folder), 'NODE_HOST': '127.0.0.1', 'LOG_LEVEL': 'WARNING'}
+    return {**kept, 'DATA_FOLDER': str(folder), 'NODE_HOST': '127.0.0.1', 'LOG_LEVEL': 'WARNING', 'MODE': 'test-card'}
 
 
 def _command(*arguments: str) -> list[str]:

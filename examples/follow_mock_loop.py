@@ -33,6 +33,7 @@ def main() -> None:
             'NODE_HOST': '127.0.0.1',
             'BACKEND_PORT': str(node_port),
             'DATA_FOLDER': f'{folder}/node',
+            'MODE': 'test-card',  # until the Loop's model serves; the starter model takes longer to build
             'POLL_SECONDS': '1',  # both are 5 by default
             'UPLOAD_SECONDS': '1',
         }

@@ -10,9 +10,10 @@ import pytest
 from benchmarks.support.processes import PROJECT, NodeProcess, running_node
 from detector.engine.pose_engine import PoseEngine
 from detector.models import package as model_package
-from detector.models.embedded import EMBEDDED_PACKAGE
+from detector.models.embedded import EMBEDDED_PACKAGE, TEST_CARD_NAME
 from detector.models.package import ModelPackage
 from tests.support.fuzz_budget import FUZZ_SECONDS
+from tests.support.starter import replace_starter
 
 _CALM: dict[str, Any] = {
     'deadline': timedelta(seconds=4),  # hypothesis adds a quarter, so an example of over 5 s counts as a hang
@@ -47,9 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _away_from_any_dotenv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run each test in an empty folder, so that it reads no developer's `.env`."""
+def _own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in an empty folder, so that it reads no developer's `.env`, and with the test card."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MODE', TEST_CARD_NAME)
 
 
 @pytest.fixture(scope='session')
@@ -57,6 +59,12 @@ def embedded() -> Iterator[ModelPackage]:
     """Unpack the embedded package."""
     with tempfile.TemporaryDirectory() as folder:
         yield model_package.unpack_package(EMBEDDED_PACKAGE, Path(folder))
+
+
+@pytest.fixture
+def starter(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Replace the starter model by a double; see `replace_starter`."""
+    return replace_starter(monkeypatch)
 
 
 @pytest.fixture(scope='session')

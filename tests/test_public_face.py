@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 import detector
+from benchmarks.support.packages import make_package
+from detector.engine.verification import verify
 from detector.models.embedded import EMBEDDED_PACKAGE, EXAMPLE_CARD
+from detector.models.store import ModelStore
+from detector.settings import default_data_folder
 
 NAMES = sorted(detector.__all__)
 SOURCE = ast.parse(inspect.getsource(detector))
@@ -80,6 +84,7 @@ def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pyte
     shutil.copy(EXAMPLE_CARD, tmp_path / 'photo.jpg')
     shutil.copy(EMBEDDED_PACKAGE, tmp_path / 'package.zip')
     monkeypatch.setenv('XDG_DATA_HOME', str(tmp_path / 'share'))
+    ModelStore(default_data_folder()).install(make_package(tmp_path / 'installed.zip'), verify=verify)
     example = DOCUMENTED[name]
     example.globs = {exported: getattr(detector, exported) for exported in NAMES}
     results = doctest.DocTestRunner().run(example)

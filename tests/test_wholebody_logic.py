@@ -27,7 +27,7 @@ def test_points_follow_their_box_in_schema_order(logic: WholebodyDetectorLogic) 
         assert all(box.x - 1 <= point.x <= box.x + box.width + 1 for point in own)
         assert box.category_id == category_id('person')
         assert own[5].category_id == category_id('left_shoulder')
-    assert {point.model_name for point in metadata.point_detections} == {'0.0'}
+    assert {point.model_name for point in metadata.point_detections} == {'test-card'}
     assert all(type(box.x) is int and type(box.confidence) is float for box in metadata.box_detections)
     assert all(type(point.x) is float and type(point.confidence) is float for point in metadata.point_detections)
 

@@ -98,14 +98,17 @@ class SocketClient:
 
 
 def clean_environment(**settings: object) -> dict[str, str]:
-    """Return this process's environment without settings of the node, plus the given ones."""
+    """Return this process's environment without settings of the node, plus the given ones.
+
+    The embedded test card serves by default, because its poses are known to the pixel.
+    """
     from detector.settings import Settings, environment_name
 
     ours = {environment_name(field) for field in Settings.model_fields}
     ours |= {'PYTHONDONTWRITEBYTECODE'}  # compiled modules let the next node start in a third of the time
     ours |= {'HOST', 'ORGANIZATION', 'PROJECT', 'USERNAME', 'PASSWORD', 'NODE_PORT'}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
-    return environment | {name: str(value) for name, value in settings.items()}
+    return environment | {'MODE': 'test-card'} | {name: str(value) for name, value in settings.items()}
 
 
 @contextmanager

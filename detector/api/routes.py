@@ -79,10 +79,11 @@ def create_router(service: Service) -> APIRouter:
 
     @router.put('/model_version', tags=['model_version'], responses=errors(409, 422, 502))
     async def put_model_version(request: Request) -> str:
-        """Follow the Loop, pause, or serve one version.
+        """Follow the Loop, pause, or serve one version or one of the embedded models `starter` and `test-card`.
 
         curl -X PUT -d follow_loop localhost:8004/model_version
         curl -X PUT -d 1.2 localhost:8004/model_version
+        curl -X PUT -d starter localhost:8004/model_version
         """
         await service.models.set_mode((await request.body()).decode())
         return 'OK'
@@ -90,7 +91,12 @@ def create_router(service: Service) -> APIRouter:
     @router.head('/ready', include_in_schema=False)
     @router.get('/ready', tags=['operation'])
     async def ready() -> dict[str, str]:
-        """Answer 200 if a model is loaded, otherwise 503."""
-        return {'status': 'READY', 'model_version': service.models.active().package.model_version}
+        """Answer 200 if a model is loaded, otherwise 503.
+
+        While an embedded model serves, `notice` says why.
+        """
+        answer = {'status': 'READY', 'model_version': service.models.active().package.model_version}
+        notice = service.models.notice()
+        return answer if notice is None else answer | {'notice': notice}
 
     return router

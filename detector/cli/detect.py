@@ -91,7 +91,9 @@ def run(
             source = _Node(stack.enter_context(NodeClient(url, settings)))
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
-            source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, Path(scratch)))
+            source = _LocalEngine(
+                settings, ModelStore(settings.data_folder).open(model, Path(scratch), mode=settings.mode)
+            )
         for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
             try:
                 _process(settings, source, path, target, as_json)

@@ -16,8 +16,8 @@ from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtimes import Backend, installed_version, usable_cpus
 from detector.errors import WholebodyError
 from detector.label_studio.server.client import Connection
-from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
-from detector.models.package import open_package, unpack_package
+from detector.models.embedded import EMBEDDED_PACKAGE, EXAMPLE_CARD, INSTALL_HINT, embedded_notice
+from detector.models.package import unpack_package
 from detector.models.store import ModelStore
 from detector.pose import images
 from detector.settings import Settings
@@ -124,10 +124,10 @@ def _devices() -> str:
 
 
 def _model(settings: Settings) -> str:
-    package = open_package(ModelStore(settings.data_folder).current_or_embedded())
+    package = ModelStore(settings.data_folder).current_or_embedded(settings.mode)
     engine = PoseEngine(package, EngineOptions.of(settings))
     engine.check()
-    note = '; embedded, finds no persons in photographs' if package.name == EMBEDDED_NAME else ''
+    note = f'. {embedded_notice(package.name, INSTALL_HINT)}' if package.is_embedded else ''
     return f'{package.model_version} works with {engine.runtime}{note}'
 
 

@@ -147,18 +147,19 @@ def list_models(as_json: AsJson = False) -> None:
     """List the installed models and those that ship with the project, and mark the one that a node starts with."""
     from dataclasses import asdict
 
-    library = _library(load_settings())
-    for model in [*library.installed(), *library.embedded()]:
+    from detector.models.library import INSTALLED
+
+    settings = load_settings()
+    library = _library(settings)
+    for model in [*library.installed(), *library.embedded(settings.mode)]:
         if as_json:
             print(json.dumps(asdict(model)))
         elif model.error is not None:
             print(f'! {model.version}: {model.error}')
         else:
-            role = f'  ({model.role})' if model.role != 'installed' else ''
-            print(
-                f'{"*" if model.current else " "} {model.version}  {model.name}{role}  {_mib(model.bytes)}  '
-                f'{model.folder}'
-            )
+            is_installed = model.role == INSTALLED
+            details = f'{model.name}  {_mib(model.bytes)}  {model.folder}' if is_installed else f'({model.role})'
+            print(f'{"*" if model.current else " "} {model.version}  {details}')
 
 
 @app.command()

@@ -8,6 +8,7 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.loop_communication import LoopCommunicator
 
 from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
+from detector.models.embedded import EMBEDDED_NAMES
 from detector.models.package import VERSION, ModelPackage
 from detector.models.store import ModelStore
 from detector.settings import Settings
@@ -134,9 +135,9 @@ class Following:
         return True
 
     async def set_mode(self, mode: str) -> None:
-        """Follow the Loop, pause, or serve one version. An installed version needs no Loop.
+        """Follow the Loop, pause, or serve one version. An installed version and an embedded model need no Loop.
 
-        :param mode: `follow_loop`, `pause` or a version such as `1.2`.
+        :param mode: `follow_loop`, `pause`, a version such as `1.2`, or the name of an embedded model.
         :raises InvalidRequest: the version is malformed, or the Loop does not have it.
         :raises NoLearningLoop: the version is not installed, and no Loop is configured.
         :raises LoopFault: the Loop does not answer; then nothing changes.
@@ -154,16 +155,30 @@ class Following:
         await self.pursue()
 
     async def _target_of_version(self, version: str) -> Target:
-        if not VERSION.fullmatch(version):
-            raise InvalidRequest(f"{version!r} is not a version; send 'follow_loop', 'pause' or a version such as 1.2")
-        if self._store.folder(version).is_dir():
+        is_embedded = version in EMBEDDED_NAMES
+        if not is_embedded and not VERSION.fullmatch(version):
+            accepted = ', '.join(map(repr, ('follow_loop', 'pause', *EMBEDDED_NAMES)))
+            raise InvalidRequest(f'{version!r} is not a version; send {accepted} or a version such as 1.2')
+        if is_embedded or self._store.folder(version).is_dir():
             return Target(version=version, model_id=INSTALLED)
         if not self.has_loop:
             raise NoLearningLoop.for_model(version)
         return await client.find_model(self._communicator, self._project, version)
 
+    def awaited(self) -> str | None:
+        """Return why the Loop's model does not serve yet; None if it does, or without a Loop."""
+        if not self.has_loop or (self.target is not None and self.target.is_met_by(self._models.intended())):
+            return None
+        if self.version_control == VersionMode.Pause:
+            return 'the node does not follow the Learning Loop (`pause`)'
+        if self.target is None:
+            unknown = self.errors.get('deployment_target', 'it has not answered yet')
+            return f'the target of the Learning Loop is unknown: {unknown}'
+        fault = self._updates.error
+        return f'model {self.target.version} ' + (f'cannot be installed: {fault}' if fault else 'is being installed')
+
     def mode(self) -> str:
-        """Return the mode that was last set: `follow_loop`, `pause` or a version."""
+        """Return the mode that was last set: `follow_loop`, `pause`, a version or the name of an embedded model."""
         if self.version_control == VersionMode.SpecificVersion and self.target is not None:
             return self.target.version
         return str(self.version_control.value)

@@ -36,7 +36,7 @@ def to_metadata(poses: Sequence[Pose], package: ModelPackage) -> ImageMetadata:
     :param package: the model that found the poses; provides category ids and version.
     """
     metadata = ImageMetadata()
-    ids, version = package.category_ids, package.version
+    ids, version = package.category_ids, package.reported_version
     for pose in poses:
         x1, y1, x2, y2 = np.round(pose.box).astype(int).tolist()
         metadata.box_detections.append(

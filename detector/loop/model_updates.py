@@ -17,6 +17,7 @@ import httpx
 
 from detector.errors import DamagedPackage, InvalidPackage, NoLearningLoop, WholebodyError, text_of
 from detector.models.downloads import Validators, discard, download, noted_validators, probe
+from detector.models.embedded import EMBEDDED_NAMES
 from detector.models.package import MODEL_FORMAT, ModelPackage, OfferedModel, file_sha256, open_package
 from detector.models.store import ModelStore
 
@@ -44,7 +45,8 @@ class Target(OfferedModel):
 
     def is_met_by(self, package: ModelPackage | None) -> bool:
         """Return True if a package is this model. A local model of the same version with another id is not."""
-        return package is not None and package.version == self.version and self.model_id in (INSTALLED, package.id)
+        found = None if package is None else package.reported_version
+        return package is not None and found == self.version and self.model_id in (INSTALLED, package.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,13 +182,16 @@ class ModelUpdater:
         """Return the installed package of a target, or None if it must be fetched. A damaged package is removed.
 
         :raises InvalidPackage: the package did not work before and is still installed.
+        :raises StarterUnavailable: the target is the starter model, which cannot be built.
         """
-        folder = self._store.folder(target.version)
-        if not folder.is_dir():
+        folder, is_embedded = self._store.folder(target.version), target.version in EMBEDDED_NAMES
+        if not is_embedded and not folder.is_dir():
             return None
         refusal = self._refusals.get(target.version)
         if refusal is not None and refusal.target == target and (refusal.kept or target.model_id == INSTALLED):
             raise InvalidPackage(refusal.reason)
+        if is_embedded:
+            return await asyncio.to_thread(self._store.embedded, target.version)
         try:
             package = await asyncio.to_thread(open_package, folder)
             return package if target.is_met_by(package) else None
@@ -245,8 +250,9 @@ class ModelUpdater:
             raise
         finally:
             discard(archive)
-        await asyncio.to_thread(self._store.select, target.version)
-        await asyncio.to_thread(self._store.prune, self._keep)
+        if not package.is_embedded:  # an embedded model serves until the next start only
+            await asyncio.to_thread(self._store.select, target.version)
+            await asyncio.to_thread(self._store.prune, self._keep)
 
     def _refuse(
         self, target: Target, error: WholebodyError, validators: Validators | None, sha256: str, *, kept: bool = False

@@ -1,4 +1,4 @@
-"""Paths of the files that ship with the project: the embedded model, an example card and the catalogue of models."""
+"""The embedded models, and paths of the files that ship with the project: test card, catalogue of models."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -14,10 +14,36 @@ CATALOGUE: Final = MODEL_FILES / 'catalogue.json'
 """Catalogue of the published models: addresses, input sizes, colour orders, and hashes if known."""
 Mode = Literal['lightweight', 'balanced', 'performance']
 """Name of a published model in the catalogue."""
-EMBEDDED_NAME: Final = 'test-card'
+STARTER_NAME: Final = 'starter'
+TEST_CARD_NAME: Final = 'test-card'
+EMBEDDED_NAMES: Final = (STARTER_NAME, TEST_CARD_NAME)
+"""Names of the embedded models. They serve where no model is installed, the first one that works."""
+EMBEDDED_VERSIONS: Final = '0.'
+"""Beginning of the embedded models' versions, which are lower than any version of a Learning Loop."""
 
-EMBEDDED_NOTICE: Final = (
-    'The embedded test card model is active: it reads test cards and finds no person in a photograph. For real poses, '
-    'run `wholebody model pull balanced` (or lightweight, performance), or pack your own ONNX files with '
-    '`wholebody model pack` and `wholebody model install`; then restart the node'
+_ABILITIES: Final = {
+    STARTER_NAME: 'The starter model serves. It finds people in photographs; a published model finds them better',
+    TEST_CARD_NAME: 'The test card model serves. It reads test cards and finds no person in a photograph',
+}
+"""What a client should know about an embedded model that serves, by name."""
+INSTALL_HINT: Final = (
+    'For a better model, run `wholebody model pull balanced` (or lightweight, performance), or pack your own ONNX '
+    'files with `wholebody model pack` and `wholebody model install`; then restart the node'
 )
+"""How to get a better model than an embedded one."""
+
+
+def embedded_name(mode: str) -> str:
+    """Return the embedded model that serves where no model is installed.
+
+    :param mode: value of MODE; a published model's name stands for the starter model.
+    """
+    return TEST_CARD_NAME if mode == TEST_CARD_NAME else STARTER_NAME
+
+
+def embedded_notice(name: str, *more: str) -> str:
+    """Return what a client should know while an embedded model serves.
+
+    :param more: further sentences, without their full stops.
+    """
+    return '. '.join([_ABILITIES[name], *(f'{text[:1].upper()}{text[1:]}' for text in more)])

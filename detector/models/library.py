@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,11 +10,14 @@ from detector.errors import InvalidPackage, InvalidRequest, NotFound
 
 from . import catalogue
 from .catalogue import PublishedModel, Watch, find_model, read_catalogue, rtmlib_file
+from .embedded import EMBEDDED_NAMES, embedded_name
 from .package import ModelPackage, Verify, open_package
 from .store import ModelStore
 
 INSTALLED: Final = 'installed'
 """Role of an installed model."""
+EMBEDDED: Final = 'embedded'
+"""Role of an embedded model."""
 DOWNLOADS: Final = 'downloads'
 """Folder of the downloads, in DATA_FOLDER."""
 
@@ -49,7 +52,7 @@ class AvailableModel:
 class InstalledModel:
     """A model that is installed, or one that ships with the project.
 
-    :param role: `installed`, or the name of a model that ships with the project and serves if none is installed.
+    :param role: `installed` or `embedded`.
     :param current: True if a node that starts now serves it.
     :param bytes: size of its folder.
     :param error: why it cannot be used; None if it can.
@@ -125,11 +128,25 @@ class ModelLibrary:
             _read(self.store.folder(version), version, current=version == current) for version in self.store.versions()
         ]
 
-    def embedded(self) -> list[InstalledModel]:
-        """Return the models that ship with the project and serve if none is installed. Reads the disk."""
-        folder = self.store.embedded()
-        found = _read(folder, '', current=not self.store.has_current)
-        return [replace(found, version=open_package(folder).version, role='test card')]
+    def embedded(self, mode: str) -> list[InstalledModel]:
+        """Return the embedded models, which serve if none is installed. Their version is their name.
+
+        :param mode: value of MODE.
+        """
+        is_empty = not self.store.to_start_with()
+        return [
+            InstalledModel(
+                version=name,
+                name=name,
+                role=EMBEDDED,
+                current=is_empty and name == embedded_name(mode),
+                bytes=0,  # it is made when it is needed
+                licence='',
+                origin='',
+                folder='',
+            )
+            for name in EMBEDDED_NAMES
+        ]
 
     def _current_version(self) -> str | None:
         try:

@@ -23,6 +23,7 @@ from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 
 from .archive import unpack_archive, write_archive
+from .embedded import EMBEDDED_NAMES, EMBEDDED_VERSIONS
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
 MODEL_JSON: Final = 'model.json'
@@ -184,6 +185,19 @@ class ModelPackage:
     def model_version(self) -> str:
         """Name and version, as shown in answers and in Label Studio."""
         return f'{self.name} {self.version}'
+
+    @property
+    def is_embedded(self) -> bool:
+        """True for the starter and the test card, unless a Loop offers them under a version of its own."""
+        return self.name in EMBEDDED_NAMES and self.version.startswith(EMBEDDED_VERSIONS)
+
+    @property
+    def reported_version(self) -> str:
+        """Version in status reports, in metadata for the Loop and in `/model_version`.
+
+        An embedded model is reported by its name, because its version belongs to no Loop.
+        """
+        return self.name if self.is_embedded else self.version
 
     @property
     def detector_path(self) -> Path:

@@ -18,7 +18,7 @@ from detector.settings import default_data_folder
 from detector.system.folder_lock import locked
 
 from . import package as model_package
-from .embedded import EMBEDDED_PACKAGE
+from .embedded import EMBEDDED_PACKAGE, STARTER_NAME, TEST_CARD_NAME, embedded_name
 from .package import VERSION, ModelPackage, OfferedModel, Verify, file_sha256, open_package
 
 _LINK: Final = 'current_model'
@@ -27,31 +27,35 @@ _LOCK_FILE: Final = 'models.lock'
 _LOCK_SECONDS: Final = 10.0
 """Time to wait for another process that unpacks a package, in seconds."""
 
+MODEL_REMEDY: Final = 'install one with `wholebody model pull` or `wholebody model install`'
+"""What to do if the current model is missing or broken."""
+
 log = logging.getLogger('wholebody.models')
 
 
 def embedded_package(data_folder: Path | None = None) -> Path:
-    """Return the folder of the embedded package, which reads test cards; the first call unpacks it.
+    """Return the folder of the test card model, which reads test cards; the first call unpacks it.
 
     :param data_folder: DATA_FOLDER of the node; by default the user's data folder.
 
     >>> open_package(embedded_package()).model_version
     'test-card 0.0'
     """
-    return ModelStore(data_folder or default_data_folder()).embedded()
+    return ModelStore(data_folder or default_data_folder()).embedded(TEST_CARD_NAME).folder
 
 
 def installed_package(data_folder: Path | None = None) -> Path:
-    """Return the folder of the current model, or of the embedded package if no model is installed.
+    """Return the folder of the current model, or of the starter model if no model is installed.
 
     `wholebody model pull` and `wholebody model install` make a model current.
 
     :param data_folder: DATA_FOLDER of the node; by default the user's data folder.
     :raises InvalidPackage: the current model is missing.
+    :raises StarterUnavailable: no model is installed, and the starter model cannot be built.
 
     >>> engine = PoseEngine(open_package(installed_package()))
     """
-    return ModelStore(data_folder or default_data_folder()).current_or_embedded()
+    return ModelStore(data_folder or default_data_folder()).current_or_embedded(STARTER_NAME).folder
 
 
 class ModelStore:
@@ -68,34 +72,34 @@ class ModelStore:
 
     @property
     def has_current(self) -> bool:
-        """True if a model was ever selected."""
-        return (self.data_folder / _LINK).is_symlink()
+        """True if a model was ever selected, even if its folder is gone."""
+        link = self.data_folder / _LINK
+        return link.is_symlink() or link.exists()  # a copy of a data folder may hold the folder instead of the link
 
     def current(self) -> Path | None:
-        """Return the folder of the current model, or None if no model was ever selected.
+        """Return the folder of the current model, or None if no model is installed.
 
-        :raises InvalidPackage: the folder that the link names does not exist.
+        :raises InvalidPackage: the folder that the link names does not exist, or models are installed without a link.
         """
-        link = self.data_folder / _LINK
-        if not self.has_current:
-            return None
-        folder = link.resolve()
-        if not folder.is_dir():
-            raise InvalidPackage(f'the current model {folder.name} is missing from {self.models}')
-        return folder
+        folder = (self.data_folder / _LINK).resolve()
+        if self.has_current and not folder.is_dir():
+            raise InvalidPackage(f'the current model {folder.name} is missing from {self.models}: {MODEL_REMEDY}')
+        if not self.has_current and (versions := self.versions()):
+            raise InvalidPackage(
+                f'none of the models {", ".join(versions)} in {self.models} is current: {MODEL_REMEDY}'
+            )
+        return folder if self.has_current else None
 
     def to_start_with(self) -> list[Path]:
         """Return the folders to try when a node starts: the current model, then the others, latest first.
 
-        The embedded model is returned only if no model was ever selected. Otherwise it would hide that a real one is
-        missing.
+        The list is empty only if no model is installed and none was ever selected. Only then may an embedded model
+        serve: it would hide that a real one is missing or broken.
         """
-        if not self.has_current:
-            return [self.embedded()]
-        current = (self.data_folder / _LINK).resolve()
+        current = [(self.data_folder / _LINK).resolve()] if self.has_current else []
         others = [self.folder(version).resolve() for version in self.versions()]
         others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-        return [current, *(folder for folder in others if folder != current)]
+        return [*current, *(folder for folder in others if folder not in current)]
 
     def installed(self) -> list[ModelPackage | InvalidPackage]:
         """Return every installed model, sorted by version; for a broken one the error that gives the reason."""
@@ -201,38 +205,64 @@ class ModelStore:
         link.symlink_to(Path('models') / version)
         os.replace(link, self.data_folder / _LINK)
 
-    def embedded(self) -> Path:
-        """Return the folder of the embedded model; the first call unpacks it."""
-        target = self.data_folder / 'embedded' / file_sha256(EMBEDDED_PACKAGE)[:12]
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix='.unpack-'))
-        try:
-            model_package.unpack_package(EMBEDDED_PACKAGE, temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was faster
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return target
+    def embedded(self, name: str) -> ModelPackage:
+        """Open an embedded model. The first call builds or unpacks it, and a damaged one is made again.
 
-    def open(self, model: Path | None, scratch: Path) -> ModelPackage:
+        :param name: one of `EMBEDDED_NAMES`.
+        :raises StarterUnavailable: the starter model cannot be built; the text names the remedy.
+        :raises FolderInUse: another process changes the models.
+        """
+        if name == STARTER_NAME:
+            from .starter import starter_package  # imports slowly
+
+            return open_package(starter_package(self.data_folder))
+        try:
+            return open_package(_unpacked_test_card(self.data_folder))
+        except InvalidPackage as error:
+            log.warning('the test card model is damaged (%s) and unpacked again', error)
+        with self._changing():
+            shutil.rmtree(_unpacked_test_card(self.data_folder))
+            return open_package(_unpacked_test_card(self.data_folder))
+
+    def open(self, model: Path | None, scratch: Path, *, mode: str) -> ModelPackage:
         """Open the model that a command works with.
 
         :param model: a package, as a zip or a folder; None for the current model, or the embedded one without it.
         :param scratch: an empty folder; a zip is unpacked into it.
+        :param mode: see `current_or_embedded`.
         :raises InvalidPackage: names the file or field and the reason.
+        :raises StarterUnavailable: no model is installed, and the starter model cannot be built.
         """
         if model is None:
-            return open_package(self.current_or_embedded())
+            return self.current_or_embedded(mode)
         return open_package(model) if model.is_dir() else model_package.unpack_package(model, scratch)
 
-    def current_or_embedded(self) -> Path:
-        """Return the folder of the current model, or of the embedded one if no model was ever selected.
+    def current_or_embedded(self, mode: str) -> ModelPackage:
+        """Open the current model, or an embedded one if no model is installed.
 
-        :raises InvalidPackage: the current model is missing.
+        :param mode: value of MODE, which names the embedded one.
+        :raises InvalidPackage: the current model is missing or broken.
+        :raises StarterUnavailable: no model is installed, and the starter model cannot be built.
         """
-        return self.current() or self.embedded()
+        current = self.current()
+        if current is None:
+            return self.embedded(embedded_name(mode))
+        return open_package(current)
+
+
+def _unpacked_test_card(data_folder: Path) -> Path:
+    target = data_folder / 'embedded' / file_sha256(EMBEDDED_PACKAGE)[:12]
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix='.unpack-'))
+    try:
+        model_package.unpack_package(EMBEDDED_PACKAGE, temporary)
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

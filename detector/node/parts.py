@@ -104,7 +104,7 @@ class Parts:
             library=library,
             pull=self.pull,
             outbox=OutboxControl(self.outbox),
-            about=About(self.serving, self.following, self.life, self._sections()),
+            about=About(models, self.serving, self.following, self.life, self._sections()),
         )
 
     def _change_model(self, model: ServingModel | None) -> None:

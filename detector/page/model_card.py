@@ -10,7 +10,7 @@ from nicegui.events import ValueChangeEventArguments
 from detector.errors import ModelUnavailable, WholebodyError
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater
-from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from detector.models.embedded import EMBEDDED_NAMES
 from detector.service import Service
 from detector.serving.model_serving import ModelServing
 from detector.settings import Settings
@@ -42,7 +42,7 @@ class ModelCard:
             self._choice.props('outlined dense options-dense behavior=menu data-control=model').classes('full-width')
             self._progress = Notice('info')
             self._error = Notice('error')
-            self._embedded = Notice('warn')
+            self._notice = Notice('warn')
             self._pull = PullControl(service.library, service.pull, service.models, is_allowed)
 
     async def refresh(self) -> None:
@@ -71,7 +71,7 @@ class ModelCard:
             for name in ('Runtime', 'Origin', 'Licence'):
                 self._facts.show(name, None)
             self._error.say(error or str(unavailable))
-            self._embedded.say(None)
+            self._notice.say(None)
             return
         package = model.package
         self._facts.show('Serves', package.model_version)
@@ -79,7 +79,7 @@ class ModelCard:
         self._facts.show('Origin', package.wholebody.origin or None)
         self._facts.show('Licence', package.wholebody.licence or None)
         self._error.say(error)
-        self._embedded.say(EMBEDDED_NOTICE if package.name == EMBEDDED_NAME else None)
+        self._notice.say(self._models.notice())
 
     def _show_choice(self, installed: list[str], target: str | None) -> None:
         wanted = self._following.mode()
@@ -89,6 +89,7 @@ class ModelCard:
             VersionMode.Pause.value: 'Pause: keep what serves',
         }
         options |= {version: f'Version {version}' for version in installed}
+        options |= {name: f'The embedded model {name}' for name in EMBEDDED_NAMES}
         for version in {target, wanted} - options.keys() - {None}:
             options[str(version)] = f'Version {version}, not installed yet'
         if options != self._choice.options or wanted != self._choice.value:

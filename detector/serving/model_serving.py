@@ -12,10 +12,7 @@ from typing import Final
 from learning_loop_node.data_classes import ModelInformation
 
 from detector.engine.pose_engine import EngineOptions, PoseEngine
-from detector.engine.verification import verify
-from detector.errors import InferenceFailed, InvalidPackage, ModelUnavailable, RuntimeUnavailable, WholebodyError
-from detector.models import catalogue
-from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_NOTICE
+from detector.errors import ModelUnavailable
 from detector.models.package import ModelPackage, open_package
 from detector.models.store import ModelStore
 from detector.observability.life import Life
@@ -24,13 +21,12 @@ from detector.settings import Settings
 from detector.system import memory
 
 from .admission import retrieve_error
+from .first_model import FirstModel
 from .recovery import Recovery
 
 log = logging.getLogger('wholebody.node')
 
 _LOADING: Final = 'the model is being loaded'
-_PULL_AGAIN_SECONDS: Final = 60
-"""Pause between two attempts to download the model that MODE names, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +57,7 @@ def load_model(source: Path | ModelPackage, settings: Settings) -> ServingModel:
     engine.check()
     information = ModelInformation.load_from_disk(str(package.folder))
     assert information is not None, 'the package has a model.json: it has just been opened'
+    information.version = package.reported_version
     return ServingModel(engine=engine, information=information)
 
 
@@ -88,14 +85,13 @@ class ModelServing:
         self.lock = asyncio.Lock()
         """Held during an inference, and while a model is exchanged."""
         self.recovery = Recovery(unload=self.unload, reload=self.reload)
+        self.first = FirstModel(settings, store, self, metrics=metrics, on_ended=on_started)
+        """Chooses the first model, and awaits the one that MODE names."""
         self._settings = settings
-        self._store = store
         self._metrics = metrics
         self._life = life
         self._on_change = on_change
-        self._on_started = on_started
         self._active: ServingModel | None = None
-        self._first: asyncio.Task[None] | None = None
         self._exchange: asyncio.Task[None] | None = None
         self._tidying: asyncio.Task[None] | None = None
         self._building = asyncio.Lock()
@@ -103,15 +99,15 @@ class ModelServing:
 
     def start(self) -> None:
         """Begin to load the first model."""
-        self._first = asyncio.create_task(self._serve_first())
+        self.unavailable = _LOADING
+        self.first.start()
 
     async def stop(self) -> None:
         """Cancel loading the first model, an exchange of models and attempts to recover."""
-        tasks = [task for task in (self._first, self._exchange) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self.first.stop()
+        if self._exchange is not None:
+            self._exchange.cancel()
+            await asyncio.wait([self._exchange])
         await self.recovery.stop()
 
     def reset(self) -> None:
@@ -222,67 +218,3 @@ class ModelServing:
         async with self._building:
             if self._active is None:
                 await self._build(folder)
-
-    # ---------------------------------------------------------------- the first model
-
-    async def _serve_first(self) -> None:
-        """Serve the best model that works."""
-        self.unavailable = _LOADING
-        try:
-            await asyncio.to_thread(self._store.clean)
-            if self._settings.mode is not None and not self._store.has_current:
-                self._on_started()
-                await self._pull_first_model(self._settings.mode)
-                return
-            faults: list[tuple[Path, Exception]] = []
-            for folder in await asyncio.to_thread(self._store.to_start_with):
-                if await self._starts_with(folder, faults):
-                    return
-            self.unavailable = str(faults[0][1])  # the reason of the best candidate
-            for folder, error in faults:
-                if isinstance(error, RuntimeUnavailable | InferenceFailed):  # the device may come back
-                    self.recovery.begin(await asyncio.to_thread(open_package, folder), str(error))
-                    return
-        except (WholebodyError, OSError) as error:
-            self.unavailable = str(error)
-            log.error('no model is loaded: %s', error)
-        except Exception as error:
-            self.unavailable = f'loading the model failed inside the node: {error!r}'
-            log.exception('loading the model failed inside the node')
-        finally:
-            self._on_started()
-
-    async def _starts_with(self, folder: Path, faults: list[tuple[Path, Exception]]) -> bool:
-        try:
-            await self.switch(folder)
-        except (WholebodyError, OSError) as error:
-            faults.append((folder, error))
-            log.error('the model in %s cannot serve: %s', folder, error)
-            return False
-        if self.active().package.name == EMBEDDED_NAME:
-            log.warning(EMBEDDED_NOTICE)
-        return True
-
-    async def _pull_first_model(self, mode: str) -> None:
-        """Download the published model that MODE names, and serve it; give up when the Loop's model is installed."""
-        archive = self._store.download_path(mode)
-        while not self._store.has_current:
-            self.unavailable = f'the {mode} model (MODE) is being downloaded'
-            try:
-                cache, known = archive.parent, self._settings.model_catalogue
-                await catalogue.pull(mode, archive, verify=verify, cache=cache, catalogue=known)
-                if self._store.has_current:
-                    return
-                package = await asyncio.to_thread(self._store.add, archive)
-                await self.switch(package)
-                await asyncio.to_thread(self._store.select, package.version)
-                archive.unlink()
-                return
-            except Exception as error:
-                if isinstance(error, InvalidPackage):
-                    self._metrics.switched('refused')
-                expected = isinstance(error, WholebodyError | OSError)
-                self.unavailable = f'the {mode} model (MODE) cannot be downloaded: {error}'
-                pause = _PULL_AGAIN_SECONDS
-                log.error('%s; the next try is in %d seconds', self.unavailable, pause, exc_info=not expected)
-                await asyncio.sleep(pause)

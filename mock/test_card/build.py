@@ -7,21 +7,20 @@ from typing import Final
 import numpy as np
 import onnx
 
-from detector.models.embedded import EMBEDDED_NAME, EMBEDDED_PACKAGE, EXAMPLE_CARD
+from detector.models.embedded import EMBEDDED_PACKAGE, EXAMPLE_CARD, TEST_CARD_NAME
 from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, Detector, Estimator, Identity, Wholebody, pack
 from detector.pose import images
 
 from .cards import Figure, draw_card
 from .model import DETECTOR_SIZE, ESTIMATOR_SIZE, build_detector, build_estimator
 
-EMBEDDED_VERSION: Final = '0.0'
-"""Version of the embedded package, lower than any version of a Learning Loop."""
+TEST_CARD_VERSION: Final = '0.0'
 
 EXAMPLE_FIGURES: Final = (Figure(x=60, y=40, height=560), Figure(x=620, y=210, height=440))
 EXAMPLE_SIZE: Final = (1024, 683)
 
 
-def wholebody_description(name: str = EMBEDDED_NAME) -> Wholebody:
+def wholebody_description(name: str = TEST_CARD_NAME) -> Wholebody:
     """Return the object `wholebody` of a package of the test card's networks; `pack` fills in the hashes."""
     return Wholebody(
         name=name,
@@ -47,7 +46,7 @@ def wholebody_description(name: str = EMBEDDED_NAME) -> Wholebody:
     )
 
 
-def build_package(archive: Path, *, identity: Identity, name: str = EMBEDDED_NAME) -> None:
+def build_package(archive: Path, *, identity: Identity, name: str = TEST_CARD_NAME) -> None:
     """Write a package of the test card's networks."""
     with tempfile.TemporaryDirectory() as folder:
         detector, estimator = Path(folder) / 'det.onnx', Path(folder) / 'pose.onnx'
@@ -70,7 +69,7 @@ def build_example_card() -> bytes:
 
 
 def main() -> None:
-    build_package(EMBEDDED_PACKAGE, identity=Identity(version=EMBEDDED_VERSION))
+    build_package(EMBEDDED_PACKAGE, identity=Identity(version=TEST_CARD_VERSION))
     EXAMPLE_CARD.write_bytes(build_example_card())
 
 

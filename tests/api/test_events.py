@@ -118,12 +118,12 @@ def test_bad_events_get_an_error_at_once_and_the_node_serves_on(client: SocketCl
 
 def test_the_other_events_answer_as_upstream_does(client: SocketClient) -> None:
     """The events that rosys and the Loop's tools send get the answers that upstream gives."""
-    assert call(client, 'info')['version'] == '0.0'
+    assert call(client, 'info')['version'] == 'test-card'
     about = call(client, 'about')
     assert about['operation_mode'] == 'idle'
     assert about['wholebody']['model_version'] == 'test-card 0.0'
     versions = call(client, 'get_model_version')
-    assert versions['current_version'] == '0.0'
+    assert versions['current_version'] == 'test-card'
     assert call(client, 'set_model_version_mode', 'pause') == {'status': 'OK'}
     assert call(client, 'get_model_version')['version_control'] == 'pause'
     assert call(client, 'set_model_version_mode', 'follow_loop') == {'status': 'OK'}

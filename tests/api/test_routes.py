@@ -96,7 +96,7 @@ def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
 
 
 def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess) -> None:
-    """The embedded model finds no person in a photograph; `/about` names the model and how to install another one."""
+    """The test card model finds no person in a photograph; `/about` and `/ready` say so, and how to install another."""
     answer = node.detect(images.encode_jpeg(portrait())).json()
     assert answer['box_detections'] == answer['point_detections'] == []
     about = httpx.get(f'{node.url}/about').json()
@@ -105,7 +105,8 @@ def test_a_photograph_gives_an_empty_answer_and_about_says_why(node: NodeProcess
     assert about['wholebody']['thresholds']['person'] == 0.5
     assert about['wholebody']['thresholds']['person_from'] == 'score_threshold'
     assert 'wholebody model install' in about['wholebody']['notice']
-    assert about['model_info']['version'] == '0.0'
+    assert 'finds no person in a photograph' in httpx.get(f'{node.url}/ready').json()['notice']
+    assert about['model_info']['version'] == 'test-card'
     assert len(about['model_info']['categories']) == 134
     assert set(about) >= {'operation_mode', 'state', 'model_info', 'target_model', 'version_control'}
 

@@ -79,7 +79,8 @@ def test_a_fresh_installation_is_healthy(tmp_path: Path) -> None:
     assert not [check for check in checks.values() if check.state == 'failed']
     assert {'runtime onnxruntime', 'runtime openvino', 'runtime opencv'} <= set(checks)
     assert 'learning-loop-node 0.27.0' in checks['packages'].detail
-    assert 'embedded' in checks['model'].detail
+    assert 'test-card 0.0 works with' in checks['model'].detail
+    assert 'wholebody model pull' in checks['model'].detail
 
 
 def test_the_loop_and_its_login_are_tried(tmp_path: Path, service: str) -> None:

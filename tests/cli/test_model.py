@@ -32,11 +32,11 @@ def test_a_model_is_packed_verified_installed_listed_and_used(tmp_path: Path) ->
     )  # fmt: skip
     assert 'mine 2.5' in packed
     assert 'mine 2.5 is valid; persons from 0.5 (default)' in commands.succeed(app, 'model', 'verify', package)
-    assert '* 0.0  test-card  (test card)' in commands.succeed(app, 'model', 'list')
+    assert '* test-card  (embedded)' in commands.succeed(app, 'model', 'list')
     assert 'installed' in commands.succeed(app, 'model', 'install', package)
     listed = commands.succeed(app, 'model', 'list')
     assert re.search(r'^\* 2\.5  mine', listed, re.MULTILINE)
-    assert '  0.0  test-card  (test card)' in listed
+    assert '  test-card  (embedded)' in listed
     assert '[mine 2.5]' in commands.succeed(app, 'detect', EXAMPLE_CARD)
     assert '[test-card 3.0]' in commands.succeed(
         app, 'detect', EXAMPLE_CARD, '--model', make_package(tmp_path / 'p.zip', '3.0')
@@ -89,7 +89,8 @@ def test_published_models_are_listed_pulled_chosen_and_removed(published: tuple[
     roles = [json.loads(line) for line in commands.succeed(app, 'model', 'list', '--json').splitlines()]
     assert [(model['name'], model['role'], model['current']) for model in roles] == [
         ('small', 'installed', True),
-        ('test-card', 'test card', False),
+        ('starter', 'embedded', False),
+        ('test-card', 'embedded', False),
     ]
     assert "the catalogue has no model 'huge'; it has small, large" in failure('model', 'pull', 'huge')
 
@@ -110,7 +111,7 @@ def test_a_running_node_is_told_or_named(tmp_path: Path, monkeypatch: pytest.Mon
             told = commands.succeed(app, 'model', 'install', make_package(tmp_path / f'{version}.zip', version))
             assert f'the running node (process {node.process.pid} ' in told
             assert f'`wholebody model use {version} --url http://localhost:{node.port}`' in told
-        assert serving(node) == '0.0'
+        assert serving(node) == 'test-card'
         assert f'{node.url} serves test-card 2.0' in commands.succeed(app, 'model', 'use', '2.0', '--url', node.url)
         assert serving(node) == '2.0'
         commands.succeed(app, 'model', 'use', '2.1')

@@ -21,7 +21,7 @@ from detector.models.embedded import EXAMPLE_CARD
 from detector.models.package import Detector, Estimator, Wholebody
 from detector.outbox import collector, files, outbox, relevance
 from detector.pose import similarity
-from detector.serving import decoding, recovery
+from detector.serving import decoding, first_model, recovery
 from detector.settings import Settings, environment_name
 from detector.system.shutdown_budget import ShutdownBudget
 from mock.loop.commands import app as mock_app
@@ -229,6 +229,8 @@ def test_the_fields_of_a_package_are_documented() -> None:
         ('how-to/operate.md', 'The outbox cuts its request after {:g} seconds', ShutdownBudget().upload),
         ('how-to/operate.md', 'Up to {} images wait for the disk', collector.MAX_SAVING),
         ('how-to/operate.md', 'after {:g} seconds, then after twice the time', recovery.FIRST_PAUSE_SECONDS),
+        ('how-to/models.md', 'tries again after {:g} seconds', first_model.FIRST_PAUSE_SECONDS),
+        ('how-to/models.md', 'up to {:g} minutes', first_model.MAX_PAUSE_SECONDS / 60),
         ('how-to/limits.md', '{:.0f} million pixels', decoding.ROOM_PIXELS / 1e6),
         ('how-to/limits.md', '{} images in one `batch_detect`', service.MAX_BATCH),
     ],

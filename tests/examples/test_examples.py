@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.support.cards import assert_read
+from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment
 from detector.datasets.yolo import read_yolo
+from detector.engine.verification import verify
 from detector.models.embedded import EXAMPLE_CARD
+from detector.models.store import ModelStore
 from detector.pose import images
 from detector.pose.pose import Pose
 from mock.test_card.build import EXAMPLE_FIGURES
@@ -19,12 +22,18 @@ EXAMPLES = PROJECT / 'examples'
 SECONDS = 120
 
 
+@pytest.fixture(autouse=True)
+def _an_installed_model(tmp_path: Path) -> None:
+    """Install a model that reads the test card where the Python API looks for one."""
+    ModelStore(tmp_path / 'share' / 'wholebody').install(make_package(tmp_path / 'installed.zip'), verify=verify)
+
+
 def run(name: str, *arguments: object, folder: Path) -> str:
     """Run an example and return its standard output."""
     ended = subprocess.run(
         [sys.executable, EXAMPLES / name, *map(str, arguments)],
         cwd=PROJECT,
-        env=clean_environment(DATA_FOLDER=folder / 'data', PYTHONPATH=PROJECT),
+        env=clean_environment(DATA_FOLDER=folder / 'data', XDG_DATA_HOME=folder / 'share', PYTHONPATH=PROJECT),
         capture_output=True,
         text=True,
         timeout=SECONDS,

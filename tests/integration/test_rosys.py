@@ -66,4 +66,4 @@ def test_rosys_reads_about_and_the_model_version(node: NodeProcess, tmp_path: Pa
     answers = drive(node, make_card(), 'RAW', tmp_path)
     assert_read(poses_of(answers['detect']))
     assert answers['about']['operation_mode'] == 'idle'
-    assert answers['model_version']['current_version'] == '0.0'
+    assert answers['model_version']['current_version'] == 'test-card'

@@ -10,6 +10,7 @@ from detector.errors import InvalidRequest, LoopFault, NoLearningLoop
 from detector.loop import client
 from detector.loop.following import Following
 from detector.loop.model_updates import ModelUpdater, Target
+from detector.models.embedded import EMBEDDED_NAMES
 from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
 from detector.settings import Settings
@@ -159,6 +160,45 @@ async def test_without_a_loop_installed_versions_can_be_chosen(tmp_path: Path, m
     await bench.following.report()
     assert bench.reports == 0
     assert bench.following.loop_target is None
+
+
+@pytest.mark.usefixtures('starter')
+async def test_an_embedded_model_serves_on_request_until_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of the embedded models becomes the current one or lets an installed one be pruned."""
+    bench = Bench(tmp_path, monkeypatch)
+    bench.following.leave_startup()
+    bench.install('1.0')
+    bench.store.select('1.0')
+    for name in EMBEDDED_NAMES:
+        await bench.following.set_mode(name)
+        await bench.cycle()
+        assert bench.package is not None
+        assert (bench.package.name, bench.following.mode(), bench.updates.error) == (name, name, None)
+        assert bench.updates.target is not None
+        assert bench.updates.target.is_met_by(bench.package)
+    assert bench.store.current_or_embedded('starter').version == '1.0'
+    await bench.following.set_mode('1.0')
+    assert await bench.cycle() == '1.0'
+    with pytest.raises(InvalidRequest, match="send 'follow_loop', 'pause', 'starter', 'test-card' or a version"):
+        await bench.following.set_mode('test-cards')
+
+
+async def test_what_the_node_awaits_from_the_loop_is_named(bench: Bench) -> None:
+    """The reason names the Loop's silence, its target, the fault of its model, and a pause; it ends with the model."""
+    assert bench.following.awaited() == 'the target of the Learning Loop is unknown: it has not answered yet'
+    await bench.cycle()
+    assert bench.following.awaited() == 'the target of the Learning Loop is unknown: the Loop is away'
+    await bench.following.set_mode('pause')
+    assert 'pause' in str(bench.following.awaited())
+    await bench.following.set_mode('follow_loop')
+    bench.answer = Target(version='1.0', model_id='missing')
+    await bench.cycle()
+    assert 'model 1.0 cannot be installed: ' in str(bench.following.awaited())
+    bench.answer = bench.install('1.0')
+    await bench.cycle()
+    assert bench.following.awaited() is None
 
 
 async def test_a_reset_forgets_targets_and_begins_anew(bench: Bench) -> None:

@@ -186,6 +186,20 @@ async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: B
     assert bench.fetched == 0
 
 
+async def test_an_embedded_model_that_cannot_run_here_is_not_tried_again(bench: Bench, starter: list[Path]) -> None:
+    """Like an installed one, it is tried once per command of a client, and no file is fetched for it."""
+    target = Target(version='starter', model_id=INSTALLED)
+    bench.broken = True
+    for _ in range(3):
+        assert await bench.cycle(target) == 'no such device'
+    assert (bench.attempts, bench.fetched, len(starter)) == (1, 0, 1)
+    bench.broken = False
+    bench.updater.forget()
+    assert await bench.cycle(target) is None
+    assert bench.switched == ['starter']
+    assert bench.store.current() is None
+
+
 async def test_a_full_disk_is_reported_and_what_was_fetched_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

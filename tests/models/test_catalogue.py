@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -319,13 +320,17 @@ def test_the_command_pulls_installs_and_shows_it(
 
 @pytest.mark.integration
 def test_mode_pulls_the_model_at_the_first_start(servers: tuple[FileServer, FileServer], tmp_path: Path) -> None:
-    """With MODE and no model, the node answers 503 with the reason until it serves the downloaded model."""
+    """With MODE and no model, an embedded one serves and names the reason until the downloaded model serves."""
     servers[0].statuses = []
     catalogue = catalogue_of(tmp_path, servers)
     with running_node(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
-        assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'lightweight 1.0'
+        node.wait_for_version('1.0')
+        assert httpx.get(f'{node.url}/ready').json() == {'status': 'READY', 'model_version': 'lightweight 1.0'}
         assert len(node.detect(CARD).json()['box_detections']) == 2
     with running_node_without_model(tmp_path / 'b', MODE='lightweight', MODEL_CATALOGUE=tmp_path / 'none.json') as node:
-        ready = httpx.get(f'{node.url}/ready')
-        assert ready.status_code == 503
-        assert 'the lightweight model (MODE)' in ready.json()['detail']
+        ready = httpx.get(f'{node.url}/ready').json()
+        assert ready['status'] == 'READY'
+        assert 'The lightweight model (MODE) cannot be downloaded: ' in ready['notice']
+        awaited = httpx.get(f'{node.url}/about').json()['wholebody']['awaited']
+        assert awaited['model'] == 'lightweight'
+        assert datetime.fromisoformat(awaited['next_try']) > datetime.now(UTC)

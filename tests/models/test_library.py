@@ -118,9 +118,16 @@ def test_the_current_and_the_serving_model_are_not_removed(library: ModelLibrary
     assert [model.current for model in library.installed()] == [False], 'the current model is missing'
 
 
-def test_the_embedded_model_is_current_until_one_is_installed(library: ModelLibrary, tmp_path: Path) -> None:
-    """The models that ship with the project are listed with their role, apart from the installed ones."""
-    (card,) = library.embedded()
-    assert (card.name, card.role, card.current) == ('test-card', 'test card', True)
+def test_an_embedded_model_is_current_until_one_is_installed(
+    library: ModelLibrary, starter: list[Path], tmp_path: Path
+) -> None:
+    """The embedded models are listed with their role, apart from the installed ones; listing builds none of them."""
+    assert [(model.name, model.role) for model in library.embedded('starter')] == [
+        ('starter', 'embedded'),
+        ('test-card', 'embedded'),
+    ]
+    for mode, expected in (('starter', [True, False]), ('balanced', [True, False]), ('test-card', [False, True])):
+        assert [model.current for model in library.embedded(mode)] == expected
     library.store.install(make_package(tmp_path / 'p.zip', version='2.0'), verify=verify)
-    assert not library.embedded()[0].current
+    assert not any(model.current for model in library.embedded('starter'))
+    assert starter == []

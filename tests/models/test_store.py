@@ -18,13 +18,46 @@ def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / 'data')
 
 
-def test_without_an_installed_model_the_embedded_one_is_used(store: ModelStore) -> None:
-    """The embedded model is unpacked once, into the data folder."""
-    first = store.current_or_embedded()
+def test_without_an_installed_model_an_embedded_one_is_used(store: ModelStore, starter: list[Path]) -> None:
+    """MODE names the embedded model, and stands for the starter if it names a published one."""
+    first = store.current_or_embedded('test-card')
     assert store.current() is None
-    assert (first / 'model.json').is_file()
-    assert store.current_or_embedded() == first
-    assert [folder.name for folder in first.parent.iterdir()] == [first.name]
+    assert (first.name, first.reported_version) == ('test-card', 'test-card')
+    assert store.current_or_embedded('test-card') == first
+    assert [folder.name for folder in first.folder.parent.iterdir()] == [first.folder.name]
+    assert starter == []
+    for mode in ('starter', 'balanced'):
+        assert store.current_or_embedded(mode).name == 'starter'
+
+
+def test_a_damaged_test_card_model_is_unpacked_again(store: ModelStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A truncated network and an empty description lead to one warning each, and to a sound model."""
+    for file, content in (('pose.onnx', b'half'), ('model.json', b'')):
+        (store.embedded('test-card').folder / file).write_bytes(content)
+        assert open_package(store.embedded('test-card').folder).name == 'test-card'
+    assert caplog.text.count('the test card model is damaged') == 2
+
+
+def test_an_embedded_model_is_reported_by_its_name(store: ModelStore, starter: list[Path], tmp_path: Path) -> None:
+    """The Loop sees `starter`, not a version that could be one of its own; a model of the Loop is not embedded."""
+    assert store.embedded('starter').reported_version == 'starter'
+    assert store.embedded('starter').model_version.startswith('starter 0.')
+    deployed = store.add(make_package(tmp_path / 'a.zip', version='1.4'))
+    assert (deployed.name, deployed.reported_version, deployed.is_embedded) == ('test-card', '1.4', False)
+
+
+def test_an_installed_model_is_never_covered_up(store: ModelStore, starter: list[Path], tmp_path: Path) -> None:
+    """Without its link, or with a folder in its place, an installed model is tried, and commands name the remedy."""
+    store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
+    link = store.data_folder / 'current_model'
+    link.unlink()
+    assert store.to_start_with() == [store.folder('1.9')]
+    with pytest.raises(InvalidPackage, match='none of the models 1.9 .* is current: install one with `wholebody'):
+        store.current_or_embedded('starter')
+    store.folder('1.9').rename(link)  # as a copy does that follows links
+    assert store.to_start_with() == [link]
+    assert store.current_or_embedded('starter').version == '1.9'
+    assert starter == []
 
 
 def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
@@ -37,7 +70,7 @@ def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -
     versions = [model.version for model in store.installed() if not isinstance(model, InvalidPackage)]
     assert versions == ['1.9', '1.10']
     store.select('1.9')
-    assert store.current_or_embedded().name == '1.9'
+    assert store.current_or_embedded('starter').version == '1.9'
 
 
 def test_a_version_is_replaced_only_on_request(store: ModelStore, tmp_path: Path) -> None:
@@ -56,7 +89,7 @@ def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: 
         store.install(bad, verify=verify)
     with pytest.raises(InvalidPackage, match='no such file'):
         store.install(tmp_path / 'missing.zip', verify=verify)
-    assert store.current_or_embedded().name == '1.0'
+    assert store.current_or_embedded('starter').version == '1.0'
     assert [folder.name for folder in store.models.iterdir()] == ['1.0']
 
 

@@ -94,7 +94,7 @@ def test_the_model_of_the_loop_stays_installed(tmp_path: Path) -> None:
         loop.set_target('7.0')
         settings = {'POLL_SECONDS': 0.2, 'SYNC_CYCLES': 1, **loop.settings, **sabotage.settings}
         with running_node(tmp_path, **settings) as node:
-            until_ready(node, 200, '7.0')
+            until_ready(node, 200, '"model_version":"test-card 7.0"')
             fetched = len(loop.requests('model_file'))
             sabotage.gone()
             for _ in range(FAULTS):
@@ -105,7 +105,7 @@ def test_the_model_of_the_loop_stays_installed(tmp_path: Path) -> None:
             (detector,) = loop.detectors().values()
             assert 'CUDA failure' in str(detector)
             sabotage.end()
-            until_ready(node, 200, '7.0')
+            until_ready(node, 200, '"model_version":"test-card 7.0"')
             assert len(loop.requests('model_file')) == fetched
 
 

@@ -67,7 +67,7 @@ async def _preannotate(
         connection = await stack.enter_async_context(connected(settings))
         chosen = await find_project(connection, project)
         parse(await chosen.label_config())  # fails before the model is loaded
-        package = ModelStore(settings.data_folder).open(model, scratch)
+        package = ModelStore(settings.data_folder).open(model, scratch, mode=settings.mode)
         predictor: Predictor
         if ray is None:
             local = await asyncio.to_thread(LocalPredictor, settings, package, connection)

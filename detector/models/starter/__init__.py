@@ -5,7 +5,8 @@ detector ships with the project.
 """
 
 from detector.errors import StarterUnavailable
+from detector.models.embedded import STARTER_NAME
 
-from .build import STARTER_NAME, starter_package
+from .build import starter_package
 
 __all__ = ['STARTER_NAME', 'StarterUnavailable', 'starter_package']

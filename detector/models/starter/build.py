@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Final
 
 from detector.errors import InvalidPackage, StarterUnavailable
-from detector.models.embedded import MODEL_FILES
+from detector.models.embedded import MODEL_FILES, STARTER_NAME
 from detector.models.package import Identity, Wholebody, open_package, package_files
 from detector.models.packing import describe_detector, describe_estimator
 from detector.system.folder_lock import locked
 
 from .sources import DISTRIBUTION, LICENCE, NETWORKS, installed_version, read_licence
 
-STARTER_NAME: Final = 'starter'
-"""Name of the model in its package."""
 STARTER_VERSION: Final = '0.1'
 PERSON_DETECTOR: Final = Path(__file__).with_name('person_detector.onnx')
 """The project's own person detector."""

@@ -1,0 +1,265 @@
+"""The first model: installed ones, embedded ones, and the published one that MODE names."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.support.packages import make_package
+from detector.engine.verification import verify
+from detector.errors import DownloadFailed, RuntimeUnavailable, StarterUnavailable
+from detector.models import catalogue
+from detector.models import starter as starter_model
+from detector.models.package import ModelPackage
+from detector.models.store import ModelStore
+from detector.observability.life import Life
+from detector.observability.metrics import Metrics
+from detector.serving import first_model, model_serving
+from detector.serving.first_model import MAX_PAUSE_SECONDS
+from detector.serving.model_serving import ModelServing, ServingModel
+from detector.settings import Settings
+
+PATIENCE = 20
+
+
+class Bench:
+    """A `ModelServing` on a folder, and the versions that it served."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.settings = Settings(data_folder=folder, **settings)
+        self.store = ModelStore(folder)
+        self.served: list[str] = []
+        self.started = asyncio.Event()
+        self.serving = ModelServing(
+            self.settings,
+            self.store,
+            metrics=Metrics(),
+            life=Life(),
+            on_change=self._note,
+            on_started=self.started.set,
+        )
+
+    def _note(self, model: ServingModel | None) -> None:
+        self.served += [] if model is None else [model.package.model_version]
+
+    async def start(self) -> None:
+        """Start, and wait until loading the first model has ended."""
+        self.serving.start()
+        await asyncio.wait_for(self.started.wait(), PATIENCE)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+async def make_bench(tmp_path: Path) -> AsyncIterator[MakeBench]:
+    made: list[Bench] = []
+
+    def make(**settings: Any) -> Bench:
+        made.append(Bench(tmp_path / 'data', **settings))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        await bench.serving.stop()
+
+
+@pytest.fixture
+def no_starter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the starter model be unavailable, as on a Python without its wheel."""
+
+    def unavailable(_: Path) -> Path:
+        raise StarterUnavailable('mediapipe is not installed; run `uv sync`')
+
+    monkeypatch.setattr(starter_model, 'starter_package', unavailable)
+
+
+def install(folder: Path, version: str = '1.0', name: str = 'balanced') -> ModelPackage:
+    archive = make_package(folder / f'{version}.zip', version=version, name=name)
+    return ModelStore(folder / 'data').install(archive, verify=verify)
+
+
+class Downloads:
+    """Replaces the download of published models.
+
+    :param faults: errors of the next attempts.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.faults: list[Exception] = []
+        self.attempts: list[str] = []
+        self.pauses: list[float] = []
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+        self._sleep = asyncio.sleep
+        monkeypatch.setattr(catalogue, 'pull', self._pull)
+
+    async def _pull(self, name: str, archive: Path, **_: object) -> None:
+        self.attempts.append(name)
+        await self.may_end.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        make_package(archive, version='1.0.2', name=name)
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> Downloads:
+    return Downloads(monkeypatch)
+
+
+async def test_where_nothing_is_installed_the_starter_serves(make_bench: MakeBench, starter: list[Path]) -> None:
+    """The starter is the default; nothing is downloaded, and the node has no fault."""
+    bench = make_bench(mode='starter')
+    await bench.start()
+    assert bench.served == ['starter 0.0.1']
+    assert bench.serving.active().information.version == 'starter'
+    assert (bench.serving.first.fault, bench.serving.first.awaited) == (None, None)
+
+
+async def test_the_test_card_serves_on_request(make_bench: MakeBench, starter: list[Path]) -> None:
+    """MODE=test-card builds no starter."""
+    bench = make_bench(mode='test-card')
+    await bench.start()
+    assert (bench.served, starter) == (['test-card 0.0'], [])
+
+
+@pytest.mark.usefixtures('no_starter')
+async def test_without_its_wheel_the_test_card_serves_and_names_the_command(
+    make_bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The command that brings the starter stands in the log, and in the fault that the node shows."""
+    bench = make_bench(mode='starter')
+    await bench.start()
+    assert bench.served == ['test-card 0.0']
+    assert bench.serving.first.fault is not None
+    assert 'run `uv sync`' in bench.serving.first.fault
+    assert 'finds no person in a photograph. The starter model cannot serve: mediapipe' in caplog.text
+
+
+@pytest.mark.usefixtures('starter')
+async def test_a_starter_that_cannot_run_here_gives_way_to_the_test_card(
+    make_bench: MakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime that rejects the starter's graph does not leave the node without a model."""
+    load = model_serving.load_model
+
+    def refusing(source: Path | ModelPackage, settings: Settings) -> ServingModel:
+        if isinstance(source, ModelPackage) and source.name == 'starter':
+            raise RuntimeUnavailable('opencv cannot run GridSample')
+        return load(source, settings)
+
+    monkeypatch.setattr(model_serving, 'load_model', refusing)
+    bench = make_bench(mode='starter')
+    await bench.start()
+    assert bench.served == ['test-card 0.0']
+    assert 'GridSample' in str(bench.serving.first.fault)
+
+
+async def test_the_awaited_model_takes_over_without_a_gap(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads
+) -> None:
+    """The starter serves during the download; the published model follows it and is current from then on."""
+    downloads.may_end.clear()
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    await bench.until(lambda: downloads.attempts)
+    assert bench.served == ['starter 0.0.1']
+    assert str(bench.serving.first.awaited) == 'the balanced model (MODE) is being downloaded'
+    downloads.may_end.set()
+    await bench.until(lambda: bench.store.has_current)
+    assert bench.served == ['starter 0.0.1', 'balanced 1.0.2']
+    await bench.until(lambda: bench.serving.first.awaited is None)
+    assert list((bench.store.data_folder / 'downloads').iterdir()) == []
+
+
+async def test_attempts_come_later_each_time(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pause doubles up to a limit, the next try is named, and the starter serves throughout."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+    bench = make_bench(mode='lightweight')
+    downloads.faults = [DownloadFailed('no route to host') for _ in range(9)]
+
+    async def no_sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        assert f'no route to host; the next try is in {round(seconds)} s' in str(bench.serving.first.awaited)
+        await sleep(0)
+
+    monkeypatch.setattr(first_model, 'sleep', no_sleep)
+    await bench.start()
+    async with asyncio.timeout(PATIENCE):
+        while not bench.store.has_current:
+            await sleep(0.01)
+    assert pauses == [15, 30, 60, 120, 240, 480, MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS]
+    assert bench.served == ['starter 0.0.1', 'lightweight 1.0.2']
+
+
+async def test_a_downloaded_model_that_cannot_run_here_is_not_left_behind(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The starter goes on serving, and does so after a restart as well, since nothing is installed."""
+    bench = make_bench(mode='balanced')
+    switch = bench.serving.switch
+
+    async def refusing(source: Path | ModelPackage) -> None:
+        if isinstance(source, ModelPackage) and source.name == 'balanced':
+            raise RuntimeUnavailable('out of memory')
+        await switch(source)
+
+    monkeypatch.setattr(bench.serving, 'switch', refusing)
+    await bench.start()
+    await bench.until(lambda: 'out of memory' in str(bench.serving.first.awaited))
+    assert bench.store.to_start_with() == []
+    assert bench.served == ['starter 0.0.1']
+
+
+async def test_a_broken_installed_model_is_not_replaced_by_an_embedded_one(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads, tmp_path: Path
+) -> None:
+    """The node serves nothing, says why and what to do, and neither builds nor downloads."""
+    install(tmp_path).estimator_path.write_bytes(b'damaged')
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    assert (bench.served, starter, downloads.attempts) == ([], [], [])
+    assert 'pose.onnx: sha256' in str(bench.serving.unavailable)
+    assert 'wholebody model pull' in str(bench.serving.unavailable)
+
+
+@pytest.mark.parametrize(('mode', 'warned'), [('balanced', False), ('performance', True), ('test-card', True)])
+async def test_an_installed_model_comes_before_mode(
+    make_bench: MakeBench,
+    starter: list[Path],
+    downloads: Downloads,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    mode: str,
+    warned: bool,
+) -> None:
+    """Nothing is downloaded or built; if MODE names another model, the log says that it has no effect."""
+    install(tmp_path)
+    bench = make_bench(mode=mode)
+    await bench.start()
+    assert bench.served == ['balanced 1.0']
+    assert (starter, downloads.attempts) == ([], [])
+    assert (f'MODE={mode} has no effect' in caplog.text) == warned
+
+
+async def test_a_full_disk_leaves_no_model_and_a_reason(
+    make_bench: MakeBench, starter: list[Path], tmp_path: Path
+) -> None:
+    """If no embedded model can be stored either, the node is alive and names the first fault."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'starter').write_text('a file')
+    (tmp_path / 'data' / 'embedded').write_text('a file')
+    bench = make_bench(mode='starter')
+    await bench.start()
+    assert bench.served == []
+    assert 'the starter model cannot serve: ' in str(bench.serving.unavailable)
