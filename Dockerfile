@@ -26,6 +26,8 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY detector /src/detector
 COPY model_files /src/model_files
 RUN pip --python /venv/bin/python install --no-cache-dir --no-deps /src
+# The starter model is built here, since containers may have neither write access nor time. Its source is data only.
+RUN /venv/bin/python -m detector.models.starter && pip --python /venv/bin/python uninstall --yes mediapipe
 
 FROM ${PYTHON_IMAGE} AS image-cpu
 RUN groupadd --gid 1000 wholebody \

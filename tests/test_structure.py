@@ -11,6 +11,8 @@ ELSEWHERE: Final = {
     # Two lines that start the command line; every process test runs them.
     'detector/__main__.py': 'tests/node/test_server.py',
     'mock/__main__.py': 'tests/mock/loop/test_commands.py',
+    # The image's build runs it.
+    'detector/models/starter/__main__.py': 'tests/integration/test_image.py',
     # They need a real Label Studio: tests/integration/test_labelstudio_*.
     'detector/cli/labelstudio/': 'tests/integration/test_labelstudio_setup.py',
     'detector/label_studio/workflows/ray_preannotation.py': 'tests/integration/test_labelstudio_preannotate.py',

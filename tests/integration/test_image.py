@@ -35,7 +35,7 @@ def image() -> Iterator[Image]:
 def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_path: Path) -> None:
     """A container becomes healthy, reads the example card, writes only to /data, and ends with 0 on STOPSIGNAL."""
     port, data = free_port(), tmp_path / 'node'
-    environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port}
+    environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port, 'MODE': 'test-card'}
     with image.running(data, **environment) as process:
         _wait(f'http://127.0.0.1:{port}/ready', process, image.log(data))
         assert image.is_healthy(data, **environment)
@@ -43,6 +43,7 @@ def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_pa
             f'http://127.0.0.1:{port}/poses', files={'file': EXAMPLE_CARD.read_bytes()}, timeout=30
         ).json()
         assert len(answer['poses']) == 2
+        assert answer['model_version'] == 'test-card 0.0'
         status = Path(f'/proc/{process.pid}/status').read_text()
         mounts = Path(f'/proc/{process.pid}/mountinfo').read_text()
         assert image.stop(process, STOP_SECONDS) == 0
@@ -54,6 +55,20 @@ def test_it_serves_from_a_read_only_root_without_privileges(image: Image, tmp_pa
     assert any(' / / ro,' in line for line in mounts.splitlines())
     assert {path.stat().st_uid for path in data.rglob('*')} == {1000}
     assert (data / 'uuids.json').is_file()
+
+
+def test_it_carries_the_starter_model(image: Image, tmp_path: Path) -> None:
+    """A new container serves the starter model, which it neither builds nor writes, and holds no file of its source."""
+    port, data = free_port(), tmp_path / 'node'
+    environment = {'NODE_HOST': '127.0.0.1', 'BACKEND_PORT': port, 'BACKEND_TYPE': 'onnxruntime'}  # not measured
+    with image.running(data, **environment) as process:
+        _wait(f'http://127.0.0.1:{port}/ready', process, image.log(data))
+        assert httpx.get(f'http://127.0.0.1:{port}/ready').json()['model_version'].startswith('starter 0.')
+        assert image.stop(process, STOP_SECONDS) == 0
+    assert not (data / 'starter').exists()
+    (package,) = (_venv(image) / 'lib/python3.11/site-packages/detector/model_files/starter').iterdir()
+    assert {file.name for file in package.iterdir()} >= {'model.json', 'det.onnx', 'pose.onnx', 'LICENSE', 'NOTICE'}
+    assert not list((_venv(image) / 'lib/python3.11/site-packages').glob('mediapipe*'))
 
 
 def test_nothing_but_data_and_tmp_can_be_written(image: Image, tmp_path: Path) -> None:
