@@ -242,6 +242,27 @@ def remove(
     print(f'{model.name} {model.version} is removed, which frees {_mib(model.bytes)}'.strip())
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help='An installed model, `starter`, `test-card`, or a package.')],
+    second: Annotated[str, typer.Argument(help='Another one.')],
+    images: Annotated[Path, typer.Option(help='Folder with photographs.', exists=True, file_okay=False)],
+    truth: Annotated[
+        Path | None, typer.Option(help='COCO-WholeBody file with the persons of these photographs.', dir_okay=False)
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option('--json', help='File to write all figures to.')] = None,
+) -> None:
+    """Run two models on the same photographs: persons found, missed and false, OKS per part, and time.
+
+    With `--truth` both are measured against the annotated persons. Without it, the second is measured against the
+    persons of the first, which shows agreement and not which is right. The OKS covers persons that were found. The
+    command needs the extra `evaluate`.
+    """
+    from .compare import run
+
+    run(load_settings(), (first, second), images, truth=truth, json_file=json_file)
+
+
 def _library(settings: 'Settings') -> 'ModelLibrary':
     from detector.models.library import ModelLibrary
     from detector.models.store import ModelStore

@@ -168,7 +168,8 @@ export default {
       const timing = this.result.timing;
       if (timing) facts.push(`inference ${timing.inference_ms.toFixed(0)} ms`);
       if (this.result.model_version) facts.push(`model ${this.result.model_version}`);
-      return facts.join(" · ");
+      const caption = facts.join(" · ");
+      return count === 0 && this.result.notice ? `${caption}. ${this.result.notice}` : caption;
     },
   },
   methods: {
