@@ -133,11 +133,17 @@ def _date(fields: Mapping[str, Any]) -> str | None:
 
 
 class Detection:
-    """Finds poses in images, and passes the images on to be collected for the Loop."""
+    """Finds poses in images, and passes the images on to be collected for the Loop.
 
-    def __init__(self, inference: Inference, collector: Collector) -> None:
+    :param notice: returns what a client should know while an embedded model serves.
+    """
+
+    def __init__(
+        self, inference: Inference, collector: Collector, *, notice: Callable[[], str | None] = lambda: None
+    ) -> None:
         self._inference = inference
         self._collector = collector
+        self._notice = notice
 
     async def detect(
         self, image: ImageData, request: DetectRequest, *, stream: Hashable | None = None
@@ -188,14 +194,15 @@ class Detection:
         """Find the persons in an image, grouped by person; nothing is collected.
 
         :param image: an encoded image, or an RGB uint8 array H×W×3.
-        :return: the form of `poses_to_json`, and the timing.
+        :return: the form of `poses_to_json`, and the timing; while an embedded model serves, also a notice.
         :raises WholebodyError: see `Inference.estimate`.
         """
         estimate = await self._inference.estimate(image)
         height, width = estimate.image.shape[:2]
         version = estimate.package.model_version
         answer = await encoded(poses_to_json, estimate.poses, width=width, height=height, model_version=version)
-        return answer | {'timing': estimate.timing}
+        notice = {'notice': self._notice()} if estimate.package.is_embedded else {}
+        return answer | {'timing': estimate.timing} | notice
 
 
 class Uploads:

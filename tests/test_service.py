@@ -14,7 +14,7 @@ from benchmarks.support.packages import make_package
 from detector import service
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import InvalidRequest, NoLearningLoop
-from detector.models.package import ModelPackage
+from detector.models.package import ModelPackage, unpack_package
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
@@ -123,6 +123,15 @@ async def test_no_uncertain_boxes_for_a_camera_that_may_send_nothing(embedded: M
     collector = Recording(judges=False)
     await Detection(Inference(Settings(), lambda: engine), collector).detect(CARD, DetectRequest())
     assert collector.uncertain == [0]
+
+
+async def test_poses_of_an_embedded_model_carry_its_notice(engine: PoseEngine, tmp_path: Path) -> None:
+    """A client of `/poses` learns from the answer that an embedded model found the poses, and how to get another."""
+    installed = PoseEngine(unpack_package(make_package(tmp_path / 'p.zip', version='2.0'), tmp_path))
+    for served, expected in ((engine, 'get a better one'), (installed, None)):
+        inference = Inference(Settings(), lambda served=served: served)  # type: ignore[misc]
+        answer = await Detection(inference, Recording(), notice=lambda: 'get a better one').poses(CARD)
+        assert answer.get('notice') == expected
 
 
 async def test_a_batch_is_bounded_and_keeps_its_order(engine: PoseEngine) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from detector.settings import Settings
 
+IMAGE_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
+"""Endings of the files that commands read from a folder of images."""
 _NODE_SECONDS: Final = 60
 """Time limit for an answer from a running node."""
 

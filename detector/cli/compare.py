@@ -29,9 +29,8 @@ from detector.pose.images import Image
 from detector.settings import Settings
 from detector.wording import counted
 
-from .common import print_table, write_text
+from .common import IMAGE_ENDINGS, print_table, write_text
 
-_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
 _METRICS: Final = ('oks', 'ap', 'ar')
 
 
@@ -107,7 +106,7 @@ def _samples(folder: Path, truth: Path | None) -> Iterator[_Sample]:
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob('*')) if _is_image(file)}
     if truth is None:
         if not files:
-            raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {folder}')
+            raise InvalidRequest(f'no images ({", ".join(IMAGE_ENDINGS)}) in {folder}')
         yield from (_Sample(path=file, truth=None) for file in files.values())
         return
     annotated = read_coco(truth)
@@ -122,7 +121,7 @@ def _samples(folder: Path, truth: Path | None) -> Iterator[_Sample]:
 
 
 def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in _ENDINGS and file.is_file()
+    return file.suffix.lower() in IMAGE_ENDINGS and file.is_file()
 
 
 def _package(settings: Settings, model: str, scratch: Path) -> ModelPackage:

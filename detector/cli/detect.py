@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import track
@@ -15,6 +15,7 @@ from rich.progress import track
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import InvalidRequest, WholebodyError
 from detector.models import package as model_package
+from detector.models.embedded import INSTALL_HINT, embedded_notice
 from detector.models.store import ModelStore
 from detector.pose import images, overlay
 from detector.pose.images import Image
@@ -22,9 +23,7 @@ from detector.pose.pose import Pose, poses_to_json
 from detector.settings import Settings
 from detector.wording import counted
 
-from .common import NodeClient
-
-_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
+from .common import IMAGE_ENDINGS, NodeClient
 
 
 class _Source(Protocol):
@@ -45,7 +44,9 @@ class _LocalEngine:
         poses = self._engine.poses(image)
         elapsed = round(1000 * (time.perf_counter() - start), 2)
         answer = poses_to_json(poses, width=width, height=height, model_version=self._engine.package.model_version)
-        return answer | {'timing': {'inference_ms': elapsed}}
+        package = self._engine.package
+        notice = {'notice': embedded_notice(package.name, INSTALL_HINT)} if package.is_embedded else {}
+        return answer | {'timing': {'inference_ms': elapsed}} | notice
 
 
 class _Node:
@@ -80,11 +81,12 @@ def run(
     """
     files = list(_expand(paths))
     if not files:
-        raise InvalidRequest(f'no images ({", ".join(_ENDINGS)}) in {", ".join(map(str, paths))}')
+        raise InvalidRequest(f'no images ({", ".join(IMAGE_ENDINGS)}) in {", ".join(map(str, paths))}')
     to_folder = len(files) > 1 or paths[0].is_dir()
     jobs = [(path, _target(output, base, path) if to_folder else output) for base, path in files]
     _check_targets(jobs)
     failed = 0
+    hints: dict[str, None] = {}
     with ExitStack() as stack:
         source: _Source
         if url is not None:
@@ -96,10 +98,14 @@ def run(
             )
         for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
             try:
-                _process(settings, source, path, target, as_json)
+                answer = _process(settings, source, path, target, as_json)
+                if not answer['poses'] and 'notice' in answer:
+                    hints[answer['notice']] = None
             except (WholebodyError, OSError) as error:
                 failed += 1
                 print(f'error: {path}: {error}', file=sys.stderr)
+    for hint in hints:
+        print(hint, file=sys.stderr)
     return failed
 
 
@@ -107,7 +113,7 @@ def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
     """Yield each image file with the folder that it was found in."""
     for path in paths:
         if path.is_dir():
-            yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in _ENDINGS)
+            yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in IMAGE_ENDINGS)
         else:
             yield path.parent, path
 
@@ -127,7 +133,7 @@ def _check_targets(jobs: Sequence[tuple[Path, Path | None]]) -> None:
             raise InvalidRequest(f'{target} would be written more than once; run the command once per folder')
 
 
-def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> None:
+def _process(settings: Settings, source: _Source, path: Path, target: Path | None, as_json: bool) -> dict[str, Any]:
     image = images.read_image(path, max_pixels=settings.max_image_pixels)
     answer = source.detect(path, image)
     if as_json:
@@ -137,6 +143,7 @@ def _process(settings: Settings, source: _Source, path: Path, target: Path | Non
     if target is not None:
         poses = [Pose.from_json(pose) for pose in answer['poses']]
         images.write_image(target, overlay.draw_poses(image, poses, confidence_threshold=settings.confidence_threshold))
+    return answer
 
 
 def _summary(path: Path, answer: dict[str, Any], threshold: float) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from detector.errors import FolderInUse, WholebodyError
+from detector.errors import FolderInUse, InvalidRequest, WholebodyError
 
 from .common import NodeClient, load_settings, print_table
 
@@ -197,7 +197,9 @@ def pull(
 
 @app.command()
 def use(
-    name: Annotated[str, typer.Argument(help='Name or version of an installed model.')],
+    name: Annotated[
+        str, typer.Argument(help='Name or version of an installed model; with --url also `starter` or `test-card`.')
+    ],
     url: Url = None,
 ) -> None:
     """Make an installed model the current one.
@@ -205,17 +207,24 @@ def use(
     A node serves it from its next start on. With `--url`, the running node switches at once, and the command waits
     until it has.
     """
+    from detector.models.embedded import EMBEDDED_NAMES
+
     settings = load_settings()
     library = _library(settings)
     if url is None:
+        if name in EMBEDDED_NAMES:
+            raise InvalidRequest(
+                f'{name} is embedded: a node starts with it if MODE names it and no model is installed, and a running '
+                'node switches to it with --url'
+            )
         package = library.use(name)
         print(f'{package.model_version} is current')
         _tell_about_running_node(settings, package.version)
         return
-    model = library.find(name)
+    version = name if name in EMBEDDED_NAMES else library.find(name).version
     with NodeClient(url, settings) as node:
-        _switch(node, model.version)
-    print(f'{url} serves {model.name} {model.version}')
+        _switch(node, version)
+        print(f'{node.address} serves {version}')
 
 
 @app.command()
@@ -232,7 +241,7 @@ def remove(
     serving = None
     if url is not None:
         with NodeClient(url, settings) as node:
-            serving = _about(node)['model_version']
+            serving = _serving(node)
     elif (holder := _running_node(settings)) is not None:
         raise FolderInUse(
             f'a node uses {settings.data_folder} ({holder}): give its address with --url, so that the model that it '
@@ -301,19 +310,22 @@ def _tell_about_running_node(settings: 'Settings', version: str) -> None:
         )
 
 
-def _about(node: NodeClient) -> dict[str, Any]:
-    """Return the model that a node serves, and the state of its model update."""
-    response = node.send('GET', '/about')
+def _json(node: NodeClient, route: str, field: str) -> Any:
+    """Return a field of a node's answer."""
+    response = node.send('GET', route)
     try:
-        about = response.json()
-        information = about['model_info']
-        return {'model_version': information and information['version'], 'update': about['update']}
+        return response.json()[field]
     except (ValueError, KeyError, TypeError):
-        raise node.fault(response, 'not the description of a node') from None
+        raise node.fault(response, f'no {field!r}, so it is not a node of this project') from None
+
+
+def _serving(node: NodeClient) -> str:
+    """Return the version that a node serves, or the name of an embedded model."""
+    return str(_json(node, '/model_version', 'current_version'))
 
 
 def _switch(node: NodeClient, version: str) -> None:
-    """Let a node switch to an installed version, and wait until it serves it.
+    """Let a node switch to an installed version or an embedded model, and wait until it serves it.
 
     :raises WholebodyError: the node refuses the version or cannot serve it.
     """
@@ -322,11 +334,11 @@ def _switch(node: NodeClient, version: str) -> None:
         raise node.fault(response, response.text[:500])
     end = time.monotonic() + _SWITCH_SECONDS
     while time.monotonic() < end:
-        about = _about(node)
-        if about['model_version'] == version:
+        if _serving(node) == version:
             return
-        if not about['update']['busy'] and about['update']['error']:
-            raise WholebodyError(f'{node.address} cannot switch to {version}: {about["update"]["error"]}')
+        update = _json(node, '/about', 'update')
+        if not update['busy'] and update['error']:
+            raise WholebodyError(f'{node.address} cannot switch to {version}: {update["error"]}')
         time.sleep(0.5)
     raise WholebodyError(f'{node.address} has not switched to {version} within {_SWITCH_SECONDS} seconds')
 

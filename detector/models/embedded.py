@@ -27,8 +27,8 @@ _ABILITIES: Final = {
 }
 """What a client should know about an embedded model that serves, by name."""
 INSTALL_HINT: Final = (
-    'For a better model, run `wholebody model pull balanced` (or lightweight, performance), or pack your own ONNX '
-    'files with `wholebody model pack` and `wholebody model install`; then restart the node'
+    'For a better model, run `wholebody model pull balanced`, or press "Get a published model" on the page /ui; '
+    '`wholebody model available` lists the published models, and `wholebody model install` installs a package of yours'
 )
 """How to get a better model than an embedded one."""
 

@@ -98,7 +98,7 @@ class Parts:
         self.pull = ModelPull(library, verify=verify, use=models.set_mode)
         self.label_studio = LabelStudioBackend(settings, models, self.inference, self.outbox, self.metrics)
         self.service = Service(
-            detection=Detection(self.inference, self.collector),
+            detection=Detection(self.inference, self.collector, notice=models.notice),
             uploads=Uploads(self.serving, self.collector),
             models=models,
             library=library,

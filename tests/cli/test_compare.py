@@ -1,7 +1,7 @@
 """`wholebody model compare`, on test cards whose persons are known to the pixel."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
-def write_truth(path: Path, pictures: dict[str, Sequence[Figure]], *, width: int = 720) -> None:
+def write_truth(path: Path, pictures: Mapping[str, Sequence[Figure]], *, width: int = 720) -> None:
     labelled = [
         LabelledImage(id=number, file_name=name, width=width, height=480, persons=[person(one) for one in figures])
         for number, (name, figures) in enumerate(pictures.items(), 1)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.support.cards import assert_read, make_card
+from benchmarks.support.packages import make_package
 from benchmarks.support.processes import NodeProcess
 from detector.cli.main import app, main
 from detector.models.embedded import EXAMPLE_CARD
@@ -49,6 +50,25 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
     assert 'broken.jpg: these bytes are not an image' in result.stderr
     assert (tmp_path / 'out' / 'a.png').is_file()
     assert (tmp_path / 'out' / 'sub' / 'b.jpg').is_file()
+
+
+def test_an_image_without_persons_leads_to_a_better_model(tmp_path: Path, node: NodeProcess) -> None:
+    """After `0 persons` of an embedded model the command says once how to get a better one, and otherwise nothing."""
+    images.write_image(tmp_path / 'empty' / 'a.png', make_card(()))
+    images.write_image(tmp_path / 'empty' / 'b.png', make_card(()))
+    package = make_package(tmp_path / 'mine.zip', version='2.0', name='mine')
+    for arguments, hints in (
+        ([tmp_path / 'empty'], 1),
+        ([tmp_path / 'empty', '--json'], 1),
+        ([tmp_path / 'empty', '--url', node.url], 1),
+        ([tmp_path / 'empty', '--model', package], 0),
+        ([EXAMPLE_CARD], 0),
+    ):
+        result = commands.invoke(app, 'detect', *arguments)
+        assert result.exit_code == 0
+        assert result.stderr.count('`wholebody model pull balanced`') == hints, arguments
+        assert result.stderr.count('reads test cards and finds no person in a photograph') == hints
+        assert 'balanced' not in result.stdout or '--json' in arguments
 
 
 def test_detect_never_writes_over_an_input_or_twice(tmp_path: Path) -> None:

@@ -112,13 +112,16 @@ def test_a_running_node_is_told_or_named(tmp_path: Path, monkeypatch: pytest.Mon
             assert f'the running node (process {node.process.pid} ' in told
             assert f'`wholebody model use {version} --url http://localhost:{node.port}`' in told
         assert serving(node) == 'test-card'
-        assert f'{node.url} serves test-card 2.0' in commands.succeed(app, 'model', 'use', '2.0', '--url', node.url)
+        assert f'{node.url} serves 2.0' in commands.succeed(app, 'model', 'use', '2.0', '--url', node.url)
         assert serving(node) == '2.0'
         commands.succeed(app, 'model', 'use', '2.1')
         assert 'give its address with --url' in failure('model', 'remove', '2.2')
         assert '2.0 is served by the running node' in failure('model', 'remove', '2.0', '--url', node.url)
         assert '2.1 is the current model' in failure('model', 'remove', '2.1', '--url', node.url)
         assert '2.2 is removed' in commands.succeed(app, 'model', 'remove', '2.2', '--url', node.url)
+        assert 'switches to it with --url' in failure('model', 'use', 'test-card')
+        assert f'{node.url} serves test-card' in commands.succeed(app, 'model', 'use', 'test-card', '--url', node.url)
+        commands.succeed(app, 'model', 'use', '2.0', '--url', node.url)
         (node.data_folder / 'models' / '2.1' / 'pose.onnx').write_bytes(b'damaged')
         assert 'sha256' in failure('model', 'use', '2.1')
         assert f'{node.url} cannot switch to 2.1: ' in failure('model', 'use', '2.1', '--url', node.url)
