@@ -4,10 +4,8 @@ The variables of learning_loop_node, such as `LOOP_*` and `DATA_FOLDER`, are rea
 `detector.loop.upstream` passes them on. No other module reads the environment.
 """
 
-import ipaddress
 import os
 import re
-import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -25,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .environment import is_own_address, variable_read
 from .errors import InvalidSettings
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -258,7 +257,7 @@ class Settings(BaseSettings):
     def _ignore_own_address_as_loop(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Ignore HOST if it is an address to bind to or a name of this machine."""
         host = os.environ.get('HOST')
-        if 'LOOP_HOST' in os.environ or not host or values.get('LOOP_HOST') != host or not _is_own_address(host):
+        if 'LOOP_HOST' in os.environ or not host or values.get('LOOP_HOST') != host or not is_own_address(host):
             return values
         return {name: value for name, value in values.items() if name != 'LOOP_HOST'}
 
@@ -310,7 +309,7 @@ class Settings(BaseSettings):
         if self.loop_host is not None:
             for field in ('loop_organization', 'loop_project'):
                 if field not in self.model_fields_set:
-                    raise ValueError(f'{field.upper()} must be set if LOOP_HOST is set')
+                    raise ValueError(f'{field.upper()} must be set if {_loop_variable(self.loop_host)}')
         return self
 
     @property
@@ -353,14 +352,6 @@ class Settings(BaseSettings):
         return 'DEBUG' if self.debug else self.log_level
 
 
-def _is_own_address(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() in ('localhost', socket.gethostname().lower())
-    return address.is_unspecified or address.is_loopback
-
-
 def environment_name(field: str) -> str:
     """Return the environment variable of a settings field."""
     return field.upper()
@@ -378,9 +369,22 @@ def load_settings(**overrides: object) -> Settings:
         raise InvalidSettings('\n'.join(_explain(problem) for problem in error.errors())) from None
 
 
+def _loop_variable(host: str) -> str:
+    """Return the condition under which the Loop's settings are required, with the variable that names the Loop."""
+    name = _variable_of('LOOP_HOST')
+    return 'LOOP_HOST is set' if name == 'LOOP_HOST' else f'{name}={host} names the Learning Loop; else unset {name}'
+
+
+def _variable_of(name: str) -> str:
+    """Return the variable that a setting comes from: its own name, or the alias that is set."""
+    aliases = (info.validation_alias for info in Settings.model_fields.values())
+    names = next((alias.choices for alias in aliases if isinstance(alias, AliasChoices) and name in alias.choices), [])
+    return variable_read(list(map(str, names))) or name
+
+
 def _explain(problem: object) -> str:
     assert isinstance(problem, dict)
-    name = environment_name(str(problem['loc'][0])) if problem['loc'] else ''
+    name = _variable_of(environment_name(str(problem['loc'][0]))) if problem['loc'] else ''
     value = problem.get('input')
     shown = f'={without_logins(value)}' if isinstance(value, str) and name not in secret_names() else ''
     message = str(problem['msg']).removeprefix('Value error, ')

@@ -1,5 +1,6 @@
 """Settings: environment, `.env`, defaults, aliases and checks."""
 
+import re
 import socket
 from pathlib import Path
 
@@ -102,6 +103,34 @@ def test_a_loop_needs_organization_and_project(monkeypatch: pytest.MonkeyPatch) 
         load_settings()
     monkeypatch.setenv('LOOP_PROJECT', 'p')
     assert load_settings().loop_url == 'https://learning-loop.ai'
+
+
+@pytest.mark.parametrize(
+    ('variable', 'value', 'named'),
+    [
+        (
+            'HOST',
+            'x86_64-conda-linux-gnu',
+            'LOOP_ORGANIZATION must be set if HOST=x86_64-conda-linux-gnu names the Lear',
+        ),
+        ('host', 'mybox', 'LOOP_ORGANIZATION must be set if HOST=mybox names the Learning Loop; else unset HOST'),
+        ('HOST', 'a/b', 'HOST=a/b: give a host name'),
+        ('NODE_PORT', 'tcp://10.0.0.1:80', 'NODE_PORT=tcp://10.0.0.1:80: Input should be a valid integer'),
+        ('BACKEND_PORT', '0', 'BACKEND_PORT=0: Input should be greater than'),
+    ],
+)
+@pytest.mark.parametrize('in_file', [False, True])
+def test_an_error_names_the_variable_that_was_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, value: str, named: str, in_file: bool
+) -> None:
+    """An error names the variable that is set, also if it is an alias, in another case, or in `.env`."""
+    monkeypatch.chdir(tmp_path)
+    if in_file:
+        (tmp_path / '.env').write_text(f'{variable}={value}\n')
+    else:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(InvalidSettings, match=re.escape(named)):
+        load_settings()
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,15 @@ class NodeClient:
         import httpx
 
         from detector.settings import without_logins
+        from detector.system.proxies import ProxyTransport
 
         self.address = without_logins(url)
         try:
             self._client = httpx.Client(
-                base_url=httpx.URL(url), timeout=_NODE_SECONDS, headers=settings.request_headers
+                transport=ProxyTransport(),
+                base_url=httpx.URL(url),
+                timeout=_NODE_SECONDS,
+                headers=settings.request_headers,
             )
         except httpx.InvalidURL as error:
             raise InvalidRequest(f'{self.address!r} is not an address: {error}') from None

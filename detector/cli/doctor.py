@@ -22,6 +22,7 @@ from detector.models.store import ModelStore
 from detector.pose import images
 from detector.settings import Settings
 from detector.system.opencv import opencv_distributions, opencv_fault
+from detector.system.proxies import ProxyTransport
 
 _PACKAGES: Final = ('learning-loop-node', 'rtmlib')
 _RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
@@ -132,9 +133,8 @@ def _model(settings: Settings) -> str:
 
 
 def _learning_loop(settings: Settings) -> str:
-    with httpx.Client(
-        base_url=str(settings.loop_url), timeout=_TIMEOUT_SECONDS, verify=_certificate(settings)
-    ) as client:
+    transport = ProxyTransport(verify=_certificate(settings))
+    with httpx.Client(transport=transport, base_url=str(settings.loop_url), timeout=_TIMEOUT_SECONDS) as client:
         response = client.get('/api/status')
         if response.status_code != httpx.codes.OK:
             raise _Failed(f'{settings.loop_url} answers {response.status_code} to /api/status')

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from detector.errors import InvalidRequest, LoopFault, NoLearningLoop, text_of
 from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack_package
 from detector.settings import Settings
+from detector.system.proxies import AsyncProxyTransport, http_proxy_of
 
 from .model_updates import Target
 from .tls import ssl_context
@@ -45,12 +46,27 @@ class _ModelsAnswer(_Answer):
     models: list[_Model]
 
 
-class NoLoopCommunicator(LoopCommunicator):
+class Communicator(LoopCommunicator):
+    """Upstream's client of the Loop, with the settings of this node; see `detector.loop.upstream`.
+
+    :param url: base address of the Loop.
+    :param transport: sends the requests.
+    """
+
+    def __init__(self, settings: Settings, url: str, transport: httpx.AsyncBaseTransport) -> None:
+        self.base_url = url
+        self.host = url.partition('://')[2]
+        self.ssl_cert_path = ''
+        self.username, self.password = settings.loop_username, settings.loop_password.get_secret_value()
+        self.organization, self.project = settings.loop_organization, settings.loop_project
+        self.async_client = httpx.AsyncClient(transport=transport, base_url=url, timeout=TIMEOUT)
+
+
+class NoLoopCommunicator(Communicator):
     """Replaces the client of the Loop where no Loop is configured; it never opens a connection."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.async_client = httpx.AsyncClient(base_url='http://no-loop.invalid', transport=_Refusing())
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, 'http://no-loop.invalid', _Refusing())
 
 
 class _Refusing(httpx.AsyncBaseTransport):
@@ -59,13 +75,14 @@ class _Refusing(httpx.AsyncBaseTransport):
 
 
 def communicator(settings: Settings) -> LoopCommunicator:
-    """Return upstream's client of the Loop at the address in our settings, with or without scheme and port."""
+    """Return upstream's client of the Loop at the address in our settings, with or without scheme and port.
+
+    :raises InvalidSettings: the proxy for the Loop cannot be used.
+    """
     if settings.loop_url is None:
-        return NoLoopCommunicator()
-    client = LoopCommunicator()
-    client.base_url = settings.loop_url
-    client.async_client = httpx.AsyncClient(base_url=settings.loop_url, timeout=TIMEOUT, verify=ssl_context(settings))
-    return client
+        return NoLoopCommunicator(settings)
+    http_proxy_of(settings.loop_url)  # raises at the start, not at the first request
+    return Communicator(settings, settings.loop_url, AsyncProxyTransport(verify=ssl_context(settings)))
 
 
 def project_path(settings: Settings) -> str:

@@ -12,6 +12,8 @@
 - Id: `read_or_create_uuid` fails for ever on a truncated file. `node_id` does not.
 - Hooks: the constructor of DetectorNode calls `init_loop_communicator`, `include_router` and `_setup_sio_server`.
   `WholebodyNode` overrides them, since FastAPI cannot replace a route later.
+- Client of the Loop: `LoopCommunicator` reads the environment and makes an httpx client, which fails for some forms of
+  the proxy variables. `Communicator` sets the same attributes from our settings instead.
 - Clients: `connected_clients` lists the Socket.IO clients. Our Socket.IO server keeps it, for the metrics.
 """
 

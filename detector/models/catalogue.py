@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.system.folder_lock import FolderLock
+from detector.system.proxies import AsyncProxyTransport
 from detector.wording import counted
 
 from .downloads import Progress, discard, download
@@ -216,7 +217,7 @@ async def _fetched(network: PublishedNetwork, cache: Path, offline: bool, watch:
 async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes', watch: Watch | None) -> Path:
     hosts: dict[str, list[str]] = {}  # by what failed
     progress = watch and watch(network.file_name)
-    async with httpx.AsyncClient(timeout=_TIMEOUT, follow_redirects=True) as client:
+    async with httpx.AsyncClient(transport=AsyncProxyTransport(), timeout=_TIMEOUT, follow_redirects=True) as client:
         for url in network.urls:
             try:
                 await download(client, url, target, max_bytes=_MAX_BYTES, progress=progress, keep=False)

@@ -13,6 +13,8 @@ from typing import Final
 
 import aiohttp
 
+from detector.system.proxies import http_proxy_of
+
 from .files import Entry, reason
 
 _CONNECT_SECONDS: Final = 10
@@ -64,11 +66,13 @@ class LoopPoster:
 
     :param url: `https://…/api/organization/projects/project/images`.
     :param ssl_context: verifies the certificate of the Loop.
+    :raises InvalidSettings: the proxy for the Loop cannot be used.
     """
 
     def __init__(self, url: str, ssl_context: ssl.SSLContext) -> None:
         self.url = url
         self._ssl_context = ssl_context
+        self._proxy = http_proxy_of(url)
 
     async def post(self, entries: Sequence[Entry], *, timeout: float, executor: Executor) -> Answer:
         """Send images in one request.
@@ -91,7 +95,7 @@ class LoopPoster:
                     timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=_CONNECT_SECONDS),
                     connector=aiohttp.TCPConnector(ssl=self._ssl_context),
                 ) as session,
-                session.post(self.url, data=form, allow_redirects=False) as response,
+                session.post(self.url, data=form, allow_redirects=False, proxy=self._proxy) as response,
             ):
                 content = await response.content.read(200)
                 return _interpret(response.status, response.headers, content)

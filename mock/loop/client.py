@@ -7,6 +7,8 @@ from typing import Any, Self
 
 import httpx
 
+from detector.system.proxies import ProxyTransport
+
 from .defaults import DEFAULT_URL, ORGANIZATION, PROJECT
 
 
@@ -28,7 +30,7 @@ class LoopClient:
         self.url = url.rstrip('/')
         self.organization = organization
         self.project = project
-        self.http = httpx.Client(base_url=self.url, timeout=timeout)
+        self.http = httpx.Client(transport=ProxyTransport(), base_url=self.url, timeout=timeout)
         self._prefix = f'/mock/projects/{organization}/{project}'
 
     def __enter__(self) -> Self:

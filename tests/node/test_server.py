@@ -27,6 +27,13 @@ def test_faulty_settings_stop_the_start(tmp_path: Path) -> None:
     assert {line.split(':')[1].strip() for line in lines} == {'BACKEND_TYPE=tensorflow', 'BACKEND_PORT=x'}
 
 
+def test_proxies_of_a_desktop_do_not_stop_the_start(tmp_path: Path) -> None:
+    """Without a Learning Loop and Label Studio, the node starts whatever proxies the environment names."""
+    proxies = {'ALL_PROXY': 'socks5://127.0.0.1:9', 'https_proxy': 'x://', 'NO_PROXY': '[::1],10.0.0.0/8,fd00::/8'}
+    with running_node(tmp_path, **proxies) as node:
+        assert 'Traceback' not in node.log.read_text()
+
+
 def test_a_second_opencv_is_named_at_the_start(tmp_path: Path) -> None:
     """The start logs one warning about a second OpenCV, with the command that repairs the installation."""
     fake = tmp_path / 'packages' / 'opencv_python-4.1.dist-info'

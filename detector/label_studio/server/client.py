@@ -11,6 +11,7 @@ import httpx
 
 from detector.errors import InvalidRequest, InvalidSettings, LabelStudioFault, NotInLabelStudio, text_of
 from detector.settings import Settings
+from detector.system.proxies import AsyncProxyTransport, proxy_of
 
 from .addresses import base_url
 from .credentials import Credentials
@@ -42,7 +43,7 @@ class Connection:
     :param url: address of Label Studio, with a path if it has one: `https://host/ls`.
     :param token: legacy token or personal access token.
     :param seconds: time limit for an answer, retries included.
-    :raises InvalidSettings: the address or the token is invalid.
+    :raises InvalidSettings: the address, the token or the proxy is invalid.
     """
 
     def __init__(self, url: str, token: str | None, *, seconds: float = 30) -> None:
@@ -52,11 +53,12 @@ class Connection:
                 'LABEL_STUDIO_URL: give an address like http://localhost:8080, without user name and query'
             )
         self.url = base.copy_with(path=base.path.rstrip('/') or '/')
+        proxy_of(self.url)  # raises at the start, not at the first request
         self._seconds = seconds
         self._credentials = Credentials(token, self._exchange)
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(seconds, connect=_CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=32),
+            transport=AsyncProxyTransport(limits=httpx.Limits(max_connections=32)),
             headers={'Accept-Encoding': 'identity', 'User-Agent': 'wholebody'},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=False,
