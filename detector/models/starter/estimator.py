@@ -38,15 +38,23 @@ DETECTOR_STRIDES: Final = ((8, 2), (16, 2), (32, 6))
 """Stride in pixels and anchors per cell of the pose detector's levels, from MediaPipe's pose_detection_cpu.pbtxt."""
 BODY_SCALE: Final = 2.5
 """Side of a body's region in radii of the circle around it: MediaPipe's 1.25 of the diameter."""
-MIDDLE_TOLERANCE: Final = 0.2
+MIDDLE_TOLERANCE: Final = 0.3
 """Distance of a person from the middle of the input, in halves of its width, from which it counts as a neighbour."""
-NEIGHBOUR_PENALTY: Final = 12.0
+NEIGHBOUR_PENALTY: Final = 8.0
 """Decrease of a neighbour's score (logit) per half of the input's width."""
+WHOLE_SIDE: Final = 0.9
+"""Smallest expected side of a body's region, in sides of the first region: the input shows a person's box, and the
+region of a body is larger than the part of it that is seen."""
+SMALLNESS_PENALTY: Final = 10.0
+"""Decrease of the score (logit) of a smaller body, per natural logarithm of the ratio of the sides."""
 
 SMALL_TOE: Final = 0.12
 """Place of the small toe, which no network finds, on the way from the big toe to the heel."""
 SMALL_TOE_CONFIDENCE: Final = 0.6
 """Its confidence, in confidences of the big toe."""
+
+ASTRAY: Final = 0.001
+"""Factor for the presence of a part that was found elsewhere on the picture; not 0, so that its points keep a place."""
 
 
 def build_estimator(read: Callable[[Source], bytes] = sources.read_network) -> onnx.ModelProto:
@@ -103,7 +111,7 @@ class _Part:
     def only_near(self, index: int, place: Tensor, reach: Tensor) -> '_Part':
         """Return the part; it is absent where one of its points is too far from its place on the body."""
         distance = (self.points.point(index) - place).length()
-        absent = self.presence * 0
+        absent = self.presence * ASTRAY
         return _Part(points=self.points, presence=where(distance < reach, self.presence, absent))
 
 
@@ -125,18 +133,11 @@ class _Estimator:
     def keypoints(self) -> tuple[Tensor, Tensor]:
         """Return the 133 keypoints (N, 133, 2) in pixels of the input, and their confidences (N, 133, 1)."""
         body = self._look_at_body(self._find_person(self._whole_input()))
-        hands = self._look_at_hands(body)
+        left, right = self._look_at_hands(body)
         face = self._look_at_face(body)
         feet, feet_visibility = _feet(body)
         visibility = concat([body.visibility.take(1, layout.BODY), feet_visibility], axis=1)
-        left, right = hands
-        keypoints = [
-            body.points.take(1, layout.BODY),
-            feet,
-            face.points.take(1, layout.FACE_68),
-            left.points,
-            right.points,
-        ]
+        keypoints = [_body_keypoints(body, face), feet, face.points.take(1, layout.FACE_68), left.points, right.points]
         presences = [
             visibility,
             self._repeated(face.presence, len(layout.FACE_68)),
@@ -157,35 +158,41 @@ class _Estimator:
     def _find_person(self, start: Region) -> Region:
         """Return the region of the person in the middle, as the pose detector sees it; else the start.
 
-        It helps with persons cut off at the waist and persons upside down. Neighbours are punished by their distance
-        from the middle, so that the most certain of several persons does not win.
+        It helps with persons cut off at the waist and persons upside down. Of several persons the one in the middle
+        wins, not the most certain one: bodies off the middle and small ones lose score.
         """
         region = start.scaled(DETECTOR_SIDE)
         size = self._pose_detector.size
         values, logits = self._pose_detector(self._crop(region, size, beyond='zeros') * 2 - 1)
         anchors = self._graph.floats(_anchors(size))  # (1, anchors, 2)
         points = values.reshape(-1, _anchors(size).shape[1], 12)
-        box_centre, hip = points.slice(2, 0, 2) + anchors, points.slice(2, 4, 6) + anchors
+        box_centre, hip, circle = (points.slice(2, first, first + 2) + anchors for first in (0, 4, 6))
         middle_x = middle(box_centre, hip).slice(2, 0, 1)
         off_centre = (middle_x / size - 0.5).abs() * 2 * region.side / WIDTH
+        scale = (circle - hip).length() * (
+            BODY_SCALE * DETECTOR_SIDE / size
+        )  # side of each body, in sides of the start
+        smallness = (WHOLE_SIDE / scale.at_least(1e-3)).log().at_least(0.0)
         scores = logits.clip(-30, 30) - (off_centre - MIDDLE_TOLERANCE).at_least(0.0) * NEIGHBOUR_PENALTY
+        scores = scores - smallness * SMALLNESS_PENALTY
         best = scores.argmax(1)  # (N, 1, 1)
-        found = [self._chosen(values, best) for values in (hip, points.slice(2, 6, 8) + anchors)]
-        hip, circle = (region.to_image(point, size) for point in found)
-        person = _around(hip, circle)
-        sure = scores.max(1).sigmoid() > 0.5
-        return person.if_(sure & between(person.side, start.side * 0.3, start.side * 6.0), otherwise=start)
+        person = _around(*(region.to_image(self._chosen(points, best), size) for points in (hip, circle)))
+        plausible = (scores.max(1) > 0.0) & between(person.side, start.side * 0.3, start.side * 6.0)
+        return person.if_(plausible, otherwise=start)
 
     def _look_at_body(self, region: Region) -> _Body:
-        """Return what the pose network sees, looking a second time at the region that its own first answer names."""
+        """Return what the pose network sees in two looks; the first answer names the region of the second.
+
+        The mean of both, weighted by presence, is more accurate than either.
+        """
         first = self._body(region)
         closer = _around(first.point(layout.MID_HIP), first.point(layout.FULL_BODY))
         plausible = between(closer.side, region.side * 0.35, region.side * 2.0)
         second = self._body(closer.if_(plausible, otherwise=region))
-        better = second.presence > first.presence * 0.5
+        share = second.presence / (first.presence + second.presence + 1e-6)
         return _Body(
-            points=where(better, second.points, first.points),
-            visibility=where(better, second.visibility, first.visibility),
+            points=first.points + (second.points - first.points) * share,
+            visibility=first.visibility + (second.visibility - first.visibility) * share,
             presence=first.presence.at_least(second.presence),
         )
 
@@ -298,6 +305,15 @@ def _around_hand(points: Tensor) -> Region:
     extent = (right_end - left).at_least(high - low)
     centre = mean + right * middle(left, right_end) + up * (middle(low, high) + extent * 0.05)
     return Region(centre=centre, side=extent * 2, up=up)
+
+
+def _body_keypoints(body: _Body, face: _Part) -> Tensor:
+    """Return the 17 keypoints of the body; those of the head come from the face, if there is one, which is closer."""
+    keypoints = body.points.take(1, layout.BODY)
+    ends = (face.points.take(1, points) for points in zip(*layout.FACE_HEAD, strict=True))
+    count = len(layout.FACE_HEAD)
+    head = where(face.presence > 0.5, middle(*ends), keypoints.slice(1, 0, count))
+    return concat([head, keypoints.slice(1, count, len(layout.BODY))], axis=1)
 
 
 def _feet(body: _Body) -> tuple[Tensor, Tensor]:

@@ -120,6 +120,9 @@ class Tensor:
     def __truediv__(self, other: Operand) -> 'Tensor':
         return self._add('Div', other)
 
+    def __rtruediv__(self, other: float) -> 'Tensor':
+        return self._operand(other) / self
+
     def __matmul__(self, other: 'Tensor') -> 'Tensor':
         return self._add('MatMul', other)
 
@@ -140,6 +143,9 @@ class Tensor:
 
     def exp(self) -> 'Tensor':
         return self._add('Exp')
+
+    def log(self) -> 'Tensor':
+        return self._add('Log')
 
     def sigmoid(self) -> 'Tensor':
         return self._add('Sigmoid')

@@ -27,6 +27,8 @@ BODY: Final = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """The 17 body keypoints among the pose points."""
 
 FACE_NOSE_TIP: Final = 1
+FACE_HEAD: Final = ((4, 4), (263, 362), (33, 133), (454, 454), (234, 234))
+"""Pairs of face points between which nose, left eye, right eye, left ear and right ear lie."""
 FACE_EYE_CORNERS: Final = (33, 263)
 """Outer corners of the person's right and left eye."""
 FACE_68: Final = (
