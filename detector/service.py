@@ -29,6 +29,7 @@ from detector.observability.request_context import encoding
 from detector.outbox.collector import AUTOUPLOAD_MODES, Collector
 from detector.outbox.outbox import Outbox, OutboxMode
 from detector.pose.pose import poses_to_json
+from detector.serving.first_model import FirstModel
 from detector.serving.inference import Estimate, Inference
 from detector.serving.model_serving import ModelServing, ServingModel
 
@@ -237,10 +238,11 @@ class Uploads:
 class Models:
     """Reports the active, target and installed models, and switches between them."""
 
-    def __init__(self, serving: ModelServing, store: ModelStore, following: Following) -> None:
+    def __init__(self, serving: ModelServing, store: ModelStore, following: Following, first: FirstModel) -> None:
         self._serving = serving
         self._store = store
         self._following = following
+        self._first = first
 
     def versions(self) -> ModelVersionResponse:
         """Return the active, target and installed versions in upstream's form. Reads the disk."""
@@ -262,7 +264,7 @@ class Models:
 
     def notice(self) -> str | None:
         """Return why no installed model serves, and what is being done or can be done about it; None if one does."""
-        package, first = self._serving.current(), self._serving.first
+        package, first = self._serving.current(), self._first
         if package is None:
             return f'no model is loaded: {self._serving.unavailable}'
         if not package.is_embedded:
@@ -329,12 +331,14 @@ class About:
     def __init__(
         self,
         models: Models,
+        first: FirstModel,
         serving: ModelServing,
         following: Following,
         life: Life,
         sections: Mapping[str, Callable[[], dict[str, Any] | None]],
     ) -> None:
         self._models = models
+        self._first = first
         self._serving = serving
         self._following = following
         self._life = life
@@ -354,7 +358,7 @@ class About:
         return asdict(answer) | sections | {'wholebody': self._wholebody()}
 
     def _wholebody(self) -> dict[str, Any]:
-        notice, awaited = self._models.notice(), self._serving.first.awaited
+        notice, awaited = self._models.notice(), self._first.awaited
         state = {'notice': notice, 'awaited': None if awaited is None else awaited.describe()}
         if self._serving.current() is None:
             return {'model_version': None, **state}

@@ -145,7 +145,7 @@ async def test_a_batch_is_bounded_and_keeps_its_order(engine: PoseEngine) -> Non
 
 def make_serving(folder: Path) -> tuple[ModelServing, ModelStore]:
     store = ModelStore(folder)
-    return ModelServing(Settings(data_folder=folder), store, metrics=Metrics(), life=Life()), store
+    return ModelServing(Settings(data_folder=folder), metrics=Metrics(), life=Life()), store
 
 
 async def test_uploads_get_the_category_ids_of_the_model_that_serves(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ async def test_metadata_of_a_single_image_is_not_copied(tmp_path: Path) -> None:
 async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) -> None:
     """The names of the models begin with the active one, for Label Studio's list of versions."""
     serving, store = make_serving(tmp_path)
-    models = service.Models(serving, store, None)  # type: ignore[arg-type]  # this use case needs no target
+    models = service.Models(serving, store, None, None)  # type: ignore[arg-type]  # this use case needs no target
     for number in ('1.0', '2.0', '3.0'):
         store.add(make_package(tmp_path / f'{number}.zip', version=number, name='m'))
     assert models.names() == ['m 1.0', 'm 2.0', 'm 3.0']

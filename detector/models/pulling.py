@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
-from detector.errors import FolderInUse, InvalidRequest, WholebodyError, text_of
+from detector.errors import FolderInUse, InvalidPackage, InvalidRequest, WholebodyError, text_of
 
 from .downloads import Progress
 from .library import ModelLibrary, PullRequest
@@ -14,6 +14,7 @@ from .package import Verify
 
 log = logging.getLogger('wholebody.pull')
 
+Use = Callable[[str], Awaitable[None]]
 Stage = Literal['downloading', 'installing', 'installed', 'failed', 'cancelled']
 _RUNNING: Final[tuple[Stage, ...]] = ('downloading', 'installing')
 
@@ -63,12 +64,16 @@ class ModelPull:
 
     :param verify: `detector.engine.verification.verify`.
     :param use: lets the node switch to an installed version.
+    :param on_refusal: called when a downloaded package is not valid.
     """
 
-    def __init__(self, library: ModelLibrary, *, verify: Verify, use: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, library: ModelLibrary, *, verify: Verify, use: Use, on_refusal: Callable[[], object] = lambda: None
+    ) -> None:
         self._library = library
         self._verify = verify
         self._use = use
+        self._on_refusal = on_refusal
         self._task: asyncio.Task[None] | None = None
         self.state: PullState | None = None
         """State of the pull in progress, or of the last one; None before the first one."""
@@ -77,9 +82,10 @@ class ModelPull:
         """Return the state for `/about`."""
         return None if self.state is None else asdict(self.state)
 
-    def start(self, request: PullRequest) -> None:
+    def start(self, request: PullRequest, *, use: Use | None = None) -> None:
         """Begin to pull a model.
 
+        :param use: replaces the way in which the node switches to the model.
         :raises FolderInUse: a pull is in progress.
         :raises InvalidPackage: the catalogue cannot be read or has no such model.
         """
@@ -87,7 +93,12 @@ class ModelPull:
             raise FolderInUse(f'{self.state.mode} is being downloaded; wait until it is installed, or cancel it')
         received = _Received(self._library.missing_files(request.mode))
         self.state = PullState(mode=request.mode, expected=received.expected())
-        self._task = asyncio.create_task(self._run(request, received), name=f'pull {request.mode}')
+        self._task = asyncio.create_task(self._run(request, received, use or self._use), name=f'pull {request.mode}')
+
+    async def wait(self) -> None:
+        """Wait until the pull in progress has ended."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def cancel(self) -> None:
         """Cancel the download in progress. What has arrived stays, and a later pull continues there.
@@ -104,7 +115,7 @@ class ModelPull:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def _run(self, request: PullRequest, received: _Received) -> None:
+    async def _run(self, request: PullRequest, received: _Received, use: Use) -> None:
         log.info('pulling %s', request.mode)
 
         def watch(name: str) -> Progress:
@@ -118,11 +129,13 @@ class ModelPull:
             package = await self._library.pull(
                 request, verify=self._verify, watch=watch, on_fetched=lambda: self._set(stage='installing')
             )
-            await self._use(package.version)
+            await use(package.version)
         except asyncio.CancelledError:
             self._set(stage='cancelled')
             raise
         except Exception as error:
+            if isinstance(error, InvalidPackage):
+                self._on_refusal()
             expected = isinstance(error, WholebodyError | OSError)
             self._set(stage='failed', error=text_of(error) if expected else f'a fault inside the node: {error!r}')
             log.error('%s cannot be pulled: %s', request.mode, text_of(error), exc_info=not expected)

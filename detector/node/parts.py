@@ -21,6 +21,7 @@ from detector.observability.metrics import Metrics
 from detector.outbox.collector import make_collector
 from detector.outbox.outbox import open_outbox
 from detector.service import About, Detection, Models, OutboxControl, Service, Uploads
+from detector.serving.first_model import FirstModel
 from detector.serving.inference import Inference
 from detector.serving.model_serving import ModelServing, ServingModel
 from detector.settings import Settings
@@ -56,14 +57,7 @@ class Parts:
         self.drain = Drain(self.shutdown_budget)
         self.communicator = client.communicator(settings)
         self.store = ModelStore(settings.data_folder)
-        self.serving = ModelServing(
-            settings,
-            self.store,
-            metrics=self.metrics,
-            life=self.life,
-            on_change=self._change_model,
-            on_started=self._leave_startup,
-        )
+        self.serving = ModelServing(settings, metrics=self.metrics, life=self.life, on_change=self._change_model)
         self.inference = Inference(
             settings,
             lambda: self.serving.active().engine,
@@ -78,7 +72,7 @@ class Parts:
             connect=lambda: client.connected_client(self.communicator),
             switch=self.serving.switch,
             keep=settings.keep_models,
-            on_refusal=lambda: self.metrics.switched('refused'),
+            on_refusal=self._count_refusal,
             is_serving=lambda: self.serving.current() is not None,
         )
         self.following = Following(
@@ -93,9 +87,10 @@ class Parts:
         )
         self.outbox = open_outbox(settings, held=is_muted)
         self.collector = make_collector(self.outbox, settings)
-        models = Models(self.serving, self.store, self.following)
         library = ModelLibrary(self.store, settings.model_catalogue)
-        self.pull = ModelPull(library, verify=verify, use=models.set_mode)
+        self.pull = ModelPull(library, verify=verify, use=self.following.set_mode, on_refusal=self._count_refusal)
+        self.first = FirstModel(settings, self.store, self.serving, self.pull, on_ended=self.following.leave_startup)
+        models = Models(self.serving, self.store, self.following, self.first)
         self.label_studio = LabelStudioBackend(settings, models, self.inference, self.outbox, self.metrics)
         self.service = Service(
             detection=Detection(self.inference, self.collector, notice=models.notice),
@@ -104,15 +99,15 @@ class Parts:
             library=library,
             pull=self.pull,
             outbox=OutboxControl(self.outbox),
-            about=About(models, self.serving, self.following, self.life, self._sections()),
+            about=About(models, self.first, self.serving, self.following, self.life, self._sections()),
         )
 
     def _change_model(self, model: ServingModel | None) -> None:
         self.inference.forget_streams()
         self._on_model(model)
 
-    def _leave_startup(self) -> None:
-        self.following.leave_startup()
+    def _count_refusal(self) -> None:
+        self.metrics.switched('refused')
 
     def _sections(self) -> dict[str, Callable[[], dict[str, Any] | None]]:
         """Return the functions that describe the parts in `/about`, by key."""

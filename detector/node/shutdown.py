@@ -55,6 +55,7 @@ class NodeShutdown:
 
     async def _stop_background(self) -> None:
         await asyncio.gather(
+            self._parts.first.stop(),
             self._parts.pull.stop(),
             self._parts.serving.stop(),
             self._parts.updates.stop(),

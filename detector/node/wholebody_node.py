@@ -134,13 +134,13 @@ class WholebodyNode(DetectorNode):
     async def on_startup(self) -> None:
         """Return as soon as the outbox can take images; the model is loaded in the background."""
         self.parts.event_loop_lag.start()
-        self.parts.serving.start()
+        self.parts.first.start()
         await asyncio.gather(self.parts.outbox.start(), self.parts.label_studio.start())
 
     async def soft_reload(self) -> None:
         """Start again with an emptied DATA_FOLDER. `POST /reset` calls this, in tests only."""
         own = self.parts
-        await asyncio.gather(own.pull.stop(), own.serving.stop(), own.updates.stop())
+        await asyncio.gather(own.first.stop(), own.pull.stop(), own.serving.stop(), own.updates.stop())
         await own.label_studio.stop()
         await own.outbox.close()
         if self._lock is not None:

@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from detector.engine.verification import verify
-from detector.errors import InferenceFailed, InvalidPackage, RuntimeUnavailable, WholebodyError
+from detector.errors import InferenceFailed, RuntimeUnavailable, WholebodyError
 from detector.models.embedded import EMBEDDED_NAMES, INSTALL_HINT, embedded_name, embedded_notice
-from detector.models.library import ModelLibrary, PullRequest
+from detector.models.library import PullRequest
 from detector.models.package import ModelPackage, open_package
+from detector.models.pulling import ModelPull
 from detector.models.store import MODEL_REMEDY, ModelStore
-from detector.observability.metrics import Metrics
 from detector.settings import Settings
 
 from .recovery import Recovery
@@ -74,6 +73,7 @@ class FirstModel:
     """Chooses the first model, and awaits the published one that MODE names.
 
     :param serving: serves what is chosen.
+    :param pull: downloads the awaited model.
     :param on_ended: called when loading the first model has ended, with or without success.
     """
 
@@ -82,8 +82,8 @@ class FirstModel:
         settings: Settings,
         store: ModelStore,
         serving: Serving,
+        pull: ModelPull,
         *,
-        metrics: Metrics,
         on_ended: Callable[[], None],
     ) -> None:
         self.awaited: Awaited | None = None
@@ -92,9 +92,8 @@ class FirstModel:
         """Why the test card serves although MODE does not name it; None otherwise."""
         self._settings = settings
         self._store = store
-        self._library = ModelLibrary(store, settings.model_catalogue)
         self._serving = serving
-        self._metrics = metrics
+        self._pull = pull
         self._on_ended = on_ended
         self._task: asyncio.Task[None] | None = None
 
@@ -183,31 +182,38 @@ class FirstModel:
     # ---------------------------------------------------------------- the published model that MODE names
 
     async def _await_model(self, name: str) -> None:
-        """Download a published model and serve it; give up when another model is installed meanwhile."""
+        """Download a published model and serve it, unless another model is installed meanwhile."""
         pause = FIRST_PAUSE_SECONDS
         while not self._store.has_current:
             self.awaited = Awaited(name=name)
-            try:
-                await self._pull(name)
+            error = await self._pulled(name)
+            if error is None:
                 break
-            except Exception as error:
-                if isinstance(error, InvalidPackage):
-                    self._metrics.switched('refused')
-                self.awaited = Awaited(
-                    name=name, error=str(error), next_try=datetime.now(UTC) + timedelta(seconds=pause)
-                )
-                log.error('%s', self.awaited, exc_info=not isinstance(error, WholebodyError | OSError))
-                await sleep(pause)
-                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            self.awaited = Awaited(name=name, error=error, next_try=datetime.now(UTC) + timedelta(seconds=pause))
+            log.warning('%s', self.awaited)
+            await sleep(pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
         self.awaited = None
 
-    async def _pull(self, name: str) -> None:
-        package = await self._library.pull(PullRequest(mode=name), verify=verify)
-        if self._store.has_current:  # the Loop's model, which came first
+    async def _pulled(self, name: str) -> str | None:
+        """Download a published model and serve it.
+
+        :return: why that failed; None if it succeeded, or if a client has cancelled it.
+        """
+        try:
+            self._pull.start(PullRequest(mode=name), use=self._use)
+        except WholebodyError as error:
+            return str(error)
+        await self._pull.wait()
+        return None if self._pull.state is None else self._pull.state.error
+
+    async def _use(self, version: str) -> None:
+        """Serve a downloaded model and make it current, unless the Loop's model came first."""
+        if self._store.has_current:
             return
         try:
-            await self._serving.switch(package)
+            await self._serving.switch(self._store.folder(version))
         except Exception:
-            await asyncio.to_thread(self._store.remove, package.version)
+            await asyncio.to_thread(self._store.remove, version)  # what is installed must be able to serve
             raise
-        await asyncio.to_thread(self._store.select, package.version)
+        await asyncio.to_thread(self._store.select, version)

@@ -14,14 +14,12 @@ from learning_loop_node.data_classes import ModelInformation
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import ModelUnavailable
 from detector.models.package import ModelPackage, open_package
-from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.settings import Settings
 from detector.system import memory
 
 from .admission import retrieve_error
-from .first_model import FirstModel
 from .recovery import Recovery
 
 log = logging.getLogger('wholebody.node')
@@ -65,18 +63,15 @@ class ModelServing:
     """Owns the active model.
 
     :param on_change: called with the new model, or with None when the old one stops serving.
-    :param on_started: called when loading the first model has ended, with or without success.
     """
 
     def __init__(
         self,
         settings: Settings,
-        store: ModelStore,
         *,
         metrics: Metrics,
         life: Life,
         on_change: Callable[[ServingModel | None], None] = lambda _: None,
-        on_started: Callable[[], None] = lambda: None,
     ) -> None:
         self.unavailable: str | None = _LOADING
         """Why no model is loaded; None while one is."""
@@ -85,8 +80,6 @@ class ModelServing:
         self.lock = asyncio.Lock()
         """Held during an inference, and while a model is exchanged."""
         self.recovery = Recovery(unload=self.unload, reload=self.reload)
-        self.first = FirstModel(settings, store, self, metrics=metrics, on_ended=on_started)
-        """Chooses the first model, and awaits the one that MODE names."""
         self._settings = settings
         self._metrics = metrics
         self._life = life
@@ -97,14 +90,8 @@ class ModelServing:
         self._building = asyncio.Lock()
         """Held while a model is loaded: one at a time."""
 
-    def start(self) -> None:
-        """Begin to load the first model."""
-        self.unavailable = _LOADING
-        self.first.start()
-
     async def stop(self) -> None:
-        """Cancel loading the first model, an exchange of models and attempts to recover."""
-        await self.first.stop()
+        """Cancel an exchange of models and attempts to recover."""
         if self._exchange is not None:
             self._exchange.cancel()
             await asyncio.wait([self._exchange])

@@ -15,7 +15,6 @@ from learning_loop_node.data_classes import ImageMetadata
 from benchmarks.support.cards import CARD
 from benchmarks.support.waiting import PATIENCE
 from detector.api import error_answers, openapi, outbox_routes
-from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.outbox.collector import Collector
@@ -37,7 +36,7 @@ def make_app(outbox: Outbox, folder: Path, **settings: Any) -> Any:
     """Return an app with the routes of this outbox and those of the page."""
     app: Any = FastAPI()
     chosen = Settings(data_folder=folder, **settings)
-    serving = ModelServing(chosen, ModelStore(folder), metrics=Metrics(), life=Life())
+    serving = ModelServing(chosen, metrics=Metrics(), life=Life())
     collector = Collector(outbox, chosen)
     uploads, control = Uploads(serving, collector), OutboxControl(outbox)
     detection = Detection(Inference(chosen, lambda: serving.active().engine), collector)

@@ -51,7 +51,7 @@ async def test_one_notice_says_why_an_embedded_model_serves(tmp_path: Path) -> N
             send_status=lambda: pytest.fail('nothing is reported'),
             is_muted=lambda: True,
         )
-        models, first = parts.service.models, parts.serving.first
+        models, first = parts.service.models, parts.first
         assert models.notice() == 'no model is loaded: the model is being loaded'
         await parts.serving.switch(parts.store.embedded('starter'))
         assert models.versions().current_version == 'starter'

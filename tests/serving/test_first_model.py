@@ -12,12 +12,14 @@ from detector.engine.verification import verify
 from detector.errors import DownloadFailed, RuntimeUnavailable, StarterUnavailable
 from detector.models import catalogue
 from detector.models import starter as starter_model
+from detector.models.library import ModelLibrary
 from detector.models.package import ModelPackage
+from detector.models.pulling import ModelPull
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.serving import first_model, model_serving
-from detector.serving.first_model import MAX_PAUSE_SECONDS
+from detector.serving.first_model import MAX_PAUSE_SECONDS, FirstModel
 from detector.serving.model_serving import ModelServing, ServingModel
 from detector.settings import Settings
 
@@ -32,21 +34,24 @@ class Bench:
         self.store = ModelStore(folder)
         self.served: list[str] = []
         self.started = asyncio.Event()
-        self.serving = ModelServing(
-            self.settings,
-            self.store,
-            metrics=Metrics(),
-            life=Life(),
-            on_change=self._note,
-            on_started=self.started.set,
-        )
+        self.serving = ModelServing(self.settings, metrics=Metrics(), life=Life(), on_change=self._note)
+        self.pull = ModelPull(ModelLibrary(self.store, self.settings.model_catalogue), verify=verify, use=self._refuse)
+        self.first = FirstModel(self.settings, self.store, self.serving, self.pull, on_ended=self.started.set)
+
+    async def _refuse(self, _: str) -> None:
+        raise AssertionError('no client has chosen a model')
+
+    async def stop(self) -> None:
+        await self.first.stop()
+        await self.pull.stop()
+        await self.serving.stop()
 
     def _note(self, model: ServingModel | None) -> None:
         self.served += [] if model is None else [model.package.model_version]
 
     async def start(self) -> None:
         """Start, and wait until loading the first model has ended."""
-        self.serving.start()
+        self.first.start()
         await asyncio.wait_for(self.started.wait(), PATIENCE)
 
     async def until(self, condition: Callable[[], object]) -> None:
@@ -68,7 +73,7 @@ async def make_bench(tmp_path: Path) -> AsyncIterator[MakeBench]:
 
     yield make
     for bench in made:
-        await bench.serving.stop()
+        await bench.stop()
 
 
 @pytest.fixture
@@ -120,7 +125,7 @@ async def test_where_nothing_is_installed_the_starter_serves(make_bench: MakeBen
     await bench.start()
     assert bench.served == ['starter 0.0.1']
     assert bench.serving.active().information.version == 'starter'
-    assert (bench.serving.first.fault, bench.serving.first.awaited) == (None, None)
+    assert (bench.first.fault, bench.first.awaited) == (None, None)
 
 
 async def test_the_test_card_serves_on_request(make_bench: MakeBench, starter: list[Path]) -> None:
@@ -138,8 +143,8 @@ async def test_without_its_wheel_the_test_card_serves_and_names_the_command(
     bench = make_bench(mode='starter')
     await bench.start()
     assert bench.served == ['test-card 0.0']
-    assert bench.serving.first.fault is not None
-    assert 'run `uv sync`' in bench.serving.first.fault
+    assert bench.first.fault is not None
+    assert 'run `uv sync`' in bench.first.fault
     assert 'finds no person in a photograph. The starter model cannot serve: mediapipe' in caplog.text
 
 
@@ -159,7 +164,7 @@ async def test_a_starter_that_cannot_run_here_gives_way_to_the_test_card(
     bench = make_bench(mode='starter')
     await bench.start()
     assert bench.served == ['test-card 0.0']
-    assert 'GridSample' in str(bench.serving.first.fault)
+    assert 'GridSample' in str(bench.first.fault)
 
 
 async def test_the_awaited_model_takes_over_without_a_gap(
@@ -171,11 +176,11 @@ async def test_the_awaited_model_takes_over_without_a_gap(
     await bench.start()
     await bench.until(lambda: downloads.attempts)
     assert bench.served == ['starter 0.0.1']
-    assert str(bench.serving.first.awaited) == 'the balanced model (MODE) is being downloaded'
+    assert str(bench.first.awaited) == 'the balanced model (MODE) is being downloaded'
     downloads.may_end.set()
     await bench.until(lambda: bench.store.has_current)
     assert bench.served == ['starter 0.0.1', 'balanced 1.0.2']
-    await bench.until(lambda: bench.serving.first.awaited is None)
+    await bench.until(lambda: bench.first.awaited is None)
     assert list((bench.store.data_folder / 'downloads').iterdir()) == []
 
 
@@ -190,7 +195,7 @@ async def test_attempts_come_later_each_time(
 
     async def no_sleep(seconds: float) -> None:
         pauses.append(seconds)
-        assert f'no route to host; the next try is in {round(seconds)} s' in str(bench.serving.first.awaited)
+        assert f'no route to host; the next try is in {round(seconds)} s' in str(bench.first.awaited)
         await sleep(0)
 
     monkeypatch.setattr(first_model, 'sleep', no_sleep)
@@ -202,6 +207,29 @@ async def test_attempts_come_later_each_time(
     assert bench.served == ['starter 0.0.1', 'lightweight 1.0.2']
 
 
+async def test_a_client_may_cancel_the_download(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads
+) -> None:
+    """The node does not begin again by itself before its next start."""
+    downloads.may_end.clear()
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    await bench.until(lambda: downloads.attempts)
+    await bench.pull.cancel()
+    await bench.until(lambda: bench.first.awaited is None)
+    assert (bench.served, downloads.attempts) == (['starter 0.0.1'], ['balanced'])
+
+
+async def test_an_unreadable_catalogue_is_a_reason_too(
+    make_bench: MakeBench, starter: list[Path], tmp_path: Path
+) -> None:
+    """The starter serves, and the node names the file and the next try."""
+    bench = make_bench(mode='balanced', model_catalogue=tmp_path / 'none.json')
+    await bench.start()
+    await bench.until(lambda: 'none.json' in str(bench.first.awaited))
+    assert bench.served == ['starter 0.0.1']
+
+
 async def test_a_downloaded_model_that_cannot_run_here_is_not_left_behind(
     make_bench: MakeBench, starter: list[Path], downloads: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,13 +238,13 @@ async def test_a_downloaded_model_that_cannot_run_here_is_not_left_behind(
     switch = bench.serving.switch
 
     async def refusing(source: Path | ModelPackage) -> None:
-        if isinstance(source, ModelPackage) and source.name == 'balanced':
+        if isinstance(source, Path):
             raise RuntimeUnavailable('out of memory')
         await switch(source)
 
     monkeypatch.setattr(bench.serving, 'switch', refusing)
     await bench.start()
-    await bench.until(lambda: 'out of memory' in str(bench.serving.first.awaited))
+    await bench.until(lambda: 'out of memory' in str(bench.first.awaited))
     assert bench.store.to_start_with() == []
     assert bench.served == ['starter 0.0.1']
 

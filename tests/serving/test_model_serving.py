@@ -60,7 +60,7 @@ async def test_a_deployed_model_is_hashed_once(tmp_path: Path, monkeypatch: pyte
 
     archive = make_package(tmp_path / 'a.zip', version='1.1')
     settings = Settings(data_folder=tmp_path / 'data')
-    serving = ModelServing(settings, ModelStore(settings.data_folder), metrics=Metrics(), life=Life())
+    serving = ModelServing(settings, metrics=Metrics(), life=Life())
     monkeypatch.setattr(model_package, 'file_sha256', counting)
     offered = OfferedModel(version='1.2', model_id='loop-model')
     await serving.switch(ModelStore(settings.data_folder).add(archive, offered))
