@@ -14,7 +14,9 @@ from detector.api.openapi import errors
 from detector.errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
 from detector.label_studio.backend.correction_queue import CorrectionQueue
 from detector.label_studio.backend.corrections import Corrections
+from detector.label_studio.backend.known_projects import KnownProjects
 from detector.label_studio.backend.preannotation import Preannotator
+from detector.label_studio.backend.project_watch import ProjectWatch
 from detector.label_studio.labels import config
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import Batch, TaskImages
@@ -49,14 +51,21 @@ class LabelStudioBackend:
         self.images.observe = metrics.fetched
         self.preannotator = Preannotator(inference, settings)
         self.corrections: Corrections | None = None
+        self._watch: ProjectWatch | None = None
 
     async def start(self) -> None:
-        """Begin to process corrections if a Loop takes them and Label Studio's API can be read."""
+        """Begin to keep projects up to date if Label Studio's API can be used, and to process corrections if a Loop
+        takes them."""
         settings = self._settings
-        if self._connection is None or self.corrections is not None:
+        if self._connection is None or settings.label_studio_api_token is None:
             return
-        if settings.label_studio_api_token is None or settings.loop_url is None:
-            return
+        if settings.loop_url is not None and self.corrections is None:
+            await self._start_corrections(self._connection)
+        if self._watch is None:
+            await self._start_watch(self._connection)
+
+    async def _start_corrections(self, connection: Connection) -> None:
+        settings = self._settings
         path = settings.data_folder / 'label_studio' / 'corrections.sqlite'
         try:
             queue = await asyncio.to_thread(CorrectionQueue, path)
@@ -65,7 +74,7 @@ class LabelStudioBackend:
             return
         self.corrections = Corrections(
             queue,
-            self._connection,
+            connection,
             self.images,
             self._outbox,
             category_ids=lambda: self._models.active().package.category_ids,
@@ -73,8 +82,29 @@ class LabelStudioBackend:
         )
         self.corrections.start()
 
+    async def _start_watch(self, connection: Connection) -> None:
+        settings, login = self._settings, self._settings.label_studio_login
+        try:
+            projects = await asyncio.to_thread(KnownProjects, settings.data_folder / 'label_studio' / 'projects.json')
+        except OSError as error:
+            log.error('projects of Label Studio are not kept up to date: %s', error)
+            return
+        self._watch = ProjectWatch(
+            connection,
+            projects,
+            corrections=self.corrections,
+            model_version=self.model_version,
+            password=None if login is None else login[1],
+            seconds=settings.catch_up_seconds,
+            begin=settings.corrections_since,
+        )
+        self._watch.start()
+
     async def stop(self) -> None:
-        """Stop processing corrections; those that wait stay on the disk."""
+        """Stop processing corrections and projects; those that wait stay on the disk."""
+        if self._watch is not None:
+            await self._watch.close()
+            self._watch = None
         if self.corrections is not None:
             await self.corrections.close()
             self.corrections = None
@@ -92,10 +122,23 @@ class LabelStudioBackend:
         except ModelUnavailable:
             return None
 
+    def note_setup(self, body: Mapping[str, Any]) -> None:
+        """Note the address and the project of a Label Studio that calls."""
+        self.images.learn_hostname(body.get('hostname'))
+        if self._watch is not None:
+            self._watch.note_call(body.get('project'))
+
+    def follow_model(self) -> None:
+        """Tell Label Studio about a switch of models soon."""
+        if self._watch is not None:
+            self._watch.check_all()
+
     def about(self) -> dict[str, Any]:
-        """Describe where images and corrections come from, and how many corrections wait."""
+        """Describe where images and corrections come from, how many corrections wait, and how many projects name this
+        node."""
         url = None if self._connection is None else str(self._connection.url)
-        return {'url': url, 'corrections': self.about_corrections()}
+        projects = None if self._watch is None else self._watch.about()
+        return {'url': url, 'corrections': self.about_corrections(), 'projects': projects}
 
     def about_corrections(self) -> dict[str, Any] | None:
         """Return the counters of the corrections, or None if none are processed."""
@@ -211,7 +254,7 @@ def create_router(
 
         The token that Label Studio offers is not used.
         """
-        backend.images.learn_hostname(body.get('hostname'))
+        backend.note_setup(body)
         return {'model_version': backend.model_version()}
 
     @router.post('/predict', responses=errors(422))

@@ -7,6 +7,7 @@ The variables of learning_loop_node, such as `LOOP_*` and `DATA_FOLDER`, are rea
 import os
 import re
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -242,6 +243,18 @@ class Settings(BaseSettings):
         None, description="User name that Label Studio's requests must carry; requires BASIC_AUTH_PASS"
     )
     basic_auth_pass: SecretStr | None = Field(None, description="Password that Label Studio's requests must carry")
+    catch_up_seconds: float = Field(
+        300,
+        ge=0,
+        le=86400,
+        description='Interval in seconds for asking Label Studio for annotations that no webhook has reported, for '
+        'corrections; 0: never',
+    )
+    corrections_since: datetime | None = Field(
+        None,
+        description='Annotations of projects that are new to the node are sent if they were changed after this time, '
+        'e.g. `2026-01-31T12:00`, in UTC unless it has an offset; unset: if they are changed after the first contact',
+    )
     predict_seconds: float = Field(
         85, gt=0, le=3600, description='Seconds in which `/predict` answers; Label Studio gives up after 100'
     )
@@ -276,6 +289,17 @@ class Settings(BaseSettings):
             if not _HOST.fullmatch(entry) and not (entry == '*' and field.field_name == 'image_hosts'):
                 raise ValueError(f'{entry!r} is neither a host nor host:port')
         return ','.join(entries)
+
+    @field_validator('corrections_since', mode='before')
+    @classmethod
+    def _moment(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            moment = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError('give a date in ISO 8601, such as 2026-01-31 or 2026-01-31T12:00+01:00') from None
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
     @field_validator('api_token')
     @classmethod

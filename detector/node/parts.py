@@ -104,6 +104,7 @@ class Parts:
 
     def _change_model(self, model: ServingModel | None) -> None:
         self.inference.forget_streams()
+        self.label_studio.follow_model()
         self._on_model(model)
 
     def _count_refusal(self) -> None:

@@ -22,6 +22,12 @@ _OUTBOX_COUNTERS: Final = {
     'vanished': ('vanished', 'Images that another program has removed'),
 }
 """Key in the outbox's `about` and description, by name of the metric."""
+_CORRECTIONS: Final = {
+    'sent': 'sent',
+    'given_up': 'given up',
+    'missed': 'reported by no webhook, but found later',
+}
+"""What has happened to the annotations that a metric counts, by its name."""
 
 
 class StateMetrics(Collector):
@@ -92,6 +98,6 @@ class StateMetrics(Collector):
             return
         waiting = about.get('waiting', 0)
         yield GaugeMetricFamily('wholebody_corrections_waiting', 'Annotations that wait to be processed', value=waiting)
-        for name in ('sent', 'given_up'):
-            documentation = f'Annotations that were {name.replace("_", " ")} since the data folder was created'
+        for name, what in _CORRECTIONS.items():
+            documentation = f'Annotations that were {what} since the data folder was created'
             yield CounterMetricFamily(f'wholebody_corrections_{name}', documentation, value=about.get(name, 0))

@@ -1,4 +1,4 @@
-"""The queue of annotations to be sent to the Learning Loop, and the versions already sent, in an SQLite database."""
+"""The queue of annotations to be sent to the Learning Loop, and the versions already handled, in an SQLite database."""
 
 import sqlite3
 import threading
@@ -77,8 +77,25 @@ class CorrectionQueue:
             ).fetchone()
         return (None, 0.0) if row is None else (Hint(annotation=row[0], project=row[1], hints=row[2]), row[3])
 
+    def due(self, now: float) -> int:
+        """Return the number of annotations that are due."""
+        with self._transaction() as database:
+            (count,) = database.execute('SELECT count(*) FROM waiting WHERE due <= ?', (now,)).fetchone()
+        return int(count)
+
+    def add_missed(self, found: Iterable[tuple[Hint, str]], now: float) -> int:
+        """Queue annotations with these versions, except those that wait or whose version was handled.
+
+        :return: the number of queued annotations.
+        """
+        with self._transaction() as database:
+            missed = [hint for hint, version in found if not _is_known(database, hint, version)]
+            _count(database, 'missed', len(missed))
+        self.add(missed, now)
+        return len(missed)
+
     def was_sent(self, hint: Hint, version: str) -> bool:
-        """Return True if this version of the annotation was already sent."""
+        """Return True if this version of the annotation was already sent, or given up."""
         with self._transaction() as database:
             row = database.execute('SELECT version FROM sent WHERE annotation = ?', (hint.annotation,)).fetchone()
         return row is not None and row[0] == version
@@ -94,24 +111,26 @@ class CorrectionQueue:
                 _count(database, 'sent')
             _remove(database, hint)
 
-    def give_up(self, hint: Hint) -> None:
-        """Remove an annotation that can never be sent."""
-        with self._transaction() as database:
-            _count(database, 'given_up')
-            _remove(database, hint)
+    def give_up(self, hint: Hint, version: str | None) -> None:
+        """Remove an annotation that can never be sent.
 
-    def postpone(self, hint: Hint, now: float, *, limited: bool) -> bool:
+        :param version: the version that cannot be sent; None: unknown.
+        """
+        with self._transaction() as database:
+            _give_up(database, hint, version)
+
+    def postpone(self, hint: Hint, now: float, *, limited: bool, version: str | None = None) -> bool:
         """Put an annotation off by a pause that doubles each time.
 
         :param limited: True to give up the annotation after `MAX_TRIES`.
+        :param version: the version that could not be sent; None: unknown.
         :return: True if the annotation was given up.
         """
         with self._transaction() as database:
             row = database.execute('SELECT tries FROM waiting WHERE annotation = ?', (hint.annotation,)).fetchone()
             tries = 1 + (row[0] if row is not None else 0)
             if limited and tries >= MAX_TRIES:
-                _count(database, 'given_up')
-                _remove(database, hint)
+                _give_up(database, hint, version)
                 return True
             pause = min(FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 20), MAX_PAUSE_SECONDS)
             database.execute(
@@ -120,11 +139,11 @@ class CorrectionQueue:
         return False
 
     def about(self) -> dict[str, int]:
-        """Return how many annotations wait, were sent and were given up."""
+        """Return how many annotations wait, were sent, were given up, and were missed by the webhook."""
         with self._transaction() as database:
             (waiting,) = database.execute('SELECT count(*) FROM waiting').fetchone()
             counts = dict(database.execute('SELECT name, number FROM counts').fetchall())
-        return {'waiting': waiting, 'sent': counts.get('sent', 0), 'given_up': counts.get('given_up', 0)}
+        return {'waiting': waiting} | {name: counts.get(name, 0) for name in ('sent', 'given_up', 'missed')}
 
     def close(self) -> None:
         with self._lock:
@@ -187,5 +206,25 @@ def _remove(database: sqlite3.Connection, hint: Hint) -> None:
     database.execute('DELETE FROM waiting WHERE annotation = ? AND hints = ?', (hint.annotation, hint.hints))
 
 
-def _count(database: sqlite3.Connection, name: str) -> None:
-    database.execute('INSERT INTO counts VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET number = number + 1', (name,))
+def _give_up(database: sqlite3.Connection, hint: Hint, version: str | None) -> None:
+    if version is not None:
+        database.execute('INSERT OR REPLACE INTO sent VALUES (?, ?)', (hint.annotation, version))
+    _count(database, 'given_up')
+    _remove(database, hint)
+
+
+def _is_known(database: sqlite3.Connection, hint: Hint, version: str) -> bool:
+    """Return True if an annotation waits, or if its version was handled."""
+    row = database.execute(
+        'SELECT EXISTS (SELECT 1 FROM waiting WHERE annotation = :annotation) '
+        'OR EXISTS (SELECT 1 FROM sent WHERE annotation = :annotation AND version = :version)',
+        {'annotation': hint.annotation, 'version': version},
+    ).fetchone()
+    return bool(row[0])
+
+
+def _count(database: sqlite3.Connection, name: str, number: int = 1) -> None:
+    database.execute(
+        'INSERT INTO counts VALUES (:name, :number) ON CONFLICT (name) DO UPDATE SET number = number + :number',
+        {'name': name, 'number': number},
+    )

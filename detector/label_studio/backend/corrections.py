@@ -1,18 +1,20 @@
 """Send annotations from Label Studio with their images to the Learning Loop.
 
 A webhook is only a hint that an annotation may be new, since any client can call it. The ids in it are queued on disk.
-Annotation, task and project are then read from Label Studio, and each version of an annotation is sent once.
+Annotation, task and project are then read from Label Studio, and each version of an annotation is sent once. Those that
+no webhook has named are queued by `project_watch`.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import numpy as np
+from defusedxml.ElementTree import fromstring
 from learning_loop_node.data_classes import ImageMetadata
 from learning_loop_node.data_classes.annotations import BoxAnnotation, PointAnnotation
 
@@ -44,6 +46,10 @@ _ACTIONS: Final = ('ANNOTATION_CREATED', 'ANNOTATION_UPDATED', 'ANNOTATIONS_CREA
 _MAX_HINTS: Final = 100_000
 """Maximum number of annotations taken from one call, so that a forged one cannot fill the disk."""
 _IDLE_SECONDS: Final = 3600.0
+_MAX_DUE: Final = 50
+"""Number of annotations that are due from which missed ones wait, so that those of webhooks come first."""
+_DUE_SECONDS: Final = 1.0
+"""Interval for counting the annotations that are due, in seconds."""
 _FATE: Final = {True: 'is given up', False: 'is tried again later'}
 
 
@@ -111,8 +117,22 @@ class Corrections:
             self._news.set()
         return len(hints)
 
+    async def catch_up(self, found: Sequence[tuple[Hint, str]]) -> int:
+        """Queue annotations with these versions, unless they wait or were handled. Webhooks have priority.
+
+        :return: the number of queued annotations.
+        :raises OSError: the queue cannot be written.
+        """
+        while await asyncio.to_thread(self._queue.due, time.time()) >= _MAX_DUE:
+            await asyncio.sleep(_DUE_SECONDS)
+        missed = await asyncio.to_thread(self._queue.add_missed, found, time.time())
+        if missed:
+            self._news.set()
+        return missed
+
     def about(self) -> dict[str, Any]:
-        """Return how many annotations wait, were sent, and were given up since the queue was created; or the error."""
+        """Return how many annotations wait, and were sent, given up or missed since the queue was created; or the
+        error."""
         try:
             return dict(self._queue.about())
         except OSError as error:
@@ -135,47 +155,73 @@ class Corrections:
                 await asyncio.wait_for(self._news.wait(), min(seconds, _IDLE_SECONDS))
 
     async def _handle(self, hint: Hint) -> None:
+        version: str | None = None
         try:
-            version, sent = await self._send(hint)
+            annotation = await self._connection.annotation(hint.annotation)
+            version = str(annotation.get('updated_at') or annotation.get('created_at'))
+            sent = await self._send(hint, annotation, version)
         except (NotInLabelStudio, InvalidRequest, InvalidImage) as error:
             log.warning('annotation %d of project %d is not sent: %s', hint.annotation, hint.project, error)
-            await asyncio.to_thread(self._queue.give_up, hint)
+            await asyncio.to_thread(self._queue.give_up, hint, version)
         except MediaFault as error:
-            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True)
+            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True, version=version)
             log.warning('annotation %d %s: %s', hint.annotation, _FATE[gone], error)
         except (LabelStudioFault, ModelUnavailable, OutboxFault) as error:
             await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=False)
             log.warning('annotation %d is tried again later: %s', hint.annotation, error)
         except Exception:
-            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True)
+            gone = await asyncio.to_thread(self._queue.postpone, hint, time.time(), limited=True, version=version)
             log.exception('annotation %d failed inside the node, and %s', hint.annotation, _FATE[gone])
         else:
             await asyncio.to_thread(self._queue.finish, hint, version if sent else None)
 
-    async def _send(self, hint: Hint) -> tuple[str, bool]:
+    async def _send(self, hint: Hint, annotation: Mapping[str, Any], version: str) -> bool:
         """Put an annotation with its image into the outbox.
 
-        :return: the version of the annotation, and True if there was something to send.
+        :return: True if there was something to send.
+        :raises InvalidRequest: the annotation does not belong to its project, or its regions cannot be read.
         """
-        annotation = await self._connection.annotation(hint.annotation)
-        version = str(annotation.get('updated_at') or annotation.get('created_at'))
         if annotation.get('was_cancelled') or await asyncio.to_thread(self._queue.was_sent, hint, version):
-            return version, False
+            return False
         task_id = _id(annotation.get('task'))
         if task_id is None:
             raise InvalidRequest('it names no task')
         task = await self._connection.task(task_id)
         if task.get('project') != hint.project:
             raise InvalidRequest(f'it belongs to project {task.get("project")}')
-        config = parse((await self._connection.project(hint.project)).get('label_config'))
+        label_config = str((await self._connection.project(hint.project)).get('label_config'))
+        config = parse(label_config)
         received = await self._source.fetch(address_of(task, config.image_key), task_id=task_id)
         image = await self._outbox.run(partial(images.decode_image, received, max_pixels=self._max_pixels))
-        persons = from_results(results_of(annotation), config, (image.shape[1], image.shape[0]))
+        results = results_of(annotation)
+        persons = from_results(results, config, (image.shape[1], image.shape[0]))
+        if not persons:
+            _require_nobody(results, label_config)
         annotator = _id(annotation.get('completed_by'))
         metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)
         jpeg = await self._outbox.run(partial(images.as_jpeg, received, image))
         await self._outbox.save(jpeg, metadata)
-        return version, True
+        return True
+
+
+def _require_nobody(results: Sequence[Mapping[str, Any]], label_config: str) -> None:
+    """Check that regions without a person do not describe persons in a way that the node cannot read.
+
+    Regions of other controls and labels of the config do not: a dog is not a person.
+
+    :raises InvalidRequest: regions are of a control that the config lacks.
+    """
+    controls = {tag.get('name') for tag in fromstring(label_config, forbid_dtd=True).iter()}
+    drawn = {str(region.get('from_name')) for region in results if isinstance(region.get('value'), Mapping)}
+    if drawn - controls:
+        raise InvalidRequest(
+            f'none of its regions can be read as a person: the labeling config has no {_listed(drawn - controls)}; '
+            'give the project a config with the controls of its annotations, and submit the annotation again'
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ', '.join(f'{name[:40]!r}' for name in sorted(names))
 
 
 def to_metadata(

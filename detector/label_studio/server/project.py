@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, urlencode
 
@@ -18,6 +19,9 @@ UNCERTAINTY_SAMPLING: Final = 'Uncertainty sampling'
 _PAGE_TASKS: Final = 500
 _PAGE_FULL_TASKS: Final = 50
 """Tasks per page with annotations and predictions, each of which may have a thousand regions."""
+_ONLY_LISTED: Final = {'review': 'true', 'resolve_uri': 'false'}
+"""Parameters with which Label Studio lists tasks without predicting them first."""
+_DATETIME: Final = '%Y-%m-%dT%H:%M:%S.%fZ'
 _NOTHING: Final = '(?!)'
 """Regular expression that matches no file name."""
 
@@ -104,6 +108,36 @@ class Project:
             page, seen = page + 1, seen + len(answer['tasks'])
             if seen >= answer['total'] or not answer['tasks']:
                 return
+
+    async def last_change(self) -> datetime | None:
+        """Return the time of the last change of a task or its annotations; None without tasks."""
+        query = json.dumps({'ordering': ['-tasks:updated_at']})
+        asked: dict[str, str | int] = {'project': self.id, 'page_size': 1, 'query': query, **_ONLY_LISTED}
+        tasks = (await self._object('GET', '/api/tasks/', params=asked | {'include': 'id,updated_at'}))['tasks']
+        return datetime.fromisoformat(tasks[0]['updated_at']) if tasks else None
+
+    async def annotated_since(self, since: datetime) -> AsyncIterator[list[Json]]:
+        """Yield pages of annotated tasks that were changed since a time, in the order of their last change.
+
+        A task that is changed meanwhile comes again, and none is passed over. Tasks and their `annotations` have only
+        `id`, `updated_at` and `was_cancelled`.
+        """
+        asked: dict[str, str | int] = {'project': self.id, 'page_size': _PAGE_TASKS, 'fields': 'all'}
+        asked |= {'include': 'id,updated_at,was_cancelled,annotations', **_ONLY_LISTED}
+        page = 1
+        while True:
+            start = since.astimezone(UTC).strftime(_DATETIME)
+            changed = _filter('updated_at', 'greater_or_equal', 'Datetime', start)
+            query: Json = {'ordering': ['tasks:updated_at'], 'filters': {'conjunction': 'and', 'items': []}}
+            query['filters']['items'] = [changed, _filter('total_annotations', 'greater', 'Number', 0)]
+            answer = await self._object('GET', '/api/tasks/', params=asked | {'page': page, 'query': json.dumps(query)})
+            tasks: list[Json] = answer['tasks']
+            if tasks:
+                yield tasks
+            if len(tasks) < _PAGE_TASKS:
+                return
+            last = datetime.fromisoformat(tasks[-1]['updated_at'])
+            since, page = (last, 1) if last > since else (since, page + 1)
 
     async def import_tasks(self, tasks: Sequence[Json]) -> list[int]:
         """Import tasks and return their ids.
@@ -285,6 +319,20 @@ class Project:
         else:
             body |= {'auth_method': 'NONE'}
         return await self._save('/api/ml/', '', with_address(await self.backends(), url), body)
+
+    async def rename_backend(self, backend: Json, *, title: str, password: str | None) -> None:
+        """Change the title of a backend; Label Studio changes the project's `model_version` too if it was the old one.
+
+        Label Studio checks the health of the backend before it answers.
+
+        :param backend: the backend as `backends` lists it.
+        :param password: password for its basic auth, which Label Studio does not list.
+        """
+        body: Json = {'project': self.id, 'url': backend['url'], 'title': title, 'auth_method': 'NONE'}
+        if backend.get('auth_method') == 'BASIC_AUTH':
+            user = backend.get('basic_auth_user')
+            body |= {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}
+        await self.connection.request('PATCH', f'/api/ml/{backend["id"]}', json=body)
 
     async def delete_backend(self, backend_id: int) -> None:
         await self.connection.request('DELETE', f'/api/ml/{backend_id}')

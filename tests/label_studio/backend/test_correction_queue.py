@@ -33,7 +33,7 @@ def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
     assert (hint and hint.annotation, hint and hint.project, due) == (6, 2, 100.0)
     assert after.was_sent(HINT, 'v1')
     assert not after.was_sent(HINT, 'v2')
-    assert after.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
+    assert after.about() == {'waiting': 1, 'sent': 1, 'given_up': 0, 'missed': 0}
 
 
 def test_an_annotation_waits_once(queue: CorrectionQueue) -> None:
@@ -53,7 +53,7 @@ def test_news_that_come_while_it_is_handled_are_not_lost(queue: CorrectionQueue)
     handled = first(queue)
     queue.add([HINT], 10.0)
     queue.finish(handled, 'v1')
-    assert queue.about() == {'waiting': 1, 'sent': 1, 'given_up': 0}
+    assert queue.about() == {'waiting': 1, 'sent': 1, 'given_up': 0, 'missed': 0}
     queue.finish(first(queue), None)
     assert queue.next() == (None, 0.0)
 
@@ -71,7 +71,7 @@ def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
     given_up = [queue.postpone(HINT, 1000.0, limited=True) for _ in range(MAX_TRIES - 1)]
     assert not any(given_up)
     assert queue.postpone(first(queue), 1000.0, limited=True)
-    assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1}
+    assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1, 'missed': 0}
 
 
 def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,3 +99,24 @@ def test_faults_of_the_disk_are_errors_of_the_system(tmp_path: Path) -> None:
         other.execute('DROP TABLE waiting')
     with pytest.raises(OSError, match='the database of corrections'):
         queue.add([HINT], 0.0)
+
+
+def test_missed_versions_are_queued_once(queue: CorrectionQueue) -> None:
+    """A listed annotation is queued unless it waits or this version of it was sent or given up."""
+    sent, lost, waiting, new = (Hint(annotation=number, project=1) for number in range(1, 5))
+    for hint in (sent, lost):
+        queue.add([hint], 0.0)
+        handled = first(queue)
+        if hint is sent:
+            queue.finish(handled, 'v1')
+        else:
+            queue.give_up(handled, 'v1')
+    queue.add([waiting], 0.0)
+    assert queue.add_missed([(hint, 'v1') for hint in (sent, lost, waiting, new)], 5.0) == 1
+    assert queue.about() == {'waiting': 2, 'sent': 1, 'given_up': 1, 'missed': 1}
+    assert (queue.due(4.0), queue.due(5.0)) == (1, 2)
+    assert queue.add_missed([(hint, 'v2') for hint in (sent, lost, waiting, new)], 5.0) == 2
+    for _ in range(MAX_TRIES):
+        given_up = queue.postpone(lost, 6.0, limited=True, version='v2')
+    assert given_up
+    assert queue.add_missed([(lost, 'v2')], 7.0) == 0

@@ -184,7 +184,7 @@ def test_an_outage_of_label_studio_is_waited_for(tmp_path: Path, loop: MockLoopP
     with running_node(tmp_path, **settings) as node:
         (metadata,) = handled(node, loop)
         assert 'task_41' in metadata['tags']
-        assert corrections(node) == {'waiting': 0, 'sent': 1, 'given_up': 0}
+        assert corrections(node) == {'waiting': 0, 'sent': 1, 'given_up': 0, 'missed': 0}
 
 
 @pytest.mark.integration

@@ -1,0 +1,85 @@
+"""The projects that name this node as their backend, and up to when their annotations are known; kept on disk."""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+log = logging.getLogger('wholebody.label_studio')
+
+MAX_PROJECTS: Final = 1000
+"""Maximum number of projects; further ones replace those that have not named the node for the longest time."""
+
+
+class KnownProject(BaseModel):
+    """A project that names this node. Times are those of Label Studio's clock.
+
+    :param begin: annotations that were last changed at or before this time are not caught up; None: nothing has been
+        caught up yet.
+    :param since: last change of the tasks whose annotations have been read.
+    :param title: title of the backend when it was last the model version of the node.
+    """
+
+    begin: AwareDatetime | None = None
+    since: AwareDatetime | None = None
+    title: str | None = None
+
+    def start(self, begin: datetime) -> None:
+        self.begin = self.since = begin
+
+
+class _File(BaseModel):
+    projects: dict[int, KnownProject] = {}
+
+
+class KnownProjects:
+    """The projects by number, in a JSON file.
+
+    :param path: the file. A damaged one is renamed and replaced; its projects then count as new.
+    :raises OSError: the file cannot be read or written; `save` raises this as well.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._projects = _read(path)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._projects
+
+    def __len__(self) -> int:
+        return len(self._projects)
+
+    def numbers(self) -> list[int]:
+        return list(self._projects)
+
+    def keep(self, number: int) -> KnownProject:
+        """Return a project that has just named the node; add it if it is new."""
+        project = self._projects.pop(number, None) or KnownProject()
+        while len(self._projects) >= MAX_PROJECTS:
+            del self._projects[next(iter(self._projects))]
+        self._projects[number] = project
+        return project
+
+    def forget(self, number: int) -> None:
+        self._projects.pop(number, None)
+
+    def save(self) -> None:
+        """Replace the file as a whole."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix('.partial')
+        partial.write_text(_File(projects=self._projects).model_dump_json(), encoding='utf-8')
+        partial.replace(self._path)
+
+
+def _read(path: Path) -> dict[int, KnownProject]:
+    try:
+        return _File.model_validate_json(path.read_bytes()).projects
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        broken = path.with_suffix('.broken')
+        path.replace(broken)
+        log.warning('%s is damaged and now called %s: %s', path, broken.name, error.errors()[0]['msg'])
+        return {}

@@ -1,0 +1,227 @@
+"""The watch over projects, with a Label Studio in memory; tests/integration uses a real one."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from detector.errors import LabelStudioFault, NotInLabelStudio
+from detector.label_studio.backend import project_watch
+from detector.label_studio.backend.correction_queue import Hint
+from detector.label_studio.backend.corrections import Corrections
+from detector.label_studio.backend.known_projects import KnownProjects
+from detector.label_studio.backend.project_watch import ProjectWatch
+from detector.label_studio.server.client import Connection
+
+Json = dict[str, Any]
+OWN = 'http://node:8004'
+
+
+class Studio:
+    """A Label Studio that calls `/setup` of the node before it lists the backends of a project that names it.
+
+    :param projects: number of the project, and address and title of its backends.
+    """
+
+    def __init__(self, projects: dict[int, list[tuple[str, str]]]) -> None:
+        self.backends = {
+            number: [
+                {
+                    'id': 10 * number + n,
+                    'url': url,
+                    'title': title,
+                    'auth_method': 'BASIC_AUTH',
+                    'basic_auth_user': 'ann',
+                }
+                for n, (url, title) in enumerate(found)
+            ]
+            for number, found in projects.items()
+        }
+        self.tasks: dict[int, list[Json]] = {number: [] for number in projects}
+        self.predictions: dict[int, list[str]] = {}
+        self.version = 'm 1.0'
+        self.is_down = False
+        self.asked: list[int] = []
+        self.renamed: list[Json] = []
+        self.call: Callable[[str], None] = lambda _: None
+
+    def annotate(self, project: int, number: int, second: int, **fields: Any) -> None:
+        """Add a task with an annotation, which was changed at a second after noon."""
+        time = f'2026-11-28T12:00:{second:02}Z'
+        annotation = {'id': number, 'updated_at': time, 'was_cancelled': False} | fields
+        self.tasks[project].append({'id': number, 'updated_at': time, 'annotations': [annotation]})
+
+    async def get_json(self, path: str, *, project: int) -> Any:
+        assert path == '/api/ml/'
+        self.asked.append(project)
+        if self.is_down:
+            raise LabelStudioFault('it does not answer')
+        if project not in self.backends:
+            raise NotInLabelStudio('no such project')
+        for backend in self.backends[project]:
+            backend['model_version'] = self.version if backend['url'] == OWN else 'theirs 1.0'
+            if backend['url'] == OWN:
+                self.call(f'{project}.1795188541')
+        return self.backends[project]
+
+    async def request_object(self, method: str, path: str, *, params: Json, **_: Any) -> Json:
+        number = int(params.get('project') or re.findall(r'\d+', path)[0])
+        if path.endswith('/model-versions/'):
+            return {'static': [{'model_version': name, 'count': 1} for name in self.predictions.get(number, [])]}
+        tasks = sorted(self.tasks[number], key=lambda task: str(task['updated_at']))
+        if '-tasks:updated_at' in params['query']:
+            return {'tasks': tasks[-1:]}
+        since = re.findall(r'"value": "([^"]+)"', params['query'])[0]
+        start = datetime.fromisoformat(since)
+        return {'tasks': [task for task in tasks if datetime.fromisoformat(task['updated_at']) >= start]}
+
+    async def request(self, method: str, path: str, *, json: Json) -> None:
+        assert method == 'PATCH'
+        self.renamed.append(json)
+        (backend,) = [one for one in self.backends[json['project']] if path == f'/api/ml/{one["id"]}']
+        backend['title'] = json['title']
+
+
+class Taken:
+    """Takes each version once, as the queue of corrections does."""
+
+    def __init__(self) -> None:
+        self.annotations: list[int] = []
+        self._known: set[tuple[int, str]] = set()
+
+    async def catch_up(self, found: Sequence[tuple[Hint, str]]) -> int:
+        new = [(hint.annotation, version) for hint, version in found if (hint.annotation, version) not in self._known]
+        self._known.update(new)
+        self.annotations += [annotation for annotation, _ in new]
+        return len(new)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project_watch, '_FIRST_SECONDS', 0.0)
+    monkeypatch.setattr(project_watch, '_RETRY_SECONDS', 0.01)
+
+
+@asynccontextmanager
+async def watching(
+    studio: Studio, path: Path, taken: Taken | None = None, *, seconds: float = 0.02, begin: datetime | None = None
+) -> AsyncIterator[ProjectWatch]:
+    watch = ProjectWatch(
+        cast(Connection, studio),
+        KnownProjects(path),
+        corrections=cast(Corrections, taken),
+        model_version=lambda: studio.version,
+        password='secret',
+        seconds=seconds,
+        begin=begin,
+    )
+    studio.call = watch.note_call
+    watch.start()
+    try:
+        yield watch
+    finally:
+        await watch.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / 'projects.json'
+
+
+async def test_a_new_project_begins_now_and_is_caught_up_after_an_outage(path: Path) -> None:
+    """Annotations from before the first contact are not sent; later ones are, each version once, over restarts."""
+    studio, taken = Studio({1: [(OWN, 'm 1.0')]}), Taken()
+    studio.annotate(1, 11, 1)
+    async with watching(studio, path, taken) as watch:
+        watch.note_call('1.1795188541')
+        await until(lambda: 1 in KnownProjects(path))
+    studio.annotate(1, 12, 2)
+    studio.annotate(1, 13, 3, was_cancelled=True)
+    async with watching(studio, path, taken) as watch:
+        await until(lambda: taken.annotations)
+        studio.annotate(1, 14, 4)
+        await until(lambda: len(taken.annotations) > 1)
+        asked = len(studio.asked)
+        await until(lambda: len(studio.asked) > asked + 3)
+        assert watch.about() == {'known': 1, 'error': None}
+    assert taken.annotations == [12, 14]
+
+
+async def test_earlier_annotations_are_sent_on_request(path: Path) -> None:
+    """With a date, annotations of a new project count if they were changed after it."""
+    studio, taken = Studio({1: [(OWN, 'm 1.0')]}), Taken()
+    for second in range(4):
+        studio.annotate(1, second, second)
+    async with watching(studio, path, taken, begin=datetime(2026, 11, 28, 12, 0, 1, tzinfo=UTC)) as watch:
+        watch.note_call('1.1')
+        await until(lambda: len(taken.annotations) == 2)
+    assert taken.annotations == [2, 3]
+
+
+async def test_a_project_must_name_the_node(path: Path) -> None:
+    """A call alone makes no project known: Label Studio must call the node when it lists the backends. Such a project
+    is not asked for again at each call."""
+    studio, taken = Studio({1: [('http://other', 'theirs 1.0')], 2: [(OWN, 'm 1.0')]}), Taken()
+    async with watching(studio, path, taken) as watch:
+        for forged in ('1.5', '1.5', '3.5', 'x', '', None, True, -1, '0', '9' * 40, ['1'], '1e3'):
+            watch.note_call(forged)
+        watch.note_call('2.5')
+        await until(lambda: 2 in KnownProjects(path))
+        watch.note_call('1.5')
+        await asyncio.sleep(0.1)
+        assert studio.asked.count(1) == studio.asked.count(3) == 1
+        assert watch.about()['known'] == 1
+        del studio.backends[2]
+        await until(lambda: 2 not in KnownProjects(path))
+
+
+async def test_titles_that_are_versions_follow_the_model(path: Path) -> None:
+    """After a switch the backend gets the new version with its credentials; other backends and titles by hand stay."""
+    studio = Studio({1: [(OWN, 'm 1.0'), ('http://other', 'm 1.0')], 2: [(OWN, 'by hand')], 3: [(OWN, 'old 1.0')]})
+    studio.predictions[3] = ['old 1.0']
+    async with watching(studio, path, seconds=0) as watch:
+        for number in (1, 2, 3):
+            watch.note_call(f'{number}.1')
+        await until(lambda: len(KnownProjects(path)) == 3)
+        assert [body['project'] for body in studio.renamed] == [3]
+        studio.version = 'm 2.0'
+        watch.check_all()
+        await until(lambda: len(studio.renamed) == 3)
+        watch.check_all()
+        asked = len(studio.asked)
+        await until(lambda: len(studio.asked) >= asked + 3)
+    assert [backend['title'] for backend in studio.backends[1]] == ['m 2.0', 'm 1.0']
+    assert (studio.backends[2][0]['title'], studio.backends[3][0]['title']) == ('by hand', 'm 2.0')
+    credentials = {'auth_method': 'BASIC_AUTH', 'basic_auth_user': 'ann', 'basic_auth_pass': 'secret'}
+    assert studio.renamed[1] == {'project': 1, 'url': OWN, 'title': 'm 2.0'} | credentials
+    assert len(studio.renamed) == 3
+
+
+async def test_an_outage_is_reported_and_waited_for(path: Path) -> None:
+    """While Label Studio is down, the watch reports it and tries a few projects only; afterwards it goes on."""
+    studio, taken = Studio({number: [(OWN, 'm 1.0')] for number in range(1, 9)}), Taken()
+    async with watching(studio, path, taken) as watch:
+        for number in studio.backends:
+            watch.note_call(f'{number}.1')
+        await until(lambda: len(KnownProjects(path)) == 8)
+    studio.is_down = True
+    studio.asked.clear()
+    studio.annotate(8, 80, 5)
+    async with watching(studio, path, taken, seconds=1000) as watch:
+        await until(lambda: watch.about()['error'])
+        assert watch.about()['error'].endswith('it does not answer')
+        assert len(studio.asked) <= 6
+        studio.is_down = False
+        await until(lambda: taken.annotations == [80])
+        assert watch.about() == {'known': 8, 'error': None}
