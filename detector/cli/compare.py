@@ -31,7 +31,8 @@ from detector.wording import counted
 
 from .common import IMAGE_ENDINGS, print_table, write_text
 
-_METRICS: Final = ('oks', 'ap', 'ar')
+_METRICS: Final = ('oks', 'ap')
+"""Fields of `PartFigures` in the printed table; the JSON file has all."""
 
 
 @dataclass(slots=True, kw_only=True)

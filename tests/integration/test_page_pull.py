@@ -8,9 +8,10 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from benchmarks.support.cards import CARD, FIGURES
+from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.waiting import eventually
+from detector.pose import images
 from mock.test_card.model import build_estimator
 from tests.support.file_server import FileServer
 from tests.support.integration.page_browser import PHONE, SCREENS, PageView, opened
@@ -117,6 +118,22 @@ def test_a_failed_download_says_what_to_copy(
         choose(view, 'small', 'Download and use')
         view.page.locator('.pill', has_text='small 1.0.1 serves').wait_for()
         expect(fault).to_be_hidden()
+
+
+def test_an_image_without_persons_leads_to_the_button(tmp_path: Path, chromium: Path) -> None:
+    """While an embedded model serves, the caption of an image without persons names the command and the button."""
+    empty = images.encode_jpeg(make_card(()), quality=92)
+    with running_node(tmp_path / 'node') as node, opened(chromium, f'{node.url}/ui', **PHONE) as view:
+        button = view.page.locator('[data-control=get-model]').inner_text()
+        view.drop(empty, 'empty.jpg', 'image/jpeg')
+        caption = view.page.locator('main .skeleton-caption')
+        expect(caption).to_contain_text('No person found · 720 × 480 pixels')
+        expect(caption).to_contain_text('run `wholebody model pull balanced`')
+        expect(caption).to_contain_text(f'press "{button.splitlines()[-1]}"')
+        view.assert_fits()
+        view.screenshot('page-no-person-phone')
+        view.drop(CARD, 'card.jpg', 'image/jpeg')
+        expect(caption).not_to_contain_text('wholebody model pull')
 
 
 def test_a_user_who_has_logged_out_starts_no_download(
