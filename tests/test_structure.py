@@ -25,6 +25,14 @@ ELSEWHERE: Final = {
     'detector/label_studio/backend/preannotation.py': 'tests/test_ls_adapter.py',
     'detector/label_studio/labels/task_labels.py': 'tests/label_studio/workflows/test_exports.py',
     'detector/outbox/images.py': 'tests/api/test_outbox_routes.py',
+    # They need PyTorch, which the plain suite does not install.
+    'training/__main__.py': 'tests/integration/test_training.py',
+    'training/export.py': 'tests/integration/test_training.py',
+    'training/losses.py': 'tests/integration/test_training.py',
+    'training/measuring.py': 'tests/integration/test_training.py',
+    'training/network.py': 'tests/integration/test_training.py',
+    'training/optimizer.py': 'tests/integration/test_training.py',
+    'training/run.py': 'tests/integration/test_training.py',
     # The commands, routes and store of the mock Loop read and write all of these.
     'mock/loop/': 'tests/mock/loop/test_store.py',
 }
@@ -33,7 +41,7 @@ ELSEWHERE: Final = {
 
 def modules() -> Iterator[Path]:
     """The modules of the product, relative to the checkout; a package's `__init__` does no work."""
-    for package in ('detector', 'mock'):
+    for package in ('detector', 'mock', 'training'):
         for path in (PROJECT / package).rglob('*.py'):
             if path.name != '__init__.py':
                 yield path.relative_to(PROJECT)

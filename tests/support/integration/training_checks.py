@@ -1,0 +1,105 @@
+"""Checks of the training that need PyTorch. They run in another environment: `python -m … NAME FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import nn
+
+from training.calibration import Calibration
+from training.export import export
+from training.grid import SIZE, cells, decoded
+from training.losses import FeatureLoss, RowLoss, generalized_iou
+from training.network import PersonDetector
+from training.optimizer import Orthogonal, optimizers, orthogonalised
+from training.run import Batch, averaged
+
+
+def teacher(folder: Path) -> None:
+    """Write a teacher: the network itself, not trained, with scores that vary."""
+    torch.manual_seed(1)
+    network = PersonDetector()
+    for layer in network.rows:
+        nn.init.normal_(layer.weight, 0, 0.3)
+    export(network.eval(), folder / 'teacher.onnx', Calibration())
+
+
+def exported(folder: Path) -> None:
+    """The trained network is not the one that the run began with, and the exported file answers as it does."""
+    network = averaged(folder)
+    torch.manual_seed(0)
+    begun = PersonDetector().state_dict()
+    assert any(not torch.equal(begun[name], value) for name, value in network.state_dict().items() if 'weight' in name)
+    picture = torch.rand(1, 3, SIZE, SIZE) * 255
+    calibration = Calibration(slope=2.0, shift=0.5)
+    export(network, folder / 'again.onnx', calibration)
+    with torch.no_grad():
+        rows = network(picture).numpy()
+    session = onnxruntime.InferenceSession(folder / 'again.onnx', providers=['CPUExecutionProvider'])
+    (answer,) = session.run(None, {'images': picture.numpy()})
+    assert answer.shape == (1, 3549, 6)
+    np.testing.assert_allclose(decoded(answer), decoded(rows), atol=2, rtol=1e-2)
+    np.testing.assert_allclose(answer[..., 4], 1 / (1 + np.exp(-(2 * rows[..., 4] + 0.5))), atol=2e-2)
+    assert (answer[..., 5] == 1).all()
+
+
+def losses(_: Path) -> None:
+    """The losses are 0 for the teacher's own answer and grow with the distance."""
+    taught = [torch.randn(2, 8, 4, 4) * 3 + 1 for _ in range(3)]
+    feature_loss = FeatureLoss()
+    assert feature_loss(taught, taught).item() == 0
+    mean = [one.mean((0, 2, 3), keepdim=True).expand_as(one) for one in taught]
+    assert abs(feature_loss(mean, taught).item() - 1) < 0.1
+    box = torch.tensor([[10.0, 10, 30, 50]])
+    assert generalized_iou(box, box).item() == 1
+    assert generalized_iou(box, box + 100).item() < 0
+    loss, count = RowLoss(), len(cells()[0])
+    rows = torch.zeros(1, count, 5)
+    rows[..., 4] = -10
+    scores = torch.zeros(1, count)
+    boxes = loss.decoded(rows)
+    assert all(value.item() < 1e-3 for value in loss(rows, boxes, scores))
+    scores[0, 100] = rows[0, 100, 4] = 1
+    near, far = loss(rows, boxes, scores), loss(rows, boxes + 20, scores)
+    assert abs(near[1].item()) < 1e-5 < far[1].item()
+    rows[0, 200, 4] = 5
+    assert loss(rows, boxes, scores)[0] > near[0]
+
+
+def optimizer(_: Path) -> None:
+    """Orthogonalised matrices have singular values about 1; the optimisers share the parameters and lower a loss."""
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(3, 24, 40)))
+    assert 0.5 < values.min() < values.max() < 1.5
+    network = PersonDetector()
+    both = optimizers(network, 0.02, 1e-3)
+    counted = [id(one) for each in both for one in each.param_groups[0]['params']]
+    assert sorted(counted) == sorted(id(one) for one in network.parameters())
+    layer, wanted = nn.Linear(16, 8, bias=False), torch.randn(8, 16)
+    before = (layer.weight - wanted).norm()
+    moving = Orthogonal([layer.weight], 0.05)
+    for _step in range(50):
+        layer.zero_grad()
+        (layer.weight - wanted).square().sum().backward()
+        moving.step()
+    assert (layer.weight - wanted).norm() < 0.8 * before
+
+
+def mirror(_: Path) -> None:
+    """The mirror image of the mirror image is the batch, and its boxes lie where the pixels are."""
+    boxes = torch.from_numpy(decoded(np.zeros((1, 3549, 5), np.float32)))
+    pictures = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    batch = Batch(pictures=pictures, boxes=boxes, scores=torch.rand(1, 3549), features=[torch.rand(1, 2, 4, 4)])
+    once = batch.mirrored()
+    twice = once.mirrored()
+    assert torch.equal(twice.scores, batch.scores)
+    assert torch.allclose(twice.boxes, batch.boxes)
+    cell = int(batch.scores[0, :2704].argmax())
+    row, column = divmod(cell, 52)
+    assert once.scores[0, row * 52 + 51 - column] == batch.scores[0, cell]
+    assert torch.allclose(once.boxes[0, row * 52 + 51 - column, 0], SIZE - batch.boxes[0, cell, 2])
+
+
+if __name__ == '__main__':
+    globals()[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,1 @@
+"""Trains the starter's person detector: `python -m training --help`."""
