@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.support.processes import PROJECT
 
-ROOTS = ('detector', 'mock', 'benchmarks', 'tests')
+ROOTS = ('detector', 'mock', 'training', 'benchmarks', 'tests')
 CONTRACTS = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['tool']['importlinter']['contracts']
 FORBIDDEN = {
     'layers': ('detector/pose/pose.py', 'detector.api.routes'),
@@ -24,6 +24,7 @@ FORBIDDEN = {
     'mock': ('detector/models/embedded.py', 'mock.test_card.cards'),
     'page': ('detector/node/wholebody_node.py', 'detector.page.elements'),
     'tests': ('benchmarks/load.py', 'tests.support.people'),
+    'training': ('training/grid.py', 'detector.serving.admission'),
 }
 """A file and an import that the file must not have, for each contract."""
 
