@@ -91,7 +91,16 @@ def test_a_fresh_checkout_installs_no_tools() -> None:
     groups = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['dependency-groups']
     assert set(groups) == {'dev', 'starter', 'lint', 'browser', 'fuzz', 'integration', 'docs', 'training', 'cuda'}
     default = {re.split(r'[\[<>=!~ ]', requirement)[0] for requirement in groups['dev']}
-    assert not default & {'mypy', 'ruff', 'playwright', 'schemathesis', 'pre-commit', 'mkdocs-material', 'scikit-image', 'torch'}
+    assert not default & {
+        'mypy',
+        'ruff',
+        'playwright',
+        'schemathesis',
+        'pre-commit',
+        'mkdocs-material',
+        'scikit-image',
+        'torch',
+    }
 
 
 @pytest.mark.integration
