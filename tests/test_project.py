@@ -87,7 +87,7 @@ def test_ci_runs_everything() -> None:
 
 
 def test_a_fresh_checkout_installs_no_tools() -> None:
-    """`uv run` installs no linter, browser driver, fuzzer, site generator or PyTorch; these have groups of their own."""
+    """`uv run` installs no linter, browser driver, fuzzer, site generator or PyTorch: each has a group of its own."""
     groups = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['dependency-groups']
     assert set(groups) == {'dev', 'starter', 'lint', 'browser', 'fuzz', 'integration', 'docs', 'training', 'cuda'}
     default = {re.split(r'[\[<>=!~ ]', requirement)[0] for requirement in groups['dev']}
