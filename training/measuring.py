@@ -10,9 +10,10 @@ import numpy as np
 
 from detector.engine.person_detector import PersonDetector
 from detector.engine.runtimes import open_runtime
+from detector.engine.thresholds import Thresholds
 from detector.models.package import Detector as Spec
 
-from .evaluation import Detector, measured
+from .evaluation import SUPPRESSION, Detector, measured
 from .grid import SIZE, Array, Picture
 from .photographs import Collection, Photograph, picture_in
 
@@ -73,10 +74,11 @@ def coco(annotations: Path) -> Iterator[Photograph]:
 def opened(path: Path) -> Detector:
     """Return an ONNX file as the node runs it."""
     size = (SIZE, SIZE)
-    spec = Spec(
-        file=path.name, sha256=64 * '0', input_size=size, color_order='BGR', output='raw', score_threshold=LEAST
+    spec = Spec(file=path.name, sha256=64 * '0', input_size=size, color_order='BGR', output='raw')
+    thresholds = Thresholds(
+        person=LEAST, person_from='the measurement', uncertain=(LEAST, 1.0), nms=SUPPRESSION, presence=0.0
     )
-    detector = PersonDetector(open_runtime(path), spec)
+    detector = PersonDetector(open_runtime(path), spec, thresholds)
     detector.check()
 
     def detect(picture: Picture) -> tuple[Array, Array]:

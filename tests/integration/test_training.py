@@ -13,7 +13,7 @@ from benchmarks.support.environments import python_with
 from benchmarks.support.processes import PROJECT
 from detector.engine.person_detector import PersonDetector
 from detector.engine.runtimes import open_runtime
-from tests.support.networks import detector_spec
+from tests.support.networks import detector_spec, make_thresholds
 from tests.support.photographs import portrait
 
 pytestmark = pytest.mark.integration
@@ -61,7 +61,7 @@ def test_a_training_ends_with_a_file_that_the_node_reads(python: str, photograph
     output = run(python, 'training', 'run', photographs, teacher, folder, *arguments)
     assert 'calibrated on' in output
     assert 'pictures a second' in (folder / 'train.log').read_text()
-    network = PersonDetector(open_runtime(folder / 'person_detector.onnx'), detector_spec('raw'))
+    network = PersonDetector(open_runtime(folder / 'person_detector.onnx'), detector_spec('raw'), make_thresholds())
     network.check()
     run(python, CHECKS, 'exported', folder)
 
