@@ -174,6 +174,10 @@ _OTHER_VARIABLES = {
     'LABEL_STUDIO_MEMORY',
     # variables of other programs
     'OMP_NUM_THREADS',
+    'HTTP_PROXY',
+    'HTTPS_PROXY',
+    'ALL_PROXY',
+    'NO_PROXY',
     'TYPE_CHECKING',
 }
 
