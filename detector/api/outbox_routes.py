@@ -15,6 +15,7 @@ from detector.pose.pose import poses_from_metadata
 from detector.service import OutboxControl, UploadRequest, Uploads
 from detector.settings import Settings
 
+from .header_text import HeaderText, check_single
 from .openapi import IMAGE_ERRORS, errors
 
 MAX_LISTED: Final = 100_000
@@ -26,15 +27,18 @@ _PRIORITY: Final = 'Send these images before those of normal priority, and never
 
 
 async def _upload_request(
+    request: Request,
     source: Annotated[str | None, Query(description=_SOURCE)] = None,
     creation_date: Annotated[str | None, Query(description=_CREATION_DATE)] = None,
     upload_priority: Annotated[bool | None, Query(description=_PRIORITY)] = None,
-    header_source: Annotated[str | None, Header(alias='source', description=_SOURCE)] = None,
+    header_source: Annotated[HeaderText | None, Header(alias='source', description=_SOURCE)] = None,
     header_creation_date: Annotated[str | None, Header(alias='creation_date', description=_CREATION_DATE)] = None,
     hyphen_creation_date: Annotated[str | None, Header(alias='creation-date', include_in_schema=False)] = None,
     header_upload_priority: Annotated[bool | None, Header(alias='upload_priority', description=_PRIORITY)] = None,
     hyphen_upload_priority: Annotated[bool | None, Header(alias='upload-priority', include_in_schema=False)] = None,
 ) -> UploadRequest:
+    for names in (('source',), ('creation_date', 'creation-date'), ('upload_priority', 'upload-priority')):
+        check_single(request, *names)
     priorities = (upload_priority, header_upload_priority, hyphen_upload_priority)
     return UploadRequest.parse(
         {

@@ -10,30 +10,37 @@ from learning_loop_node.data_classes import AboutResponse, ImageMetadata, ModelV
 
 from detector.service import DetectRequest, Service, encoded
 
+from .header_text import HeaderText, check_single, listed
 from .openapi import IMAGE_ERRORS, errors
 
 ImageFile = Annotated[UploadFile, File(description='JPEG, PNG or WebP')]
 
 
 async def _detect_request(
+    request: Request,
     camera_id: Annotated[
-        str | None, Header(convert_underscores=False, description='Name of the camera; relevance is kept per camera')
+        HeaderText | None,
+        Header(convert_underscores=False, description='Name of the camera; relevance is kept per camera'),
     ] = None,
-    tags: Annotated[str | None, Header(description='Tags of the image, separated by commas')] = None,
-    source: Annotated[str | None, Header(description='Where the image comes from')] = None,
+    tags: Annotated[
+        str | None, Header(description='Tags of the image, separated by commas; a repeated header continues the list')
+    ] = None,
+    source: Annotated[HeaderText | None, Header(description='Where the image comes from')] = None,
     autoupload: Annotated[
         Literal['filtered', 'all', 'disabled'],
         Header(description='Send the image to the Learning Loop if it is relevant, always, or never'),
     ] = 'filtered',
     creation_date: Annotated[
-        str | None, Header(convert_underscores=False, description='When the image was taken, ISO 8601')
+        HeaderText | None, Header(convert_underscores=False, description='When the image was taken, ISO 8601')
     ] = None,
-    hyphen_camera_id: Annotated[str | None, Header(alias='camera-id', include_in_schema=False)] = None,
-    hyphen_creation_date: Annotated[str | None, Header(alias='creation-date', include_in_schema=False)] = None,
+    hyphen_camera_id: Annotated[HeaderText | None, Header(alias='camera-id', include_in_schema=False)] = None,
+    hyphen_creation_date: Annotated[HeaderText | None, Header(alias='creation-date', include_in_schema=False)] = None,
 ) -> DetectRequest:
+    for names in (('camera_id', 'camera-id'), ('source',), ('autoupload',), ('creation_date', 'creation-date')):
+        check_single(request, *names)
     return DetectRequest.parse(
         {
-            'tags': [tag.strip() for tag in tags.split(',') if tag.strip()] if tags else [],
+            'tags': listed(request, 'tags') if tags else [],
             'camera_id': camera_id or hyphen_camera_id,
             'source': source,
             'autoupload': autoupload,
@@ -52,7 +59,7 @@ def create_router(service: Service) -> APIRouter:
 
             curl -F file=@photo.jpg localhost:8004/detect -H 'camera_id: front' -H 'tags: a,b' -H 'autoupload: disabled'
 
-        The headers `camera_id` and `creation_date` may be spelled with a hyphen too.
+        The headers `camera_id` and `creation_date` may be spelled with a hyphen too. Text in headers is UTF-8.
         """
         found = await service.detection.detect(await file.read(), request)
         return await encoded(lambda: JSONResponse(asdict(found)))

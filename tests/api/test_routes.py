@@ -85,6 +85,16 @@ def test_headers_are_honoured_in_both_spellings(node: NodeProcess, spelling: str
     assert answer['source'] == 'me'
 
 
+def test_headers_are_utf_8_and_lists_continue(node: NodeProcess) -> None:
+    """Text in headers is UTF-8, as curl sends it; a repeated list continues, and a repeated single value is refused."""
+    headers = [('tags', 'küche'.encode()), ('tags', b'a, b'), ('source', '厨房'.encode()), ('camera-id', b'caf\xe9')]
+    answer = httpx.post(f'{node.url}/detect', files={'file': CARD}, headers=headers, timeout=30).json()
+    assert (answer['tags'], answer['source']) == (['küche', 'a', 'b'], '厨房')
+    twice = httpx.post(f'{node.url}/detect', files={'file': CARD}, headers=[('source', 'a'), ('source', 'b')])
+    assert twice.status_code == 422
+    assert "the header source has several values, 'a', 'b': send one" in twice.text
+
+
 def test_poses_are_grouped_and_named(node: NodeProcess) -> None:
     """`POST /poses` answers one object per person, with model, image size and timing."""
     answer = httpx.post(f'{node.url}/poses', files={'file': CARD}, timeout=30).json()
