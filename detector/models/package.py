@@ -262,7 +262,7 @@ def set_identity(package: ModelPackage, offered: OfferedModel) -> ModelPackage:
     :raises InvalidPackage: the version or id has the wrong form.
     """
     path = package.folder / MODEL_JSON
-    content = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(path.read_bytes())
     content |= {'version': offered.version, 'id': offered.model_id}
     path.write_text(json.dumps(content, indent=1), encoding='utf-8')
     return _described(package.folder)
@@ -287,7 +287,7 @@ def _read_json(path: Path) -> Any:
             raise InvalidPackage(f'{path.parent.name} is a file; unpack the package into a folder first')
         if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
             raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
-        return json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InvalidPackage(f'{MODEL_JSON} is missing') from None
     except (OSError, ValueError, RecursionError) as error:

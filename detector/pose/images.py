@@ -3,6 +3,7 @@
 An image is a uint8 array H×W×3, RGB, with its EXIF orientation applied.
 """
 
+import hashlib
 import io
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,13 @@ Image = NDArray[np.uint8]
 
 FORMATS: Final = ('JPEG', 'PNG', 'WEBP')
 _OTHER_FORMATS: Final = {b'GIF8': 'GIF', b'BM': 'BMP', b'II*\0': 'TIFF', b'MM\0*': 'TIFF', b'%PDF': 'PDF'}
+_JPEG_FORMATS: Final = ('JPEG', 'MPO')
+_SCAN, _END = b'\xff\xda', b'\xff\xd9'
+"""Markers before the pixels and at the end of a JPEG."""
+_FILLER: Final = bytes(range(1, 128))
+"""Bytes that decode to pixels, if a scan lacks some."""
+_MAX_ZEROS: Final = 2
+"""Number of zeros at the end of a JPEG without its end marker that may belong to its pixels."""
 _TURNED: Final = range(2, 9)
 """Values of the EXIF tag Orientation that ask for a rotation or a reflection."""
 _ON_ITS_SIDE: Final = range(5, 9)
@@ -42,7 +50,8 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     """Decode a JPEG, PNG or WebP file of any colour mode into an upright RGB array.
 
     Greyscale is repeated to three channels, 16 bits are reduced to 8, CMYK is converted, and transparent pixels are
-    laid over white.
+    laid over white. A JPEG may lack its end marker, as frames of some cameras do: browsers show it whole, too. One that
+    lacks pixels is broken.
 
     :param data: the bytes of the file.
     :param max_pixels: largest accepted number of pixels; checked before decoding.
@@ -60,6 +69,8 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         if getattr(picture, 'is_animated', False) and picture.format != 'MPO':
             raise UnsupportedImageFormat('animated images are not accepted; send a single picture')
         _check_size(picture.width, picture.height, max_pixels)
+        if picture.format in _JPEG_FORMATS and _lacks_end(data):
+            return decode_image(_ended(data), max_pixels=max_pixels)
         try:
             array = _fast_decoded(data, picture)
             if array is None:
@@ -68,6 +79,41 @@ def decode_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         except Exception as error:
             raise InvalidImage(f'the image is broken: {error}') from error
     return np.ascontiguousarray(array)
+
+
+def _lacks_end(data: bytes) -> bool:
+    """Return True if no end marker follows the last scan of a JPEG; the marker does not occur within a scan."""
+    return data.rfind(_END) < data.rfind(_SCAN)
+
+
+def _ended(data: bytes) -> bytes:
+    """Return a JPEG with the end marker that it lacks.
+
+    Bytes before the marker change the picture only if pixels are missing, since a decoder ignores them after the last
+    pixel.
+
+    :raises InvalidImage: pixels are missing, too.
+    """
+    body = _without_padding(data)
+    try:
+        whole, longer = (_digest(body + more + _END) for more in (b'', _FILLER))
+    except Exception as error:
+        raise InvalidImage(f'the image is broken: {error}') from error
+    if whole != longer:
+        raise InvalidImage('the image is broken: the file is truncated, and pixels are missing')
+    return body + _END
+
+
+def _without_padding(data: bytes) -> bytes:
+    """Remove half a marker, or zeros that a camera has added; the last pixels themselves may end in a few zeros."""
+    stripped = data.removesuffix(_END[:1]).rstrip(b'\0')
+    return data.removesuffix(_END[:1])[: len(stripped) + _MAX_ZEROS]
+
+
+def _digest(data: bytes) -> bytes:
+    """Return a hash of the pixels, so that only one picture is in memory at a time."""
+    with PillowImage.open(io.BytesIO(data), formats=_JPEG_FORMATS) as picture:
+        return hashlib.sha256(picture.tobytes()).digest()
 
 
 def pixels(received: Image | bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
@@ -234,19 +280,20 @@ def encode_jpeg(image: Image, *, quality: int = 95) -> bytes:
 def as_jpeg(received: Image | bytes, decoded: Image) -> bytes:
     """Return an image as an upright JPEG, for readers that ignore EXIF or know no other format.
 
-    :param received: an RGB array, or the bytes of an image file. An upright JPEG is returned unchanged.
+    :param received: an RGB array, or the bytes of an image file. An upright JPEG is returned unchanged, except that
+        it gets the end marker that it lacks.
     :param decoded: the image that `decode` makes of it.
     """
     if isinstance(received, bytes):
         with PillowImage.open(io.BytesIO(received), formats=FORMATS) as picture:
             if _is_upright_jpeg(picture):
-                return received
+                return _without_padding(received) + _END if _lacks_end(received) else received
     return encode_jpeg(decoded)
 
 
 def _is_upright_jpeg(picture: PillowImage.Image) -> bool:
     turned = picture.getexif().get(ExifTags.Base.Orientation) in _TURNED
-    return picture.format in ('JPEG', 'MPO') and picture.mode in ('RGB', 'L') and not turned
+    return picture.format in _JPEG_FORMATS and picture.mode in ('RGB', 'L') and not turned
 
 
 def read_image(path: Path | str, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:

@@ -107,14 +107,25 @@ def test_a_faulty_description_is_refused_by_field(
         open_altered(tmp_path, change)
 
 
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be'])
+def test_a_description_of_windows_tools_is_read(tmp_path: Path, encoding: str) -> None:
+    """`model.json` may have a byte order mark or be UTF-16, as Windows tools save it."""
+    files = embedded_files()
+    files['model.json'] = files['model.json'].decode().encode(encoding)
+    folder = tmp_path / 'package'
+    folder.mkdir()
+    found = model_package.unpack_package(write_zip(tmp_path / 'p.zip', files), folder)
+    assert found.model_version == 'test-card 0.0'
+
+
 @pytest.mark.parametrize(
     ('files', 'message'),
     [
         ({'model.json': b'{'}, 'not readable as JSON'),
         ({'model.json': b'[]'}, 'the file'),
         ({'model.json': 100000 * b'['}, 'not readable as JSON'),
-        ({'model.json': b'\xef\xbb\xbf{}'}, 'not readable as JSON'),
-        ({'model.json': '{}'.encode('utf-16')}, 'not readable as JSON'),
+        ({'model.json': b'\xef\xbb\xbf{'}, 'not readable as JSON'),
+        ({'model.json': '{}'.encode('utf-16')[:-1]}, 'not readable as JSON'),
         ({'model.json': 2_000_000 * b' '}, 'larger than'),
         ({'model.json': None}, 'model.json is missing'),
         ({'pose.onnx': None}, 'pose.onnx is missing'),

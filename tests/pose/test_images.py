@@ -203,3 +203,59 @@ def test_jpegs_are_decoded_as_pillow_does(mode: str, options: dict[str, Any]) ->
     with PillowImage.open(io.BytesIO(data)) as stored:
         expected = np.asarray(stored.convert('RGB'))
     np.testing.assert_array_equal(images.decode_image(data), expected)
+
+
+def smooth(mode: str = 'RGB') -> PillowImage.Image:
+    """Make a picture that compresses well, as photographs do."""
+    ramp = np.add.outer(np.arange(64), np.arange(80)) + np.random.default_rng(1).integers(0, 9, (64, 80))
+    return PillowImage.fromarray(ramp.clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+FORMS = pytest.mark.parametrize(
+    ('mode', 'options'),
+    [
+        ('RGB', {}),
+        ('L', {}),
+        ('RGB', {'progressive': True}),
+        ('RGB', {'quality': 100}),
+        ('CMYK', {}),
+        ('RGB', {'exif': 6}),
+    ],
+)
+
+
+def without_end(mode: str, options: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return a JPEG, and the same file without its end marker."""
+    if 'exif' in options:
+        exif = PillowImage.Exif()
+        exif[0x0112] = options['exif']
+        options = {'exif': exif}
+    data = encoded(smooth(mode), 'JPEG', **options)
+    return data, data.removesuffix(b'\xff\xd9')
+
+
+@FORMS
+@pytest.mark.parametrize('tail', [b'', b'\xff', bytes(1000)])
+def test_a_jpeg_may_lack_its_end_marker(mode: str, options: dict[str, Any], tail: bytes) -> None:
+    """A JPEG without its end marker, with half of it, or with zeros in its place, has all its pixels."""
+    data, cut = without_end(mode, options)
+    assert cut != data
+    decoded = images.decode_image(cut + tail)
+    np.testing.assert_array_equal(decoded, images.decode_image(data))
+    with PillowImage.open(io.BytesIO(images.as_jpeg(cut + tail, decoded))) as picture:
+        assert picture.size == decoded.shape[1::-1]
+        picture.load()
+
+
+@FORMS
+@pytest.mark.parametrize('missing', [8, 40, 200])
+@pytest.mark.parametrize('tail', [b'', bytes(5000)])
+def test_a_jpeg_without_some_of_its_pixels_is_broken(
+    mode: str, options: dict[str, Any], missing: int, tail: bytes
+) -> None:
+    """A JPEG that lacks pixels is refused, however many are there: the persons may be in the missing part."""
+    _, cut = without_end(mode, options)
+    if 'progressive' in options:
+        missing = max(missing, 200)  # the last scans refine pixels that are all there
+    with pytest.raises(InvalidImage, match='broken'):
+        images.decode_image(cut[:-missing] + tail)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from detector.cli.common import load_settings, print_table, write_text
+from detector.datasets.fields import read_text
 from detector.errors import ExtraMissing
 
 from .common import ConfigOption, FileArgument, ProjectsOption, check_source, in_project
@@ -86,7 +87,7 @@ def _read(file: Path | None, projects: Sequence[str], config: Path | None) -> 'A
 
     annotated = AnnotatedTasks()
     if file is not None:
-        read_snapshot(file, annotated, xml=None if config is None else config.read_text())
+        read_snapshot(file, annotated, xml=None if config is None else read_text(config))
     for number in projects:
         in_project(load_settings(), number, lambda chosen: read_project(chosen, annotated))
     return annotated

@@ -125,12 +125,13 @@ def _confirm(losses: str, *, yes: bool) -> bool:
 
 
 def _read_config(file: Path) -> str:
+    from detector.datasets.fields import read_text
     from detector.label_studio.labels.config import parse
 
     try:
-        xml = file.read_text(encoding='utf-8')
+        xml = read_text(file)
         parse(xml)
-    except (InvalidRequest, UnicodeDecodeError) as error:
+    except InvalidRequest as error:
         raise InvalidRequest(f'--config {file}: {error}') from None
     return xml
 
