@@ -87,7 +87,12 @@ def test_headers_are_honoured_in_both_spellings(node: NodeProcess, spelling: str
 
 def test_headers_are_utf_8_and_lists_continue(node: NodeProcess) -> None:
     """Text in headers is UTF-8, as curl sends it; a repeated list continues, and a repeated single value is refused."""
-    headers = [('tags', 'küche'.encode()), ('tags', b'a, b'), ('source', '厨房'.encode()), ('camera-id', b'caf\xe9')]
+    headers = [
+        (b'tags', 'küche'.encode()),
+        (b'tags', b'a, b'),
+        (b'source', '厨房'.encode()),
+        (b'camera-id', b'caf\xe9'),
+    ]
     answer = httpx.post(f'{node.url}/detect', files={'file': CARD}, headers=headers, timeout=30).json()
     assert (answer['tags'], answer['source']) == (['küche', 'a', 'b'], '厨房')
     twice = httpx.post(f'{node.url}/detect', files={'file': CARD}, headers=[('source', 'a'), ('source', 'b')])
