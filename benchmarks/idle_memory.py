@@ -47,7 +47,7 @@ def imports_alone() -> float:
 
 
 def idle_node() -> float:
-    """Return the MiB of a node that serves the embedded model and gets no requests."""
+    """Return the MiB of a node that serves the test card model and gets no requests."""
     with tempfile.TemporaryDirectory() as folder, running_node(Path(folder)) as node:
         time.sleep(IDLE_SECONDS)
         return resident_mib(node.process.pid)

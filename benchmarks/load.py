@@ -274,7 +274,7 @@ def run(folder: Path, *, archive: Path | None, seconds: float, factor: float = O
     """Put a node under load.
 
     :param folder: empty folder for log and data.
-    :param archive: package to serve; the embedded model if None.
+    :param archive: package to serve; the test card model if None.
     :param seconds: duration of each phase.
     :param factor: ratio of the offered rate to the capacity.
     :param settings: settings of the node.

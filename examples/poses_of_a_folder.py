@@ -2,7 +2,7 @@
 
     uv run python examples/poses_of_a_folder.py model_files poses
 
-No node is needed. The model is the installed one, or the embedded one, which reads test cards only.
+No node is needed. The model is the installed one, or the starter model.
 """
 
 import argparse

@@ -71,7 +71,7 @@ def serve(
     """Serve the node: REST and Socket.IO on one port.
 
     The command reads its settings from the environment and from .env. Without LOOP_HOST, the node sends nothing to
-    other machines and stores no images. Without an installed model, it serves the embedded test card model.
+    other machines and stores no images. Without an installed model, it serves the starter model, or what MODE names.
     """
     for number in (signal.SIGTERM, signal.SIGINT):  # during the slow imports below
         signal.signal(number, lambda *_: os._exit(0))
@@ -146,7 +146,7 @@ def card(
         ),
     ] = None,
 ) -> None:
-    """Draw a test card, a picture that the embedded model reads. It checks a camera or the whole chain."""
+    """Draw a test card, a picture that the test card model reads. It checks a camera or the whole chain."""
     try:
         from mock.test_card.cards import write_card
     except ImportError:

@@ -31,7 +31,7 @@ def create_router(detection: Detection, outbox: Outbox, settings: Settings) -> A
 
     @router.get('/test-card')
     async def test_card() -> FileResponse:
-        """Send the card that the embedded model reads."""
+        """Send the card that the test card model reads."""
         return FileResponse(EXAMPLE_CARD, media_type='image/jpeg')
 
     @router.get('/outbox/{name}/thumbnail')
