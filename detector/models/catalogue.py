@@ -18,6 +18,7 @@ import httpx
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
 
 from detector.errors import DownloadFailed, InvalidPackage
+from detector.settings import without_logins
 from detector.system.folder_lock import FolderLock
 from detector.system.proxies import AsyncProxyTransport
 from detector.wording import counted
@@ -189,7 +190,7 @@ async def _fetch(model: PublishedModel, cache: Path, offline: bool, watch: Watch
             files.append(await _fetched(network, cache, offline, watch))
         except DownloadFailed as error:
             later = [other for other in model.networks[len(files) + 1 :] if not (cache / other.file_name).is_file()]
-            urls = [other.urls[0] for other in (network, *later)]
+            urls = [without_logins(other.urls[0]) for other in (network, *later)]
             raise DownloadFailed(
                 f'{error.reason}. Without internet access here, download {" and ".join(urls)} on another machine, put '
                 f'the {"file" if len(urls) == 1 else "files"} into {cache}, and pull the model again'
@@ -228,7 +229,7 @@ async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes'
             fault = await asyncio.to_thread(_fault_of, target, network, hashes)
             if fault is None:
                 return target
-            log.warning('%s: %s', url, fault)
+            log.warning('%s: %s', without_logins(url), fault)
             hosts.setdefault(fault, []).append(_host(url))
             discard(target)
     raise DownloadFailed(

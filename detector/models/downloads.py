@@ -14,6 +14,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from detector.errors import DownloadFailed, text_of
+from detector.settings import without_logins
 from detector.wording import counted
 
 log = logging.getLogger('wholebody.downloads')
@@ -24,6 +25,7 @@ Progress = Callable[[int, int | None], None]
 _CHUNK: Final = 256 * 1024
 _ATTEMPTS: Final = 4
 _PAUSE_SECONDS: Final = 0.5
+_NOT_CONNECTED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 _LENGTH: Final = re.compile(r'[0-9]{1,18}')
 
 
@@ -94,14 +96,15 @@ async def download(
     :raises OSError: the disk is full or cannot be written.
     """
     for attempt in range(1, _ATTEMPTS + 1):
+        transfer = _Transfer(client, url, target, max_bytes, progress)
         try:
             kept = await _kept(client, url, target) if keep else None
-            return kept or await _Transfer(client, url, target, max_bytes, progress).run()
+            return kept or await transfer.run()
         except httpx.HTTPError as error:
-            fault = _fault_of(error)
+            fault = _fault_of(error, begun=transfer.begun)
             if attempt == _ATTEMPTS or isinstance(error, httpx.ConnectTimeout):  # has already waited long enough
-                raise DownloadFailed(f'{fault} ({counted(attempt, "attempt")})', url=url) from error
-            log.info('%s: %s; trying again', url, fault)
+                raise DownloadFailed(f'{fault} ({counted(attempt, "attempt")})', url=without_logins(url)) from error
+            log.info('%s: %s; trying again', without_logins(url), fault)
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError('unreachable')
 
@@ -115,10 +118,10 @@ async def _kept(client: httpx.AsyncClient, url: str, target: Path) -> Validators
     return validators if is_same else None
 
 
-def _fault_of(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+def _fault_of(error: httpx.HTTPError, *, begun: bool) -> str:
+    if isinstance(error, _NOT_CONNECTED):
         return f'could not connect: {text_of(error)}'
-    return f'the transfer broke off: {text_of(error)}'
+    return f'{"the transfer broke off" if begun else "the server did not answer"}: {text_of(error)}'
 
 
 def noted_validators(target: Path) -> Validators | None:
@@ -143,20 +146,25 @@ def _note(target: Path) -> Path:
     return target.with_name(f'{target.name}.json')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Transfer:
-    """One attempt to download a file, or the rest of it."""
+    """One attempt to download a file, or the rest of it.
+
+    :param begun: True once the server has begun to send the file.
+    """
 
     client: httpx.AsyncClient
     url: str
     target: Path
     max_bytes: int
     progress: Progress | None
+    begun: bool = False
 
     async def run(self) -> Validators:
         start, condition = self._resumable()
         headers = {'Range': f'bytes={start}-', 'If-Range': condition} if condition else {}
         async with _request(self.client, self.url, headers) as response:
+            self.begun = True
             validators = Validators.of(response)
             if response.status_code != httpx.codes.PARTIAL_CONTENT:
                 start = 0
@@ -189,7 +197,9 @@ class _Transfer:
 
     def _check_size(self, size: int) -> None:
         if size > self.max_bytes:
-            raise DownloadFailed(f'the file is larger than the limit of {self.max_bytes} bytes', url=self.url)
+            raise DownloadFailed(
+                f'the file is larger than the limit of {self.max_bytes} bytes', url=without_logins(self.url)
+            )
 
 
 @asynccontextmanager
@@ -197,5 +207,5 @@ async def _request(client: httpx.AsyncClient, url: str, headers: dict[str, str])
     identity = {'Accept-Encoding': 'identity'}  # a range of a compressed transfer would be useless
     async with client.stream('GET', url, headers=identity | headers) as response:
         if response.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
-            raise DownloadFailed(f'the server answers {response.status_code}', url=url)
+            raise DownloadFailed(f'the server answers {response.status_code}', url=without_logins(url))
         yield response

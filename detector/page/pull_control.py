@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from nicegui import ui
 
-from detector.errors import Unauthorized, WholebodyError
+from detector.errors import ModelUnavailable, Unauthorized, WholebodyError
 from detector.models.library import AvailableModel, ModelLibrary, PullRequest
 from detector.models.pulling import ModelPull, PullState
 from detector.service import Models
@@ -81,11 +81,18 @@ class PullControl:
                 Text('b', model.mode)
                 Text('div', model.description)
                 Text('div', _facts(model), 'faint')
-            if model.current:
+            if self._is_served(model):
                 Text('span', 'in use', 'tag')
             else:
                 button = ui.button('Use' if model.installed else 'Download and use').props('no-caps unelevated')
                 button.on_click(lambda: self._get(model))
+
+    def _is_served(self, model: AvailableModel) -> bool:
+        try:
+            package = self._models.active().package
+        except ModelUnavailable:
+            return False
+        return (package.name, package.version) == (model.mode, model.version)
 
     async def _get(self, model: AvailableModel) -> None:
         try:

@@ -93,6 +93,11 @@ def test_a_model_is_downloaded_and_used_while_the_node_serves(
         eventually(lambda: (node.data_folder / 'current_model').resolve().name == '1.0.1', 'the link')
         view.page.locator('[data-control=get-model]').click()
         expect(view.page.locator('[data-model=small]')).to_contain_text('in use')
+        view.page.get_by_role('button', name='Close').click()
+        httpx.put(f'{node.url}/model_version', content='test-card', timeout=10).raise_for_status()
+        view.page.locator('.pill', has_text='test-card 0.0 serves').wait_for()
+        choose(view, 'small', 'Use')  # it is still the current model, but does not serve
+        view.page.locator('.pill', has_text='small 1.0.1 serves').wait_for()
 
 
 def test_a_failed_download_says_what_to_copy(

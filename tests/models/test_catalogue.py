@@ -167,6 +167,14 @@ async def test_without_internet_access_one_line_says_what_to_copy(
     pose = servers[1].url.replace('model', 'pose')
     with pytest.raises(DownloadFailed) as caught:
         await pull('lightweight', tmp_path / 'l.zip', verify=verify, cache=tmp_path / 'c', catalogue=catalogue)
+    private = [url.replace('//', '//me:secret@') for url in down]
+    with pytest.raises(DownloadFailed) as hidden:
+        await pull(
+            'lightweight', tmp_path / 'l.zip',
+            verify=verify, cache=tmp_path / 'c', catalogue=catalogue_of(tmp_path, servers, urls=private),
+        )  # fmt: skip
+    assert 'secret' not in str(hidden.value)
+    catalogue_of(tmp_path, servers, urls=down)
     hosts = ' and '.join(url.removeprefix('http://').removesuffix('/det.zip') for url in down)
     assert re.fullmatch(
         rf'det.zip cannot be downloaded: {hosts}: could not connect: [^;]* \(4 attempts\)\. Without internet access '

@@ -117,6 +117,32 @@ async def test_errors_of_the_server_are_reported(client: httpx.AsyncClient, serv
         await download(client, 'http://127.0.0.1:9/x', tmp_path / 'x.zip', max_bytes=LIMIT)
 
 
+async def test_the_error_says_how_far_the_download_came(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """A server that does not answer, one that stops sending and an address of no server have different errors."""
+    target = tmp_path / 'model.zip'
+    server.statuses = [0, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match='the server did not answer: .*(4 attempts)'):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    server.cuts = [0, 0, 0, 0]
+    with pytest.raises(DownloadFailed, match='the transfer broke off: .*(4 attempts)'):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    with pytest.raises(DownloadFailed, match='could not connect: '):
+        await download(client, 'no address', target, max_bytes=LIMIT)
+    server.statuses = [0, 503]
+    with pytest.raises(DownloadFailed, match='the server answers 503'):
+        await download(client, server.url, target, max_bytes=LIMIT)
+
+
+async def test_errors_show_no_password(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    """The login in the address of a private mirror appears in no error."""
+    with pytest.raises(DownloadFailed) as caught:
+        await download(client, f'http://me:secret@127.0.0.1:{free_port()}/x', tmp_path / 'x', max_bytes=LIMIT)
+    assert 'secret' not in str(caught.value)
+    assert str(caught.value).startswith('…@127.0.0.1')
+
+
 async def test_a_file_may_be_downloaded_although_it_is_there(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ class FileServer:
     """State and faults of the server.
 
     :param cuts: number of bytes after which the connection is cut, for each of the next requests.
-    :param statuses: statuses that replace the answers to the next requests.
+    :param statuses: statuses that replace the answers to the next requests; 0 closes the connection without an answer.
     :param chunk_seconds: pause before each 16 KiB of an answer, for a slow connection.
     :param ranges: `Range` header of each request so far.
     """
@@ -46,7 +46,12 @@ def serving(content: bytes) -> Iterator[FileServer]:
             wanted = self.headers.get('Range')
             state.ranges.append(wanted)
             if state.statuses:
-                self.send_error(state.statuses.pop(0))
+                status = state.statuses.pop(0)
+                if status == 0:
+                    self.close_connection = True
+                    self.connection.close()
+                else:
+                    self.send_error(status)
                 return
             etag = f'"{hashlib.sha256(state.content).hexdigest()}"'
             start = 0
