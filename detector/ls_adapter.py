@@ -18,6 +18,7 @@ from detector.label_studio.backend.known_projects import KnownProjects
 from detector.label_studio.backend.preannotation import Preannotator
 from detector.label_studio.backend.project_watch import ProjectWatch
 from detector.label_studio.labels import config
+from detector.label_studio.labels.config_report import offer, report, unmatched
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import Batch, TaskImages
 from detector.observability.metrics import Metrics
@@ -31,6 +32,10 @@ log = logging.getLogger('wholebody.label_studio')
 _LARGE_BODY: Final = 4 * 1024**2
 """Size from which bodies are parsed one at a time, in bytes: parsing blocks the interpreter."""
 _parsing: Final = asyncio.Semaphore(1)
+_MAX_NOTED: Final = 1000
+"""Number of projects whose labeling configs are remembered as logged."""
+_PROJECT_CHARACTERS: Final = 40
+"""Length of a project's name in logs."""
 _TRAINING: Final = 'models are trained in the Learning Loop, which receives the corrections; this node does not train'
 
 
@@ -52,6 +57,7 @@ class LabelStudioBackend:
         self.preannotator = Preannotator(inference, settings)
         self.corrections: Corrections | None = None
         self._watch: ProjectWatch | None = None
+        self._noted: dict[str, int] = {}
 
     async def start(self) -> None:
         """Begin to keep projects up to date if Label Studio's API can be used, and to process corrections if a Loop
@@ -171,6 +177,27 @@ class LabelStudioBackend:
                 raise InvalidRequest(f'a context belongs to one task; there are {len(tasks)}')
             return [await self.preannotator.interactive(tasks[0], chosen, context, source)]
 
+    async def note_config(self, project: object, label_config: object) -> None:
+        """Log what the labels of a project stand for, once for each labeling config.
+
+        :param label_config: the XML; anything else, and an empty config, is ignored.
+        """
+        if not isinstance(label_config, str) or not label_config.strip():
+            return
+        key, digest = str(project)[:_PROJECT_CHARACTERS], hash(label_config)
+        if self._noted.get(key) == digest:
+            return
+        if len(self._noted) >= _MAX_NOTED:
+            self._noted.clear()
+        self._noted[key] = digest
+        try:
+            found = await asyncio.to_thread(config.parse, label_config)
+        except InvalidRequest as error:
+            log.warning('project %s: %s', key, error)
+            return
+        level = logging.WARNING if unmatched(found) else logging.INFO
+        log.log(level, 'project %s: %s', key, '; '.join(report(found)))
+
     async def validate(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Describe what a labeling config offers for a pose.
 
@@ -180,13 +207,7 @@ class LabelStudioBackend:
         if not isinstance(label_config, str):
             raise InvalidRequest("'config' must be a string, the XML of the labeling config")
         found = await asyncio.to_thread(config.parse, label_config)
-        return {
-            'status': 'OK',
-            'image': found.image_key,
-            'boxes': found.boxes is not None,
-            'skeletons': [] if found.skeletons is None else list(found.skeletons.labels),
-            'keypoints': 0 if found.points is None else len(found.points.labels),
-        }
+        return {'status': 'OK', **offer(found)}
 
     async def note_webhook(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Queue the annotations that a webhook names.
@@ -255,6 +276,7 @@ def create_router(
         The token that Label Studio offers is not used.
         """
         backend.note_setup(body)
+        await backend.note_config(body.get('project'), body.get('schema'))
         return {'model_version': backend.model_version()}
 
     @router.post('/predict', responses=errors(422))

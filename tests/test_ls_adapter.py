@@ -266,8 +266,29 @@ def test_no_tasks_are_no_predictions(backend: NodeProcess) -> None:
 
 def test_a_config_is_validated(backend: NodeProcess) -> None:
     """A valid config gets an answer that lists what the config offers."""
-    answer = post(backend, '/validate', {'config': CONFIGS['skeleton']})
-    assert answer.json() == {'status': 'OK', 'image': 'image', 'boxes': True, 'skeletons': ['pose'], 'keypoints': 0}
+    answer = post(backend, '/validate', {'config': CONFIGS['skeleton']}).json()
+    kinds = {'status': 'OK', 'image': 'image', 'boxes': True, 'skeletons': ['pose'], 'keypoints': 0}
+    assert {key: answer[key] for key in kinds} == kinds
+    assert (answer['labels'], answer['unmatched']) == ({}, [])
+    assert answer['report'][1] == 'skeletons: pose (133 keypoints)'
+
+
+def test_what_a_project_offers_is_logged_once(backend: NodeProcess) -> None:
+    """`/setup` logs which labels of a project stand for nothing, once for each labeling config."""
+    labels = ''.join(f'<Label value="{name}"/>' for name in ('Left Eye', 'REye', 'neck'))
+    schema = (
+        '<View><Image name="image" value="$image"/>'
+        f'<KeyPointLabels name="kp" toName="image">{labels}</KeyPointLabels></View>'
+    )
+    line = 'project 17.5: boxes: none; 2 labels for keypoints: Left Eye = left_eye, REye = right_eye; 1 label stands'
+    for _ in range(3):
+        assert post(backend, '/setup', {'project': '17.5', 'schema': schema}).status_code == 200
+    assert backend.log.read_text().count(line) == 1
+    post(backend, '/setup', {'project': '17.5', 'schema': schema.replace('REye', 'L.Ear')})
+    post(backend, '/setup', {'project': '18.5', 'schema': '<View/>'})
+    log = backend.log.read_text()
+    assert 'project 17.5: boxes: none; 2 labels for keypoints: Left Eye = left_eye, L.Ear = left_ear' in log
+    assert 'project 18.5: the labeling config has no RectangleLabels' in log
 
 
 def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, studio: Studio) -> None:

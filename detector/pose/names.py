@@ -24,6 +24,11 @@ _FINGER_SYNONYMS: Final = {
 }
 _THUMB_JOINTS: Final = ('cmc', 'mcp', 'ip', 'tip')
 _FINGER_JOINTS: Final = ('mcp', 'pip', 'dip', 'tip')
+_OTHER_POINTS: Final = frozenset({
+    'ankle', 'background', 'chest', 'collar', 'ear', 'elbow', 'eye', 'foot', 'head', 'heel', 'hip', 'hips', 'jaw',
+    'knee', 'midhip', 'mouth', 'neck', 'nose', 'pelvis', 'shoulder', 'spine', 'thorax', 'toe', 'torso', 'wrist',
+})  # fmt: skip
+"""Words of names that stand for one point of the body."""
 _PUNCTUATION: Final = r"\s\-_./:,'()\[\]\u2010-\u2015\u2212"
 _READABLE: Final = re.compile(f'[A-Za-z0-9{_PUNCTUATION}]+')
 _CAMEL: Final = re.compile(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])')
@@ -57,6 +62,11 @@ def part_named(name: str) -> Part | None:
     """Return the part of the body that a name in any spelling stands for; None if it is unknown."""
     found = {part.name: part for words in _readings(name) if (part := _PARTS.get(''.join(words))) is not None}
     return next(iter(found.values())) if len(found) == 1 else None
+
+
+def names_another_point(name: str) -> bool:
+    """Return True if a name stands for a single point of the body, but for none of the 133, or not clearly for one."""
+    return canonical_name(name) is None and not all(map(_OTHER_POINTS.isdisjoint, _readings(name)))
 
 
 # ---------------------------------------------------------------- the normaliser

@@ -21,7 +21,8 @@ from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_COUNT
 from tests.support.strategies import HUGE, JSON, TEXTS, damaged, mutated
 
-CONFIGS = {style: config.generate(style) for style in ('skeleton', 'keypoints')}
+STYLES: tuple[config.Style, ...] = ('skeleton', 'parts', 'keypoints')
+CONFIGS = {style: config.generate(style) for style in STYLES}
 GENERIC = (
     '<View><Image name="image" value="$image"/><RectangleLabels name="bbox" toName="image"><Label value="person"/>'
     '</RectangleLabels><KeyPointLabels name="kp" toName="image"><Label value="point"/></KeyPointLabels></View>'
@@ -89,7 +90,7 @@ def test_any_config_is_read_or_refused(xml: str) -> None:
     assert found.image_key
 
 
-@given(st.sampled_from(['skeleton', 'keypoints']).flatmap(lambda style: damaged(CONFIGS[style].encode())))
+@given(st.sampled_from(STYLES).flatmap(lambda style: damaged(CONFIGS[style].encode())))
 def test_a_damaged_config_is_read_or_refused(content: bytes) -> None:
     """A config with wrong characters is read or raises InvalidRequest."""
     try:
@@ -128,7 +129,7 @@ def test_people_come_back_as_they_went(seed: int, size: tuple[int, int], boxed: 
     found = config.parse(xml)
     people = [a_person(rng, size) for _ in range(boxed)] + [a_person(rng, size, box=False) for _ in range(without)]
     results = to_results(people, found, size)
-    assert len({region['id'] for region in results}) == len(results)
+    assert len({(region['id'], region['type']) for region in results}) == len(results)
     back = from_results(results, found, size)
     offered = [*range(17), *range(23, 91)] if xml == WITHOUT_BOXES else list(range(KEYPOINT_COUNT))
     assert len(back) == len(people)
@@ -145,7 +146,7 @@ def test_people_come_back_as_they_went(seed: int, size: tuple[int, int], boxed: 
             assert other.box_score == person.box_score
 
 
-@given(seed=st.integers(0, 2**32 - 1), threshold=st.floats(0, 1), style=st.sampled_from(['skeleton', 'keypoints']))
+@given(seed=st.integers(0, 2**32 - 1), threshold=st.floats(0, 1), style=st.sampled_from(STYLES))
 def test_poses_come_back_as_they_went(seed: int, threshold: float, style: config.Style) -> None:
     """An annotator who accepts a prediction returns the pose that it shows."""
     rng, size = np.random.default_rng(seed), (640, 480)

@@ -103,3 +103,18 @@ def end_with(omissions: 'Omissions') -> None:
     if omissions.summary:
         print(f'left out: {omissions.summary}')
         raise typer.Exit(1)
+
+
+def print_report(label_config: str) -> None:
+    """Print what the labels of a project stand for, and warn about those that stand for nothing.
+
+    :raises InvalidRequest: the config offers no pose.
+    """
+    from detector.label_studio.labels.config import parse
+    from detector.label_studio.labels.config_report import report, unmatched
+
+    found = parse(label_config)
+    print('\n'.join(report(found)))
+    if unmatched(found):
+        hint = '`wholebody labelstudio config --check FILE` lists them'
+        print(f'warning: some labels stand for nothing; {hint}', file=sys.stderr)

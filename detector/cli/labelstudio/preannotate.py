@@ -11,7 +11,7 @@ import typer
 
 from detector.cli.common import load_settings, progress_bar
 
-from .common import ProjectOption, line_printer, resumable
+from .common import ProjectOption, line_printer, print_report, resumable
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.bulk_preannotation import Progress
@@ -56,7 +56,6 @@ async def _preannotate(
     settings: 'Settings', project: str, model: Path | None, limit: int | None, ray: tuple[int | None, str | None] | None
 ) -> 'Progress':
     """:param ray: number of workers and address of the cluster; None to work without Ray."""
-    from detector.label_studio.labels.config import parse
     from detector.label_studio.server.client import connected
     from detector.label_studio.server.project_lookup import find_project
     from detector.label_studio.workflows.bulk_preannotation import LocalPredictor, Predictor, preannotate
@@ -66,7 +65,7 @@ async def _preannotate(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-')))
         connection = await stack.enter_async_context(connected(settings))
         chosen = await find_project(connection, project)
-        parse(await chosen.label_config())  # fails before the model is loaded
+        print_report(await chosen.label_config())  # fails before the model is loaded
         package = ModelStore(settings.data_folder).open(model, scratch, mode=settings.mode)
         predictor: Predictor
         if ray is None:

@@ -12,7 +12,7 @@ import typer
 from detector.cli.common import load_settings, progress_bar, write_text
 from detector.errors import InvalidRequest
 
-from .common import ProjectOption, in_project, resumable
+from .common import ProjectOption, in_project, print_report, resumable
 
 if TYPE_CHECKING:
     from detector.label_studio.workflows.image_imports import Report
@@ -23,10 +23,10 @@ _PARTS: Final = 'body,feet,face,left_hand,right_hand'
 """Names of all parts of the skeleton; written out, since the skeleton's module loads NumPy."""
 
 
-Style = Literal['skeleton', 'keypoints']
+Style = Literal['skeleton', 'parts', 'keypoints']
 Sampling = Literal['uncertainty', 'sequential', 'uniform']
 
-_STYLE_HELP: Final = 'One region per person with its limbs, or one region per keypoint.'
+_STYLE_HELP: Final = 'One region per person with its limbs, one per part of the body, or one per keypoint.'
 PartsOption = Annotated[str | None, typer.Option(help='Parts to label, e.g. body,left_hand.', show_default=_PARTS)]
 
 
@@ -36,8 +36,18 @@ def config(
     output: Annotated[
         Path | None, typer.Option('--output', '-o', help='File to write.', show_default='print it')
     ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(help='Config to check instead: list what its labels stand for.', exists=True, dir_okay=False),
+    ] = None,
 ) -> None:
-    """Print or write the recommended labeling config, to paste into a project's settings."""
+    """Print or write the recommended labeling config, to paste into a project's settings; or check a config.
+
+    With --parts, the style skeleton has one region per part. With --check, the exit status is 1 if labels for keypoints
+    or skeletons stand for none.
+    """
+    if check is not None:
+        raise typer.Exit(_check(check))
     xml = _generated(style, parts)
     if output is None:
         print(xml, end='')
@@ -48,7 +58,18 @@ def config(
 def _generated(style: Style, parts: str | None) -> str:
     from detector.label_studio.labels.config import generate
 
-    return generate(style, [part.strip() for part in (_PARTS if parts is None else parts).split(',')])
+    return generate(style, None if parts is None else [part.strip() for part in parts.split(',')])
+
+
+def _check(file: Path) -> int:
+    """Print what a labeling config offers, and return the exit status."""
+    from detector.label_studio.labels.config import parse
+    from detector.label_studio.labels.config_report import report, unmatched
+
+    found = parse(_read_config(file, '--check'))
+    for line in report(found, full=True):
+        print(line)
+    return 1 if unmatched(found) else 0
 
 
 def init(
@@ -124,7 +145,7 @@ def _confirm(losses: str, *, yes: bool) -> bool:
     return typer.confirm('Replace the labeling config?', err=True)
 
 
-def _read_config(file: Path) -> str:
+def _read_config(file: Path, option: str = '--config') -> str:
     from detector.datasets.fields import read_text
     from detector.label_studio.labels.config import parse
 
@@ -132,7 +153,7 @@ def _read_config(file: Path) -> str:
         xml = read_text(file)
         parse(xml)
     except InvalidRequest as error:
-        raise InvalidRequest(f'--config {file}: {error}') from None
+        raise InvalidRequest(f'{option} {file}: {error}') from None
     return xml
 
 
@@ -180,6 +201,10 @@ async def _init(
         )
         if is_described and meaning(await found.label_config()) != meaning(xml):
             warn(f'project {found.id} keeps its own labeling config; --replace-config replaces it')
+        try:
+            print_report(await found.label_config())
+        except InvalidRequest as error:
+            warn(f'project {found.id}: {error}')
         if not changes:
             print(f'project {found.id} is as it should be; nothing is changed')
         print(found.page())

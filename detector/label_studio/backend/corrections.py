@@ -29,7 +29,7 @@ from detector.errors import (
     OutboxFault,
 )
 from detector.label_studio.labels.config import parse
-from detector.label_studio.labels.regions import from_results
+from detector.label_studio.labels.regions import read_results
 from detector.label_studio.labels.tasks import address_of, results_of
 from detector.label_studio.server.client import Connection
 from detector.label_studio.server.media import TaskImages
@@ -194,11 +194,15 @@ class Corrections:
         received = await self._source.fetch(address_of(task, config.image_key), task_id=task_id)
         image = await self._outbox.run(partial(images.decode_image, received, max_pixels=self._max_pixels))
         results = results_of(annotation)
-        persons = from_results(results, config, (image.shape[1], image.shape[0]))
-        if not persons:
+        reading = read_results(results, config, (image.shape[1], image.shape[0]))
+        if reading.is_lost:
+            raise InvalidRequest(f'none of its persons can be read: task {task_id} has {"; ".join(reading.unread)}')
+        if not reading.persons:
             _require_nobody(results, label_config)
+        for phrase in reading.unread:
+            log.warning('annotation %d is sent without a part: task %d has %s', hint.annotation, task_id, phrase)
         annotator = _id(annotation.get('completed_by'))
-        metadata = to_metadata(persons, self._category_ids(), hint, task=task_id, annotator=annotator)
+        metadata = to_metadata(reading.persons, self._category_ids(), hint, task=task_id, annotator=annotator)
         jpeg = await self._outbox.run(partial(images.as_jpeg, received, image))
         await self._outbox.save(jpeg, metadata)
         return True

@@ -15,7 +15,8 @@ from detector.datasets.person import Person, Size
 from detector.engine.person_detector import MIN_BOX_SIDE
 from detector.errors import Busy, InvalidImage, InvalidRequest, WholebodyError
 from detector.label_studio.labels.config import LabelingConfig
-from detector.label_studio.labels.regions import drawable, to_results
+from detector.label_studio.labels.regions import to_results
+from detector.label_studio.labels.values import drawable
 from detector.label_studio.server.media import ImageSource
 from detector.outbox import relevance
 from detector.pose.pose import FloatArray, Pose
@@ -249,7 +250,8 @@ def _prompt(context: Mapping[str, Any], config: LabelingConfig) -> dict[str, Any
     kind = 'rectanglelabels' if 'height' in value else 'keypointlabels'
     labels = value.get(kind)
     labels = labels if isinstance(labels, list) else []
-    if config.boxes is not None and kind == 'rectanglelabels' and config.boxes.label not in labels:
+    known = None if config.boxes is None or kind != 'rectanglelabels' else {label.text for label in config.boxes.read}
+    if known is not None and known.isdisjoint(map(str, labels)):
         return None
     sides = ('x', 'y', 'width', 'height') if kind == 'rectanglelabels' else ('x', 'y')
     numbers = {side: drawable(value.get(side)) for side in sides}

@@ -6,31 +6,32 @@ Coordinates of regions are in percent of the upright image, from its upper left 
 import math
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.datasets.person import HIDDEN, MOVED_PERCENT, NOT_LABELLED, VISIBLE, Person, Size
+from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 from detector.pose.names import canonical_name
 from detector.pose.pose import FloatArray
-from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, LIMB_PARENTS
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PERSON
 
-from .config import BoxControl, LabelingConfig, PointControl, SkeletonControl
-
-Region = dict[str, Any]
-_Points = dict[int, tuple[float, float, int, float]]
-"""x and y in pixels, visibility and score by keypoint index."""
+from .config import LabelingConfig
+from .controls import BoxControl, Label, PointControl, SkeletonControl
+from .placing import Piece, place
+from .values import Points, Region, drawable, labels_of, meta_of, place_of, score_field, score_of, size_in
+from .vertices import read_vertices, to_vertices
 
 _DIGITS: Final = 6
 _POINT_PERCENT: Final = 0.5
 """Diameter with which the editor draws a keypoint, in percent of the image."""
-_MARGIN: Final = 0.1
-"""Distance outside a person's box at which a point without a parent still belongs to it, in shares of the box's
-sides."""
-MAX_NUMBER: Final = 1e6
-"""Largest absolute number that is read (percent, degrees, pixels of a side); larger ones overflow in computations."""
+_NOTED: Final = 'person:'
+"""Prefix of the keys of persons that regions name in their `meta`."""
+_MAX_DEPTH: Final = 8
+"""Number of parents above a region that are looked at."""
+_HIDDEN_NOTES: Final = ('v=1', 'hidden', 'occluded')
+"""Notes in a region's `meta` that say that its point is hidden."""
 
 # ---------------------------------------------------------------- to Label Studio
 
@@ -50,12 +51,12 @@ def to_results(persons: Sequence[Person], config: LabelingConfig, size: Size) ->
         group = {'meta': {'person': person_id}} if box is None else {'parentID': person_id}
         regions: list[Region] = []
         if config.skeletons is not None:
-            regions += _skeleton_regions(person, config.skeletons, size, person_id, common | group)
+            regions += _skeleton_regions(person, config, config.skeletons, size, person_id, common | group)
         elif config.points is not None:
-            regions += _point_regions(person, config.points, size, person_id, common | group)
+            regions += _point_regions(person, config, config.points, size, person_id, common | group)
         bearer = regions[0] if box is None and regions else box
         if person.extra and bearer is not None:
-            bearer['meta'] = _meta(bearer) | {'extra': dict(person.extra)}
+            bearer['meta'] = meta_of(bearer) | {'extra': dict(person.extra)}
         points += regions
         boxes += [] if box is None else [box]
     return points + boxes
@@ -67,81 +68,60 @@ def _box_region(person: Person, control: BoxControl, size: Size, common: Region)
     (x1, y1), (x2, y2) = _percent(person.box.reshape(2, 2), size).tolist()
     value = {'x': x1, 'y': y1, 'width': round(x2 - x1, _DIGITS), 'height': round(y2 - y1, _DIGITS), 'rotation': 0}
     return common | {
-        'from_name': control.name,
+        'from_name': control.written.control,
         'type': 'rectanglelabels',
-        'value': value | {'rectanglelabels': [control.label]},
-        **_score(person.box_score),
+        'value': value | {'rectanglelabels': [control.written.text]},
+        **score_field(person.box_score),
     }
 
 
 def _point_regions(
-    person: Person, control: PointControl, size: Size, person_id: str, common: Region
+    person: Person, config: LabelingConfig, control: PointControl, size: Size, person_id: str, common: Region
 ) -> Iterable[Region]:
     percent = _percent(person.keypoints, size).tolist()
-    is_generic = not control.indices
-    for index, label in control.labels.items():
+    choice = None if config.visibility is None else config.visibility.written[HIDDEN]
+    for index, label in control.written.items():
         if person.visibility[index] == NOT_LABELLED:
             continue
-        notes = [KEYPOINT_NAMES[index]] if is_generic else []
-        notes += ['v=1'] if person.visibility[index] == HIDDEN else []
+        is_hidden = person.visibility[index] == HIDDEN
+        notes = [KEYPOINT_NAMES[index]] if control.is_generic else []
+        notes += ['v=1'] if is_hidden and choice is None else []
         meta = common.get('meta', {}) | ({'text': notes} if notes else {})
         x, y = percent[index]
-        yield common | {
-            'id': f'{person_id}-{index}',
-            'from_name': control.name,
+        value = {'x': x, 'y': y, 'width': _POINT_PERCENT}
+        region = common | {'id': f'{person_id}-{index}'} | ({'meta': meta} if meta else {})
+        yield region | {
+            'from_name': label.control,
             'type': 'keypointlabels',
-            'value': {'x': x, 'y': y, 'width': _POINT_PERCENT, 'keypointlabels': [label]},
-            **({'meta': meta} if meta else {}),
-            **_score(person.scores[index]),
+            'value': value | {'keypointlabels': [label.text]},
+            **score_field(person.scores[index]),
         }
+        if is_hidden and config.visibility is not None:
+            named = {'from_name': config.visibility.name, 'type': 'choices'}
+            yield region | named | {'value': value | {'choices': [choice]}}
 
 
 def _skeleton_regions(
-    person: Person, control: SkeletonControl, size: Size, person_id: str, common: Region
+    person: Person, config: LabelingConfig, control: SkeletonControl, size: Size, person_id: str, common: Region
 ) -> Iterable[Region]:
     percent = _percent(person.keypoints, size).tolist()
-    for number, (label, indices) in enumerate(control.labels.items()):
+    for number, (label, indices) in enumerate(control.written.items()):
         yield common | {
             'id': f'{person_id}-{number}',
-            'from_name': control.name,
+            'from_name': label.control,
             'type': 'vectorlabels',
             'value': {
-                'vertices': [
-                    _vertex(index, percent[index], person, limb_from)
-                    for index, limb_from in zip(indices, _tree(indices), strict=True)
-                ],
+                'vertices': to_vertices(person, indices, percent, curved=hides_by_curve(config, label)),
                 'closed': False,
-                'vectorlabels': [label],
+                'vectorlabels': [label.text],
             },
-            **_score(person.box_score),
+            **score_field(person.box_score),
         }
 
 
-def _vertex(index: int, place: Sequence[float], person: Person, limb_from: int | None) -> Region:
-    x, y = place
-    vertex = {
-        'id': KEYPOINT_NAMES[index],
-        'x': x,
-        'y': y,
-        'prevPointId': None if limb_from is None else KEYPOINT_NAMES[limb_from],
-        'isBezier': False,
-        'v': int(person.visibility[index]),
-        **_score(person.scores[index]),
-    }
-    # where the point was put: the editor keeps v = 0 when the annotator moves the point to its place
-    return vertex | {'unseen': [x, y]} if person.visibility[index] == NOT_LABELLED else vertex
-
-
-def _tree(indices: Sequence[int]) -> list[int | None]:
-    """Return the preceding keypoint of each keypoint of a region; None for the root."""
-    known = set(indices)
-    parents: list[int | None] = []
-    for index in indices:
-        parent = LIMB_PARENTS[index]
-        while parent is not None and parent not in known:
-            parent = LIMB_PARENTS[parent]
-        parents.append(parent if parent is not None or index == indices[0] else indices[0])
-    return parents
+def hides_by_curve(config: LabelingConfig, label: Label) -> bool:
+    """Return True if a curve means a hidden point; elsewhere, annotators may have drawn it for its own sake."""
+    return config.visibility is not None and config.skeletons is not None and label.control in config.skeletons.curved
 
 
 def _percent(points: FloatArray, size: Size) -> NDArray[np.float64]:
@@ -150,109 +130,216 @@ def _percent(points: FloatArray, size: Size) -> NDArray[np.float64]:
     return np.round(percent, _DIGITS)
 
 
-def _score(score: float | np.floating[Any] | None) -> Region:
-    if score is None or not math.isfinite(score):
-        return {}
-    return {'score': round(min(max(float(score), 0.0), 1.0), 4)}
-
-
 # ---------------------------------------------------------------- from Label Studio
+
+Kind = Literal['box', 'point', 'skeleton', 'choice']
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The persons in the regions of an annotation or a prediction.
+
+    :param unread: a phrase for each region of a pose that cannot be read, or only in part.
+    """
+
+    persons: list[Person]
+    unread: list[str]
+
+    @property
+    def is_lost(self) -> bool:
+        """True if regions describe persons, but none of them can be read."""
+        return bool(self.unread) and not self.persons
 
 
 def from_results(
     results: Iterable[Mapping[str, Any]], config: LabelingConfig, size: Size | None = None
 ) -> list[Person]:
-    """Return the persons in the regions of an annotation or a prediction; other regions are ignored.
+    """Return the persons in the regions of an annotation or a prediction, see `read_results`."""
+    return read_results(results, config, size).persons
 
-    Points belong to the person that their `parentID` or the `person` in their `meta` names. A point without either,
-    which an annotator has added, goes to the smallest box around it whose person lacks this keypoint, or else to a
-    person without a box.
+
+def read_results(results: Iterable[Mapping[str, Any]], config: LabelingConfig, size: Size | None = None) -> Reading:
+    """Read the regions of an annotation or a prediction; regions of other controls are ignored.
+
+    Points belong to the person that their `parentID` or the `person` in their `meta` names, or else to the only person
+    that they can belong to, see `placing`. The choice of visibility for a region counts for all of its points, that for
+    a box for all points of its person.
 
     :param size: size of the image in pixels; None: take it from the regions.
     """
     reader = _Reader(config, size)
     regions = [region for region in results if isinstance(region, Mapping) and isinstance(region.get('value'), Mapping)]
-    for region in regions:
-        reader.read_box(region)
-    loose = [read for region in regions for read in reader.read_points(region)]
-    for placed in loose:
-        reader.adopt(*placed)
-    return [person for person in reader.persons.values() if not person.is_empty]
+    kinds = [(region, kind_of(region, config)) for region in regions]
+    for region, kind in kinds:
+        if kind == 'choice':
+            reader.read_choice(region)
+        elif kind == 'box':
+            reader.read_box(region)
+    reader.read_points([(region, kind) for region, kind in kinds if kind in ('point', 'skeleton')])
+    return Reading(persons=reader.persons(), unread=reader.unread)
+
+
+def kind_of(region: Mapping[str, Any], config: LabelingConfig) -> Kind | None:
+    """Return what a region with a value describes; None if it does not belong to a pose.
+
+    :param region: its labels need not be known.
+    """
+    name = region.get('from_name')
+    boxes, points, skeletons = config.boxes, config.points, config.skeletons
+    if boxes is not None and name in {label.control for label in boxes.read}:
+        labels = labels_of(region, 'rectanglelabels')
+        return 'box' if labels is None or any(_is_person(boxes, str(name), label) for label in labels) else None
+    if points is not None and name in {label.control for label in (*points.written.values(), *points.unknown)}:
+        return 'point'
+    if skeletons is not None and name in {label.control for label in (*skeletons.read, *skeletons.unknown)}:
+        return 'skeleton'
+    return 'choice' if config.visibility is not None and name == config.visibility.name else None
+
+
+def _is_person(boxes: BoxControl, control: str, text: str) -> bool:
+    return Label(control, text) in boxes.read or canonical_name(text) == PERSON
 
 
 class _Reader:
     def __init__(self, config: LabelingConfig, size: Size | None) -> None:
-        self.persons: dict[str, Person] = {}
+        self.unread: list[str] = []
         self._config = config
         self._size = size
+        self._persons: dict[str, Person] = {}
+        self._choices: dict[str, int] = {}
+
+    def persons(self) -> list[Person]:
+        return [person for person in self._persons.values() if not person.is_empty]
+
+    def read_choice(self, region: Mapping[str, Any]) -> None:
+        """Note the visibility that was chosen for a region."""
+        control, choices = self._config.visibility, labels_of(region, 'choices') or []
+        found = {control.read[choice] for choice in choices if choice in control.read} if control is not None else set()
+        if len(found) == 1:
+            self._choices[str(region.get('id'))] = found.pop()
+        elif choices:
+            self.unread.append(f'the choice {", ".join(choices)[:60]}{_of(region)}, which is no visibility')
 
     def read_box(self, region: Mapping[str, Any]) -> None:
-        control, value = self._config.boxes, region['value']
-        if control is None or region.get('from_name') != control.name:
-            return
-        labels = value.get('rectanglelabels')
-        if isinstance(labels, list) and control.label not in labels:
-            return
-        corners = _corners(value, self._size_of(region))
+        """Make a person of a box."""
+        corners = _corners(region['value'], self._size_of(region))
         if corners is None:
+            self.unread.append(f'a box without coordinates{_of(region)}')
             return
-        self.persons[str(region.get('id'))] = replace(
+        self._persons[str(region.get('id'))] = replace(
             Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
         )
 
-    def read_points(self, region: Mapping[str, Any]) -> Iterable[tuple[_Points, Mapping[str, Any]]]:
-        """Give the points of a region to their person, or yield them with its extra fields if the region names none."""
-        points = self._points_of(region)
-        if not points:
-            return
-        parent = region.get('parentID')
-        group = _meta(region).get('person')
-        if isinstance(parent, str) and parent in self.persons:
-            self._give(parent, points, _extra(region))
-        elif isinstance(group, str):
-            self._give(group, points, _extra(region))
-        else:
-            yield points, _extra(region)
+    def read_points(self, regions: Sequence[tuple[Mapping[str, Any], Kind | None]]) -> None:
+        """Give the points of regions to the persons that their parents or groups name, or else to the only possible."""
+        parents = {str(region.get('id')): region.get('parentID') for region, _ in regions}
+        groups: dict[str, list[Piece]] = {}
+        loose: list[Piece] = []
+        for region, kind in regions:
+            piece = self._skeleton(region) if kind == 'skeleton' else self._point(region)
+            if piece is None:
+                continue
+            key = self._key_of(region, parents)
+            if key is None or not piece.fits(self._persons.get(key, Person.empty())):
+                loose.append(piece)
+                continue
+            self._give(key, piece)
+            groups.setdefault(key, []).append(piece)
+        for key, pieces in groups.items():
+            person = self._persons[key]
+            if person.box is None and not key.startswith(_NOTED) and sum(len(piece.points) for piece in pieces) == 1:
+                del self._persons[key]
+                loose += pieces
+        placed, left = place(loose, self._persons)
+        self.unread += left
+        for key, piece in placed:
+            self._give(key, piece)
 
-    def adopt(self, points: _Points, extra: Mapping[str, Any]) -> None:
-        """Give points without a parent to the person that they most likely belong to."""
-        centre = np.mean([(x, y) for x, y, _, _ in points.values()], axis=0)
-        lacking = {
-            key: person for key, person in self.persons.items() if not any(person.visibility[index] for index in points)
-        }
-        around = [(key, person.box) for key, person in lacking.items() if person.box is not None]
-        around = [(key, box) for key, box in around if box is not None and _contains(box, centre)]
-        loose = [key for key, person in lacking.items() if person.box is None]
-        key = min(around, key=lambda pair: _area(pair[1]))[0] if around else next(iter(loose), uuid.uuid4().hex)
-        self._give(key, points, extra)
+    def _key_of(self, region: Mapping[str, Any], parents: Mapping[str, Any]) -> str | None:
+        """Return the key of the person that a region names: its box, or the topmost region above it."""
+        parent, top = region.get('parentID'), None
+        for _ in range(_MAX_DEPTH):
+            if not isinstance(parent, str) or parent == top:
+                break
+            if parent in self._persons:
+                return parent
+            parent, top = parents.get(parent), parent
+        group = meta_of(region).get('person')
+        return f'{_NOTED}{group}' if isinstance(group, str) else top
 
-    def _give(self, key: str, points: _Points, extra: Mapping[str, Any]) -> None:
-        person = self.persons.get(key, Person.empty())
+    def _give(self, key: str, piece: Piece) -> None:
+        person = self._persons.get(key, Person.empty())
         keypoints, visibility, scores = person.keypoints.copy(), person.visibility.copy(), person.scores.copy()
-        for index, (x, y, seen, score) in points.items():
+        choice = None if piece.is_chosen else self._choices.get(key)
+        for index, (x, y, seen, score) in piece.points.items():
             keypoints[index] = x, y
-            visibility[index] = seen
+            visibility[index] = seen if choice is None or (choice, seen) == (VISIBLE, HIDDEN) else choice
             scores[index] = score
-        self.persons[key] = replace(
-            person, keypoints=keypoints, visibility=visibility, scores=scores, extra=person.extra or extra
+        self._persons[key] = replace(
+            person, keypoints=keypoints, visibility=visibility, scores=scores, extra=person.extra or piece.extra
         )
 
-    def _points_of(self, region: Mapping[str, Any]) -> _Points:
-        points, skeletons = self._config.points, self._config.skeletons
-        if points is not None and region.get('from_name') == points.name:
-            return _read_point(region, points, self._size_of(region))
-        if skeletons is not None and region.get('from_name') == skeletons.name:
-            return _read_skeleton(region, self._size_of(region))
-        return {}
+    def _point(self, region: Mapping[str, Any]) -> Piece | None:
+        control, value = self._config.points, region['value']
+        labels, notes = labels_of(region, 'keypointlabels') or [], _notes(region)
+        name = ', '.join(labels)[:60]
+        indices = set() if control is None else {control.index_of(_label(region, text)) for text in labels}
+        if control is not None and control.is_generic:  # the note names the keypoint
+            indices = {KEYPOINT_INDEX[known] for note in notes if (known := canonical_name(note)) in KEYPOINT_INDEX}
+        index = indices.pop() if len(indices) == 1 else None
+        spot = place_of(value, self._size_of(region))
+        if index is None or spot is None:
+            fault = 'without coordinates' if spot is None else 'of no known keypoint'
+            self.unread.append(f'a point {name}{_of(region)} {fault}')
+            return None
+        noted = HIDDEN if any(note.strip().lower() in _HIDDEN_NOTES for note in notes) else VISIBLE
+        choice = self._choices.get(str(region.get('id')))
+        seen = noted if choice is None else choice
+        return self._piece(region, f'a point {name}', {index: (*spot, seen, score_of(region))}, is_skeleton=False)
+
+    def _skeleton(self, region: Mapping[str, Any]) -> Piece | None:
+        control, name = self._config.skeletons, ', '.join(labels_of(region, 'vectorlabels') or [])[:60]
+        label = _label(region, name)
+        indices = () if control is None else control.read.get(label, ())
+        curved, choice = hides_by_curve(self._config, label), self._choices.get(str(region.get('id')))
+        points, faults = read_vertices(
+            region['value'], indices, self._size_of(region), is_hidden_by_curve=curved, choice=choice
+        )
+        self.unread += [f'a skeleton {name}{_of(region)} with {fault}' for fault in faults]
+        if not points and not faults:
+            self.unread.append(f'a skeleton {name}{_of(region)} without points')
+        return self._piece(region, f'a skeleton {name}', points, is_skeleton=True) if points else None
+
+    def _piece(self, region: Mapping[str, Any], what: str, points: Points, *, is_skeleton: bool) -> Piece:
+        return Piece(
+            region=str(region.get('id') or uuid.uuid4().hex),
+            what=f'{what}{_of(region)}',
+            points=points,
+            is_skeleton=is_skeleton,
+            is_chosen=str(region.get('id')) in self._choices,
+            extra=_extra(region),
+        )
 
     def _size_of(self, region: Mapping[str, Any]) -> Size:
         return self._size or size_in(region, 'original_width', 'original_height') or (100, 100)
 
 
-def size_in(item: Mapping[str, Any], width: str, height: str) -> Size | None:
-    """Return the image size from two fields; None if they do not hold it."""
-    sides = item.get(width), item.get(height)
-    return sides if all(type(side) is int and 0 < side <= MAX_NUMBER for side in sides) else None  # type: ignore[return-value]
+def _of(region: Mapping[str, Any]) -> str:
+    return f' (region {str(region.get("id"))[:40]})'
+
+
+def _label(region: Mapping[str, Any], text: str) -> Label:
+    return Label(str(region.get('from_name')), text)
+
+
+def _notes(region: Mapping[str, Any]) -> list[str]:
+    notes = meta_of(region).get('text')
+    return [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
+
+
+def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
+    extra = meta_of(region).get('extra')
+    return extra if isinstance(extra, dict) else {}
 
 
 def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
@@ -268,74 +355,3 @@ def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
     origin = np.array([x, y]) * scale
     corners = np.stack([origin, origin + along, origin + down, origin + along + down])
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)]).astype(np.float32)
-
-
-def _read_point(region: Mapping[str, Any], control: PointControl, size: Size) -> _Points:
-    value, notes = region['value'], _meta(region).get('text')
-    notes = [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
-    labels = value.get('keypointlabels')
-    index = control.indices.get(str(labels[0])) if isinstance(labels, list) and labels else None
-    if index is None:  # with a generic label, the note names the keypoint
-        index = next((KEYPOINT_INDEX[note] for note in notes if note in KEYPOINT_INDEX), None)
-    place = _place(value, size)
-    if index is None or place is None:
-        return {}
-    visibility = HIDDEN if any(note.strip().lower() in ('v=1', 'hidden', 'occluded') for note in notes) else VISIBLE
-    return {index: (*place, visibility, _score_of(region))}
-
-
-def _read_skeleton(region: Mapping[str, Any], size: Size) -> _Points:
-    found: _Points = {}
-    vertices = region['value'].get('vertices')
-    for vertex in vertices if isinstance(vertices, list) else ():
-        if not isinstance(vertex, Mapping):
-            continue
-        index = KEYPOINT_INDEX.get(canonical_name(str(vertex.get('id'))) or '')
-        place = _place(vertex, size)
-        if index is not None and place is not None:
-            found[index] = (*place, _visibility(vertex), _score_of(vertex))
-    return found
-
-
-def _visibility(vertex: Mapping[str, Any]) -> int:
-    visibility = vertex.get('v', VISIBLE)
-    before = vertex.get('unseen')
-    if visibility == NOT_LABELLED and isinstance(before, list) and len(before) == 2:
-        moved = max(abs(float(vertex[axis]) - (drawable(old) or 0.0)) for axis, old in zip('xy', before, strict=True))
-        return VISIBLE if moved > MOVED_PERCENT else NOT_LABELLED
-    return visibility if visibility in (NOT_LABELLED, HIDDEN) else VISIBLE
-
-
-def _place(value: Mapping[str, Any], size: Size) -> tuple[float, float] | None:
-    """Convert a point from percent to pixels."""
-    x, y = drawable(value.get('x')), drawable(value.get('y'))
-    return None if x is None or y is None else (x * size[0] / 100, y * size[1] / 100)
-
-
-def _score_of(item: Mapping[str, Any]) -> float:
-    score = drawable(item.get('score'))
-    return math.nan if score is None else score
-
-
-def drawable(value: object) -> float | None:
-    """Return the value if it is a number within ±`MAX_NUMBER`, else None."""
-    return float(value) if isinstance(value, int | float) and abs(value) <= MAX_NUMBER else None
-
-
-def _meta(region: Mapping[str, Any]) -> dict[str, Any]:
-    meta = region.get('meta')
-    return meta if isinstance(meta, dict) else {}
-
-
-def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
-    extra = _meta(region).get('extra')
-    return extra if isinstance(extra, dict) else {}
-
-
-def _contains(box: FloatArray, point: NDArray[Any]) -> bool:
-    margin = _MARGIN * (box[2:] - box[:2])
-    return bool((point >= box[:2] - margin).all() and (point <= box[2:] + margin).all())
-
-
-def _area(box: FloatArray) -> float:
-    return float((box[2:] - box[:2]).prod())

@@ -5,17 +5,19 @@ A task's `meta` keeps what a dataset says about an image as `{"wholebody": {"ima
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from detector.datasets.labelled_image import IMAGE_FIELDS, LabelledImage, fields_of
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
+from detector.wording import counted
 
 from .config import LabelingConfig
-from .regions import Region, from_results, size_in
+from .regions import kind_of
 from .tasks import address_of, made_name, name_in, newest_annotation, newest_prediction, size_of
+from .values import Region, size_in
 
 Json = dict[str, Any]
 
@@ -131,11 +133,10 @@ def extra_of(kept: Mapping[str, Any]) -> Json:
 
 
 def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Region], list[str]]:
-    """Separate the regions that describe persons from unusable ones.
+    """Separate the regions that describe poses from others and from those outside the image.
 
-    :return: the regions, without points outside the image, and one line per kind of unusable region.
+    :return: the regions, without points outside the image, and one line per kind of other region.
     """
-    is_usual = _usual(config)
     good: list[Region] = []
     odd: Counter[str] = Counter()
     for region in results:
@@ -143,51 +144,26 @@ def usable(results: Sequence[Region], config: LabelingConfig) -> tuple[list[Regi
         if not isinstance(value, Mapping):
             odd.update([] if region.get('type') == 'relation' else ['a region without a value'])
             continue
-        if config.skeletons is not None and region.get('from_name') == config.skeletons.name:
-            vertices, complaints = _usable_vertices(value, config.skeletons.labels)
-            odd.update(complaints)
+        kind = kind_of(region, config)
+        if kind == 'skeleton':
+            vertices, outside = _inside(value.get('vertices'))
+            odd.update([f'a skeleton with {counted(outside, "point")} outside the image'] if outside else [])
             good.append(region | {'value': {**value, 'vertices': vertices}})
-        elif not is_usual(region) and not from_results([region], config, (100, 100)):
+        elif kind is None:
             odd[f'a region that is not a person, box or keypoint ({_shown(region)})'] += 1
-        elif _is_outside(value):
+        elif kind != 'choice' and _is_outside(value):
             odd[f'a region outside the image ({_shown(region)})'] += 1
         else:
             good.append(region)
     return good, [f'{complaint}{f", {count} times" if count > 1 else ""}' for complaint, count in odd.items()]
 
 
-def _usual(config: LabelingConfig) -> Callable[[Region], bool]:
-    """Return a quick test for plain boxes and keypoints; other regions need a closer look."""
-    labels: dict[object, Iterable[str]] = {}
-    if config.boxes is not None:
-        labels[config.boxes.name, 'rectanglelabels'] = {config.boxes.label}
-    if config.points is not None:
-        labels[config.points.name, 'keypointlabels'] = config.points.indices
-
-    def is_usual(region: Region) -> bool:
-        value, kind = region['value'], region.get('type')
-        known, label = labels.get((region.get('from_name'), kind), ()), value.get(kind)
-        return (
-            isinstance(label, list)
-            and len(label) == 1
-            and label[0] in known
-            and all(isinstance(value.get(axis), int | float) for axis in 'xy')
-        )
-
-    return is_usual
-
-
-def _usable_vertices(value: Mapping[str, Any], labels: Mapping[str, Sequence[int]]) -> tuple[list[Any], list[str]]:
-    vertices, complaints = value.get('vertices'), []
-    vertices = [vertex for vertex in vertices if isinstance(vertex, dict)] if isinstance(vertices, list) else []
-    label = value.get('vectorlabels')
-    expected = len(labels.get(str(label[0]), ())) if isinstance(label, list) and label else 0
-    inside = [vertex for vertex in vertices if not _is_outside(vertex)]
-    if len(inside) < len(vertices):
-        complaints.append(f'a skeleton with {len(vertices) - len(inside)} points outside the image')
-    if len(vertices) < expected:
-        complaints.append(f'a skeleton with {len(vertices)} of {expected} points')
-    return inside, complaints
+def _inside(vertices: object) -> tuple[object, int]:
+    """Return the vertices inside the image, and the number of others."""
+    if not isinstance(vertices, list):
+        return vertices, 0
+    inside = [vertex for vertex in vertices if not isinstance(vertex, Mapping) or not _is_outside(vertex)]
+    return inside, len(vertices) - len(inside)
 
 
 def _is_outside(value: Mapping[str, Any]) -> bool:

@@ -17,7 +17,8 @@ from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .config import LabelingConfig
-from .regions import from_results, size_in
+from .regions import from_results
+from .values import size_in
 
 Json = Mapping[str, Any]
 
@@ -141,8 +142,8 @@ def keypoints_of(config: LabelingConfig) -> NDArray[np.bool_]:
     """Return the mask of the keypoints that a labeling config offers, shape (133,)."""
     offered = np.zeros(KEYPOINT_COUNT, dtype=np.bool_)
     if config.points is not None:
-        offered[list(config.points.labels)] = True
-    for indices in () if config.skeletons is None else config.skeletons.labels.values():
+        offered[list(config.points.written)] = True
+    for indices in () if config.skeletons is None else config.skeletons.read.values():
         offered[list(indices)] = True
     return offered
 

@@ -30,7 +30,7 @@ from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidImage, InvalidRequest, MediaFault
 from detector.label_studio.labels.config import LabelingConfig
-from detector.label_studio.labels.regions import from_results
+from detector.label_studio.labels.regions import read_results
 from detector.label_studio.labels.task_labels import Choice, TaskLabels, extra_of, read_task, usable
 from detector.label_studio.server.media import ImageSource
 from detector.pose.images import DEFAULT_MAX_PIXELS, as_jpeg, decode_image
@@ -127,10 +127,11 @@ class Reader:
         if self.wants_images or size is None:
             content, size = await self._fetch(task)
         regions, complaints = usable(task.results or [], config)
-        for complaint in complaints:
+        reading = read_results(regions, config, size)
+        for complaint in [*complaints, *reading.unread]:
             self.omissions.add('fault in regions', f'task {task.task_id} has {complaint}')
-        persons = from_results(regions, config, size)
-        if not persons and any(map(_has_place, task.results or ())):
+        persons = reading.persons
+        if reading.is_lost or (not persons and any(map(_has_place, task.results or ()))):
             raise _LeftOut('whose regions cannot be read', 'none of them is a person')
         if task.known_size not in (None, size):
             self._report_size(task, size)

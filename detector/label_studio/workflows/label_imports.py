@@ -20,9 +20,10 @@ from detector.datasets.poses_json import FORMAT, read_poses_json
 from detector.datasets.yolo import read_yolo
 from detector.errors import InvalidRequest, LabelStudioFault
 from detector.label_studio.labels.config import LabelingConfig, parse
-from detector.label_studio.labels.regions import Region, from_results, to_results
+from detector.label_studio.labels.regions import from_results, to_results
 from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.labels.tasks import address_of
+from detector.label_studio.labels.values import Region
 from detector.label_studio.server.project import Project
 from detector.models.package import file_sha256
 

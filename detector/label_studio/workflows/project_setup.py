@@ -27,7 +27,10 @@ _SAMPLING: Final = {
     'sequential': 'Sequential sampling',
     'uniform': 'Uniform sampling',
 }
-_MEANINGFUL: Final = ('name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton')
+_MEANINGFUL: Final = (
+    'name', 'toName', 'value', 'alias', 'model_index', 'predicted_values', 'category', 'skeleton', 'curves',
+    'perRegion',
+)  # fmt: skip
 """Attributes of a labeling config that annotations and exports depend on; others only affect the editor."""
 _UNDECIDED: Final = '$undefined$'
 """Field of a task's data that holds the file uploaded before there was a labeling config; it fits any config."""

@@ -17,7 +17,8 @@ from detector.datasets.person import HIDDEN, VISIBLE, Person
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import hints_in, to_annotations
 from detector.label_studio.labels.config import generate, parse
-from detector.label_studio.labels.regions import Region, to_results
+from detector.label_studio.labels.regions import to_results
+from detector.label_studio.labels.values import Region
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card.cards import Figure
 
@@ -130,6 +131,25 @@ def test_many_at_once_are_all_sent(node: NodeProcess, loop: MockLoopProcess, stu
     tell(node, *numbers, action='ANNOTATIONS_CREATED')
     tags = {tag for metadata in handled(node, loop) for tag in metadata['tags'] if tag.startswith('task_')}
     assert tags == {f'task_{number}' for number in numbers}
+
+
+def test_persons_that_cannot_be_read_are_not_sent_as_nobody(
+    node: NodeProcess, loop: MockLoopProcess, studio: Studio
+) -> None:
+    """An annotation whose persons cannot be read is given up with its task and region; one without regions is sent."""
+    image = studio.add_image('card.jpg', CARD)
+    before = corrections(node)['given_up']
+    stray = regions()[0] | {'id': 'stray', 'parentID': 'gone'}
+    studio.add_annotation(36, [stray], image=image)
+    studio.add_annotation(37, [], image=image)
+    tell(node, 36)
+    tell(node, 37)
+    (metadata,) = handled(node, loop)
+    assert 'task_37' in metadata['tags']
+    assert metadata['box_annotations'] == []
+    assert corrections(node)['given_up'] == before + 1
+    log = node.log.read_text()
+    assert 'none of its persons can be read: task 36 has a point nose (region stray)' in log
 
 
 def test_forged_and_skipped_annotations_ship_nothing(node: NodeProcess, loop: MockLoopProcess, studio: Studio) -> None:

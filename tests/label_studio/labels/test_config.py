@@ -29,29 +29,33 @@ def test_the_recommended_keypoints_are_all_133(xml: str | None) -> None:
     """An empty config means the recommended keypoint config, which offers all 133."""
     config = parse(xml)
     assert config.boxes is not None
-    assert (config.image, config.image_key, config.boxes.name, config.boxes.label) == (
-        'image',
-        'image',
-        'bbox',
-        'person',
-    )
+    assert (config.image, config.image_key, config.boxes.written) == ('image', 'image', ('bbox', 'person'))
     assert config.skeletons is None
     assert config.points is not None
-    assert config.points.labels == dict(enumerate(KEYPOINT_NAMES))
-    assert config.points.indices == KEYPOINT_INDEX
+    assert config.points.written == {index: ('kp', name) for index, name in enumerate(KEYPOINT_NAMES)}
+    assert config.points.read == {('kp', name): index for name, index in KEYPOINT_INDEX.items()}
 
 
 def test_the_recommended_skeleton_holds_all_keypoints_in_a_region() -> None:
     """The recommended skeleton config has one region for all keypoints, or one per part if only some are chosen."""
-    skeletons = parse(generate('skeleton')).skeletons
-    assert skeletons is not None
-    assert {label: list(indices) for label, indices in skeletons.labels.items()} == {'pose': list(range(133))}
-    skeletons = parse(generate('skeleton', ['left_hand', 'body'])).skeletons
-    assert skeletons is not None
-    assert {label: list(indices) for label, indices in skeletons.labels.items()} == {
-        'body': list(range(17)),
-        'left_hand': list(range(91, 112)),
-    }
+    assert skeletons_of(generate('skeleton')) == {'pose': list(range(133))}
+    parts = skeletons_of(generate('skeleton', ['left_hand', 'body']))
+    assert parts == {'body': list(range(17)), 'left_hand': list(range(91, 112))}
+
+
+def skeletons_of(xml: str) -> dict[str, list[int]]:
+    """Return the keypoints of each skeleton that a config offers."""
+    control = parse(xml).skeletons
+    assert control is not None
+    assert control.unknown == []
+    return {label.text: list(indices) for label, indices in control.written.items()}
+
+
+def test_parts_are_regions_of_their_own() -> None:
+    """The style `parts` has a region for each part, as has a skeleton for which all five parts are named."""
+    expected = {name: list(part.indices) for name, part in PART_BY_NAME.items()}
+    assert skeletons_of(generate('parts')) == skeletons_of(generate('skeleton', PART_BY_NAME)) == expected
+    assert sorted(skeletons_of(generate('parts', ['face', 'feet']))) == ['face', 'feet']
 
 
 @pytest.mark.parametrize('parts', [['body'], ['left_hand', 'right_hand'], ['face']])
@@ -60,7 +64,7 @@ def test_parts_are_chosen(parts: list[str]) -> None:
     xml = generate('keypoints', parts)
     control = parse(xml).points
     assert control is not None
-    assert sorted(control.labels) == sorted(index for name in parts for index in PART_BY_NAME[name].indices)
+    assert list(control.written) == sorted(index for name in parts for index in PART_BY_NAME[name].indices)
     assert all(PART_BY_NAME[name].hex_colour in xml for name in parts)
 
 
@@ -88,7 +92,7 @@ def test_labels_are_matched_by_what_they_are_called(label: str, index: int) -> N
     precedence."""
     control = parse(view(IMAGE, points(label, '<Label value="foo"/>', '<Label value="bar"/>'))).points
     assert control is not None
-    assert list(control.labels) == [index]
+    assert list(control.written) == [index]
 
 
 def test_upstream_names_are_known() -> None:
@@ -96,14 +100,15 @@ def test_upstream_names_are_known() -> None:
     labels = [f'<Label value="{alias}"/>' for alias in ALIASES]
     control = parse(view(IMAGE, BOXES, points(*labels))).points
     assert control is not None
-    assert {KEYPOINT_NAMES[index] for index in control.labels} == set(ALIASES.values())
+    assert {KEYPOINT_NAMES[index] for index in control.written} == set(ALIASES.values())
 
 
 def test_the_first_label_of_a_keypoint_counts() -> None:
-    """The first label of a keypoint is used, and further ones are ignored."""
+    """The first label of a keypoint is written, and all are read."""
     control = parse(view(IMAGE, points('<Label value="nose"/>', '<Label value="Nose"/>'))).points
     assert control is not None
-    assert control.labels == {0: 'nose'}
+    assert control.written == {0: ('kp', 'nose')}
+    assert control.read == {('kp', 'nose'): 0, ('kp', 'Nose'): 0}
 
 
 def test_one_label_of_another_name_stands_for_all() -> None:
@@ -111,11 +116,12 @@ def test_one_label_of_another_name_stands_for_all() -> None:
     human = '<RectangleLabels name="b" toName="image"><Label value="Mensch"/></RectangleLabels>'
     config = parse(view(IMAGE, human, points('<Label value="Punkt"/>')))
     assert config.boxes is not None
-    assert config.boxes.label == 'Mensch'
+    assert config.boxes.written == ('b', 'Mensch')
+    assert config.boxes.is_guess
     assert config.points is not None
-    assert set(config.points.labels.values()) == {'Punkt'}
-    assert len(config.points.labels) == 133
-    assert config.points.indices == {}
+    assert set(config.points.written.values()) == {('kp', 'Punkt')}
+    assert len(config.points.written) == 133
+    assert config.points.is_generic
 
 
 def test_a_config_without_boxes_offers_points_only() -> None:
@@ -133,7 +139,8 @@ def test_persons_are_found_among_other_labels() -> None:
     both = '<RectangleLabels name="d" toName="image"><Label value="dog"/><Label value="Person"/></RectangleLabels>'
     boxes = parse(view(IMAGE, cars, both)).boxes
     assert boxes is not None
-    assert (boxes.name, boxes.label) == ('d', 'Person')
+    assert boxes.written == ('d', 'Person')
+    assert not boxes.is_guess
 
 
 def test_polygons_are_no_skeletons() -> None:

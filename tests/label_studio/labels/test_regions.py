@@ -10,15 +10,34 @@ import pytest
 
 from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
-from detector.label_studio.labels.regions import Region, from_results, to_results
+from detector.label_studio.labels.regions import from_results, to_results
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES, PART_BY_NAME
+from tests.support.label_studio.regions import (
+    SIZE,
+    box_region,
+    choice_region,
+    keypoint_region,
+    make_persons,
+)
 
-SIZE = (640, 480)
 POINTS_ONLY = '<View><Image name="image" value="$image"/>{}</View>'
 CONFIGS = {
     'keypoints': generate('keypoints'),
     'skeleton': generate('skeleton'),
+    'parts': generate('parts'),
+    'skeleton without choices': '<View><Image name="image" value="$image"/><RectangleLabels name="b" toName="image">'
+    '<Label value="Mensch" alias="person"/></RectangleLabels><VectorLabels name="s" toName="image" skeleton="true">'
+    '<Label value="pose"/></VectorLabels></View>',
+    'aliases': '<View><Image name="image" value="$image"/><RectangleLabels name="b" toName="image"><Label value="P" '
+    'alias="person"/></RectangleLabels>'
+    + ''.join(
+        f'<KeyPointLabels name="kp{number}" toName="image">'
+        + ''.join(f'<Label value="{name.title()}" alias="{name}!" predicted_values="{name}"/>' for name in names)
+        + '</KeyPointLabels>'
+        for number, names in enumerate((KEYPOINT_NAMES[:60], KEYPOINT_NAMES[60:]))
+    )
+    + '</View>',
     'hands': generate('skeleton', ['left_hand', 'right_hand']),
     'no boxes': POINTS_ONLY.format(
         '<KeyPointLabels name="kp" toName="image">'
@@ -31,25 +50,6 @@ CONFIGS = {
 
 def config_of(name: str) -> LabelingConfig:
     return parse(CONFIGS[name])
-
-
-def make_persons(count: int, seed: int = 0) -> list[Person]:
-    """Make persons anywhere in the image, with all visibilities."""
-    rng = np.random.default_rng(seed)
-    persons = []
-    for _ in range(count):
-        corner = rng.uniform(0, 300, 2)
-        box = np.concatenate([corner, corner + rng.uniform(50, 150, 2)]).astype(np.float32)
-        persons.append(
-            Person(
-                box=box,
-                box_score=round(float(rng.uniform()), 4),
-                keypoints=rng.uniform((0, 0), SIZE, (133, 2)).astype(np.float32),
-                visibility=rng.integers(0, 3, 133).astype(np.int8),
-                scores=rng.uniform(0, 1, 133).round(4).astype(np.float32),
-            )
-        )
-    return persons
 
 
 def assert_equal(
@@ -97,8 +97,9 @@ def test_regions_are_what_label_studio_accepts(style: str) -> None:
         scores=np.full(133, np.nan, dtype=np.float32),
     )
     results = to_results([*persons, outside], config, SIZE)
-    ids = [region['id'] for region in results]
+    ids = [region['id'] for region in results if region['type'] != 'choices']
     assert len(set(ids)) == len(ids)
+    assert {region['id'] for region in results} == set(ids)
     assert not set(ids) & {region['id'] for region in to_results(persons, config, SIZE)}
     json.dumps(results, allow_nan=False)
     kinds = [region['type'] for region in results]
@@ -153,67 +154,44 @@ def test_keypoints_below_the_threshold_are_not_shown() -> None:
     assert len(skeleton['value']['vertices']) == 133
 
 
-def test_a_moved_point_becomes_visible() -> None:
-    """A vertex that was moved becomes visible, although the editor keeps its `v`."""
-    person = make_persons(1)[0]
-    (skeleton, box) = to_results([person], config_of('skeleton'), SIZE)
-    unseen = [vertex for vertex in skeleton['value']['vertices'] if vertex['v'] == NOT_LABELLED]
-    unseen[0]['x'] = 37.5
-    unseen[1]['x'] += 1e-9
-    (read,) = from_results([skeleton, box], config_of('skeleton'))
-    index, untouched = (KEYPOINT_NAMES.index(vertex['id']) for vertex in unseen[:2])
-    assert read.visibility[index] == VISIBLE
-    assert read.keypoints[index][0] == pytest.approx(0.375 * 640)
-    assert read.visibility[untouched] == NOT_LABELLED
-
-
-def test_a_skeleton_is_one_tree() -> None:
-    """The limbs of a skeleton form one tree for any choice of parts."""
-    for style in ('skeleton', 'hands'):
-        for region in to_results(make_persons(1), config_of(style), SIZE)[:-1]:
-            before = {vertex['id']: vertex['prevPointId'] for vertex in region['value']['vertices']}
-            roots = [name for name, previous in before.items() if previous is None]
-            assert len(roots) == 1
-            for name in before:
-                steps, at = 0, name
-                while before[at] is not None:
-                    at, steps = before[at], steps + 1
-                    assert steps < 133
-                assert at == roots[0]
-
-
-def keypoint(label: str, x: float, y: float, **more: Any) -> Region:
-    value = {'x': x, 'y': y, 'width': 0.5, 'keypointlabels': [label]}
-    size = {'original_width': 640, 'original_height': 480}
-    return {'id': f'{label}{x}', 'from_name': 'kp', 'type': 'keypointlabels', 'value': value, **size, **more}
-
-
-def test_points_that_an_annotator_adds_find_their_person() -> None:
-    """An added point goes to the smallest box around it that lacks the keypoint; outside all boxes it makes a
-    person."""
-    wide = {'x': 0, 'y': 0, 'width': 60, 'height': 60, 'rectanglelabels': ['person']}
-    small = {'x': 10, 'y': 10, 'width': 10, 'height': 10, 'rectanglelabels': ['person']}
-    boxes = [
-        {'id': name, 'from_name': 'bbox', 'type': 'rectanglelabels', 'value': value}
-        for name, value in (('wide', wide), ('small', small))
-    ]
-    added = [keypoint('nose', 15, 15), keypoint('nose', 16, 16), keypoint('nose', 90, 90), keypoint('left_ear', 91, 90)]
-    persons = from_results([*boxes, *added], config_of('keypoints'), SIZE)
-    assert [person.keypoints[0].tolist() for person in persons] == [
-        pytest.approx([16 * 6.4, 16 * 4.8]),
-        pytest.approx([15 * 6.4, 15 * 4.8]),
-        pytest.approx([90 * 6.4, 90 * 4.8]),
-    ]
-    assert [person.visibility.nonzero()[0].tolist() for person in persons] == [[0], [0], [0, 3]]
-    assert [person.box is None for person in persons] == [False, False, True]
-    assert np.isnan(persons[0].scores[0])
-
-
 def test_notes_tell_hidden_points() -> None:
     """A note marks a point as hidden, in this project's spelling and in those of annotators."""
     for note in ('v=1', 'Occluded', 'hidden'):
-        (person,) = from_results([keypoint('nose', 5, 5, meta={'text': [note]})], config_of('keypoints'))
-        assert person.visibility[0] == HIDDEN
+        points = [keypoint_region('nose', 5, 5, meta={'text': [note]}), keypoint_region('left_eye', 6, 5)]
+        (person,) = from_results(points, config_of('keypoints'))
+        assert person.visibility[:2].tolist() == [HIDDEN, VISIBLE]
+
+
+@pytest.mark.parametrize(
+    ('chosen', 'expected'), [('visible', VISIBLE), ('hidden', HIDDEN), ('outside', NOT_LABELLED), (None, HIDDEN)]
+)
+def test_the_choice_for_a_point_is_its_visibility(chosen: str | None, expected: int) -> None:
+    """The choice for a point counts before its note."""
+    nose = keypoint_region('nose', 20, 20, parentID='a', meta={'text': ['v=1']})
+    results = [nose, keypoint_region('left_eye', 21, 20, parentID='a'), box_region('a', 0, 0, 40, 40)]
+    results += [choice_region(nose, chosen)] if chosen else []
+    (person,) = from_results(results, config_of('keypoints'), SIZE)
+    assert person.visibility[:2].tolist() == [expected, VISIBLE]
+
+
+@pytest.mark.parametrize('style', ['skeleton', 'parts', 'keypoints'])
+def test_the_choice_for_a_region_counts_for_all_its_points(style: str) -> None:
+    """The choice for a skeleton or a box counts for all of its points, except those that were chosen themselves."""
+    config, (person,) = config_of(style), make_persons(1)
+    results = to_results([replace(person, visibility=np.full(133, VISIBLE, dtype=np.int8))], config, SIZE)
+    part, rectangle = results[0], results[-1]
+    indices = {'skeleton': range(133), 'parts': range(17), 'keypoints': range(1)}[style]
+    for chosen, visibility in (('hidden', HIDDEN), ('outside', NOT_LABELLED), ('visible', VISIBLE)):
+        (read,) = from_results([*results, choice_region(part, chosen)], config, SIZE)
+        expected = np.full(133, VISIBLE)
+        expected[list(indices)] = visibility
+        np.testing.assert_array_equal(read.visibility, expected)
+        (read,) = from_results(
+            [choice_region(rectangle, chosen), *results, choice_region(part, 'visible')], config, SIZE
+        )
+        expected = np.full(133, visibility)
+        expected[list(indices)] = VISIBLE
+        np.testing.assert_array_equal(read.visibility, expected)
 
 
 def test_a_turned_rectangle_is_enclosed() -> None:
@@ -244,13 +222,6 @@ def test_a_turned_rectangle_is_enclosed() -> None:
 )
 def test_foreign_regions_are_passed_over(region: Any) -> None:
     """Regions that do not belong to poses are ignored."""
-    good = keypoint('nose', 5, 5)
-    assert len(from_results([region, good], config_of('keypoints'))) == 1
+    good = [keypoint_region('nose', 5, 5), keypoint_region('left_eye', 6, 5)]
+    assert len(from_results([region, *good], config_of('keypoints'))) == 1
     assert from_results([region], config_of('keypoints')) == []
-
-
-@pytest.mark.parametrize('vertices', [None, 'x', [None, {'id': 'nose'}, {'id': 'tail', 'x': 1, 'y': 1}]])
-def test_broken_skeletons_are_passed_over(vertices: Any) -> None:
-    """Vertices without coordinates or with unknown names are ignored."""
-    region = {'from_name': 'skeleton', 'value': {'vertices': vertices, 'vectorlabels': ['pose']}}
-    assert from_results([region], config_of('skeleton')) == []

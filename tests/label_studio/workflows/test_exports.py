@@ -21,6 +21,7 @@ from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.workflows.exports import upright, with_unique_ids
 from tests.support.commands import invoke, succeed
 from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
+from tests.support.label_studio.regions import drawn_skeleton
 from tests.support.people import SIZE, assert_same_persons, make_image, make_person
 
 STYLES = pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
@@ -132,7 +133,7 @@ def test_predictions_of_one_version(tmp_path: Path) -> None:
 
 @STYLES
 def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
-    """Odd regions are reported with their task, and the rest is exported."""
+    """Odd regions are reported with their task, the rest is exported, and persons that cannot be read mean status 1."""
     task = make_task(make_image(2, 41), style)
     results = task['annotations'][0]['result']
     common = {'to_name': 'image', 'original_width': 640, 'original_height': 480}
@@ -147,15 +148,56 @@ def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
         {'type': 'rectanglelabels', 'from_name': 'bbox'},
     ]
     half = {'vertices': [{'id': 'nose', 'x': 50, 'y': 50, 'v': 2}], 'vectorlabels': ['pose']}
-    results.append(common | {'from_name': 'skeleton', 'type': 'vectorlabels', 'value': half})
+    results.append(common | {'id': 'half', 'from_name': 'skeleton', 'type': 'vectorlabels', 'value': half})
     file = write_export(tmp_path / 'tasks.json', [task])
     result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
     assert result.exit_code == 1
-    for odd in ('(car)', '(hair)', 'outside the image (person)', 'outside the image (nose)', '1 of 133', 'a value'):
+    lost = 'a skeleton pose (region half) that belongs to no person'
+    for odd in ('(car)', '(hair)', 'outside the image (person)', 'outside the image (nose)', lost, 'a value'):
         assert any(line.startswith('task 41 has') and odd in line for line in result.stderr.splitlines()), odd
     (image,) = read_coco(tmp_path / 'out.json')
-    assert len(image.persons) == 3
-    assert '1 image, 3 persons\nleft out: 6 faults in regions' in result.stdout
+    assert len(image.persons) == 2
+    assert '1 image, 2 persons\nleft out: 6 faults in regions' in result.stdout
+
+
+def test_labels_with_aliases_are_exported(tmp_path: Path) -> None:
+    """Regions with the aliases of a config's labels are a person with its keypoints."""
+    config = tmp_path / 'config.xml'
+    config.write_text(
+        '<View><Image name="image" value="$image"/><RectangleLabels name="bbox" toName="image"><Label value="Person" '
+        'alias="P"/></RectangleLabels><KeyPointLabels name="kp" toName="image"><Label value="Nase" alias="nose"/>'
+        '<Label value="Linkes Auge" alias="left_eye"/></KeyPointLabels></View>'
+    )
+    common = {'original_width': 1000, 'original_height': 500, 'to_name': 'image'}
+    box = {'x': 10, 'y': 10, 'width': 30, 'height': 60, 'rotation': 0, 'rectanglelabels': ['P']}
+    results: list[dict[str, Any]] = [
+        common | {'id': 'b1', 'from_name': 'bbox', 'type': 'rectanglelabels', 'value': box}
+    ]
+    for text, x, y in (('nose', 20, 20), ('left_eye', 22, 18)):
+        place = {'x': x, 'y': y, 'width': 0.5, 'keypointlabels': [text]}
+        point = {'id': f'p{text}', 'from_name': 'kp', 'type': 'keypointlabels', 'value': place, 'parentID': 'b1'}
+        results.append(common | point)
+    task = make_task(make_image(1))
+    task['annotations'][0]['result'] = results
+    file = write_export(tmp_path / 'tasks.json', [task])
+    assert '1 image, 1 person' in export(file, '--config', config, '-o', tmp_path / 'out.json')
+    (image,) = read_coco(tmp_path / 'out.json')
+    assert image.persons[0].visibility.nonzero()[0].tolist() == [0, 1]
+    assert image.persons[0].keypoints[0].tolist() == [200, 100]
+
+
+def test_an_image_whose_persons_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
+    """An image whose only skeleton cannot be read is left out with status 1; an empty one stays empty."""
+    task, empty = make_task(make_image(1, 7)), make_task(make_image(0, 8))
+    task['annotations'][0]['result'] = [drawn_skeleton('body', 16, original_width=640, original_height=480)]
+    empty['meta'] = {'wholebody': {'image': {'width': 640, 'height': 480}}}
+    file = write_export(tmp_path / 'tasks.json', [task, empty])
+    result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
+    assert result.exit_code == 1
+    assert 'task 7 has a skeleton body (region drawn) with 16 points drawn by hand instead of 17' in result.stderr
+    assert 'task whose regions cannot be read' in result.stdout
+    (image,) = read_coco(tmp_path / 'out.json')
+    assert (image.id, image.persons) == (8, [])
 
 
 def test_tasks_without_image_or_size_are_left_out(tmp_path: Path) -> None:
