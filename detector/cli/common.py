@@ -89,9 +89,13 @@ def make_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric:
 
 
 def print_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric: bool = False) -> None:
+    """Print a table, in a file or pipe at its full width."""
     from rich.console import Console
 
-    Console().print(make_table(header, rows, numeric=numeric))
+    console, table = Console(), make_table(header, rows, numeric=numeric)
+    if not console.is_terminal:
+        console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
 
 
 def progress_bar() -> 'Progress':

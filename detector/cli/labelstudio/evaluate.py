@@ -12,10 +12,12 @@ import typer
 from detector.cli.common import load_settings, print_table, write_text
 from detector.datasets.fields import read_text
 from detector.errors import ExtraMissing
+from detector.wording import counted
 
 from .common import ConfigOption, FileArgument, ProjectsOption, check_source, in_project
 
 if TYPE_CHECKING:
+    from detector.label_studio.evaluation.agreement import Agreement
     from detector.label_studio.evaluation.evaluation import Comparison, Evaluation
     from detector.label_studio.evaluation.project_evaluation import Annotated as AnnotatedTasks
 
@@ -51,7 +53,8 @@ def evaluate(
 ) -> None:
     """Measure predictions against annotations: AP, AR, OKS and PCK per part, corrections per keypoint.
 
-    The figures cover all tasks with an annotation that is not skipped; the newest one counts. A file must contain
+    The figures cover all tasks with an annotation that is not skipped; the newest one counts. Where several annotators
+    have labelled the same tasks, the command also compares them with each other, by OKS per part. A file must contain
     the predictions themselves, not only their numbers. The command needs the extra `evaluate`.
     """
     check_source(file, project, config)
@@ -61,14 +64,18 @@ def evaluate(
 
     annotated = _read(file, project or (), config)
     _print_warnings(annotated.warnings)
-    evaluations = annotated.evaluate(model_version or ())
+    agreement = annotated.agreement()
+    can_agree_only = agreement is not None and not annotated.versions and not model_version and html is None
+    evaluations = [] if can_agree_only else annotated.evaluate(model_version or ())
     for evaluation in evaluations:
         _print(evaluation)
     comparison = compare(evaluations) if len(evaluations) > 1 else None
     if comparison is not None:
         _print_comparison(comparison)
+    if agreement is not None:
+        _print_agreement(agreement)
     if json_file is not None:
-        write_text(json_file, _to_json(evaluations, comparison, annotated.warnings))
+        write_text(json_file, _to_json(evaluations, comparison, agreement, annotated.warnings))
     if html is not None:
         to_html(evaluations, html)
         print(html)
@@ -141,20 +148,41 @@ def _print_comparison(comparison: 'Comparison') -> None:
     _print_figures(['part', 'figure', *comparison.versions, 'change'], rows)
 
 
+def _print_agreement(agreement: 'Agreement') -> None:
+    annotators, pairs = agreement.annotators, agreement.pairs
+    images = counted(agreement.images, 'image')
+    print(f'\nagreement of {counted(len(annotators), "annotator")} on {images}, OKS per part, the lowest first')
+    parts = list(pairs[0].oks)
+    rows = [[one.annotator, one.images, one.people, one.missed, one.alone, *one.oks.values()] for one in annotators]
+    _print_figures(['annotator', 'images', 'people', 'missed', 'alone', *parts], rows)
+    print()
+    rows = [
+        [' – '.join(one.annotators), one.images, one.people, one.only_first, one.only_second, *one.oks.values()]
+        for one in pairs
+    ]
+    _print_figures(['pair', 'images', 'people', 'only 1st', 'only 2nd', *parts], rows)
+
+
 def _print_figures(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from detector.label_studio.evaluation.report import shown
 
     print_table(header, [[shown(cell) for cell in row] for row in rows], numeric=True)
 
 
-def _to_json(evaluations: 'Sequence[Evaluation]', comparison: 'Comparison | None', warnings: Sequence[str]) -> str:
+def _to_json(
+    evaluations: 'Sequence[Evaluation]',
+    comparison: 'Comparison | None',
+    agreement: 'Agreement | None',
+    warnings: Sequence[str],
+) -> str:
     from dataclasses import asdict
 
-    from detector.label_studio.evaluation.report import to_json
+    from detector.label_studio.evaluation.report import rounded, to_json
 
     figures = {
         'evaluations': [to_json(evaluation) for evaluation in evaluations],
         'comparison': None if comparison is None else asdict(comparison),
+        'agreement': None if agreement is None else rounded(asdict(agreement)),
         'warnings': warnings,
     }
     return json.dumps(figures, indent=1) + '\n'

@@ -1,6 +1,6 @@
 """Read the annotations and predictions of projects and of their JSON snapshots for an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +9,7 @@ from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig, any_style, parse
 from detector.label_studio.labels.tasks import (
     Json,
+    annotations_of,
     file_of,
     id_of,
     keypoints_of,
@@ -21,12 +22,14 @@ from detector.label_studio.labels.tasks import (
 )
 from detector.label_studio.server.project import Project
 
+from .agreement import Agreement, Labelled, agreement
 from .evaluation import Evaluated, Evaluation, evaluate
 
 ANNOTATED: Final = {'filter': 'filter:tasks:total_annotations', 'operator': 'greater', 'type': 'Number', 'value': 0}
 """Filter for tasks with an annotation that was not skipped."""
 _NOWHERE: Final = (1, 1)
 """Size of an image without any region."""
+_UNKNOWN: Final = 'unknown'
 
 
 class Annotated:
@@ -40,6 +43,7 @@ class Annotated:
         self.tasks = 0
         self.warnings: list[str] = []
         self._images: dict[str, list[Evaluated]] = {}
+        self._labelled: list[list[Labelled]] = []
         self._since: dict[str, str] = {}
 
     @property
@@ -48,9 +52,9 @@ class Annotated:
         return sorted(self._images, key=lambda version: (self._since[version], version))
 
     def add(self, task: Json, config: LabelingConfig, *, address: str | None = None) -> None:
-        """Add a task with its newest annotation and the newest prediction of each version.
+        """Add a task with its newest annotation, that of each annotator, and the newest prediction of each version.
 
-        The image size comes from the annotation's regions, or else from a prediction's. Tasks without an annotation, or
+        The image size comes from the annotations' regions, or else from a prediction's. Tasks without an annotation, or
         with skipped ones only, are ignored.
 
         :param task: with complete `annotations` and `predictions`, not only their numbers.
@@ -62,14 +66,21 @@ class Annotated:
             return
         self.tasks += 1
         number, annotated = id_of(task), results_of(annotation)
-        predictions = _newest_predictions(task)
-        regions = [annotated, *map(results_of, predictions.values())]
+        predictions, by_annotator = _newest_predictions(task), _by_annotator(task)
+        regions = [annotated, *map(results_of, [*by_annotator.values(), *predictions.values()])]
         size = next((size for size in map(size_of, regions) if size is not None), None)
         if size is None and any(regions):
             self.warnings.append(f'task {number} is left out: no region states the size of its image')
             return
         name = f'{file_of(task, config)} (task {number})'.strip()
         people = persons_in(annotated, config, size or _NOWHERE)
+        if len(by_annotator) > 1:
+            self._labelled.append(
+                [
+                    Labelled(annotator=annotator, people=persons_in(results_of(found), config, size or _NOWHERE))
+                    for annotator, found in by_annotator.items()
+                ]
+            )
         for version, prediction in predictions.items():
             self._warn(number, size, version, size_of(results_of(prediction)))
             predicted = persons_in(results_of(prediction), config, size or _NOWHERE)
@@ -83,6 +94,10 @@ class Annotated:
         if size is not None and predicted is not None and size != predicted:
             sizes = (' × '.join(map(str, sides)) for sides in (size, predicted))
             self.warnings.append(f'task {number}: its image has {next(sizes)} pixels, but {next(sizes)} for {version}')
+
+    def agreement(self) -> Agreement | None:
+        """Compare annotators with each other; None if no task has annotations of several of them."""
+        return agreement(self._labelled)
 
     def evaluate(self, versions: Sequence[str] = ()) -> list[Evaluation]:
         """Measure versions, each on the tasks that it has predictions for, the oldest first.
@@ -101,6 +116,27 @@ class Annotated:
                     f'no annotated task has a prediction of {version!r}, only of {", ".join(self.versions)}'
                 )
         return [evaluate(self._images[version]) for version in dict.fromkeys(versions or self.versions)]
+
+
+def _by_annotator(task: Json) -> dict[str, Json]:
+    """Return the newest annotation of each annotator, skipped ones excepted."""
+    found: dict[str, list[Json]] = {}
+    for annotation in annotations_of(task):
+        found.setdefault(annotator_of(annotation), []).append(annotation)
+    newest = {annotator: newest_annotation({'annotations': several}) for annotator, several in found.items()}
+    return {annotator: annotation for annotator, annotation in newest.items() if annotation is not None}
+
+
+def annotator_of(annotation: Json) -> str:
+    """Return an annotator's e-mail address or number in Label Studio; `unknown` if it is not stated."""
+    user = annotation.get('completed_by')
+    if isinstance(user, Mapping):  # projects can be configured to export the whole user
+        return str(user.get('email') or user.get('id') or _UNKNOWN)
+    # the API states the name as "First Last address, number"
+    name, _, number = str(annotation.get('created_username') or '').strip().rpartition(', ')
+    if name and number == str(user):
+        return name.split()[-1]
+    return _UNKNOWN if user is None else str(user)
 
 
 def _newest_predictions(task: Json) -> dict[str, Json]:

@@ -50,18 +50,19 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         part |= {'pck05': found.pck05, 'pck10': found.pck10}
     for keypoint, point in zip(figures['keypoints'], evaluation.keypoints, strict=True):
         keypoint |= {'corrected': point.corrected, 'corrected_share': point.corrected_share}
-    rounded: dict[str, Any] = _rounded({'pck_thresholds': PCK_THRESHOLDS} | figures)
-    return rounded
+    all_figures: dict[str, Any] = rounded({'pck_thresholds': PCK_THRESHOLDS} | figures)
+    return all_figures
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
+    """Return JSON data with all numbers rounded to `_DIGITS` digits."""
     match value:
         case float():
             return round(value, _DIGITS)
         case dict():
-            return {key: _rounded(item) for key, item in value.items()}
+            return {key: rounded(item) for key, item in value.items()}
         case list() | tuple():
-            return [_rounded(item) for item in value]
+            return [rounded(item) for item in value]
     return value
 
 

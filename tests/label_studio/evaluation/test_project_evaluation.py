@@ -13,7 +13,7 @@ from detector.cli.labelstudio.app import app
 from detector.errors import ExtraMissing, InvalidRequest
 from detector.label_studio.evaluation.evaluation import Evaluated
 from detector.label_studio.evaluation.matching import EVALUATED_PARTS
-from detector.label_studio.evaluation.project_evaluation import Annotated, read_snapshot, with_keypoints
+from detector.label_studio.evaluation.project_evaluation import Annotated, annotator_of, read_snapshot, with_keypoints
 from detector.label_studio.labels.config import any_style, generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.pose.skeleton import OKS_SIGMAS
@@ -282,3 +282,74 @@ def test_odd_tasks_do_no_harm() -> None:
     assert annotated.warnings == ['task 0 is left out: no region states the size of its image']
     with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a usable prediction'):
         annotated.evaluate()
+
+
+# ---------------------------------------------------------------- agreement
+
+
+def shared(number: int, **persons: Any) -> Json:
+    """Make a task with an annotation of each annotator, an hour apart."""
+    task = make_task(number, SKELETON)
+    task['annotations'] = [
+        make_annotation(10 * number + hour, to_results([by_hand(person)], SKELETON, SIZE), hour=hour)
+        | {'completed_by': {'id': hour, 'email': f'{name}@example.com'}}
+        for hour, (name, person) in enumerate(persons.items(), start=1)
+    ]
+    return task
+
+
+def test_the_command_compares_annotators(tmp_path: Path) -> None:
+    """Tables and JSON state the agreement per part, for annotators and for pairs, also without predictions."""
+    person = make_person(width=200, height=400)
+    file = snapshot(tmp_path / 'a.json', shared(1, ann=person, bea=moved(person, LEFT_HAND.indices, 100)))
+    printed = succeed(app, 'evaluate', file, '--json', tmp_path / 'figures.json')
+    assert 'agreement of 2 annotators on 1 image' in printed
+    assert 'ann@example.com – bea@example.com' in printed
+    found = json.loads((tmp_path / 'figures.json').read_text())
+    assert found['evaluations'] == []
+    (pair,) = found['agreement']['pairs']
+    assert pair['annotators'] == ['ann@example.com', 'bea@example.com']
+    assert pair['oks']['left_hand'] < 0.01
+    assert pair['oks']['right_hand'] == 1
+    assert len(found['agreement']['annotators']) == 2
+    refused = invoke(app, 'evaluate', file, '--html', tmp_path / 'report.html').exception
+    assert isinstance(refused, InvalidRequest)
+
+
+def test_the_newest_annotation_of_each_annotator_counts() -> None:
+    """An annotator's last annotation that is not skipped counts, and one annotator alone agrees with nobody."""
+    person = make_person(width=200, height=400)
+    task = shared(1, ann=moved(person, range(133), 50), bea=person)
+    regions = to_results([by_hand(person)], SKELETON, SIZE)
+    ann, other = task['annotations'][0]['completed_by'], {'id': 9, 'email': 'cai@example.com'}
+    task['annotations'] += [
+        make_annotation(20, regions, hour=20) | {'completed_by': ann},
+        make_annotation(21, regions, hour=21, was_cancelled=True) | {'completed_by': other},
+    ]
+    annotated = Annotated()
+    annotated.add(task, SKELETON)
+    found = annotated.agreement()
+    assert found is not None
+    assert [pair.annotators for pair in found.pairs] == [('ann@example.com', 'bea@example.com')]
+    assert found.pairs[0].oks['whole_body'] == 1
+    alone = Annotated()
+    task['annotations'] = [entry | {'completed_by': ann} for entry in task['annotations']]
+    alone.add(task, SKELETON)
+    assert alone.agreement() is None
+
+
+@pytest.mark.parametrize(
+    ('annotation', 'name'),
+    [
+        ({'completed_by': 3}, '3'),
+        ({'completed_by': 3, 'created_username': ' Ann Lee ann@example.com, 3'}, 'ann@example.com'),
+        ({'completed_by': 3, 'created_username': ' ann@example.com, 3'}, 'ann@example.com'),
+        ({'completed_by': 3, 'created_username': 'of another form'}, '3'),
+        ({'completed_by': {'id': 3, 'email': 'ann@example.com'}}, 'ann@example.com'),
+        ({'completed_by': {'id': 3}}, '3'),
+        ({}, 'unknown'),
+    ],
+)
+def test_annotators_are_named_as_label_studio_states_them(annotation: Json, name: str) -> None:
+    """An annotator is named by the e-mail address if Label Studio states it, or else by the number."""
+    assert annotator_of(annotation) == name
