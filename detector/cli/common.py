@@ -17,6 +17,8 @@ IMAGE_ENDINGS: Final = ('.jpg', '.jpeg', '.png', '.webp')
 """Endings of the files that commands read from a folder of images."""
 _NODE_SECONDS: Final = 60
 """Time limit for an answer from a running node."""
+_PIPE_WIDTH: Final = 1000
+"""Maximum width of tables in a file or pipe, in characters."""
 
 
 def load_settings(**overrides: object) -> 'Settings':
@@ -92,10 +94,10 @@ def print_table(header: Iterable[str], rows: Iterable[Sequence[str]], *, numeric
     """Print a table, in a file or pipe at its full width."""
     from rich.console import Console
 
-    console, table = Console(), make_table(header, rows, numeric=numeric)
+    console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, console.measure(table).maximum)
-    console.print(table)
+        console.width = max(console.width, _PIPE_WIDTH)
+    console.print(make_table(header, rows, numeric=numeric))
 
 
 def progress_bar() -> 'Progress':
