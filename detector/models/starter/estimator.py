@@ -53,6 +53,8 @@ SMALL_TOE: Final = 0.12
 SMALL_TOE_CONFIDENCE: Final = 0.6
 """Its confidence, in confidences of the big toe."""
 
+FACE_SHIFTS: Final = (0.0, 0.6, 1.2)
+"""Distances below the head at which a face is looked for, in sides of the head."""
 ASTRAY: Final = 0.001
 """Factor for the presence of a part that was found elsewhere on the picture; not 0, so that its points keep a place."""
 
@@ -105,8 +107,12 @@ class _Part:
 
     def or_second(self, second: '_Part') -> '_Part':
         """Return the second look where it is about as sure as the first, else the first."""
-        better = second.presence > self.presence * 0.9
-        return _Part(points=where(better, second.points, self.points), presence=self.presence.at_least(second.presence))
+        return self.or_other(second, second.presence > self.presence * 0.9)
+
+    def or_other(self, other: '_Part', better: Tensor) -> '_Part':
+        """Return the other look where it is better, else this one, with the higher presence of both."""
+        points = where(better, other.points, self.points)
+        return _Part(points=points, presence=self.presence.at_least(other.presence))
 
     def only_near(self, index: int, place: Tensor, reach: Tensor) -> '_Part':
         """Return the part; it is absent where one of its points is too far from its place on the body."""
@@ -248,10 +254,20 @@ class _Estimator:
         return _Part(points=region.to_image(points, size), presence=presence.reshape(-1, 1, 1))
 
     def _look_at_face(self, body: _Body) -> _Part:
-        """Return the face: first where the pose network sees the head, then upright around the face found there."""
+        """Return the face, looked for at the head and below it, then looked at upright.
+
+        With another person close behind, the pose network puts the head between both heads; the face network is sure
+        of the right one only.
+        """
         centre, head = bounds(body.points.slice(1, *layout.HEAD))
         mouth, eyes = (middle(body.point(left), body.point(right)) for left, right in (layout.MOUTH, layout.EYES))
-        first = self._faces(Region(centre=centre, side=head * 1.9 + 4.0, up=direction(mouth, eyes)))
+        up = direction(mouth, eyes)
+        first, *lower = (
+            self._faces(Region(centre=centre - up * (head * shift), side=head * 1.9 + 4.0, up=up))
+            for shift in FACE_SHIFTS
+        )
+        for other in lower:
+            first = first.or_other(other, other.presence > first.presence + 0.1)
         right_eye, left_eye = (first.points.point(index) for index in layout.FACE_EYE_CORNERS)
         centre, side = bounds(first.points)
         up = -turned_right(direction(right_eye, left_eye))
