@@ -74,7 +74,9 @@ def test_the_table_and_the_plot_show_the_shares(tmp_path: Path) -> None:
         found=2,
         false=1,
     )
-    assert share_right(measured, 0.9, 1.0) == (pytest.approx(2 / 3), 3)
+    share, count = share_right(measured, 0.9, 1.0)
+    assert share == pytest.approx(2 / 3)
+    assert count == 3
     table = report([measured])
     for row in ('| OKS, body | 0.600 (2) |', '| found / false | 2 of 3 / 1 |', '| right at 0.9 to 1.0 | 67% (3) |'):
         assert row in table
