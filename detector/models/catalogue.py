@@ -193,7 +193,7 @@ async def _fetch(model: PublishedModel, cache: Path, offline: bool, watch: Watch
             urls = [without_logins(other.urls[0]) for other in (network, *later)]
             raise DownloadFailed(
                 f'{error.reason}. Without internet access here, download {" and ".join(urls)} on another machine, put '
-                f'the {"file" if len(urls) == 1 else "files"} into {cache}, and pull the model again'
+                f'the {"file" if len(urls) == 1 else "files"} into {cache}; the next attempt uses what lies there'
             ) from error
     return files
 
@@ -223,7 +223,7 @@ async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes'
             try:
                 await download(client, url, target, max_bytes=_MAX_BYTES, progress=progress, keep=False)
             except DownloadFailed as error:
-                log.info('%s', error)  # the error below names it, unless a mirror delivers the file
+                log.debug('%s', error)  # the error below names it, unless a mirror delivers the file
                 hosts.setdefault(error.reason, []).append(_host(url))
                 continue
             fault = await asyncio.to_thread(_fault_of, target, network, hashes)
@@ -233,8 +233,7 @@ async def _downloaded(network: PublishedNetwork, target: Path, hashes: '_Hashes'
             hosts.setdefault(fault, []).append(_host(url))
             discard(target)
     raise DownloadFailed(
-        f'{network.file_name} cannot be downloaded: '
-        + '; '.join(f'{" and ".join(named)}: {fault}' for fault, named in hosts.items())
+        f'{network.file_name} from ' + '; '.join(f'{" and ".join(named)}: {fault}' for fault, named in hosts.items())
     )
 
 

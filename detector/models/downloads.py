@@ -104,7 +104,8 @@ async def download(
             fault = _fault_of(error, begun=transfer.begun)
             if attempt == _ATTEMPTS or isinstance(error, httpx.ConnectTimeout):  # has already waited long enough
                 raise DownloadFailed(f'{fault} ({counted(attempt, "attempt")})', url=without_logins(url)) from error
-            log.info('%s: %s; trying again', without_logins(url), fault)
+            level = logging.INFO if transfer.begun else logging.DEBUG  # a server that is away must not fill the log
+            log.log(level, '%s: %s; trying again', without_logins(url), fault)
             await asyncio.sleep(_PAUSE_SECONDS * attempt)
     raise AssertionError('unreachable')
 

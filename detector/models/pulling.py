@@ -85,7 +85,7 @@ class ModelPull:
     def start(self, request: PullRequest, *, use: Use | None = None) -> None:
         """Begin to pull a model.
 
-        :param use: replaces the way in which the node switches to the model.
+        :param use: replaces the way in which the node switches to the model; the caller then reports failures.
         :raises FolderInUse: a pull is in progress.
         :raises InvalidPackage: the catalogue cannot be read or has no such model.
         """
@@ -138,7 +138,8 @@ class ModelPull:
                 self._on_refusal()
             expected = isinstance(error, WholebodyError | OSError)
             self._set(stage='failed', error=text_of(error) if expected else f'a fault inside the node: {error!r}')
-            log.error('%s cannot be pulled: %s', request.mode, text_of(error), exc_info=not expected)
+            if use == self._use or not expected:  # otherwise the caller reports it, with its next attempt
+                log.error('%s cannot be pulled: %s', request.mode, text_of(error), exc_info=not expected)
         else:
             self._set(stage='installed')
             log.info('pulled %s', package.model_version)

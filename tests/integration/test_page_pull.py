@@ -112,7 +112,7 @@ def test_a_failed_download_says_what_to_copy(
         opened(chromium, f'{node.url}/ui', **PHONE) as view,
     ):
         choose(view, 'small', 'Download and use')
-        fault = view.page.locator('.notice.error', has_text='small is not installed: det.zip cannot be downloaded')
+        fault = view.page.locator('.notice.error', has_text='small is not installed: det.zip from 127.0.0.1')
         expect(fault).to_contain_text('the server answers 404')
         expect(fault).to_contain_text(f'put the files into {node.data_folder / "downloads"}')
         view.assert_fits()

@@ -177,9 +177,9 @@ async def test_without_internet_access_one_line_says_what_to_copy(
     catalogue_of(tmp_path, servers, urls=down)
     hosts = ' and '.join(url.removeprefix('http://').removesuffix('/det.zip') for url in down)
     assert re.fullmatch(
-        rf'det.zip cannot be downloaded: {hosts}: could not connect: [^;]* \(4 attempts\)\. Without internet access '
-        rf'here, download {down[0]} and {pose} on another machine, put the files into {tmp_path / "c"}, and pull the '
-        'model again',
+        rf'det.zip from {hosts}: could not connect: [^;]* \(4 attempts\)\. Without internet access '
+        rf'here, download {down[0]} and {pose} on another machine, put the files into {tmp_path / "c"}; the next '
+        'attempt uses what lies there',
         str(caught.value),
     )
     for name, server in zip(('det.zip', 'pose.zip'), servers, strict=True):
@@ -207,7 +207,7 @@ async def test_a_wrong_copy_is_refused_by_name_and_kept(
     ):
         copy.write_bytes(content)
         catalogue = catalogue_of(tmp_path, servers, urls=[down], sha256=known)
-        with pytest.raises(DownloadFailed, match=fault if offline else 'cannot be downloaded') as caught:
+        with pytest.raises(DownloadFailed, match=fault if offline else 'det.zip from 127') as caught:
             await pull(
                 'lightweight', tmp_path / 'l.zip',
                 verify=verify, cache=copy.parent, catalogue=catalogue, offline=offline,

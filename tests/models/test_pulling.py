@@ -33,6 +33,9 @@ class Node:
     async def _use(self, version: str) -> None:
         self.used.append(version)
 
+    async def skip(self, _: str) -> None:
+        """Stay with the model that serves."""
+
     async def until(self, stage: str) -> PullState:
         async with asyncio.timeout(30):
             while self.pull.state is None or self.pull.state.stage != stage:
@@ -121,7 +124,9 @@ async def test_a_cancelled_download_is_continued(node: Node, servers: tuple[File
         await node.pull.cancel()
 
 
-async def test_a_failure_is_kept_with_its_remedy(tmp_path: Path, servers: tuple[FileServer, FileServer]) -> None:
+async def test_a_failure_is_kept_with_its_remedy(
+    tmp_path: Path, servers: tuple[FileServer, FileServer], caplog: pytest.LogCaptureFixture
+) -> None:
     """The state names the files and the folder after a failed download, and a fault inside the node as such."""
     node = Node(tmp_path, servers, urls=[f'http://127.0.0.1:{free_port()}/det.zip'])
     node.pull.start(SMALL)
@@ -129,6 +134,13 @@ async def test_a_failure_is_kept_with_its_remedy(tmp_path: Path, servers: tuple[
     assert error is not None
     assert 'could not connect' in error
     assert f'put the files into {tmp_path / "data" / "downloads"}' in error
+    assert [one.message for one in caplog.records if one.levelname != 'INFO'] == [f'small cannot be pulled: {error}']
+    caplog.clear()
+    node.pull.start(SMALL, use=node.skip)
+    await node.until('failed')
+    assert [one for one in caplog.records if one.levelname != 'INFO'] == [], (
+        'a caller with its own way to switch reports the failure'
+    )
     node = Node(tmp_path, servers)
 
     async def fails(_: str) -> None:
