@@ -12,6 +12,7 @@ from detector.errors import InvalidPackage
 from detector.models.package import Detector
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray
+from detector.pose.skeleton import KEYPOINT_COUNT
 
 from .pixels import planes_of, value_tables
 from .runtimes import Runtime
@@ -19,6 +20,8 @@ from .thresholds import Thresholds
 
 MIN_BOX_SIDE: Final = 2.0
 """Shortest side of a person's box, in pixels."""
+MIN_BOX_AREA: Final = KEYPOINT_COUNT
+"""Smallest area of a person's box, in pixels: with fewer pixels than keypoints it shows no pose."""
 _PERSON_CLASS: Final = 0
 _STRIDES: Final = (8, 16, 32)
 """Strides of YOLOX's three output levels, in input pixels (Ge et al., 2021)."""
@@ -121,14 +124,24 @@ def _grid(height: int, width: int) -> tuple[FloatArray, FloatArray]:
 
 
 def _tidy(boxes: FloatArray, scores: FloatArray, shape: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
-    """Drop boxes that are not finite or hardly lie in the image, and sort the others by score."""
+    """Drop boxes that are not finite, too small or hardly in the image, and sort the others by score."""
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
     boxes, scores = boxes[finite].astype(np.float32), np.clip(scores[finite], 0, 1).astype(np.float32)
     order = np.argsort(-scores, kind='stable')
     boxes, scores = boxes[order], scores[order]
     inside = clip_boxes(boxes, shape)
-    large = ((inside[:, 2:] - inside[:, :2]) >= MIN_BOX_SIDE).all(axis=1)
+    large = are_large(inside)
     return boxes[large], scores[large]
+
+
+def are_large(boxes: FloatArray) -> NDArray[np.bool_]:
+    """Return for each box whether it is large enough to show a person.
+
+    :param boxes: (N, 4), x1, y1, x2, y2 in pixels of the image, clipped to it.
+    """
+    sides = boxes[:, 2:] - boxes[:, :2]
+    large: NDArray[np.bool_] = (sides >= MIN_BOX_SIDE).all(axis=1) & (sides.prod(axis=1) >= MIN_BOX_AREA)
+    return large
 
 
 def clip_boxes(boxes: FloatArray, shape: tuple[int, ...]) -> FloatArray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from rtmlib import YOLOX
 
-from detector.engine.person_detector import clip_boxes
+from detector.engine.person_detector import MIN_BOX_AREA, MIN_BOX_SIDE, are_large, clip_boxes
 from detector.errors import InvalidPackage
 from tests.support.networks import canned_detector
 
@@ -26,8 +26,7 @@ def test_raw_output_is_decoded_as_rtmlib_does_but_for_persons_only() -> None:
     theirs.model_input_size, theirs.nms_thr, theirs.score_thr, theirs.det_mode = (416, 416), 0.45, 0.3, 'multiclass'
     boxes, classes = theirs.postprocess(raw.copy(), 416 / 500)
     persons = boxes[classes == 0]
-    inside = clip_boxes(persons, image.shape)
-    persons = persons[((inside[:, 2:] - inside[:, :2]) >= 2).all(axis=1)]
+    persons = persons[are_large(clip_boxes(persons, image.shape))]
     assert len(persons) > 10
     assert (classes != 0).any()
     assert len(ours) == len(persons)
@@ -67,3 +66,16 @@ def test_the_trial_inference_names_a_raw_detector_of_another_input_size() -> Non
     detector = canned_detector(np.zeros((1, 8400, 85), np.float32), output='raw')
     with pytest.raises(InvalidPackage, match=r'\(1, 3549, 5 \+ classes\) is expected'):
         detector.check()
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'large'),
+    [(4, 7, False), (8, 8, False), (9, 14, False), (9, 15, True), (2, 66, False), (2, 67, True), (1.9, 400, False)],
+)
+def test_a_box_of_fewer_pixels_than_keypoints_is_no_person(width: float, height: float, large: bool) -> None:
+    """A box of 4×7 pixels, like one around a smallest image, cannot show 133 keypoints; nor can a line."""
+    assert (MIN_BOX_SIDE, MIN_BOX_AREA) == (2, 133)
+    assert are_large(np.array([[5, 6, 5 + width, 6 + height]], dtype=np.float32)).tolist() == [large]
+    rows = np.array([[[5, 6, 5 + width, 6 + height, 0.9]]], dtype=np.float32)
+    boxes, _ = canned_detector(rows, output='nms').detect(np.zeros((416, 416, 3), dtype=np.uint8))
+    assert len(boxes) == large

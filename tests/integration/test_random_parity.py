@@ -12,7 +12,7 @@ from rtmlib import YOLOX, RTMPose
 from benchmarks import random_weights
 from benchmarks.network_layers import random_pictures
 from benchmarks.yolox_network import Form
-from detector.engine.person_detector import MIN_BOX_SIDE, PersonDetector, clip_boxes
+from detector.engine.person_detector import PersonDetector, are_large, clip_boxes
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtimes import Backend, open_runtime
 from detector.engine.thresholds import Thresholds
@@ -138,10 +138,9 @@ def their_detector(package: ModelPackage, backend: Backend) -> YOLOX:
 
 
 def their_boxes(detector: YOLOX, image: Image) -> FloatArray:
-    """Return rtmlib's boxes for the image in BGR, without boxes that lie almost entirely outside the image."""
+    """Return rtmlib's boxes for the image in BGR, without boxes of which too little lies in the image."""
     boxes = np.reshape(detector(np.ascontiguousarray(image[..., ::-1])), (-1, 4)).astype(np.float32)
-    inside = clip_boxes(boxes, image.shape)
-    return boxes[((inside[:, 2:] - inside[:, :2]) >= MIN_BOX_SIDE).all(axis=1)]
+    return boxes[are_large(clip_boxes(boxes, image.shape))]
 
 
 def compare(estimator: RTMPose, image: Image, boxes: FloatArray, ours: list[Pose]) -> Comparison:

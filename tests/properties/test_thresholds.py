@@ -16,8 +16,9 @@ from detector.pose.images import Image
 from detector.pose.pose import FloatArray, Pose
 from tests.support.networks import canned_detector, make_thresholds
 
-SIZE = 416
-ANCHORS = 3549
+SIZE = 128
+"""Side of the detector's input, in pixels; small, since all its boxes pass a threshold of 0."""
+ANCHORS = 336
 DEGENERATE = ((8, 8), (200, 8000), (8000, 200), (8, 512), (416, 416), (333, 517))
 """Heights and widths of images: the smallest, the longest strips, and usual ones."""
 
@@ -41,7 +42,7 @@ def raw_rows(rng: np.random.Generator, count: int) -> FloatArray:
     """Return the output of a detector without NMS, in which some cells near each other hold boxes."""
     rows = rng.normal(0, 0.4, (1, ANCHORS, 6)).astype(np.float32)
     rows[..., 4:] = 0
-    cells = (rng.integers(0, ANCHORS) + rng.integers(0, 60, count)) % ANCHORS
+    cells = (rng.integers(0, ANCHORS) + rng.integers(0, 20, count)) % ANCHORS
     rows[0, cells, 2:4] = rng.uniform(0, 3, (count, 2))
     rows[0, cells, 4:] = rng.uniform(0, 1, (count, 2)) ** 0.25
     return rows
@@ -82,7 +83,7 @@ class Maker:
         made: PoseEngine = PoseEngine.__new__(PoseEngine)
         vars(made).update(vars(self._engine))
         made.max_persons, made.thresholds = max_persons, thresholds
-        made.detector = canned_detector(rows, output=form, thresholds=thresholds)
+        made.detector = canned_detector(rows, output=form, thresholds=thresholds, size=SIZE)
         made.estimator = Estimates()  # type: ignore[assignment]
         return made
 

@@ -27,10 +27,10 @@ def detector_spec(output: Literal['nms', 'raw'], size: int = 416) -> Detector:
 
 
 def canned_detector(
-    *outputs: FloatArray, output: Literal['nms', 'raw'], thresholds: Thresholds | None = None
+    *outputs: FloatArray, output: Literal['nms', 'raw'], thresholds: Thresholds | None = None, size: int = 416
 ) -> PersonDetector:
     """Return a person detector whose network returns the given outputs."""
-    return PersonDetector(Canned(*outputs), detector_spec(output), thresholds or make_thresholds())
+    return PersonDetector(Canned(*outputs), detector_spec(output, size), thresholds or make_thresholds())
 
 
 def make_thresholds(**changes: Any) -> Thresholds:
