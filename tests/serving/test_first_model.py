@@ -5,9 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from benchmarks.support.cards import CARD
 from benchmarks.support.packages import make_package
+from benchmarks.support.processes import NodeProcess, node_process
+from benchmarks.support.waiting import eventually
 from detector.engine.verification import verify
 from detector.errors import DownloadFailed, RuntimeUnavailable, StarterUnavailable
 from detector.models import catalogue
@@ -18,10 +22,13 @@ from detector.models.pulling import ModelPull
 from detector.models.store import ModelStore
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
+from detector.pose import images
 from detector.serving import first_model, model_serving
 from detector.serving.first_model import MAX_PAUSE_SECONDS, FirstModel
 from detector.serving.model_serving import ModelServing, ServingModel
 from detector.settings import Settings
+from tests.support.photographs import portrait
+from tests.support.starter import needs_starter
 
 PATIENCE = 20
 
@@ -291,3 +298,31 @@ async def test_a_full_disk_leaves_no_model_and_a_reason(
     await bench.start()
     assert bench.served == []
     assert 'the starter model cannot serve: ' in str(bench.serving.unavailable)
+
+
+def _is_alive(node: NodeProcess) -> bool:
+    try:
+        return httpx.get(f'{node.url}/health', timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@needs_starter
+def test_a_fresh_node_finds_a_person_in_a_photograph(tmp_path: Path) -> None:
+    """The real starter model serves; health is answered while it is built, and `/ready` names what is prepared."""
+    settings = {'MODE': 'starter', 'BACKEND_TYPE': 'onnxruntime'}  # a chosen runtime is not measured
+    with node_process(tmp_path, **settings) as node:
+        eventually(lambda: _is_alive(node), 'health', 60)
+        preparing = httpx.get(f'{node.url}/ready', timeout=5)
+        assert (preparing.status_code, httpx.get(f'{node.url}/health', timeout=5).status_code) == (503, 200)
+        assert 'the starter model is being prepared' in preparing.json()['detail']
+        node.wait_for_version('starter', seconds=180)
+        (found, *others) = node.detect(images.encode_jpeg(portrait())).json()['box_detections']
+        assert (found['model_name'], len(others) < 2) == ('starter', True)
+        assert found['width'] * found['height'] > 0.3 * portrait().shape[0] * portrait().shape[1]
+        ready = httpx.get(f'{node.url}/ready', timeout=5).json()
+        assert ready['model_version'].startswith('starter 0.')
+        assert ready['notice'].startswith('The starter model serves. ')
+        assert httpx.put(f'{node.url}/model_version', content='test-card').status_code == 200
+        node.wait_for_version('test-card')
+        assert len(node.detect(CARD).json()['box_detections']) == 2
