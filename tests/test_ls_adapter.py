@@ -15,6 +15,7 @@ import pytest
 from starlette.requests import Request
 
 from benchmarks.support.cards import CARD, FIGURES, iou, make_card
+from benchmarks.support.packages import make_package
 from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
 from benchmarks.support.studio import Studio, running_studio
 from benchmarks.support.waiting import PATIENCE
@@ -22,7 +23,7 @@ from detector import ls_adapter
 from detector.datasets.person import VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
 from detector.label_studio.labels.regions import from_results
-from detector.models.embedded import CATALOGUE
+from detector.models.store import ModelStore
 from detector.pose import images
 from mock.test_card.cards import Figure
 
@@ -335,23 +336,13 @@ def test_with_a_password_all_routes_ask_for_it(tmp_path: Path) -> None:
 
 def test_without_a_model_predictions_wait_but_label_studio_connects(tmp_path: Path) -> None:
     """`setup` answers no version and `predict` 503, so tasks open without predictions."""
-    with running_node_without_model(
-        tmp_path, MODE='lightweight', MODEL_CATALOGUE=_catalogue_of_nothing(tmp_path)
-    ) as node:
+    package = ModelStore(tmp_path / 'data').add(make_package(tmp_path / 'p.zip'))
+    package.estimator_path.write_bytes(b'damaged')
+    with running_node_without_model(tmp_path) as node:
         assert post(node, '/setup', {}).json() == {'model_version': None}
         answer = post(node, '/predict', {'tasks': [task(1, 'http://x/y.jpg')]})
         assert answer.status_code == 503
         assert 'detail' in answer.json()
-
-
-def _catalogue_of_nothing(folder: Path) -> Path:
-    """Return a catalogue whose files do not exist."""
-    folder.mkdir(exist_ok=True)
-    path = folder / 'catalogue.json'
-    content = json.loads(CATALOGUE.read_text())
-    text = json.dumps(content).replace('https://', 'http://127.0.0.1:9/')
-    path.write_text(text)
-    return path
 
 
 async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -331,11 +331,12 @@ def test_mode_pulls_the_model_at_the_first_start(servers: tuple[FileServer, File
     """With MODE and no model, an embedded one serves and names the reason until the downloaded model serves."""
     servers[0].statuses = []
     catalogue = catalogue_of(tmp_path, servers)
-    with running_node(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
+    settings = {'MODE': 'lightweight', 'BACKEND_TYPE': 'onnxruntime'}
+    with running_node(tmp_path, **settings, MODEL_CATALOGUE=catalogue) as node:
         node.wait_for_version('1.0')
         assert httpx.get(f'{node.url}/ready').json() == {'status': 'READY', 'model_version': 'lightweight 1.0'}
         assert len(node.detect(CARD).json()['box_detections']) == 2
-    with running_node_without_model(tmp_path / 'b', MODE='lightweight', MODEL_CATALOGUE=tmp_path / 'none.json') as node:
+    with running_node_without_model(tmp_path / 'b', **settings, MODEL_CATALOGUE=tmp_path / 'none.json') as node:
         ready = httpx.get(f'{node.url}/ready').json()
         assert ready['status'] == 'READY'
         assert 'The lightweight model (MODE) cannot be downloaded: ' in ready['notice']

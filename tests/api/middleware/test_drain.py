@@ -276,7 +276,8 @@ def test_a_download_that_hangs_is_broken_off(tmp_path: Path) -> None:
         address = f'http://127.0.0.1:{mute.getsockname()[1]}/'
         catalogue = tmp_path / 'catalogue.json'
         catalogue.write_text(CATALOGUE.read_text().replace('https://', address))
-        with running_node_without_model(tmp_path, MODE='lightweight', MODEL_CATALOGUE=catalogue) as node:
+        settings = {'MODE': 'lightweight', 'MODEL_CATALOGUE': catalogue, 'BACKEND_TYPE': 'onnxruntime'}
+        with running_node_without_model(tmp_path, **settings) as node:
             assert 'is being downloaded' in httpx.get(f'{node.url}/ready').text
             end(node, 4)
 
