@@ -45,7 +45,7 @@ class Category:
                     f'{where}.keypoints has {BODY.stop} points, and {self.where} does not name them: add their names '
                     'in their order as the field keypoints'
                 )
-        elif numbers is None and not has_parts:
+        elif numbers is None:
             raise InvalidRequest(
                 f'{where}.keypoints is missing, although {self.where} names keypoints; [] says that none is labelled'
             )

@@ -102,6 +102,7 @@ def test_unknown_names_are_reported_and_shift_nothing(names: list[str], unknown:
         (coco(category_id='one'), "annotations.0..category_id must be an integer, not 'one'"),
         (coco(category_id=None), 'category_id must be an integer, not missing'),
         (coco(keypoints=None), r'annotations\[0\].keypoints is missing, although categories\[0\] names keypoints'),
+        (coco(keypoints=None, foot_kpts=18 * [1]), r'annotations\[0\].keypoints is missing'),
         (coco(num_keypoints=18), 'num_keypoints is 18, but 17 keypoints are labelled'),
         (coco(keypoints=[1, 2, 3] * 17), 'the visibility of nose must be 0, 1 or 2, not 3'),
         (coco(keypoints=[1, 2, -1] * 17), 'the visibility of nose must be 0, 1 or 2, not -1'),

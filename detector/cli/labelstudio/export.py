@@ -102,7 +102,9 @@ async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 
         images = write(
             target, found, lambda task_id: (Path(scratch) / str(task_id)).read_bytes(), reader.omissions, reader.warn
         )
-    persons = sum(len(image.persons) for image in images)
-    print(f'{target.path}: {counted(len(images), "image")}, {counted(persons, "person")}')
+    persons = [person for image in images for person in image.persons]
+    keypoints = sum(int(person.labelled.sum()) for person in persons)
+    counts = counted(len(images), 'image'), counted(len(persons), 'person'), counted(keypoints, 'keypoint')
+    print(f'{target.path}: {", ".join(counts)}')
     print_passed_over({'not labelled': reader.not_labelled})
     end_with(reader.omissions)

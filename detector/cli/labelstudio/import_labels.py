@@ -61,7 +61,9 @@ def import_labels(
         omissions = Omissions(line_printer(progress), expected=ignored or ())
         counts = _import(labels, project, form, version, images, force, omissions, progress)
     extra = f', {counted(counts["new tasks"], "new task")}' if counts['new tasks'] else ''
-    print(f'{counted(counts["imported"], "image")} with {counted(counts["persons"], "person")} as {kind}{extra}')
+    keypoints = counted(counts['keypoints'], 'keypoint')
+    done, persons = counted(counts['imported'], 'image'), counted(counts['persons'], 'person')
+    print(f'{done} with {persons} as {kind}{extra}; {keypoints}')
     print_passed_over({'labelled already': counts['labelled already']})
     end_with(omissions)
 

@@ -16,7 +16,7 @@ from detector.wording import counted
 
 from .config import LabelingConfig
 from .regions import kind_of
-from .tasks import address_of, made_name, name_in, newest_annotation, newest_prediction, size_of
+from .tasks import address_of, check_labels, made_name, name_in, newest_annotation, newest_prediction, size_of
 from .values import Region, size_in
 
 Json = dict[str, Any]
@@ -80,11 +80,13 @@ def read_task(task: Mapping[str, Any], config: LabelingConfig, choice: Choice) -
     """Read the labels of a task.
 
     :param task: with complete annotations and predictions, as in the API or a JSON export.
-    :raises InvalidRequest: the task has no id.
+    :raises InvalidRequest: the task has no id, or one of its annotations or predictions has no list of regions.
     """
     task_id = task.get('id')
     if type(task_id) is not int:
         raise InvalidRequest(f'a task has no id, but {str(task_id)[:40]!r}')
+    kind = 'predictions' if choice.predictions else 'annotations'
+    check_labels(task, kind)
     address = address_of(task, config.image_key)
     labels = newest_prediction(task, choice.model_version) if choice.predictions else newest_annotation(task)
     origin = {'task': task_id, 'project': task.get('project'), 'data': task.get('data')}

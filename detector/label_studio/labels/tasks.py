@@ -101,6 +101,20 @@ def annotations_of(task: Json) -> list[Json]:
     return _labels(task.get('annotations'))
 
 
+def check_labels(task: Json, kind: str) -> None:
+    """Check that the labels of a task can be read; a file may list predictions by number only, which are no labels.
+
+    :param kind: `annotations` or `predictions`.
+    :raises InvalidRequest: one of them has no list of regions, so that the task would count as not labelled.
+    """
+    where = f'task {id_of(task)} is left out: {kind}'
+    labels = as_list(task.get(kind) or [], where)
+    for label, name in ((label, f'{where}[{number}].result') for number, label in enumerate(labels)):
+        if isinstance(label, Mapping):
+            for number, region in enumerate(as_list(label.get('result'), name)):
+                as_mapping(region, f'{name}[{number}]')
+
+
 def newest_annotation(task: Json) -> Json | None:
     """Return the annotation that was changed last; skipped ones do not count."""
     found = [annotation for annotation in annotations_of(task) if not annotation.get('was_cancelled')]

@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import warnings
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -25,7 +25,7 @@ from detector.datasets.labelled_image import (
     write_images,
 )
 from detector.datasets.omissions import Omissions
-from detector.datasets.person import Size
+from detector.datasets.person import NOT_LABELLED, Person, Size
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidImage, InvalidRequest, MediaFault
@@ -46,6 +46,10 @@ _ID_STEP: Final = 1_000_000_000
 _MAX_NAME_BYTES: Final = 255
 """Longest file name of common file systems."""
 _MAX_PATH_BYTES: Final = 1024
+_WHOLE_IMAGE: Final = frozenset(
+    ('choices', 'datetime', 'number', 'pairwise', 'ranker', 'rating', 'relation', 'taxonomy', 'textarea')
+)
+"""Types of results about the whole image or about other results."""
 _SHOWN: Final = 60
 """Longest part of a file name in messages, in characters."""
 _WHY_RENAMED: Final = 'names must differ, lie below the folder, and be no longer than file systems allow'
@@ -93,11 +97,11 @@ class Reader:
         """Yield the labelled images of tasks in their order."""
         waiting: list[TaskLabels] = []
         async for task in tasks:
-            labels = read_task(task, config, choice)
-            if labels.results is None and not self.unlabelled:
-                self.not_labelled += 1
-            elif not self.skip(labels):
-                waiting.append(labels)
+            for labels in self.omissions.each('task', [(task, config, choice)], read_task):
+                if labels.results is None and not self.unlabelled:
+                    self.not_labelled += 1
+                elif not self.skip(labels):
+                    waiting.append(labels)
             if len(waiting) == _AT_A_TIME:
                 for labelled in await self._group(waiting, config):
                     yield labelled
@@ -128,9 +132,9 @@ class Reader:
             content, size = await self._fetch(task)
         regions, complaints = usable(task.results or [], config)
         reading = read_results(regions, config, size)
-        for complaint in [*complaints, *reading.unread]:
-            self.omissions.add('fault in regions', f'task {task.task_id} has {complaint}')
         persons = reading.persons
+        for complaint in [*complaints, *reading.unread] or unread(task.results or (), persons):
+            self.omissions.add('fault in regions', f'task {task.task_id} has {complaint}')
         if reading.is_lost or (not persons and any(map(_has_place, task.results or ()))):
             raise _LeftOut('whose regions cannot be read', 'none of them is a person')
         if task.known_size not in (None, size):
@@ -169,10 +173,29 @@ class _LeftOut(Exception):
         self.details = details
 
 
+def unread(results: Iterable[Mapping[str, Any]], persons: Sequence[Person]) -> Iterator[str]:
+    """Count boxes and points of regions, and yield a complaint for each kind of which the persons have fewer.
+
+    However regions are read, none gets lost without this complaint: for example one of two points for the nose.
+    """
+    boxes = points = 0
+    for value in (region.get('value') for region in results):
+        if isinstance(value, Mapping):
+            boxes += 'rectanglelabels' in value
+            points += 'keypointlabels' in value
+            vertices = value.get('vertices')
+            for vertex in vertices if isinstance(vertices, list) else ():
+                points += not isinstance(vertex, Mapping) or vertex.get('v') != NOT_LABELLED
+    labelled = sum(int(person.labelled.sum()) for person in persons)
+    boxed = sum(person.box is not None for person in persons)
+    for name, given, read in (('box', boxes, boxed), ('point', points, labelled)):
+        if read < given:
+            yield f'{given} regions or vertices of the kind {name}, of which {given - read} cannot be read'
+
+
 def _has_place(region: Mapping[str, Any]) -> bool:
     """Return True if a region marks something in the image, unlike a choice or a text about the whole image."""
-    value = region.get('value')
-    return isinstance(value, Mapping) and not value.keys().isdisjoint(('x', 'vertices', 'points', 'rle', 'format'))
+    return region.get('type') not in _WHOLE_IMAGE
 
 
 def upright(content: bytes, max_pixels: int) -> tuple[bytes, Size]:

@@ -179,6 +179,7 @@ class Importer:
             line = f'{image.file_name}: {outside} keypoints outside the image are moved to its border'
             self.omissions.add('place outside the image', f'{line}: is its size {image.width}×{image.height}?', outside)
         self.counts['persons'] += len(again)
+        self.counts['keypoints'] += _labelled(again)
         return results
 
     async def _annotate(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
     skipped['annotations'][0]['was_cancelled'] = True
     file = write_export(tmp_path / 'tasks.json', [empty, bare, skipped])
     printed = export(file, '-o', tmp_path / 'out.json')
-    assert '1 image, 0 persons\npassed over: 2 not labelled' in printed
+    assert '1 image, 0 persons, 0 keypoints\npassed over: 2 not labelled' in printed
     assert [image.id for image in read_coco(tmp_path / 'out.json')] == [1]
     export(file, '--all', '--format', 'json', '-o', tmp_path / 'all.json')
     images = json.loads((tmp_path / 'all.json').read_text())['images']
@@ -157,7 +158,8 @@ def test_what_is_odd_is_named(tmp_path: Path, style: Style) -> None:
         assert any(line.startswith('task 41 has') and odd in line for line in result.stderr.splitlines()), odd
     (image,) = read_coco(tmp_path / 'out.json')
     assert len(image.persons) == 2
-    assert '1 image, 2 persons\nleft out: 6 faults in regions' in result.stdout
+    assert '1 image, 2 persons, ' in result.stdout
+    assert 'left out: 6 faults in regions' in result.stdout
 
 
 def test_labels_with_aliases_are_exported(tmp_path: Path) -> None:
@@ -334,3 +336,115 @@ def test_a_person_of_points_alone_gets_a_box(tmp_path: Path) -> None:
     assert annotation['area'] > 0
     (own,) = read_poses_json(tmp_path / 'own.json')
     assert own.persons[0].box is None
+
+
+@pytest.mark.parametrize(
+    ('address', 'name'),
+    [
+        ('/storage-data/uploaded/?filepath=upload/1/0a1b2c3d-a.jpg', 'a.jpg'),
+        ('http://studio.example/storage-data/uploaded/?filepath=upload%2F1%2F0a1b2c3d-K%C3%BCche.jpg', 'Küche.jpg'),
+        ('/tasks/7/presign/?fileuri=czM6Ly9idWNrZXQvaW4vYi5qcGc=', 'in/b.jpg'),
+        ('data:image/png;base64,iVBORw0KGgo=', 'task-1.png'),
+        ('data:image/jpeg;base64,/9j/', 'task-1.jpg'),
+        ('data:IMAGE/WEBP,x', 'task-1.webp'),
+        ('https://camera.example/', 'task-1.jpg'),
+        ('https://camera.example/?id=5', 'task-1.jpg'),
+    ],
+)
+def test_every_address_gives_a_file_name(tmp_path: Path, address: str, name: str) -> None:
+    """The name of an uploaded or presigned file is found in its address, and others get one of their task's number."""
+    task = make_task(make_image(1), data={'image': address})
+    printed = export(write_export(tmp_path / 'tasks.json', [task]), '-o', tmp_path / 'out.json')
+    assert '1 image, 1 person, ' in printed
+    assert [image.file_name for image in read_coco(tmp_path / 'out.json')] == [name]
+
+
+@pytest.mark.parametrize(
+    'name', ['a' * 300 + '.jpg', 'ü' * 150 + '.jpg', 'x/' * 600 + 'a.jpg', 'a\tb.jpg', 'in\\a.jpg']
+)
+@pytest.mark.parametrize('kind', ['coco-wholebody', 'json', 'yolo-pose', 'fiftyone'])
+def test_names_that_file_systems_refuse_are_changed(tmp_path: Path, kind: str, name: str) -> None:
+    """A name that is too long or has characters that file systems refuse is changed, and all files are written."""
+    content = 'data:image/jpeg;base64,' + base64.b64encode(turned_jpeg()).decode()
+    long = make_task(make_image(1), data={'image': content}, meta={'wholebody': {'image': {'file_name': name}}})
+    short = make_task(make_image(1, 2), data={'image': content}, meta={'wholebody': {'image': {'file_name': 'b.jpg'}}})
+    file = write_export(tmp_path / 'tasks.json', [long, short])
+    result = invoke(app, 'labelstudio', 'export', file, '--format', kind, '--images', '-o', tmp_path / 'out')
+    assert result.exit_code == 0, result.output
+    assert '2 images, 2 persons, ' in result.stdout
+    files = [path for path in (tmp_path / 'out').rglob('*.jpg') if path.is_file()]
+    assert len(files) == 2
+    if kind in ('coco-wholebody', 'json'):
+        assert 'becomes' in result.stderr
+        content = json.loads((tmp_path / 'out' / 'labels.json').read_text())
+        assert {image['file_name'] for image in content['images']} == {path.name for path in files}
+
+
+def test_a_file_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image file that cannot be written is reported with the reason, and the other files are written."""
+    content = 'data:image/jpeg;base64,' + base64.b64encode(turned_jpeg()).decode()
+    tasks = [make_task(make_image(1, number), data={'image': content}) for number in (1, 2)]
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == 'task-1.jpg':
+            raise OSError(28, 'No space left on device')
+        return write(path, data)
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    file = write_export(tmp_path / 'tasks.json', tasks)
+    result = invoke(app, 'labelstudio', 'export', file, '--images', '-o', tmp_path / 'out')
+    assert result.exit_code == 1
+    assert 'task-1.jpg cannot be written: No space left on device' in result.stderr
+    assert 'left out: 1 file of an image' in result.stdout
+    assert (tmp_path / 'out' / 'images' / 'task-2.jpg').is_file()
+
+
+@STYLES
+@pytest.mark.parametrize(
+    ('change', 'named'),
+    [
+        (
+            lambda task: task['annotations'][0].pop('result'),
+            'annotations[0].result must be a list, not missing or null',
+        ),
+        (lambda task: task['annotations'][0]['result'].append('x'), '].* must be a mapping, not'),
+        (lambda task: task.update(annotations={}), None),
+        (
+            lambda task: [region.update(from_name='other') for region in task['annotations'][0]['result']],
+            'none of them',
+        ),
+        (lambda task: [region['value'].clear() for region in task['annotations'][0]['result']], None),
+        (lambda task: task.pop('id'), 'a task has no id'),
+    ],
+)
+def test_a_task_that_cannot_be_read_is_not_an_image_without_persons(
+    tmp_path: Path, style: Style, change: Any, named: str | None
+) -> None:
+    """A task whose labels cannot be read is left out with a line, and the others are exported."""
+    bad, good = make_task(make_image(2), style), make_task(make_image(1, 2), style)
+    change(bad)
+    file = write_export(tmp_path / 'tasks.json', [bad, good])
+    result = invoke(app, 'labelstudio', 'export', file, '-o', tmp_path / 'out.json')
+    if isinstance(result.exception, InvalidRequest):
+        return
+    images = read_coco(tmp_path / 'out.json')
+    assert all(image.persons for image in images), result.output
+    if named is not None:
+        assert result.exit_code == 1
+        assert re.search(re.escape(named) if '*' not in named else named, result.stderr)
+        assert 'left out: ' in result.stdout
+
+
+def test_a_size_that_disagrees_is_reported(tmp_path: Path) -> None:
+    """The size comes from the image if it is fetched, and another size of the regions is reported."""
+    task = make_task(make_image(1))
+    task['data']['image'] = 'data:image/jpeg;base64,' + base64.b64encode(turned_jpeg()).decode()
+    for region in task['annotations'][0]['result']:
+        region |= {'original_width': 320, 'original_height': 240}
+    file = write_export(tmp_path / 'tasks.json', [task])
+    result = invoke(app, 'labelstudio', 'export', file, '--images', '-o', tmp_path / 'out')
+    assert result.exit_code == 1
+    assert 'task 1 states 320×240 pixels, but its image has 640×480, which count' in result.stderr
+    assert 'left out: 1 size of an image' in result.stdout
+    assert read_coco(tmp_path / 'out' / 'labels.json')[0].size == SIZE
