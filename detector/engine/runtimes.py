@@ -84,7 +84,11 @@ def open_runtime(
     except RuntimeUnavailable:
         raise
     except Exception as error:
-        raise RuntimeUnavailable(f'{backend_type} on {device} cannot load {path.name}: {reason_of(error)}') from error
+        # OpenCV supports the fewest operators
+        remedy = '; set BACKEND_TYPE=onnxruntime or openvino' if backend_type == 'opencv' else ''
+        raise RuntimeUnavailable(
+            f'{backend_type} on {device} cannot load {path.name}: {reason_of(error)}{remedy}'
+        ) from error
 
 
 def reason_of(error: Exception) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtimes import Backend, open_runtime
+from detector.errors import RuntimeUnavailable
 from detector.models.package import ModelPackage
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray
@@ -120,3 +121,9 @@ def test_pictures_without_structure_give_finite_answers(engine: PoseEngine) -> N
             points, scores = engine.estimator.estimate([(picture, np.array(box, dtype=np.float32))])
             assert np.isfinite(points).all()
             assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_opencv_is_refused_by_name(starter: ModelPackage) -> None:
+    """OpenCV's DNN cannot load the graph: the error names the file, the operator and the runtimes that can."""
+    with pytest.raises(RuntimeUnavailable, match=r'opencv on cpu cannot load pose\.onnx: .*MatMul.*BACKEND_TYPE=onnxr'):
+        open_runtime(starter.estimator_path, backend_type='opencv')
