@@ -53,6 +53,18 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'hunter' not in str(caught.value)
 
 
+def test_an_unknown_mode_gets_the_list_of_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MODE is the starter by default and may be written in capitals; the error for another value lists all modes."""
+    assert load_settings().mode == 'starter'
+    monkeypatch.setenv('MODE', 'Test-Card')
+    assert load_settings().mode == 'test-card'
+    monkeypatch.setenv('MODE', 'fast')
+    with pytest.raises(InvalidSettings, match='^MODE=fast: ') as caught:
+        load_settings()
+    for mode in ('starter', 'test-card', 'lightweight', 'balanced', 'performance'):
+        assert repr(mode) in str(caught.value)
+
+
 def test_label_studio_logs_in_with_its_password_or_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """BASIC_AUTH_* takes precedence over API_TOKEN for Label Studio; commands send the token."""
     assert load_settings().label_studio_login is None

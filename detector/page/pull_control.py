@@ -50,7 +50,9 @@ class PullControl:
         self._open.set_visibility(not running)
         self._progress.set_visibility(running)
         self._info.say(_ended(state))
-        self._error.say(_fault(state))
+        notice = self._models.notice() or ''  # names the fault already if MODE names the model
+        is_told = state is not None and state.error is not None and state.error in notice
+        self._error.say(None if is_told else _fault(state))
         if state is not None and running:
             self._status.set_text(_status(state))
             self._cancel.set_visibility(state.stage == 'downloading')
