@@ -30,6 +30,7 @@ class Recorder:
         self.parts = SimpleNamespace(
             shutdown_budget=BUDGET,
             drain=self.drain,
+            first=SimpleNamespace(stop=self._ending('first')),
             pull=SimpleNamespace(stop=self._ending('pull')),
             serving=SimpleNamespace(stop=self._ending('serving')),
             updates=SimpleNamespace(stop=self._ending('updates')),
@@ -63,10 +64,10 @@ async def test_requests_finish_while_uploads_and_updates_stop() -> None:
     with recorder.drain.work():
         finishing = asyncio.create_task(recorder.shutdown.finish_requests())
         await asyncio.sleep(0.05)
-        assert sorted(recorder.ended) == ['outbox', 'pull', 'serving', 'updates']
+        assert sorted(recorder.ended) == ['first', 'outbox', 'pull', 'serving', 'updates']
         assert not finishing.done()
     await finishing
-    assert sorted(recorder.ended) == ['outbox', 'pull', 'serving', 'updates']
+    assert sorted(recorder.ended) == ['first', 'outbox', 'pull', 'serving', 'updates']
     assert recorder.seconds['outbox'] == BUDGET.upload
     assert recorder.drain.begun_at is not None
     assert recorder.seconds['predictions'] == pytest.approx(recorder.drain.begun_at + BUDGET.requests / 2)
@@ -77,7 +78,7 @@ async def test_all_parts_end_and_inference_is_last(caplog: pytest.LogCaptureFixt
     caplog.set_level('INFO', 'wholebody.node')
     recorder = Recorder()
     await recorder.shutdown.end_parts()
-    parts = {'pull', 'serving', 'updates', 'outbox', 'collector', 'label_studio', 'sio', 'inference'}
+    parts = {'first', 'pull', 'serving', 'updates', 'outbox', 'collector', 'label_studio', 'sio', 'inference'}
     assert set(recorder.ended) == parts
     assert recorder.ended[-1] == 'inference'
     assert recorder.seconds == {'outbox': BUDGET.upload, 'collector': BUDGET.saving}
