@@ -7,6 +7,7 @@ from typing import Final
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig, any_style, parse
+from detector.label_studio.labels.regions import read_results
 from detector.label_studio.labels.tasks import (
     Json,
     annotations_of,
@@ -71,6 +72,11 @@ class Annotated:
         size = next((size for size in map(size_of, regions) if size is not None), None)
         if size is None and any(regions):
             self.warnings.append(f'task {number} is left out: no region states the size of its image')
+            return
+        reading = read_results(annotated, config, size or _NOWHERE)
+        self.warnings += [f'task {number} has {phrase}' for phrase in reading.unread]
+        if reading.is_lost:
+            self.warnings.append(f'task {number} is left out: none of its persons can be read')
             return
         name = f'{file_of(task, config)} (task {number})'.strip()
         people = persons_in(annotated, config, size or _NOWHERE)

@@ -28,6 +28,7 @@ from tests.support.label_studio.evaluated import (
     part_of,
     without,
 )
+from tests.support.label_studio.regions import drawn_skeleton
 from tests.support.label_studio.tasks import Json, make_annotation, make_task
 
 SKELETON = parse(generate('skeleton'))
@@ -282,6 +283,19 @@ def test_odd_tasks_do_no_harm() -> None:
     assert annotated.warnings == ['task 0 is left out: no region states the size of its image']
     with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a usable prediction'):
         annotated.evaluate()
+
+
+def test_persons_that_cannot_be_read_are_not_counted_as_nobody() -> None:
+    """A task whose only skeleton cannot be read is left out with its region, instead of counting as an empty image."""
+    annotated = Annotated()
+    task = make_task(7, SKELETON)
+    half = drawn_skeleton('pose', 5, original_width=640, original_height=480)
+    task['annotations'] = [make_annotation(70, [half])]
+    annotated.add(task, SKELETON)
+    assert annotated.warnings == [
+        'task 7 has a skeleton pose (region drawn) with 5 points drawn by hand instead of 133 of its label',
+        'task 7 is left out: none of its persons can be read',
+    ]
 
 
 # ---------------------------------------------------------------- agreement

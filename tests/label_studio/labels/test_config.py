@@ -1,5 +1,6 @@
 """Reading labeling configs and generating the recommended ones."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,20 @@ def test_a_second_image_without_controls_does_not_matter() -> None:
     """A second image without controls is ignored."""
     config = parse(view('<Image name="example" value="$example"/>', IMAGE, BOXES))
     assert (config.image, config.image_key) == ('image', 'image')
+
+
+def test_colours_can_be_seen_on_light_and_dark_pictures() -> None:
+    """The colours of boxes and skeletons differ, and their contrast to white and to black is at least 3."""
+    colours = set()
+    for style in ('skeleton', 'parts'):
+        colours |= set(re.findall(r'background="(#[0-9a-f]{6})"', generate(style)))  # type: ignore[arg-type]
+    assert len(colours) == 6
+    for colour in colours:
+        channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+        luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+        assert 1.05 / (luminance + 0.05) >= 3, colour
+        assert (luminance + 0.05) / 0.05 >= 3, colour
 
 
 def test_the_shipped_config_is_the_generated_one() -> None:
