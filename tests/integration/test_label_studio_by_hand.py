@@ -72,7 +72,7 @@ def exported(project: Project, xml: str, folder: Path) -> Sequence[Person]:
     command = ['labelstudio', 'export', folder / 'tasks.json', '--config', folder / 'config.xml', '-o', target]
     # in a process of its own, since Playwright occupies the event loop of this thread
     result = subprocess.run(
-        [sys.executable, '-m', 'detector', *command],
+        [sys.executable, '-m', 'detector', *map(str, command)],
         capture_output=True,
         text=True,
         cwd=folder,

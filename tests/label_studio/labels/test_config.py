@@ -187,7 +187,7 @@ def test_colours_can_be_seen_on_light_and_dark_pictures() -> None:
     """The colours of boxes and skeletons differ, and their contrast to white and to black is at least 3."""
     colours = set()
     for style in ('skeleton', 'parts'):
-        colours |= set(re.findall(r'background="(#[0-9a-f]{6})"', generate(style)))  # type: ignore[arg-type]
+        colours |= set(re.findall(r'background="(#[0-9a-f]{6})"', generate(style)))
     assert len(colours) == 6
     for colour in colours:
         channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
