@@ -29,7 +29,6 @@ ELSEWHERE: Final = {
     'training/__main__.py': 'tests/integration/test_training.py',
     'training/export.py': 'tests/integration/test_training.py',
     'training/losses.py': 'tests/integration/test_training.py',
-    'training/measuring.py': 'tests/integration/test_training.py',
     'training/network.py': 'tests/integration/test_training.py',
     'training/optimizer.py': 'tests/integration/test_training.py',
     'training/run.py': 'tests/integration/test_training.py',

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnx
 
 from detector.engine.person_detector import PersonDetector
 from detector.engine.runtimes import open_runtime
@@ -14,7 +15,7 @@ from detector.engine.thresholds import Thresholds
 from detector.models.package import Detector as Spec
 
 from .evaluation import SUPPRESSION, Detector, measured
-from .grid import SIZE, Array, Picture
+from .grid import Array, Picture
 from .photographs import Collection, Photograph, picture_in
 
 THRESHOLDS: Final = (0.2, 0.3, 0.4, 0.5, 0.6)
@@ -73,8 +74,8 @@ def coco(annotations: Path) -> Iterator[Photograph]:
 
 def opened(path: Path) -> Detector:
     """Return an ONNX file as the node runs it."""
-    size = (SIZE, SIZE)
-    spec = Spec(file=path.name, sha256=64 * '0', input_size=size, color_order='BGR', output='raw')
+    width, height = input_size(path)
+    spec = Spec(file=path.name, sha256=64 * '0', input_size=(width, height), color_order='BGR', output='raw')
     thresholds = Thresholds(
         person=LEAST, person_from='the measurement', uncertain=(LEAST, 1.0), nms=SUPPRESSION, presence=0.0
     )
@@ -87,9 +88,16 @@ def opened(path: Path) -> Detector:
     return detect
 
 
+def input_size(path: Path) -> tuple[int, int]:
+    """Return the width and height of a network's input, in pixels."""
+    *_, height, width = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
+    return width.dim_value, height.dim_value
+
+
 def milliseconds(path: Path) -> float:
     """Return the median processor time of the network alone, in milliseconds."""
-    runtime, batch, times = open_runtime(path), np.zeros((1, 3, SIZE, SIZE), np.float32), []
+    width, height = input_size(path)
+    runtime, batch, times = open_runtime(path), np.zeros((1, 3, height, width), np.float32), []
     for _ in range(RUNS):
         began = time.process_time()
         runtime.run(batch)

@@ -4,6 +4,8 @@ import copy
 import logging
 import math
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,9 +43,9 @@ class Recipe:
     """Duration of the run, in minutes. The learning rate falls to 0 until then."""
     batch: int = 4
     """Pictures in a step of each process."""
-    matrix_rate: float = 0.02
+    matrix_rate: float = 0.01
     """Highest length of a step of a convolution's weights, as a share of their length."""
-    rate: float = 6e-3
+    rate: float = 2e-3
     """Highest learning rate of all other parameters."""
     plain: float = 0.8
     """Share of the run after which few mosaics are drawn."""
@@ -249,7 +251,8 @@ def train(collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -
     rendezvous = folder / 'rendezvous'
     rendezvous.unlink(missing_ok=True)
     arguments = (rendezvous, collection, teacher, folder, recipe)
-    torch.multiprocessing.spawn(_work, arguments, recipe.processes)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the processes too
+    torch.multiprocessing.spawn(_work, arguments, recipe.processes, daemon=True)
 
 
 def _work(rank: int, rendezvous: Path, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
