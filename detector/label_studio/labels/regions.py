@@ -5,7 +5,7 @@ Coordinates of regions are in percent of the upright image, from its upper left 
 
 import math
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -170,9 +170,10 @@ def read_results(results: Iterable[Mapping[str, Any]], config: LabelingConfig, s
     reader = _Reader(config, size)
     regions = [region for region in results if isinstance(region, Mapping) and isinstance(region.get('value'), Mapping)]
     kinds = [(region, kind_of(region, config)) for region in regions]
+    known = {str(region.get('id')) for region, kind in kinds if kind != 'choice'}
     for region, kind in kinds:
         if kind == 'choice':
-            reader.read_choice(region)
+            reader.read_choice(region, known)
         elif kind == 'box':
             reader.read_box(region)
     reader.read_points([(region, kind) for region, kind in kinds if kind in ('point', 'skeleton')])
@@ -211,14 +212,20 @@ class _Reader:
     def persons(self) -> list[Person]:
         return [person for person in self._persons.values() if not person.is_empty]
 
-    def read_choice(self, region: Mapping[str, Any]) -> None:
-        """Note the visibility that was chosen for a region."""
+    def read_choice(self, region: Mapping[str, Any], known: Container[str]) -> None:
+        """Note the visibility that was chosen for a region.
+
+        :param known: ids of the regions that a choice can be for.
+        """
         control, choices = self._config.visibility, labels_of(region, 'choices') or []
         found = {control.read[choice] for choice in choices if choice in control.read} if control is not None else set()
-        if len(found) == 1:
+        if len(found) != 1:
+            shown = ', '.join(choices)[:60] or 'of nothing'
+            self.unread.append(f'the choice {shown}{_of(region)}, which is no visibility')
+        elif str(region.get('id')) not in known:
+            self.unread.append(f'the choice {choices[0][:60]}{_of(region)} for a region that is not there')
+        else:
             self._choices[str(region.get('id'))] = found.pop()
-        elif choices:
-            self.unread.append(f'the choice {", ".join(choices)[:60]}{_of(region)}, which is no visibility')
 
     def read_box(self, region: Mapping[str, Any]) -> None:
         """Make a person of a box."""

@@ -10,7 +10,7 @@ import pytest
 
 from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, generate, parse
-from detector.label_studio.labels.regions import from_results, to_results
+from detector.label_studio.labels.regions import from_results, read_results, to_results
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES, PART_BY_NAME
 from tests.support.label_studio.regions import (
@@ -225,3 +225,20 @@ def test_foreign_regions_are_passed_over(region: Any) -> None:
     good = [keypoint_region('nose', 5, 5), keypoint_region('left_eye', 6, 5)]
     assert len(from_results([region, *good], config_of('keypoints'))) == 1
     assert from_results([region], config_of('keypoints')) == []
+
+
+@pytest.mark.parametrize('fault', ['no choice', 'no region'])
+def test_a_choice_that_says_nothing_is_reported(fault: str) -> None:
+    """A choice of visibility without a value, or for a region that is not there, is reported."""
+    config = config_of('keypoints')
+    person = make_persons(1)[0]
+    person.visibility[person.labelled] = HIDDEN
+    results = to_results([person], config, SIZE)
+    assert read_results(results, config, SIZE).unread == []
+    choice = next(region for region in results if region['type'] == 'choices')
+    if fault == 'no choice':
+        del choice['value']['choices']
+    else:
+        choice['id'] = 'other'
+    (complaint,) = read_results(results, config, SIZE).unread
+    assert complaint.startswith('the choice ')
