@@ -16,7 +16,8 @@ import socketio
 
 from .waiting import PATIENCE, eventually
 
-START_SECONDS = 60
+START_SECONDS = 180
+"""Time limit for the start of a node, in seconds; on a busy machine, building the starter model takes a minute."""
 PROJECT = Path(__file__).parents[2]
 
 
