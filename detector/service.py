@@ -19,7 +19,7 @@ from learning_loop_node.helpers.misc import ImageData
 from detector.errors import InvalidRequest, ModelUnavailable
 from detector.loop import metadata
 from detector.loop.following import Following
-from detector.models.embedded import INSTALL_HINT, embedded_notice
+from detector.models.embedded import INSTALL_HINT, RESTART_HINT, embedded_notice
 from detector.models.library import ModelLibrary
 from detector.models.package import ModelPackage
 from detector.models.pulling import ModelPull
@@ -271,7 +271,8 @@ class Models:
             return None
         awaited = [] if first.awaited is None else [str(first.awaited)]
         awaited += filter(None, [first.fault, self._following.awaited()])
-        return embedded_notice(package.name, *(awaited or [INSTALL_HINT]))
+        hint = RESTART_HINT if self._store.has_current else INSTALL_HINT
+        return embedded_notice(package.name, *(awaited or [hint]))
 
     async def set_mode(self, mode: str) -> None:
         """Follow the Loop, pause, or serve one version or embedded model.

@@ -31,6 +31,11 @@ INSTALL_HINT: Final = (
     '`wholebody model available` lists the published models, and `wholebody model install` installs a package of yours'
 )
 """How to get a better model than an embedded one."""
+RESTART_HINT: Final = (
+    'A model is installed, which serves from the next start on: `wholebody model list` names it, and '
+    '`wholebody model use` with the option `--url` lets this node switch to it now'
+)
+"""How to serve an installed model while an embedded one serves."""
 
 
 def embedded_name(mode: str) -> str:

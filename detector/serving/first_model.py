@@ -86,8 +86,6 @@ class FirstModel:
         *,
         on_ended: Callable[[], None],
     ) -> None:
-        self.awaited: Awaited | None = None
-        """The model that MODE names, until it is installed."""
         self.fault: str | None = None
         """Why the test card serves although MODE does not name it; None otherwise."""
         self._settings = settings
@@ -95,11 +93,17 @@ class FirstModel:
         self._serving = serving
         self._pull = pull
         self._on_ended = on_ended
+        self._awaited: Awaited | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def awaited(self) -> Awaited | None:
+        """The model that MODE names, until it or another model is installed."""
+        return None if self._store.has_current else self._awaited
 
     def start(self) -> None:
         """Begin to load the first model."""
-        self.awaited = self.fault = None
+        self._awaited = self.fault = None
         self._task = asyncio.create_task(self._run(), name='first model')
 
     async def stop(self) -> None:
@@ -185,15 +189,15 @@ class FirstModel:
         """Download a published model and serve it, unless another model is installed meanwhile."""
         pause = FIRST_PAUSE_SECONDS
         while not self._store.has_current:
-            self.awaited = Awaited(name=name)
+            self._awaited = Awaited(name=name)
             error = await self._pulled(name)
             if error is None:
                 break
-            self.awaited = Awaited(name=name, error=error, next_try=datetime.now(UTC) + timedelta(seconds=pause))
-            log.warning('%s', self.awaited)
+            self._awaited = Awaited(name=name, error=error, next_try=datetime.now(UTC) + timedelta(seconds=pause))
+            log.warning('%s', self._awaited)
             await sleep(pause)
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
-        self.awaited = None
+        self._awaited = None
 
     async def _pulled(self, name: str) -> str | None:
         """Download a published model and serve it.
@@ -208,7 +212,7 @@ class FirstModel:
         return None if self._pull.state is None else self._pull.state.error
 
     async def _use(self, version: str) -> None:
-        """Serve a downloaded model and make it current, unless the Loop's model came first."""
+        """Serve a downloaded model and make it current, unless another model became current first."""
         if self._store.has_current:
             return
         try:
@@ -216,4 +220,8 @@ class FirstModel:
         except Exception:
             await asyncio.to_thread(self._store.remove, version)  # what is installed must be able to serve
             raise
-        await asyncio.to_thread(self._store.select, version)
+        if self._store.has_current:  # a command or the Loop chose another one while this one was loaded
+            chosen, *_ = await asyncio.to_thread(self._store.to_start_with)
+            await self._serving.switch(chosen)
+        else:
+            await asyncio.to_thread(self._store.select, version)

@@ -58,10 +58,14 @@ async def test_one_notice_says_why_an_embedded_model_serves(tmp_path: Path) -> N
         notice = str(models.notice())
         assert notice.startswith('The starter model serves. ')
         assert expected in notice
-        first.awaited = Awaited(name='balanced')
+        first._awaited = Awaited(name='balanced')
         assert 'The balanced model (MODE) is being downloaded' in str(models.notice())
         assert parts.service.about.about()['wholebody']['awaited']['model'] == 'balanced'
-        await parts.serving.switch(parts.store.add(make_package(tmp_path / 'p.zip', version='1.2')))
+        installed = parts.store.add(make_package(tmp_path / 'p.zip', version='1.2'))
+        if not parts.following.has_loop:
+            parts.store.select(installed.version)  # as a command does, whose model this node does not serve yet
+            assert 'A model is installed, which serves from the next start on' in str(models.notice())
+        await parts.serving.switch(installed)
         assert models.notice() is None
 
 

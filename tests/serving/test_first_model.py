@@ -191,6 +191,41 @@ async def test_the_awaited_model_takes_over_without_a_gap(
     assert list((bench.store.data_folder / 'downloads').iterdir()) == []
 
 
+async def test_a_model_chosen_while_the_awaited_one_is_loaded_stays_current(
+    make_bench: MakeBench,
+    starter: list[Path],
+    downloads: Downloads,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The awaited model takes neither the place of a model that a command has just made current, nor its service."""
+    bench = make_bench(mode='balanced')
+    switch = bench.serving.switch
+
+    async def meanwhile(source: Path | ModelPackage) -> None:
+        if not bench.store.has_current and isinstance(source, Path):
+            await asyncio.to_thread(install, tmp_path, '3.0', 'chosen')
+        await switch(source)
+
+    monkeypatch.setattr(bench.serving, 'switch', meanwhile)
+    await bench.start()
+    await bench.until(lambda: bench.pull.state and not bench.pull.state.running)
+    assert bench.store.current() == bench.store.folder('3.0').resolve()
+    assert bench.served == ['starter 0.0.1', 'balanced 1.0.2', 'chosen 3.0']
+
+
+async def test_another_installed_model_ends_the_wait(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads, tmp_path: Path
+) -> None:
+    """Once a command has installed a model, the node announces no further try to download the one that MODE names."""
+    downloads.faults = [DownloadFailed('no route to host')]
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    await bench.until(lambda: 'the next try' in str(bench.first.awaited))
+    install(tmp_path, '3.0', 'chosen')
+    assert bench.first.awaited is None
+
+
 async def test_attempts_come_later_each_time(
     make_bench: MakeBench, starter: list[Path], downloads: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
