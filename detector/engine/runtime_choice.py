@@ -37,6 +37,8 @@ PrecisionSetting = Literal['auto', 'f32', 'bf16']
 _MEASURED_BYTES: Final = 10 * 1024**2
 """Size of the smallest package that is measured. Smaller ones are so fast that measuring costs more than it saves."""
 _ROUNDS: Final = 3
+_MEASURING_SECONDS: Final = 5.0
+"""Time after which no further round begins, in seconds: a busy or slow machine must not delay its first answer."""
 _CLEARLY_FASTER: Final = 0.95
 """A runtime is chosen over the usual one if it takes less than this share of its time."""
 _MEASUREMENTS: Final = 'runtimes.json'
@@ -136,7 +138,7 @@ def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None)
 def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, float]:
     """Time a detection and two poses on each runtime that works.
 
-    :return: milliseconds, medians of interleaved rounds.
+    :return: milliseconds, medians of interleaved rounds; of one round if that takes long.
     :raises RuntimeUnavailable: no runtime works.
     """
     spec = package.wholebody
@@ -157,7 +159,10 @@ def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, fl
     if not opened:
         raise RuntimeUnavailable(f'no runtime runs {package.model_version}: {"; ".join(failures)[:600]}')
     times: dict[Backend, list[float]] = {name: [] for name in opened}
-    for _ in range(_ROUNDS):
+    begun = time.perf_counter()
+    for done in range(_ROUNDS):
+        if done and time.perf_counter() - begun > _MEASURING_SECONDS:
+            break
         for name, (detector, estimator) in opened.items():
             start = time.perf_counter()
             detector.run(inputs[0][1])

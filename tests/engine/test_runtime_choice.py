@@ -106,6 +106,25 @@ def test_the_fastest_is_measured_once_and_remembered(
 
 
 @pytest.mark.usefixtures('large')
+@pytest.mark.parametrize(('seconds', 'rounds'), [(60.0, 3), (0.0, 1)])
+def test_a_slow_machine_measures_one_round(
+    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int
+) -> None:
+    """Once the time for measuring is over, no further round delays the first answer."""
+    runs: list[object] = []
+
+    class Counting:
+        def run(self, batch: object) -> None:
+            runs.append(batch)
+
+    monkeypatch.setattr(runtime_choice, 'open_runtime', lambda *_, **__: Counting())
+    monkeypatch.setattr(runtime_choice, '_MEASURING_SECONDS', seconds)
+    assert set(runtime_choice._measure(embedded, ['onnxruntime', 'openvino'])) == {'onnxruntime', 'openvino'}
+    warm_up, round_of_both = 2 * 2, 2 * 3
+    assert len(runs) == warm_up + rounds * round_of_both
+
+
+@pytest.mark.usefixtures('large')
 @pytest.mark.parametrize(
     ('milliseconds', 'backend'),
     [
