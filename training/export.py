@@ -29,7 +29,10 @@ class RawForm(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         rows = self.network(images)
-        score = (rows[..., 4:] * self.slope + self.shift).sigmoid()
+        inverse = (-rows[..., 4:6].clamp(-15, 15)).exp()
+        objectness, person = inverse[..., :1], inverse[..., 1:]
+        logit = -(objectness + person + objectness * person).log()  # of the product of both probabilities
+        score = (logit * self.slope + self.shift).sigmoid()
         return torch.cat([rows[..., :4], score, torch.ones_like(score)], -1)
 
 

@@ -22,15 +22,6 @@ def cells(size: int = SIZE) -> tuple[Array, Array]:
     return np.concatenate(places).astype(np.float32), np.concatenate(strides).astype(np.float32)
 
 
-def mirrored_cells(size: int = SIZE) -> NDArray[np.int64]:
-    """Return, for each cell, the index of the cell at its place in the mirror image."""
-    sides, start, orders = [size // stride for stride in STRIDES], 0, []
-    for side in sides:
-        orders.append(start + np.arange(side * side).reshape(side, side)[:, ::-1].ravel())
-        start += side * side
-    return np.concatenate(orders)
-
-
 def decoded(rows: Array, size: int = SIZE) -> Array:
     """Return the boxes (…, cells, 4: left, top, right, bottom; pixels) of raw rows (…, cells, 4 or more)."""
     places, strides = cells(size)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .grid import cells
+from .network import Features
 
 
 class FeatureLoss:
@@ -15,26 +16,33 @@ class FeatureLoss:
 
         :param looks: number of batches.
         """
-        self._looks, self._seen = looks, 0
-        self._variances: list[Tensor] = []
+        self._looks = looks
+        self._seen: dict[str, int] = {}
+        self._variances: dict[str, Tensor] = {}
 
-    def __call__(self, own: list[Tensor], taught: list[Tensor]) -> Tensor:
+    def __call__(self, place: str, own: Tensor, taught: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the share of the variance that the student misses: 0 is equal, 1 is no better than the mean.
 
-        :param own: the student's prediction of the features (N, channels, height, width) of each stride.
+        :param own: the student's features (N, channels, height, width).
+        :param weights: weights (N, 1, height', width') of the pixels; resized to the features' grid.
         """
-        taught = [one.float() for one in taught]
-        if self._seen < self._looks:
-            self._look([one.var((0, 2, 3)) for one in taught])
-        # A channel that hardly varies counts as one that varies a little.
-        scales = [1 / known.clamp(min=known.mean() * 0.01)[:, None, None] for known in self._variances]
-        errors = [((x.float() - y).square() * scale).mean() for x, y, scale in zip(own, taught, scales, strict=True)]
-        return torch.stack(errors).mean()
+        taught = taught.float()
+        error = ((own.float() - taught).square() * self._scale(place, taught)).mean(1, keepdim=True)
+        if weights is None:
+            return error.mean()
+        weights = functional.adaptive_max_pool2d(weights, own.shape[-2:])
+        return (error * weights).sum() / weights.sum()
 
-    def _look(self, variances: list[Tensor]) -> None:
-        self._seen += 1
-        before = self._variances or variances
-        self._variances = [old.lerp(new, 1 / self._seen) for old, new in zip(before, variances, strict=True)]
+    @torch.no_grad()
+    def _scale(self, place: str, taught: Tensor) -> Tensor:
+        """Return the inverse variances (channels, 1, 1). A channel that hardly varies counts as one that varies."""
+        seen = self._seen.get(place, 0)
+        if seen < self._looks:
+            variance = taught.var((0, 2, 3))
+            self._variances[place] = self._variances.get(place, variance).lerp(variance, 1 / (seen + 1))
+            self._seen[place] = seen + 1
+        known = self._variances[place]
+        return 1 / known.clamp(min=known.mean() * 0.01)[:, None, None]
 
 
 class RowLoss:
@@ -44,7 +52,7 @@ class RowLoss:
         self._cells, self._strides = (torch.from_numpy(array) for array in cells())
 
     def decoded(self, rows: Tensor) -> Tensor:
-        """Return the boxes (N, cells, 4) of rows (N, cells, 5)."""
+        """Return the boxes (N, cells, 4) of rows (N, cells, 6)."""
         centre = (rows[..., :2] + self._cells) * self._strides
         sides = rows[..., 2:4].clamp(-6, 6).exp() * self._strides
         return torch.cat([centre - sides / 2, centre + sides / 2], -1)
@@ -52,14 +60,14 @@ class RowLoss:
     def __call__(self, rows: Tensor, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the losses of the scores and of the boxes.
 
-        :param rows: the student's rows (N, cells, 5).
+        :param rows: the student's rows (N, cells, 6).
         :param boxes: target boxes (N, cells, 4), pixels.
         :param scores: target scores (N, cells).
         """
-        logits = rows[..., 4]
-        weights = ((scores - logits.detach().sigmoid()).abs() + 0.02) * (1 + 3 * scores)
-        entropy = functional.binary_cross_entropy_with_logits(logits, scores, reduction='none')
-        score = (entropy * weights).sum() / scores.sum().clamp(min=4.0)
+        yes, no = log_probabilities(rows)
+        likely = yes.detach().exp()
+        weights = ((scores - likely).abs() + 0.02) * (1 + 3 * scores)
+        score = -((scores * yes + (1 - scores) * no) * weights).sum() / scores.sum().clamp(min=4.0)
         held = scores > 0.2
         if not held.any():
             return score, rows.sum() * 0
@@ -70,9 +78,24 @@ class RowLoss:
         return score, (((1 - generalized_iou(got, wanted)) * 2 + 0.2 * off) * shares).sum()
 
 
+def log_probabilities(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of the person score (objectness times person) and of one minus it."""
+    objectness, person = rows[..., 4], rows[..., 5]
+    yes = functional.logsigmoid(objectness) + functional.logsigmoid(person)
+    no = torch.logsumexp(torch.stack([-objectness, -person, -objectness - person]), 0) + yes
+    return yes, no
+
+
 def generalized_iou(some: Tensor, others: Tensor) -> Tensor:
     """Return the generalised intersection over union of pairs of boxes (Rezatofighi et al., CVPR 2019)."""
     common = (torch.minimum(some[:, 2:], others[:, 2:]) - torch.maximum(some[:, :2], others[:, :2])).clamp(0).prod(1)
     union = (some[:, 2:] - some[:, :2]).prod(1) + (others[:, 2:] - others[:, :2]).prod(1) - common
     hull = (torch.maximum(some[:, 2:], others[:, 2:]) - torch.minimum(some[:, :2], others[:, :2])).prod(1)
     return common / union - (hull - union) / hull
+
+
+def feature_losses(
+    loss: FeatureLoss, own: Features, taught: Features, weights: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the loss of each place that both have."""
+    return {place: loss(place, own[place], taught[place], weights) for place in own if place in taught}

@@ -1,102 +1,239 @@
 """The person detector's network, as torch modules."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .grid import STRIDES
+WIDTHS: Final = (16, 32, 64, 128, 256)
+"""Channels of the stem and of the stages at strides 4, 8, 16 and 32."""
+HEAD: Final = 64
+"""Channels of the heads."""
+PLACES: Final[Mapping[str, str]] = {
+    'dark2': 'dark2.csp.merge',
+    'dark3': 'dark3.csp.merge',
+    'dark4': 'dark4.csp.merge',
+    'dark5': 'dark5.csp.merge',
+    'top4': 'neck.top4.merge',
+    'out3': 'neck.top3.merge',
+    'out4': 'neck.bottom4.merge',
+    'out5': 'neck.bottom5.merge',
+    'class3': 'heads.0.classes.1.point',
+    'boxes3': 'heads.0.boxes.1.point',
+    'class4': 'heads.1.classes.1.point',
+    'boxes4': 'heads.1.boxes.1.point',
+    'class5': 'heads.2.classes.1.point',
+    'boxes5': 'heads.2.boxes.1.point',
+}
+"""Places where the network's features can be compared with a teacher's, and the layer whose output each one is."""
 
-WIDTHS: Final = (16, 32, 64, 96, 128)
-"""Channels of the backbone at strides 2, 4, 8, 16 and 32."""
-NECK: Final = 48
-"""Channels of the neck and the heads."""
-FEW: Final = -4.0
-"""Logit of the score before the training: few cells hold a person."""
+Features = dict[str, Tensor]
 
 
-class Layer(nn.Sequential):
-    """Convolution, batch normalisation and, unless a sum follows, SiLU."""
+class Layer(nn.Module):
+    """Convolution, batch normalisation and SiLU."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activated: bool = True) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.SiLU() if activated else nn.Identity(),
-        )
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.silu(self.norm(self.convolved(x)))
+
+    def convolved(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if self.training and conv.groups > 1 and conv.stride[0] > 1:
+            # The same result; gradients of depthwise convolutions with strides are several times slower on CPUs.
+            return functional.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)[..., ::2, ::2]
+        return conv(x)
 
 
-class Residual(nn.Module):
-    """Two layers around a shortcut, the inner one with half of the channels."""
+class Separable(nn.Module):
+    """Depthwise 3×3 layer, then a pointwise layer."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depth = Layer(inputs, inputs, 3, stride, groups=inputs)
+        self.point = Layer(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.point(self.depth(x))
+
+
+class Bottleneck(nn.Module):
+    """Pointwise and separable layer, optionally around a shortcut."""
+
+    def __init__(self, width: int, shortcut: bool) -> None:
+        super().__init__()
+        self.reduce, self.separable, self.shortcut = Layer(width, width), Separable(width, width), shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.separable(self.reduce(x))
+        return x + y if self.shortcut else y
+
+
+class Csp(nn.Module):
+    """Cross-stage partial block: half of the channels pass the bottlenecks."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int = 1, shortcut: bool = False) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.main, self.side = Layer(inputs, half), Layer(inputs, half)
+        self.bottlenecks = nn.Sequential(*(Bottleneck(half, shortcut) for _ in range(depth)))
+        self.merge = Layer(2 * half, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        main, side = self.main(x), self.side(x)
+        return self.merge(torch.cat([self.bottlenecks(main), side], 1))
+
+
+class Pyramid(nn.Module):
+    """Maxima over windows of 5, 9 and 13 cells beside the cell itself."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.inner, self.outer = Layer(width, width // 2), Layer(width // 2, width, activated=False)
+        self.reduce, self.merge = Layer(width, width // 2), Layer(width * 2, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.silu(x + self.outer(self.inner(x)))
+        x = self.reduce(x)
+        five = functional.max_pool2d(x, 5, 1, 2)
+        nine = functional.max_pool2d(five, 5, 1, 2)
+        return self.merge(torch.cat([x, five, nine, functional.max_pool2d(nine, 5, 1, 2)], 1))
+
+
+class Stage(nn.Module):
+    """Halves the resolution, then a cross-stage partial block."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int, last: bool = False) -> None:
+        super().__init__()
+        self.down = Separable(inputs, outputs, stride=2)
+        self.pyramid = Pyramid(outputs) if last else nn.Identity()
+        self.csp = Csp(outputs, outputs, depth, shortcut=not last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.csp(self.pyramid(self.down(x)))
+
+
+class Stem(nn.Module):
+    """Folds 2×2 pixels into channels, then a 3×3 layer."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.layer = Layer(12, outputs, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
+        return self.layer(torch.cat(corners, 1) / 128 - 1)
+
+
+class Neck(nn.Module):
+    """Path aggregation: from coarse to fine and back, at strides 8, 16 and 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fine, middle, coarse = WIDTHS[2:]
+        self.lateral5, self.top4 = Layer(coarse, middle), Csp(2 * middle, middle)
+        self.lateral4, self.top3 = Layer(middle, fine), Csp(2 * fine, fine)
+        self.down3, self.bottom4 = Separable(fine, fine, stride=2), Csp(2 * fine, middle)
+        self.down4, self.bottom5 = Separable(middle, middle, stride=2), Csp(2 * middle, coarse)
+
+    def forward(self, given: Features) -> Features:
+        """Return the features of every place of the neck.
+
+        :param given: features of the stages, and, where a block is to work on a teacher's features, of the neck.
+        """
+        own: Features = {}
+        lateral5 = self.lateral5(given['dark5'])
+        own['top4'] = self.top4(torch.cat([twice(lateral5), given['dark4']], 1))
+        lateral4 = self.lateral4(given.get('top4', own['top4']))
+        own['out3'] = self.top3(torch.cat([twice(lateral4), given['dark3']], 1))
+        own['out4'] = self.bottom4(torch.cat([self.down3(given.get('out3', own['out3'])), lateral4], 1))
+        own['out5'] = self.bottom5(torch.cat([self.down4(given.get('out4', own['out4'])), lateral5], 1))
+        return own
+
+
+def twice(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2.0)
+
+
+class Head(nn.Module):
+    """Decoupled head of one stride: a branch for the class, a branch for the box and the objectness."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.stem = Layer(inputs, HEAD)
+        self.classes = nn.Sequential(Separable(HEAD, HEAD), Separable(HEAD, HEAD))
+        self.boxes = nn.Sequential(Separable(HEAD, HEAD), Separable(HEAD, HEAD))
+        self.person, self.box, self.object = (nn.Conv2d(HEAD, outputs, 1) for outputs in (1, 4, 1))
+        for layer in (self.person, self.object):
+            nn.init.constant_(layer.bias, -3.0)  # few cells hold a person
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.classes(x), self.boxes(x)
+
+    def predict(self, classes: Tensor, boxes: Tensor) -> Tensor:
+        """Return box, objectness and person as logits for each cell, (N, cells, 6)."""
+        rows = torch.cat([self.box(boxes), self.object(boxes), self.person(classes)], 1)
+        return rows.flatten(2).transpose(1, 2)
 
 
 class PersonDetector(nn.Module):
-    """Finds persons by plain convolutions: backbone, pyramid of maxima, path aggregation, one head for each stride.
+    """YOLOX-nano's structure for one class (Ge et al., YOLOX, 2021), with weights of its own.
 
-    Input: pictures (N, 3, height, width), BGR, 0 to 255. Output: rows (N, cells, 5) of box and score logit.
+    Input: pictures (N, 3, height, width), BGR, 0 to 255. Output: rows (N, cells, 6) of box, objectness logit and person
+    logit.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        two, four, fine, middle, coarse = WIDTHS
-        self.stem, self.down4, self.down8 = (
-            Layer(3, two, stride=2),
-            Layer(two, four, stride=2),
-            Layer(four, fine, stride=2),
-        )
-        self.stage8 = Residual(fine)
-        self.down16 = Layer(fine, middle, stride=2)
-        self.stage16 = nn.Sequential(Residual(middle), Residual(middle))
-        self.down32 = Layer(middle, coarse, stride=2)
-        self.stage32 = nn.Sequential(Residual(coarse), Residual(coarse))
-        self.pyramid = Layer(coarse * 3, coarse, 1)
-        self.lateral32, self.lateral16, self.lateral8 = (Layer(width, NECK, 1) for width in (coarse, middle, fine))
-        self.top16, self.top8 = Layer(NECK, NECK), Layer(NECK, NECK)
-        self.up16, self.up32 = Layer(NECK, NECK, stride=2), Layer(NECK, NECK, stride=2)
-        self.bottom16, self.bottom32 = Layer(NECK, NECK), Layer(NECK, NECK)
-        self.heads = nn.ModuleList(Layer(NECK, NECK) for _ in STRIDES)
-        self.rows = nn.ModuleList(nn.Conv2d(NECK, 5, 1) for _ in STRIDES)
-        for layer in self.rows:
-            nn.init.normal_(layer.weight, 0, 0.01)
-            nn.init.zeros_(layer.bias)
-            layer.bias.data[4] = FEW
+        stem, *widths = WIDTHS
+        self.stem = Stem(stem)
+        self.dark2 = Stage(stem, widths[0], 1)
+        self.dark3 = Stage(widths[0], widths[1], 3)
+        self.dark4 = Stage(widths[1], widths[2], 3)
+        self.dark5 = Stage(widths[2], widths[3], 1, last=True)
+        self.neck = Neck()
+        self.heads = nn.ModuleList(Head(width) for width in widths[1:])
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.answered(self.features(pictures))
+        return self.features(pictures)[0]
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        """Return the features (N, NECK, height, width) of the heads, from fine to coarse."""
-        fine = self.stage8(self.down8(self.down4(self.stem(pictures / 128 - 1))))
-        middle = self.stage16(self.down16(fine))
-        coarse = self.stage32(self.down32(middle))
-        maxima = functional.max_pool2d(coarse, 5, 1, 2), functional.max_pool2d(coarse, 9, 1, 4)
-        coarse = self.lateral32(self.pyramid(torch.cat([coarse, *maxima], 1)))
-        middle = self.top16(self.lateral16(middle) + functional.interpolate(coarse, scale_factor=2.0))
-        fine = self.top8(self.lateral8(fine) + functional.interpolate(middle, scale_factor=2.0))
-        middle = self.bottom16(middle + self.up16(fine))
-        coarse = self.bottom32(coarse + self.up32(middle))
-        return [head(x) for head, x in zip(self.heads, (fine, middle, coarse), strict=True)]
+    def features(self, pictures: Tensor, given: Features | None = None) -> tuple[Tensor, Features]:
+        """Return the rows, and the features of every place.
 
-    def answered(self, features: list[Tensor]) -> Tensor:
-        """Return the rows of the heads' features."""
-        rows = [layer(x).flatten(2).transpose(1, 2) for layer, x in zip(self.rows, features, strict=True)]
-        return torch.cat(rows, 1)
+        :param given: a teacher's features. Each block then works on these instead of the output of the blocks below it,
+            and learns without them. If `dark2` is given, the blocks up to this place are not run.
+        """
+        given = given or {}
+        own: Features = {}
+        if 'dark2' not in given:
+            own['dark2'] = self.dark2(self.stem(pictures))
+        for below, place in pairwise(('dark2', 'dark3', 'dark4', 'dark5')):
+            own[place] = getattr(self, place)(given[below] if below in given else own[below])
+        own |= self.neck(own | given)
+        rows = []
+        for level, head in zip((3, 4, 5), self.heads, strict=True):
+            place = f'out{level}'
+            own[f'class{level}'], own[f'boxes{level}'] = head(given[place] if place in given else own[place])
+            rows.append(head.predict(own[f'class{level}'], own[f'boxes{level}']))
+        return torch.cat(rows, 1), own
 
 
-class Hints(nn.Module):
-    """Predicts a teacher's features from the student's, so that the student learns to have them; not exported."""
+def activated_layers() -> dict[str, tuple[int, ...]]:
+    """Return the activated convolutions in the order of execution, and the shapes of their weights."""
+    network = PersonDetector().eval()
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def __init__(self, widths: list[int]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(NECK, width, 1) for width in widths)
+    def note(name: str, layer: Layer) -> None:
+        layer.register_forward_hook(lambda *_: shapes.update({name: tuple(layer.conv.weight.shape)}))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return [layer(x) for layer, x in zip(self.layers, features, strict=True)]
+    for name, layer in network.named_modules():
+        if isinstance(layer, Layer):
+            note(name, layer)
+    network(torch.zeros(1, 3, 64, 64))
+    return shapes

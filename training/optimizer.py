@@ -23,7 +23,7 @@ class Orthogonal(torch.optim.Optimizer):
         """Move the weights."""
         for group in self.param_groups:
             alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for weights in group['params']:
+            for weights in (one for one in group['params'] if one.grad is not None):
                 state = self.state[weights]
                 mean = state.setdefault('mean', torch.zeros_like(weights))
                 mean.lerp_(weights.grad, 1 - group['momentum'])
@@ -51,8 +51,12 @@ def orthogonalised(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 def optimizers(network: nn.Module, matrix_rate: float, rate: float) -> tuple[torch.optim.Optimizer, ...]:
-    """Return the optimisers of a network: of the convolutions before normalisations, and of all other parameters."""
-    matrices = [layer[0].weight for layer in network.modules() if isinstance(layer, Layer)]
+    """Return the optimisers of a network: of the convolutions before normalisations, and of all other parameters.
+
+    Depthwise convolutions are among the others: their weights are no matrices.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, Layer)]
+    matrices = [layer.conv.weight for layer in layers if layer.conv.groups == 1]
     known = {id(weights) for weights in matrices}
     others = [one for one in network.parameters() if id(one) not in known]
     return Orthogonal(matrices, matrix_rate), torch.optim.AdamW(others, rate, weight_decay=0.0, fused=True)

@@ -1,4 +1,4 @@
-"""A training run: the network learns a teacher's answers and features until the run's time is over."""
+"""A training run: teaches the network block by block, then as a whole, until its time is over."""
 
 import copy
 import logging
@@ -7,21 +7,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from .augmentation import Pictures, letterboxed
 from .evaluation import Detector, measured
-from .grid import SIZE, Array, Picture, decoded, mirrored_cells
-from .losses import FeatureLoss, RowLoss
-from .network import Hints, PersonDetector
+from .grid import SIZE, Array, Picture, decoded
+from .losses import FeatureLoss, RowLoss, feature_losses
+from .network import PLACES, Features, PersonDetector, activated_layers
 from .optimizer import optimizers
 from .photographs import Collection
 from .targets import persons, targets
@@ -33,6 +34,12 @@ THRESHOLDS: Final = (0.2, 0.3, 0.4, 0.5, 0.6)
 """Thresholds of the figures in the log; the scores are not calibrated yet."""
 CHECKPOINT: Final = 'checkpoint.pt'
 """Name of the file of a run's state."""
+PATCH: Final = SIZE // 2
+"""Side of the part of each picture on which the first block learns, in pixels."""
+STRIDE: Final = 4
+"""Stride of the first block's features, in pixels."""
+EDGE: Final = 4
+"""Cells at a part's edge that see the padding instead of the picture."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,12 +48,14 @@ class Recipe:
 
     minutes: float = 90.0
     """Duration of the run, in minutes. The learning rate falls to 0 until then."""
-    batch: int = 4
+    batch: int = 3
     """Pictures in a step of each process."""
-    matrix_rate: float = 0.01
+    matrix_rate: float = 0.016
     """Highest length of a step of a convolution's weights, as a share of their length."""
-    rate: float = 2e-3
+    rate: float = 4e-3
     """Highest learning rate of all other parameters."""
+    blocks: float = 0.7
+    """Share of the run in which each block learns by itself, on the teacher's features."""
     plain: float = 0.8
     """Share of the run after which few mosaics are drawn."""
     average: float = 0.998
@@ -67,48 +76,48 @@ class Batch:
     """Target boxes (N, cells, 4), pixels."""
     scores: Tensor
     """Target scores (N, cells)."""
-    features: list[Tensor]
-    """The teacher's features, from fine to coarse."""
-
-    def mirrored(self) -> 'Batch':
-        """Return the mirror images. The teacher need not look again: its answer is about mirrored as well."""
-        order = torch.from_numpy(mirrored_cells())
-        left, top, right, bottom = self.boxes[:, order].unbind(-1)
-        return Batch(
-            pictures=self.pictures.flip(-1),
-            boxes=torch.stack([SIZE - right, top, SIZE - left, bottom], -1),
-            scores=self.scores[:, order],
-            features=[one.flip(-1) for one in self.features],
-        )
+    weights: Tensor
+    """Weights (N, 1, 104, 104) of the features' pixels."""
+    features: Features
+    """The teacher's features."""
 
 
 class Batches:
     """Draws pictures and asks the teacher."""
 
-    def __init__(
-        self, collection: Collection, teacher: Teacher, number: int, seed: Sequence[int], mosaic: float
-    ) -> None:
-        self._pictures = Pictures(collection.training(), collection.shares, seed)
-        self._teacher, self._number, self._mosaic = teacher, number, mosaic
+    def __init__(self, collection: Collection, teacher: Path, recipe: Recipe, seed: list[int], mosaic: float) -> None:
+        self._collection, self._teacher, self._recipe = collection, teacher, recipe
+        self._seed, self._mosaic = seed, mosaic
 
     def __iter__(self) -> Iterator[Batch]:
+        pictures = Pictures(self._collection.training(), self._collection.shares, self._seed)
+        teacher = Teacher(self._teacher, PLACES, activated_layers())
         while True:
-            batch = self._drawn()
-            yield batch
-            yield batch.mirrored()
+            yield self._drawn(pictures, teacher)
 
-    def _drawn(self) -> Batch:
-        drawn = [self._pictures.draw(self._mosaic) for _ in range(self._number)]
+    def _drawn(self, pictures: Pictures, teacher: Teacher) -> Batch:
+        drawn = [pictures.draw(self._mosaic) for _ in range(self._recipe.batch)]
         canvas = np.stack([picture for picture, _ in drawn])
-        answer = self._teacher(canvas)
+        answer = teacher(canvas, features=True)
         wanted = [targets(rows, persons(boxes)) for rows, (_, boxes) in zip(answer.rows, drawn, strict=True)]
         boxes, scores = (torch.from_numpy(np.stack(some)) for some in zip(*wanted, strict=True))
         return Batch(
-            pictures=torch.from_numpy(canvas).permute(0, 3, 1, 2),
+            pictures=torch.from_numpy(canvas.transpose(0, 3, 1, 2).copy()),
             boxes=boxes,
             scores=scores,
-            features=[torch.from_numpy(one) for one in answer.features],
+            weights=torch.from_numpy(pixel_weights(boxes.numpy(), scores.numpy())),
+            features={place: torch.from_numpy(one).bfloat16() for place, one in answer.features.items()},
         )
+
+
+def pixel_weights(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return weights (N, 1, 104, 104): 4 within the boxes of persons, 1 elsewhere."""
+    side = SIZE // STRIDE
+    weights = np.ones((len(boxes), 1, side, side), np.float32)
+    for picture, some, sure in zip(weights[:, 0], boxes / STRIDE, scores > 0.3, strict=True):
+        for left, top, right, bottom in some[sure].clip(0, side).astype(int):
+            picture[top : bottom + 1, left : right + 1] = 4
+    return weights
 
 
 class Run:
@@ -116,13 +125,10 @@ class Run:
 
     def __init__(self, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
         torch.manual_seed(0)
-        self._collection, self._folder, self._recipe = collection, folder, recipe
-        self._teacher = Teacher(teacher)
-        self.network = PersonDetector().to(memory_format=torch.channels_last)
+        self._collection, self._teacher, self._folder, self._recipe = collection, teacher, folder, recipe
+        self.network = PersonDetector()
         self.average = copy.deepcopy(self.network).eval()
-        self._hints = Hints(self._teacher.widths())
-        self._trained = nn.ModuleList([self.network, self._hints])
-        self._optimizers = optimizers(self._trained, recipe.matrix_rate, recipe.rate)
+        self._optimizers = optimizers(self.network, recipe.matrix_rate, recipe.rate)
         self._feature_loss, self._row_loss = FeatureLoss(), RowLoss()
         self._steps, self._before, self._began = 0, 0.0, time.monotonic()
 
@@ -143,7 +149,7 @@ class Run:
         """Go on from the folder's checkpoint, if it has one."""
         if self._checkpoint.is_file():
             state = torch.load(self._checkpoint, weights_only=True)
-            self._trained.load_state_dict(state['trained'])
+            self.network.load_state_dict(state['network'])
             self.average.load_state_dict(state['average'])
             for optimizer, one in zip(self._optimizers, state['optimizers'], strict=True):
                 optimizer.load_state_dict(one)
@@ -154,6 +160,9 @@ class Run:
         """Train until the recipe's time is over; write a checkpoint every few minutes and at the end."""
         recipe = self._recipe
         batches, plain = self._batches(0.45), False
+        first = next(batches)  # opens the teacher, which takes some time
+        self._began = time.monotonic()
+        batches = chain([first], batches)
         sums: dict[str, float] = {}
         reported, seen = time.monotonic(), 0
         self.network.train()
@@ -175,7 +184,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint in one step, so that a kill leaves the one before."""
         state = {
-            'trained': self._trained.state_dict(),
+            'network': self.network.state_dict(),
             'average': self.average.state_dict(),
             'optimizers': [one.state_dict() for one in self._optimizers],
             'steps': self._steps,
@@ -187,7 +196,7 @@ class Run:
 
     def _batches(self, mosaic: float) -> Iterator[Batch]:
         rank = distributed.get_rank() if distributed.is_initialized() else 0
-        return iter(Batches(self._collection, self._teacher, self._recipe.batch, [self._steps, rank], mosaic))
+        return iter(Batches(self._collection, self._teacher, self._recipe, [self._steps, rank], mosaic))
 
     def _step(self, batch: Batch, done: float) -> dict[str, float]:
         warm = min(1.0, (self._steps + 1) / 200)
@@ -195,10 +204,10 @@ class Run:
         for optimizer, rate in zip(self._optimizers, (self._recipe.matrix_rate, self._recipe.rate), strict=True):
             optimizer.param_groups[0]['lr'] = rate * share
         losses = self._losses(batch, done)
-        self._trained.zero_grad()
+        self.network.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self._share_gradients()
-        torch.nn.utils.clip_grad_norm_(self._trained.parameters(), 10.0)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 10.0)
         for optimizer in self._optimizers:
             optimizer.step()
         self._steps += 1
@@ -212,7 +221,7 @@ class Run:
     def _share_gradients(self) -> None:
         """Replace the gradients by their means over all processes."""
         if distributed.is_initialized():
-            gradients = [one.grad for one in self._trained.parameters() if one.grad is not None]
+            gradients = [one.grad for one in self.network.parameters() if one.grad is not None]
             flat = torch.cat([one.reshape(-1) for one in gradients])
             distributed.all_reduce(flat)
             parts = (flat / distributed.get_world_size()).split([one.numel() for one in gradients])
@@ -227,12 +236,37 @@ class Run:
         return done.item()
 
     def _losses(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        pictures = batch.pictures.float().contiguous(memory_format=torch.channels_last)
+        recipe, pictures = self._recipe, batch.pictures.float()
+        alone = done < recipe.blocks and bool(batch.features)
+        given = batch.features if alone else self._frozen(pictures)
         with torch.autocast('cpu', torch.bfloat16):
-            features = self.network.features(pictures)
-            rows, hints = self.network.answered(features), self._hints(features)
-        score, box = self._row_loss(rows.float(), batch.boxes, batch.scores)
-        return {'score': score, 'box': box, 'hints': self._feature_loss(hints, batch.features) * (1.0 - 0.9 * done)}
+            rows, own = self.network.features(pictures, given)
+        losses = feature_losses(self._feature_loss, own, batch.features, batch.weights)
+        if alone:
+            losses['dark2'] = self._first_block(pictures, batch.features['dark2'])
+        late = max(0.0, (done - recipe.blocks) / (1 - recipe.blocks))
+        losses = {place: value * (1.0 - 0.9 * late) for place, value in losses.items()}
+        losses['score'], losses['box'] = self._row_loss(rows.float(), batch.boxes, batch.scores)
+        return losses
+
+    def _frozen(self, pictures: Tensor) -> Features:
+        """Return the first block's features. It has learned by itself, and its gradients are the most expensive."""
+        network = self.network
+        network.stem.eval()
+        network.dark2.eval()
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            return {'dark2': network.dark2(network.stem(pictures))}
+
+    def _first_block(self, pictures: Tensor, taught: Tensor) -> Tensor:
+        """Return the loss of the first block on a part of each picture: its features are many and alike."""
+        y, x = (int(torch.randint(0, (SIZE - PATCH) // STRIDE, ()).item()) for _ in range(2))
+        part = pictures[..., y * STRIDE : y * STRIDE + PATCH, x * STRIDE : x * STRIDE + PATCH]
+        with torch.autocast('cpu', torch.bfloat16):
+            own = self.network.dark2(self.network.stem(part))
+        side = PATCH // STRIDE
+        taught = taught[..., y : y + side, x : x + side]
+        inner = slice(EDGE, -EDGE)
+        return self._feature_loss('dark2', own[..., inner, inner], taught[..., inner, inner])
 
     def _report(self, losses: dict[str, float], speed: float) -> None:
         text = ' '.join(f'{name} {value:.3f}' for name, value in losses.items())
@@ -273,8 +307,9 @@ def detector_of(network: PersonDetector) -> Detector:
     def detect(picture: Picture) -> tuple[Array, Array]:
         canvas, scale = letterboxed(picture)
         with torch.autocast('cpu', torch.bfloat16):
-            rows = network(torch.from_numpy(canvas).permute(2, 0, 1)[None].float())[0].float()
-        return decoded(rows.numpy()) / np.float32(scale), rows[:, 4].sigmoid().numpy()
+            rows = network(torch.from_numpy(canvas.transpose(2, 0, 1)[None].astype(np.float32)))[0].float()
+        scores = rows[:, 4].sigmoid() * rows[:, 5].sigmoid()
+        return decoded(rows.numpy()) / np.float32(scale), scores.numpy()
 
     return detect
 

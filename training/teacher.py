@@ -1,18 +1,22 @@
-"""A teacher: any detector of YOLOX's raw form, and the features of its heads."""
+"""A teacher: any detector of YOLOX's raw form, and, where it has the student's structure, its features."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from .grid import SIZE, Array
+from .grid import Array
 
 LOG_ERRORS_ONLY: Final = 3
 """ONNX Runtime's severity from which it logs; it warns of shapes that its own inference derives differently."""
+EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+Shape = tuple[int, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,16 +25,19 @@ class Answer:
 
     rows: Array
     """(N, cells, 6): box in raw form, objectness and person score, each 0 to 1."""
-    features: list[Array]
-    """Features (N, channels, height, width) of the heads, from fine to coarse."""
+    features: dict[str, Array]
+    """Features (N, channels, height, width) by place."""
 
 
 class Teacher:
     """Runs a detector of YOLOX's raw form on one CPU core."""
 
-    def __init__(self, path: Path) -> None:
-        """Load the network and find the features of its heads.
+    def __init__(self, path: Path, places: Mapping[str, str] = EMPTY, shapes: Mapping[str, Shape] = EMPTY) -> None:
+        """Load the network and find its features.
 
+        :param places: places and the convolution of the student whose activation each one is.
+        :param shapes: the student's activated convolutions in the order of execution, and the shapes of their weights.
+            A teacher with other convolutions gives no features.
         :raises ValueError: the network is not of YOLOX's raw form.
         """
         model = onnx.load(path)
@@ -38,9 +45,12 @@ class Teacher:
         columns = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
         if len(outputs) != 1 or columns < 6:
             raise ValueError(f'{path}: one output with 6 or more columns expected (YOLOX raw form), found {outputs}')
-        self._features = head_features(model.graph)
+        tensors = activations(model.graph)
+        alike = [shape for _, shape in tensors] == list(shapes.values())
+        names = dict(zip(shapes, [name for name, _ in tensors], strict=True)) if alike else {}
+        self.places = {place: names[layer] for place, layer in places.items()} if alike else {}
         known = {value.name: value for value in model.graph.value_info}
-        for name in self._features:
+        for name in self.places.values():
             if name in known:
                 model.graph.value_info.remove(known[name])
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
@@ -52,27 +62,32 @@ class Teacher:
         )
         self._input, self._output = self._session.get_inputs()[0].name, outputs[0]
 
-    def widths(self) -> list[int]:
-        """Return the numbers of channels of the features, from fine to coarse."""
-        return [one.shape[1] for one in self(np.zeros((1, SIZE, SIZE, 3), np.uint8)).features]
+    def __call__(self, pictures: np.ndarray, *, features: bool = False) -> Answer:
+        """Return the answer to pictures (N, height, width, 3), BGR.
 
-    def __call__(self, pictures: np.ndarray) -> Answer:
-        """Return the answer to pictures (N, height, width, 3), BGR."""
-        answers = [self._one(picture) for picture in pictures]
+        :param features: return the features as well.
+        """
+        wanted = self.places if features else {}
+        answers = [self._one(picture, list(wanted.values())) for picture in pictures]
         rows, *maps = (np.concatenate(some) for some in zip(*answers, strict=True))
-        heights = sorted({one.shape[2] for one in maps}, reverse=True)
-        features = [np.concatenate([one for one in maps if one.shape[2] == height], 1) for height in heights]
-        return Answer(rows=rows[..., :6], features=features)
+        return Answer(rows=rows[..., :6], features=dict(zip(wanted, maps, strict=True)))
 
-    def _one(self, picture: np.ndarray) -> list[Array]:
+    def _one(self, picture: np.ndarray, names: list[str]) -> list[Array]:
         values = picture.transpose(2, 0, 1)[None].astype(np.float32)
-        return self._session.run([self._output, *self._features], {self._input: values})
+        return self._session.run([self._output, *names], {self._input: values})
 
 
-def head_features(graph: onnx.GraphProto) -> list[str]:
-    """Return the inputs of the convolutions that no activation (SiLU) follows: those of the predictions."""
+def activations(graph: onnx.GraphProto) -> list[tuple[str, Shape]]:
+    """Return the activations (SiLU) of convolutions in the graph's order, with the shapes of the weights."""
+    shapes = {weights.name: tuple(weights.dims) for weights in graph.initializer}
+    casts = {node.input[0]: node.output[0] for node in graph.node if node.op_type == 'Cast'}  # of float16 weights
+    shapes |= {casts[name]: shape for name, shape in shapes.items() if name in casts}
     gates = {node.input[0]: node.output[0] for node in graph.node if node.op_type == 'Sigmoid'}
-    products = {frozenset(node.input) for node in graph.node if node.op_type == 'Mul'}
-    convolutions = [node for node in graph.node if node.op_type == 'Conv']
-    last = [node for node in convolutions if frozenset((node.output[0], gates.get(node.output[0], ''))) not in products]
-    return list(dict.fromkeys(node.input[0] for node in last))
+    products = {tuple(node.input): node.output[0] for node in graph.node if node.op_type == 'Mul'}
+    found = []
+    for node in graph.node:
+        if node.op_type == 'Conv' and (gate := gates.get(node.output[0])):
+            product = products.get((node.output[0], gate)) or products.get((gate, node.output[0]))
+            if product:
+                found.append((product, shapes[node.input[1]]))
+    return found

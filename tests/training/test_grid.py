@@ -3,7 +3,7 @@
 import numpy as np
 from rtmlib import YOLOX
 
-from training.grid import SIZE, areas, cells, decoded, mirrored_cells, overlaps
+from training.grid import SIZE, areas, cells, decoded, overlaps
 
 
 def test_rows_are_decoded_as_rtmlib_does() -> None:
@@ -24,15 +24,6 @@ def test_cells_cover_the_picture() -> None:
     assert len(places) == 3549
     assert float((strides**2).sum()) == 3 * SIZE * SIZE
     assert ((places + 1) * strides).max() == SIZE
-
-
-def test_mirrored_cells() -> None:
-    """Each cell gets the cell at its place in the mirror image: same grid, same row, column from the other side."""
-    places, strides = cells()
-    order = mirrored_cells()
-    np.testing.assert_array_equal(strides[order], strides)
-    np.testing.assert_array_equal(places[order][:, 1], places[:, 1])
-    np.testing.assert_array_equal((places[order][:, 0] + 1) * strides[:, 0], SIZE - places[:, 0] * strides[:, 0])
 
 
 def test_overlaps() -> None:

@@ -41,17 +41,24 @@ def small_teacher(path: Path, *, columns: int = COLUMNS) -> Path:
 
 
 def test_a_teacher_answers_persons_and_features(tmp_path: Path) -> None:
-    """The rows have box, objectness and the first class; the features are the inputs of the predictions."""
-    teacher = Teacher(small_teacher(tmp_path / 't.onnx'))
-    assert teacher.widths() == [8]
+    """The rows have box, objectness and the first class; the features are those after the named convolution."""
+    teacher = Teacher(small_teacher(tmp_path / 't.onnx'), {'end': 'layer'}, {'layer': EMBEDDING.shape})
     pictures = np.random.default_rng(1).integers(0, 256, (2, 416, 416, 3)).astype(np.uint8)
-    answer = teacher(pictures)
+    answer = teacher(pictures, features=True)
     assert answer.rows.shape == (2, 169, 6)
-    (features,) = answer.features
+    features = answer.features['end']
     assert features.shape == (2, 8, 13, 13)
     first = np.einsum('cyx,ocyx->o', pictures[1, :32, :32].transpose(2, 0, 1).astype(float), EMBEDDING)
     np.testing.assert_allclose(features[1, :, 0, 0], first / (1 + np.exp(-first)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(answer.rows[1, 0], PREDICTION[:6, :, 0, 0] @ features[1, :, 0, 0], rtol=1e-3, atol=1e-4)
+    assert teacher(pictures).features == {}
+
+
+def test_a_teacher_of_another_structure_gives_no_features(tmp_path: Path) -> None:
+    """If the convolutions differ from the student's, the teacher only answers rows."""
+    teacher = Teacher(small_teacher(tmp_path / 't.onnx'), {'end': 'layer'}, {'layer': (8, 3, 16, 16)})
+    assert teacher.places == {}
+    assert teacher(np.zeros((1, 416, 416, 3), np.uint8), features=True).features == {}
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

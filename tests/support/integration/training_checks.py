@@ -12,17 +12,19 @@ from training.calibration import Calibration
 from training.export import export
 from training.grid import SIZE, cells, decoded
 from training.losses import FeatureLoss, RowLoss, generalized_iou
-from training.network import PersonDetector
+from training.network import PLACES, PersonDetector, activated_layers
 from training.optimizer import Orthogonal, optimizers, orthogonalised
-from training.run import Batch, averaged
+from training.run import averaged
 
 
 def teacher(folder: Path) -> None:
-    """Write a teacher: the network itself, not trained, with scores that vary."""
+    """Write a teacher: the network itself, not trained."""
     torch.manual_seed(1)
     network = PersonDetector()
-    for layer in network.rows:
-        nn.init.normal_(layer.weight, 0, 0.3)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    network(torch.rand(4, 3, SIZE, SIZE) * 255)  # the features vary as those of a trained network do
     export(network.eval(), folder / 'teacher.onnx', Calibration())
 
 
@@ -41,23 +43,30 @@ def exported(folder: Path) -> None:
     (answer,) = session.run(None, {'images': picture.numpy()})
     assert answer.shape == (1, 3549, 6)
     np.testing.assert_allclose(decoded(answer), decoded(rows), atol=2, rtol=1e-2)
-    np.testing.assert_allclose(answer[..., 4], 1 / (1 + np.exp(-(2 * rows[..., 4] + 0.5))), atol=2e-2)
+    score = 1 / (1 + np.exp(-rows[..., 4])) / (1 + np.exp(-rows[..., 5]))
+    expected = 1 / (1 + np.exp(-(2 * np.log(score / (1 - score)) + 0.5)))
+    np.testing.assert_allclose(answer[..., 4], expected, atol=2e-2)
     assert (answer[..., 5] == 1).all()
 
 
 def losses(_: Path) -> None:
     """The losses are 0 for the teacher's own answer and grow with the distance."""
-    taught = [torch.randn(2, 8, 4, 4) * 3 + 1 for _ in range(3)]
+    taught = torch.randn(2, 8, 16, 16) * 3 + 1
     feature_loss = FeatureLoss()
-    assert feature_loss(taught, taught).item() == 0
-    mean = [one.mean((0, 2, 3), keepdim=True).expand_as(one) for one in taught]
-    assert abs(feature_loss(mean, taught).item() - 1) < 0.1
+    assert feature_loss('place', taught, taught).item() == 0
+    mean = taught.mean((0, 2, 3), keepdim=True).expand_as(taught)
+    assert abs(feature_loss('place', mean, taught).item() - 1) < 0.05
+    weights = torch.zeros(2, 1, 16, 16)
+    weights[:, :, :8] = 1
+    half = torch.cat([taught[:, :, :8], mean[:, :, 8:]], 2)
+    assert feature_loss('place', half, taught, weights).item() == 0
     box = torch.tensor([[10.0, 10, 30, 50]])
     assert generalized_iou(box, box).item() == 1
     assert generalized_iou(box, box + 100).item() < 0
     loss, count = RowLoss(), len(cells()[0])
-    rows = torch.zeros(1, count, 5)
+    rows = torch.zeros(1, count, 6)
     rows[..., 4] = -10
+    rows[..., 5] = 10
     scores = torch.zeros(1, count)
     boxes = loss.decoded(rows)
     assert all(value.item() < 1e-3 for value in loss(rows, boxes, scores))
@@ -86,19 +95,21 @@ def optimizer(_: Path) -> None:
     assert (layer.weight - wanted).norm() < 0.8 * before
 
 
-def mirror(_: Path) -> None:
-    """The mirror image of the mirror image is the batch, and its boxes lie where the pixels are."""
-    boxes = torch.from_numpy(decoded(np.zeros((1, 3549, 5), np.float32)))
-    pictures = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    batch = Batch(pictures=pictures, boxes=boxes, scores=torch.rand(1, 3549), features=[torch.rand(1, 2, 4, 4)])
-    once = batch.mirrored()
-    twice = once.mirrored()
-    assert torch.equal(twice.scores, batch.scores)
-    assert torch.allclose(twice.boxes, batch.boxes)
-    cell = int(batch.scores[0, :2704].argmax())
-    row, column = divmod(cell, 52)
-    assert once.scores[0, row * 52 + 51 - column] == batch.scores[0, cell]
-    assert torch.allclose(once.boxes[0, row * 52 + 51 - column, 0], SIZE - batch.boxes[0, cell, 2])
+def blocks(_: Path) -> None:
+    """On its own features, each block answers as in the whole network; a teacher's features reach no other block."""
+    torch.manual_seed(0)
+    network = PersonDetector().eval()
+    pictures = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        rows, own = network.features(pictures)
+        again, alone = network.features(pictures, own)
+    assert torch.allclose(rows, again, atol=1e-5)
+    assert 'dark2' not in alone
+    network.features(pictures, own)[1]['dark4'].sum().backward()
+    moved = {name.split('.')[0] for name, one in network.named_parameters() if one.grad is not None and one.grad.any()}
+    assert moved == {'dark4'}
+    shapes = list(activated_layers())
+    assert set(PLACES.values()) <= set(shapes)
 
 
 if __name__ == '__main__':
