@@ -125,6 +125,7 @@ def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None)
     known = _measured(cache)
     milliseconds = known.get(key)
     if not isinstance(milliseconds, dict) or set(milliseconds) - set(backends) or not milliseconds:
+        log.info('%s: measuring which is the fastest of %s', package.model_version, ', '.join(backends))
         milliseconds = _measure(package, backends)
         _remember(cache, known | {key: milliseconds})
     usual = next(name for name in backends if name in milliseconds)

@@ -9,7 +9,7 @@ from benchmarks.support.cards import assert_read, make_card
 from detector.engine import runtime_choice
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtime_choice import Choice, choose
-from detector.engine.runtimes import Backend, open_runtime
+from detector.engine.runtimes import Backend, installed_for, open_runtime
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage, unpack_package
@@ -87,10 +87,14 @@ def test_small_packages_are_not_measured(embedded: ModelPackage, monkeypatch: py
 
 @pytest.mark.usefixtures('large')
 def test_the_fastest_is_measured_once_and_remembered(
-    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A measurement is reused until the package or the machine changes."""
+    """A measurement, which the log announces, is reused until the package or the machine changes."""
+    caplog.set_level('INFO', 'wholebody.engine')
     first = choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path)
+    assert caplog.messages == [
+        f'{embedded.model_version}: measuring which is the fastest of {", ".join(installed_for("cpu")[:2])}'
+    ]
     assert 'measured: ' in first.reason
     assert 'onnxruntime' in first.reason
     assert 'openvino' in first.reason
