@@ -27,7 +27,7 @@ _ABILITIES: Final = {
 }
 """What a client should know about an embedded model that serves, by name."""
 INSTALL_HINT: Final = (
-    'For a better model, run `wholebody model pull balanced`, or press "Get a published model" on the page /ui; '
+    'Press "Get a published model" on the page /ui, or run `wholebody model pull balanced` and start the node again; '
     '`wholebody model available` lists the published models, and `wholebody model install` installs a package of yours'
 )
 """How to get a better model than an embedded one."""
