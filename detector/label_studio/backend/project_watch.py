@@ -39,7 +39,7 @@ _AGAIN_SECONDS: Final = 60.0
 """Pause in seconds before an unknown project that does not name this node is checked again."""
 _MAX_CANDIDATES: Final = 1000
 _MAX_PAGES: Final = 10
-"""Maximum number of pages of tasks that are read from a project before other projects have their turn."""
+"""Number of pages of tasks that are read from a project before other projects have their turn."""
 _OVERLAP: Final = timedelta(minutes=1)
 """Time before the last known change that is read again, since Label Studio may have stored changes late."""
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
@@ -227,14 +227,15 @@ class ProjectWatch:
         if state.begin is None or state.since is None:
             state.start(self._begin or await project.last_change() or _EPOCH)
             log.info('annotations of project %d are sent if they are changed after %s', project.id, state.begin)
-        begin, pages, missed = state.begin, 0, 0
+        begin, since, pages, missed = state.begin, state.since, 0, 0
         assert begin is not None
-        assert state.since is not None
-        async for tasks in project.annotated_since(state.since - _OVERLAP):
+        assert since is not None
+        async for tasks in project.annotated_since(since - _OVERLAP):
             missed += await corrections.catch_up([found for task in tasks for found in _versions(project, task, begin)])
-            state.since = max(state.since, *(_time(task['updated_at']) for task in tasks))
+            state.since = max(state.since or since, *(_time(task['updated_at']) for task in tasks))
             pages += 1
-            if pages == _MAX_PAGES:
+            # more tasks than these pages may have changed within the overlap: a later check would read the same ones
+            if pages >= _MAX_PAGES and state.since > since:
                 await asyncio.to_thread(self._projects.save)
                 self._due.add(project.id)
                 break

@@ -16,6 +16,7 @@ from detector.label_studio.backend.correction_queue import Hint
 from detector.label_studio.backend.corrections import Corrections
 from detector.label_studio.backend.known_projects import KnownProjects
 from detector.label_studio.backend.project_watch import ProjectWatch
+from detector.label_studio.server import project
 from detector.label_studio.server.client import Connection
 
 Json = dict[str, Any]
@@ -78,7 +79,9 @@ class Studio:
             return {'tasks': tasks[-1:]}
         since = re.findall(r'"value": "([^"]+)"', params['query'])[0]
         start = datetime.fromisoformat(since)
-        return {'tasks': [task for task in tasks if datetime.fromisoformat(task['updated_at']) >= start]}
+        changed = [task for task in tasks if datetime.fromisoformat(task['updated_at']) >= start]
+        size = params['page_size']
+        return {'tasks': changed[size * (params['page'] - 1) : size * params['page']]}
 
     async def request(self, method: str, path: str, *, json: Json) -> None:
         assert method == 'PATCH'
@@ -156,6 +159,18 @@ async def test_a_new_project_begins_now_and_is_caught_up_after_an_outage(path: P
         await until(lambda: len(studio.asked) > asked + 3)
         assert watch.about() == {'known': 1, 'error': None}
     assert taken.annotations == [12, 14]
+
+
+async def test_a_flood_within_the_overlap_is_caught_up(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations of more tasks than a check reads are all caught up, also if they came within one minute."""
+    monkeypatch.setattr(project, '_PAGE_TASKS', 2)
+    monkeypatch.setattr(project_watch, '_MAX_PAGES', 2)
+    studio, taken = Studio({1: [(OWN, 'm 1.0')]}), Taken()
+    for number in range(1, 20):
+        studio.annotate(1, number, second=min(number, 9))
+    async with watching(studio, path, taken, begin=datetime(2026, 11, 28, tzinfo=UTC)) as watch:
+        watch.note_call('1.1')
+        await until(lambda: len(taken.annotations) == 19)
 
 
 async def test_earlier_annotations_are_sent_on_request(path: Path) -> None:
