@@ -75,7 +75,9 @@ def names_another_point(name: str) -> bool:
 def _readings(name: str) -> Iterator[tuple[str, ...]]:
     """Yield the words of a name, with and without splitting camel case; numbers lose leading zeros."""
     text = unicodedata.normalize('NFKC', name[: _MAX_CHARACTERS + 1])
-    if len(text) > _MAX_CHARACTERS or not _READABLE.fullmatch(text):
+    # a superscript would become a further digit of the number before it
+    has_raised = any(letter.isdigit() and not letter.isdecimal() for letter in name[: _MAX_CHARACTERS + 1])
+    if len(text) > _MAX_CHARACTERS or has_raised or not _READABLE.fullmatch(text):
         return
     for spaced in dict.fromkeys((text, _CAMEL.sub(' ', text))):
         words: list[str] = []

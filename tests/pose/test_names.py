@@ -39,7 +39,7 @@ OTHER_POINTS = (
     # more than a name
     'left_eye_right_eye', 'left left eye', 'face_1_2', 'face_1.5', 'left_hand_1_2', 'not nose', 'nose 2', 'nose!',
     'nose?', 'left+eye', 'left_eye|right_eye', 'face_\u0661', 'of left eye', 'tail', '', ' ', '_',
-    'x' * 1000, '9' * 5000,
+    'left_hand_1\u00b2', 'face_\u2460', 'x' * 1000, '9' * 5000,
 )  # fmt: skip
 
 

@@ -54,11 +54,13 @@ class PointControl:
     :param written: label of predicted points by keypoint index (0..132); a generic label is the same for all of them.
     :param read: keypoint index by label; empty if the label is generic.
     :param unknown: labels that stand for no keypoint.
+    :param refused: all forms of these labels.
     """
 
     written: Mapping[int, Label]
     read: Mapping[Label, int]
     unknown: Sequence[Label] = ()
+    refused: frozenset[Label] = frozenset()
 
     @property
     def is_generic(self) -> bool:
@@ -69,7 +71,9 @@ class PointControl:
         """Return the keypoint that a label of a region stands for, in any spelling; None if it is none."""
         if label in self.read:
             return self.read[label]
-        index = None if self.is_generic else KEYPOINT_INDEX.get(canonical_name(label.text) or '')
+        if self.is_generic or label in self.refused:
+            return None
+        index = KEYPOINT_INDEX.get(canonical_name(label.text) or '')
         return index if index in self.written else None
 
 
@@ -157,13 +161,15 @@ def _points(tags: Sequence[Element], used: list[Element]) -> PointControl | None
     known = [(pair, index) for pair, index in zip(pairs, indices, strict=True) if index is not None]
     if known:
         used += dict.fromkeys(tag for (tag, _), _ in known)
+        unknown = [pair for pair, index in zip(pairs, indices, strict=True) if index is None]
         written: dict[int, Label] = {}
         for pair, index in known:
             written.setdefault(index, _written(*pair))
         return PointControl(
             written=dict(sorted(written.items())),
             read=_by_form(known),
-            unknown=[_written(*pair) for pair, index in zip(pairs, indices, strict=True) if index is None],
+            unknown=[_written(*pair) for pair in unknown],
+            refused=frozenset(form for pair in unknown for form in _forms(*pair)),
         )
     if len(pairs) != 1 or any(map(_names_one_thing, _names(pairs[0][1]))):
         return None

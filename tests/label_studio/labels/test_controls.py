@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE
 from detector.label_studio.labels.config import LabelingConfig, parse
-from detector.label_studio.labels.regions import from_results, to_results
+from detector.label_studio.labels.regions import from_results, read_results, to_results
 from detector.pose.names import canonical_name
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PARTS
 from tests.support.label_studio.regions import SIZE, make_persons
@@ -195,3 +195,12 @@ def test_a_region_may_spell_its_label_otherwise() -> None:
     ]
     (person,) = from_results(regions, found)
     assert [index for index in range(133) if person.visibility[index]] == [KEYPOINT_INDEX['nose'], 1]
+
+
+def test_a_region_with_an_unclear_label_is_no_keypoint() -> None:
+    """A label that the config offers, and that stands for nothing, is not read by its name."""
+    unclear = control('KeyPointLabels', 'old', label('left_eye', alias='right_eye'))
+    found = config_of(unclear, control('KeyPointLabels', 'kp', label('left_eye'), label('right_eye')))
+    for text in ('left_eye', 'right_eye'):
+        region = {'id': text, 'from_name': 'old', 'value': {'x': 5, 'y': 5, 'keypointlabels': [text]}}
+        assert read_results([region], found).unread == [f'a point {text} (region {text}) of no known keypoint']
