@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_input(command: argparse.ArgumentParser) -> None:
     command.add_argument('photographs', type=Path, help='folder with a subfolder for each source of sources.toml')
-    command.add_argument('teacher', type=Path, help='ONNX file of a detector of the YOLOX raw form, class 0 is person')
+    command.add_argument('teacher', type=Path, help='ONNX file of a YOLOX-nano in raw form, class 0 is person')
     command.add_argument('folder', type=Path, help='folder of the log, the checkpoint and person_detector.onnx')
 
 

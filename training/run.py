@@ -7,9 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -85,24 +84,24 @@ class Batch:
 class Batches:
     """Draws pictures and asks the teacher."""
 
-    def __init__(self, collection: Collection, teacher: Path, recipe: Recipe, seed: list[int], mosaic: float) -> None:
-        self._collection, self._teacher, self._recipe = collection, teacher, recipe
-        self._seed, self._mosaic = seed, mosaic
+    def __init__(
+        self, collection: Collection, teacher: Teacher, number: int, seed: Sequence[int], mosaic: float
+    ) -> None:
+        self._pictures = Pictures(collection.training(), collection.shares, seed)
+        self._teacher, self._number, self._mosaic = teacher, number, mosaic
 
     def __iter__(self) -> Iterator[Batch]:
-        pictures = Pictures(self._collection.training(), self._collection.shares, self._seed)
-        teacher = Teacher(self._teacher, PLACES, activated_layers())
         while True:
-            yield self._drawn(pictures, teacher)
+            yield self._drawn()
 
-    def _drawn(self, pictures: Pictures, teacher: Teacher) -> Batch:
-        drawn = [pictures.draw(self._mosaic) for _ in range(self._recipe.batch)]
+    def _drawn(self) -> Batch:
+        drawn = [self._pictures.draw(self._mosaic) for _ in range(self._number)]
         canvas = np.stack([picture for picture, _ in drawn])
-        answer = teacher(canvas, features=True)
+        answer = self._teacher(canvas)
         wanted = [targets(rows, persons(boxes)) for rows, (_, boxes) in zip(answer.rows, drawn, strict=True)]
         boxes, scores = (torch.from_numpy(np.stack(some)) for some in zip(*wanted, strict=True))
         return Batch(
-            pictures=torch.from_numpy(canvas.transpose(0, 3, 1, 2).copy()),
+            pictures=torch.from_numpy(canvas).permute(0, 3, 1, 2),
             boxes=boxes,
             scores=scores,
             weights=torch.from_numpy(pixel_weights(boxes.numpy(), scores.numpy())),
@@ -125,7 +124,8 @@ class Run:
 
     def __init__(self, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
         torch.manual_seed(0)
-        self._collection, self._teacher, self._folder, self._recipe = collection, teacher, folder, recipe
+        self._collection, self._folder, self._recipe = collection, folder, recipe
+        self._teacher = opened(teacher)
         self.network = PersonDetector()
         self.average = copy.deepcopy(self.network).eval()
         self._optimizers = optimizers(self.network, recipe.matrix_rate, recipe.rate)
@@ -160,16 +160,13 @@ class Run:
         """Train until the recipe's time is over; write a checkpoint every few minutes and at the end."""
         recipe = self._recipe
         batches, plain = self._batches(0.45), False
-        first = next(batches)  # opens the teacher, which takes some time
-        self._began = time.monotonic()
-        batches = chain([first], batches)
         sums: dict[str, float] = {}
         reported, seen = time.monotonic(), 0
         self.network.train()
         while (done := self._done()) < 1:
             if done > recipe.plain and not plain:
                 batches, plain = self._batches(0.1), True
-            for name, value in self._step(next(batches), done).items():
+            for name, value in self.step(next(batches), done).items():
                 sums[name] = sums.get(name, 0.0) + value
             seen += 1
             if self._leads and time.monotonic() - reported > recipe.report * 60:
@@ -196,9 +193,13 @@ class Run:
 
     def _batches(self, mosaic: float) -> Iterator[Batch]:
         rank = distributed.get_rank() if distributed.is_initialized() else 0
-        return iter(Batches(self._collection, self._teacher, self._recipe, [self._steps, rank], mosaic))
+        return iter(Batches(self._collection, self._teacher, self._recipe.batch, [self._steps, rank], mosaic))
 
-    def _step(self, batch: Batch, done: float) -> dict[str, float]:
+    def step(self, batch: Batch, done: float) -> dict[str, float]:
+        """Learn from a batch; return the losses.
+
+        :param done: share of the run that is over.
+        """
         warm = min(1.0, (self._steps + 1) / 200)
         share = warm * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
         for optimizer, rate in zip(self._optimizers, (self._recipe.matrix_rate, self._recipe.rate), strict=True):
@@ -236,15 +237,15 @@ class Run:
         return done.item()
 
     def _losses(self, batch: Batch, done: float) -> dict[str, Tensor]:
-        recipe, pictures = self._recipe, batch.pictures.float()
-        alone = done < recipe.blocks and bool(batch.features)
+        blocks, pictures = self._recipe.blocks, batch.pictures.float()
+        alone = done < blocks
         given = batch.features if alone else self._frozen(pictures)
         with torch.autocast('cpu', torch.bfloat16):
             rows, own = self.network.features(pictures, given)
         losses = feature_losses(self._feature_loss, own, batch.features, batch.weights)
         if alone:
             losses['dark2'] = self._first_block(pictures, batch.features['dark2'])
-        late = max(0.0, (done - recipe.blocks) / (1 - recipe.blocks))
+        late = max(0.0, (done - blocks) / (1 - blocks))
         losses = {place: value * (1.0 - 0.9 * late) for place, value in losses.items()}
         losses['score'], losses['box'] = self._row_loss(rows.float(), batch.boxes, batch.scores)
         return losses
@@ -281,12 +282,24 @@ class Run:
 
 
 def train(collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
-    """Train, or go on from the folder's checkpoint, until the recipe's time is over."""
+    """Train, or go on from the folder's checkpoint, until the recipe's time is over.
+
+    :raises ValueError: the teacher's structure is not the person detector's.
+    """
+    opened(teacher)  # refused here instead of in each process
     rendezvous = folder / 'rendezvous'
     rendezvous.unlink(missing_ok=True)
     arguments = (rendezvous, collection, teacher, folder, recipe)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the processes too
     torch.multiprocessing.spawn(_work, arguments, recipe.processes, daemon=True)
+
+
+def opened(teacher: Path) -> Teacher:
+    """Return a teacher whose features the person detector can learn.
+
+    :raises ValueError: its structure is not the person detector's.
+    """
+    return Teacher(teacher, PLACES, activated_layers())
 
 
 def _work(rank: int, rendezvous: Path, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
@@ -307,7 +320,7 @@ def detector_of(network: PersonDetector) -> Detector:
     def detect(picture: Picture) -> tuple[Array, Array]:
         canvas, scale = letterboxed(picture)
         with torch.autocast('cpu', torch.bfloat16):
-            rows = network(torch.from_numpy(canvas.transpose(2, 0, 1)[None].astype(np.float32)))[0].float()
+            rows = network(torch.from_numpy(canvas).permute(2, 0, 1)[None].float())[0].float()
         scores = rows[:, 4].sigmoid() * rows[:, 5].sigmoid()
         return decoded(rows.numpy()) / np.float32(scale), scores.numpy()
 

@@ -1,4 +1,4 @@
-"""A teacher: any detector of YOLOX's raw form, and, where it has the student's structure, its features."""
+"""A teacher: a detector of YOLOX's raw form, and its features, if it has the student's structure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,22 +35,18 @@ class Teacher:
     def __init__(self, path: Path, places: Mapping[str, str] = EMPTY, shapes: Mapping[str, Shape] = EMPTY) -> None:
         """Load the network and find its features.
 
-        :param places: places and the convolution of the student whose activation each one is.
+        :param places: places, and the convolution of the student whose activation each place is.
         :param shapes: the student's activated convolutions in the order of execution, and the shapes of their weights.
-            A teacher with other convolutions gives no features.
-        :raises ValueError: the network is not of YOLOX's raw form.
+        :raises ValueError: the network is not of YOLOX's raw form, or it has other convolutions than the student.
         """
         model = onnx.load(path)
         outputs = [output.name for output in model.graph.output]
         columns = model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
         if len(outputs) != 1 or columns < 6:
             raise ValueError(f'{path}: one output with 6 or more columns expected (YOLOX raw form), found {outputs}')
-        tensors = activations(model.graph)
-        alike = [shape for _, shape in tensors] == list(shapes.values())
-        names = dict(zip(shapes, [name for name, _ in tensors], strict=True)) if alike else {}
-        self.places = {place: names[layer] for place, layer in places.items()} if alike else {}
+        self._places = found_places(model.graph, places, shapes, path) if places else {}
         known = {value.name: value for value in model.graph.value_info}
-        for name in self.places.values():
+        for name in self._places.values():
             if name in known:
                 model.graph.value_info.remove(known[name])
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
@@ -62,19 +58,32 @@ class Teacher:
         )
         self._input, self._output = self._session.get_inputs()[0].name, outputs[0]
 
-    def __call__(self, pictures: np.ndarray, *, features: bool = False) -> Answer:
-        """Return the answer to pictures (N, height, width, 3), BGR.
-
-        :param features: return the features as well.
-        """
-        wanted = self.places if features else {}
-        answers = [self._one(picture, list(wanted.values())) for picture in pictures]
+    def __call__(self, pictures: np.ndarray) -> Answer:
+        """Return the answer to pictures (N, height, width, 3), BGR."""
+        answers = [self._one(picture) for picture in pictures]
         rows, *maps = (np.concatenate(some) for some in zip(*answers, strict=True))
-        return Answer(rows=rows[..., :6], features=dict(zip(wanted, maps, strict=True)))
+        return Answer(rows=rows[..., :6], features=dict(zip(self._places, maps, strict=True)))
 
-    def _one(self, picture: np.ndarray, names: list[str]) -> list[Array]:
+    def _one(self, picture: np.ndarray) -> list[Array]:
         values = picture.transpose(2, 0, 1)[None].astype(np.float32)
-        return self._session.run([self._output, *names], {self._input: values})
+        return self._session.run([self._output, *self._places.values()], {self._input: values})
+
+
+def found_places(
+    graph: onnx.GraphProto, places: Mapping[str, str], shapes: Mapping[str, Shape], path: Path
+) -> dict[str, str]:
+    """Return the tensor of the graph at each place.
+
+    :raises ValueError: the graph has other convolutions than the student.
+    """
+    found = activations(graph)
+    if [shape for _, shape in found] != list(shapes.values()):
+        raise ValueError(
+            f'{path}: its {len(found)} convolutions with SiLU differ in number, order or shape from the '
+            f'{len(shapes)} of the person detector, which learns their outputs; give a YOLOX-nano as the teacher'
+        )
+    tensors = dict(zip(shapes, [name for name, _ in found], strict=True))
+    return {place: tensors[layer] for place, layer in places.items()}
 
 
 def activations(graph: onnx.GraphProto) -> list[tuple[str, Shape]]:

@@ -44,21 +44,22 @@ def test_a_teacher_answers_persons_and_features(tmp_path: Path) -> None:
     """The rows have box, objectness and the first class; the features are those after the named convolution."""
     teacher = Teacher(small_teacher(tmp_path / 't.onnx'), {'end': 'layer'}, {'layer': EMBEDDING.shape})
     pictures = np.random.default_rng(1).integers(0, 256, (2, 416, 416, 3)).astype(np.uint8)
-    answer = teacher(pictures, features=True)
+    answer = teacher(pictures)
     assert answer.rows.shape == (2, 169, 6)
     features = answer.features['end']
     assert features.shape == (2, 8, 13, 13)
     first = np.einsum('cyx,ocyx->o', pictures[1, :32, :32].transpose(2, 0, 1).astype(float), EMBEDDING)
     np.testing.assert_allclose(features[1, :, 0, 0], first / (1 + np.exp(-first)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(answer.rows[1, 0], PREDICTION[:6, :, 0, 0] @ features[1, :, 0, 0], rtol=1e-3, atol=1e-4)
-    assert teacher(pictures).features == {}
+    assert Teacher(tmp_path / 't.onnx')(pictures).features == {}
 
 
-def test_a_teacher_of_another_structure_gives_no_features(tmp_path: Path) -> None:
-    """If the convolutions differ from the student's, the teacher only answers rows."""
-    teacher = Teacher(small_teacher(tmp_path / 't.onnx'), {'end': 'layer'}, {'layer': (8, 3, 16, 16)})
-    assert teacher.places == {}
-    assert teacher(np.zeros((1, 416, 416, 3), np.uint8), features=True).features == {}
+@pytest.mark.parametrize('shapes', [[(8, 3, 16, 16)], [(8, 3, 32, 32), (8, 8, 1, 1)]])
+def test_a_teacher_of_another_structure_is_refused(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
+    """If features are wanted, a teacher with other convolutions than the student is refused with its path."""
+    small_teacher(tmp_path / 't.onnx')
+    with pytest.raises(ValueError, match=r't\.onnx: its 1 convolutions with SiLU differ .* YOLOX-nano'):
+        Teacher(tmp_path / 't.onnx', {'end': '0'}, {str(index): shape for index, shape in enumerate(shapes)})
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:

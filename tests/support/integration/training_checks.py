@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnxruntime
 import torch
@@ -14,7 +15,8 @@ from training.grid import SIZE, cells, decoded
 from training.losses import FeatureLoss, RowLoss, generalized_iou
 from training.network import PLACES, PersonDetector, activated_layers
 from training.optimizer import Orthogonal, optimizers, orthogonalised
-from training.run import averaged
+from training.photographs import Collection, Photograph
+from training.run import Batches, Recipe, Run, averaged, opened
 
 
 def teacher(folder: Path) -> None:
@@ -112,5 +114,29 @@ def blocks(_: Path) -> None:
     assert set(PLACES.values()) <= set(shapes)
 
 
+def phases(folder: Path) -> None:
+    """While the blocks learn by themselves, all of them learn; later all but the first. Steps lower the losses."""
+    teacher(folder)
+    cv2.imwrite(str(folder / 'a.png'), np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    collection = Collection(
+        by_source={'coco': [Photograph(path=folder / 'a.png', name='a.png', boxes=np.array([[0, 0, 1, 1, 1]]))]},
+        shares={'coco': 1.0},
+    )
+    assert collection.training()
+    run = Run(collection, folder / 'teacher.onnx', folder, Recipe(blocks=0.5, matrix_rate=1.0, rate=0.1))
+    batch = next(iter(Batches(collection, opened(folder / 'teacher.onnx'), 1, [0], mosaic=0.0)))
+    for done, resting in ((0.1, set[str]()), (0.9, {'stem', 'dark2'})):
+        before = {name: one.clone() for name, one in run.network.named_parameters()}
+        first, *_, last = [run.step(batch, done) for _ in range(5)]
+        names = set(last) - {'dark2'}  # learned on another part of the picture each time
+        assert sum(last[name] for name in names) < 0.99 * sum(first[name] for name in names)
+        assert ('dark2' in last) == (not resting)
+        moved = {
+            name.split('.')[0] for name, one in run.network.named_parameters() if not torch.equal(one, before[name])
+        }
+        assert moved == {'stem', 'dark2', 'dark3', 'dark4', 'dark5', 'neck', 'heads'} - resting
+
+
 if __name__ == '__main__':
+    torch.set_num_threads(1)  # several threads wait for each other on a busy machine
     globals()[sys.argv[1]](Path(sys.argv[2]))
