@@ -33,7 +33,7 @@ def main() -> None:
         settings = {'LABEL_STUDIO_URL': server.url, 'LABEL_STUDIO_API_TOKEN': server.personal_token()}
         with running_node(folder / 'node', MODE='starter', **settings) as node:
             environment = clean_environment(**settings, BACKEND_PORT=node.port, DATA_FOLDER=folder / 'data')
-            astronaut = data.astronaut()
+            astronaut = np.asarray(Image.open(Path(data.__file__).with_name('astronaut.png')).convert('RGB'))
             crowd = np.concatenate([astronaut, astronaut[:, ::-1], astronaut], axis=1)
             for title, style, picture in (('One', 'skeleton', astronaut), ('Crowd', 'parts', crowd)):
                 (folder / title).mkdir()
