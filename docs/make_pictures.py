@@ -1,5 +1,8 @@
 """Make the pictures of the documents from the running product: `uv run python -m docs.make_pictures`.
 
+The photographs are those of scikit-image whose licence allows it: NASA's astronaut is in the public domain, the man
+behind the camera is CC0.
+
 Needs Chromium or Google Chrome, or the environment variable CHROMIUM with its path.
 """
 
@@ -16,36 +19,61 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
+from skimage import data
 
 PROJECT: Final = Path(__file__).parent.parent
 PICTURES: Final = PROJECT / 'docs' / 'pictures'
 CARD: Final = PROJECT / 'model_files' / 'test-card.jpg'
 WIDTH: Final = 900
 """Width of the picture with the skeletons, in pixels."""
-START_SECONDS: Final = 60
+START_SECONDS: Final = 180
 """Time limit for the start of the node, in seconds."""
 
 
 def main() -> None:
-    """Draw the skeletons of the test card and photograph the page at `/ui`."""
+    """Draw the skeletons of photographs and of the test card, and photograph the page at `/ui`."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = _environment(Path(folder))
-        drawn = Path(folder) / 'skeleton.jpg'
-        subprocess.run(_command('detect', str(CARD), '-o', str(drawn)), env=environment, cwd=folder, check=True)
-        with Image.open(drawn) as picture:
-            picture.resize((WIDTH, picture.height * WIDTH // picture.width)).save(PICTURES / drawn.name, quality=85)
-        with _running_node(environment) as url:
+        photographs = _photographs(Path(folder))
+        drawn = [_drawn(photograph, 'starter', Path(folder)) for photograph in photographs]
+        _write(np.hstack(drawn), PICTURES / 'photographs.jpg')
+        _write(_drawn(CARD, 'test-card', Path(folder)), PICTURES / 'skeleton.jpg')
+        with _running_node(_environment(Path(folder), 'starter')) as url:
             for _ in range(20):  # so that the card for the load has something to show
-                httpx.post(f'{url}/poses', files={'file': CARD.read_bytes()}).raise_for_status()
-            _photograph_page(f'{url}/ui', PICTURES / 'page.png')
+                httpx.post(f'{url}/poses', files={'file': photographs[0].read_bytes()}, timeout=60).raise_for_status()
+            _photograph_page(f'{url}/ui', photographs[0], PICTURES / 'page.png')
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _photographs(folder: Path) -> list[Path]:
+    """Write the photographs, 512×512 pixels each, into a folder."""
+    paths = []
+    for name in ('astronaut', 'camera'):
+        path = folder / f'{name}.png'
+        Image.fromarray(getattr(data, name)()).convert('RGB').save(path)
+        paths.append(path)
+    return paths
+
+
+def _drawn(picture: Path, mode: str, folder: Path) -> np.ndarray:
+    """Return a picture with the skeletons that a model finds in it."""
+    drawn = folder / f'{picture.stem}-drawn.png'
+    environment = _environment(folder, mode)
+    subprocess.run(_command('detect', str(picture), '-o', str(drawn)), env=environment, cwd=folder, check=True)
+    with Image.open(drawn) as image:
+        return np.asarray(image)
+
+
+def _write(picture: np.ndarray, path: Path) -> None:
+    with Image.fromarray(picture) as image:
+        image.resize((WIDTH, image.height * WIDTH // image.width)).save(path, quality=85)
+
+
+def _environment(folder: Path, mode: str) -> dict[str, str]:
     """Return an environment without the user's settings; the working directory has no `.env` either."""
     kept = {name: value for name, value in os.environ.items() if name in ('PATH', 'HOME', 'LANG')}
-    return {**kept, 'DATA_FOLDER': str(folder), 'NODE_HOST': '127.0.0.1', 'LOG_LEVEL': 'WARNING', 'MODE': 'test-card'}
+    return {**kept, 'DATA_FOLDER': str(folder), 'NODE_HOST': '127.0.0.1', 'LOG_LEVEL': 'WARNING', 'MODE': mode}
 
 
 def _command(*arguments: str) -> list[str]:
@@ -80,8 +108,8 @@ def _wait_until_ready(url: str) -> None:
     raise TimeoutError(f'the node at {url} was not ready within {START_SECONDS} seconds')
 
 
-def _photograph_page(url: str, output: Path) -> None:
-    """Choose the test card on the page and take a picture when its skeletons are drawn."""
+def _photograph_page(url: str, photograph: Path, output: Path) -> None:
+    """Choose a photograph on the page and take a picture when the skeletons are drawn."""
     chromium = shutil.which(os.environ.get('CHROMIUM', 'chromium')) or shutil.which('google-chrome')
     if chromium is None:
         raise FileNotFoundError('Chromium is not installed; set CHROMIUM to its path')
@@ -89,7 +117,7 @@ def _photograph_page(url: str, output: Path) -> None:
         browser = playwright.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={'width': 1280, 'height': 800})
         page.goto(url)
-        page.locator('main input[type=file]').first.set_input_files(CARD)
+        page.locator('main input[type=file]').first.set_input_files(photograph)
         page.locator('main circle.point').first.wait_for()
         page.wait_for_timeout(2500)  # the cards renew themselves once a second
         page.screenshot(path=output)
