@@ -1,7 +1,7 @@
 """Make the pictures of the documents from the running product: `uv run python -m docs.make_pictures`.
 
-The photographs are those of scikit-image whose licence allows it: NASA's astronaut is in the public domain, the man
-behind the camera is CC0.
+The photographs may be published: the portrait of Grace Hopper from matplotlib's sample data is a work of the US Navy in
+the public domain, the man behind the camera from scikit-image is CC0.
 
 Needs Chromium or Google Chrome, or the environment variable CHROMIUM with its path.
 """
@@ -20,6 +20,7 @@ from typing import Final
 
 import httpx
 import numpy as np
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from playwright.sync_api import sync_playwright
 from skimage import data
@@ -47,12 +48,11 @@ def main() -> None:
 
 
 def _photographs(folder: Path) -> list[Path]:
-    """Write the photographs, 512×512 pixels each, into a folder."""
-    paths = []
-    for name in ('astronaut', 'camera'):
-        path = folder / f'{name}.png'
-        Image.fromarray(getattr(data, name)()).convert('RGB').save(path)
-        paths.append(path)
+    """Write the photographs, of the same height, into a folder."""
+    paths = [folder / 'portrait.png', folder / 'camera.png']
+    with Image.open(str(get_sample_data('grace_hopper.jpg', asfileobj=False))) as portrait:
+        portrait.save(paths[0])
+        Image.fromarray(data.camera()).convert('RGB').resize((portrait.height, portrait.height)).save(paths[1])
     return paths
 
 
