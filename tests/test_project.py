@@ -98,7 +98,6 @@ def test_a_fresh_checkout_installs_no_tools() -> None:
         'schemathesis',
         'pre-commit',
         'mkdocs-material',
-        'scikit-image',
         'torch',
     }
 

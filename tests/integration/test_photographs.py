@@ -1,4 +1,4 @@
-"""The embedded model and photographs of scikit-image, which the plain suite does not install."""
+"""The test card model and photographs of scikit-image, with compressed test cards drawn on them."""
 
 import numpy as np
 import pytest
