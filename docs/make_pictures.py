@@ -52,7 +52,7 @@ def _photographs(folder: Path) -> list[Path]:
     paths = [folder / 'portrait.png', folder / 'camera.png']
     with Image.open(str(get_sample_data('grace_hopper.jpg', asfileobj=False))) as portrait:
         portrait.save(paths[0])
-        Image.fromarray(data.camera()).convert('RGB').resize((portrait.height, portrait.height)).save(paths[1])
+        Image.fromarray(data.camera()).convert('RGB').resize((portrait.height, portrait.height)).save(paths[1])  # type: ignore[no-untyped-call]
     return paths
 
 
