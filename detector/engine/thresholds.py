@@ -1,7 +1,7 @@
 """Thresholds that decide which boxes are persons: where they come from, and the values that apply to a model."""
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +9,21 @@ from numpy.typing import NDArray
 from detector.models.package import ModelPackage
 from detector.pose.pose import FloatArray
 
-if TYPE_CHECKING:
-    from .pose_engine import EngineOptions
-
 DEFAULT_PERSON: Final = 0.5
 """Confidence from which a box is answered if neither a setting nor the package states one."""
+
+
+class ThresholdOptions(Protocol):
+    """The options of the engine that concern thresholds; see `EngineOptions`."""
+
+    @property
+    def person_threshold(self) -> float | None: ...
+    @property
+    def nms_threshold(self) -> float | None: ...
+    @property
+    def min_uncertain_threshold(self) -> float: ...
+    @property
+    def max_uncertain_threshold(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +45,7 @@ class Thresholds:
     presence: float
 
     @classmethod
-    def of(cls, package: ModelPackage, options: 'EngineOptions') -> 'Thresholds':
+    def of(cls, package: ModelPackage, options: ThresholdOptions) -> 'Thresholds':
         """Return the thresholds of a package under the given options.
 
         The first stated value counts: the option, the object `wholebody` of model.json, the Loop's field

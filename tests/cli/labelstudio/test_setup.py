@@ -9,10 +9,13 @@ from tests.support.commands import invoke, succeed
 
 
 def test_all_parts_are_the_default() -> None:
-    """Without `--parts`, the labeling config has all parts of the skeleton."""
-    assert succeed(app, 'labelstudio', 'config') == succeed(
-        app, 'labelstudio', 'config', '--parts', ', '.join(PART_BY_NAME)
-    )
+    """Without `--parts`, one region holds the whole skeleton; with all parts named, each has a region of its own."""
+    whole = succeed(app, 'labelstudio', 'config')
+    parts = succeed(app, 'labelstudio', 'config', '--parts', ', '.join(PART_BY_NAME))
+    assert parts == succeed(app, 'labelstudio', 'config', '--style', 'parts')
+    assert 'value="pose"' in whole
+    assert 'value="pose"' not in parts
+    assert all(f'<Label value="{part}"' in parts for part in PART_BY_NAME)
 
 
 @pytest.mark.parametrize('parts', ['', ' ', ',', 'body,tail'])
