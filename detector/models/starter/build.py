@@ -24,7 +24,7 @@ from .sources import DISTRIBUTION, LICENCE, NETWORKS, installed_version, read_li
 STARTER_VERSION: Final = '0.1'
 PERSON_DETECTOR: Final = Path(__file__).with_name('person_detector.onnx')
 """The project's own person detector."""
-SCORE_THRESHOLD: Final = 0.4
+SCORE_THRESHOLD: Final = 0.6
 """Lowest confidence of a person's box; see the model card."""
 SCORE_MAPPING: Final = ((0.0, 0.0), (0.1, 0.15), (0.3, 0.4), (0.6, 0.65), (0.9, 0.76), (0.98, 0.85), (1.0, 0.95))
 """Confidence by the estimator's raw score: about the share that is right; see the model card."""
