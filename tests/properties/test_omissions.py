@@ -5,6 +5,7 @@ status must be 1 unless the rest is a valid dataset of fewer persons or keypoint
 """
 
 import copy
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -77,10 +78,7 @@ def places(value: Any, path: Path_) -> Iterator[Path_]:
 
 def without(document: Any, path: Path_) -> Any:
     changed = copy.deepcopy(document)
-    container = changed
-    for key in path[:-1]:
-        container = container[key]
-    del container[path[-1]]
+    del at(changed, path[:-1])[path[-1]]
     return changed
 
 
@@ -216,13 +214,20 @@ def labels_in(path: Path) -> Any:
 def task_places(tasks: Any) -> list[Path_]:
     """Return the paths of tasks, annotations, regions and their fields.
 
-    Fields of vertices and notes of regions are left out: a valid point without them is visible.
+    Fields of vertices, notes of regions and whole choices of visibility are left out: a valid point without them is
+    visible.
     """
     return [
         path
         for path in places(tasks, [])
         if 'vertices' not in path[:-2] and not ('result' in path and {'meta', 'text'} & set(path))
+        if not (path[-2:-1] == ['result'] and at(tasks, path)['type'] == 'choices')
     ]
+
+
+def at(document: Any, path: Path_) -> Any:
+    """Return what lies at a path."""
+    return functools.reduce(lambda item, key: item[key], path, document)
 
 
 @pytest.mark.parametrize('style', ['skeleton', 'keypoints'])
