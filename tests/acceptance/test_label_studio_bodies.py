@@ -54,7 +54,7 @@ def test_every_request_gets_a_valid_answer(backend: NodeProcess, path: Path) -> 
             assert content == {'versions': ['test-card 0.0']}
         case '/predict':
             assert content == {'results': [[] for _ in request['body']['tasks']]}
-            assert len(parse(request['body']['label_config']).points.labels) == 133  # type: ignore[union-attr]
+            assert len(parse(request['body']['label_config']).points.written) == 133  # type: ignore[union-attr]
         case '/webhook':
             assert content['status'] == 'OK'
         case other:
