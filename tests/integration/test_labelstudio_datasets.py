@@ -284,7 +284,7 @@ def test_names_that_are_not_clear_are_reported(studio: LabelStudio, wholebody: C
     project.upload([('a.jpg', content), ('a.jpg', content), ('b.jpg', content)])
     poses = write_poses(wholebody.folder / 'poses.json', images)
     printed = wholebody('import-labels', poses, '-p', project.id, fails=True)
-    assert 'a.jpg is not imported, ambiguous' in printed
+    assert 'a.jpg is not imported, with an ambiguous task: tasks' in printed
     assert 'c.jpg is not imported, without a task' in printed
     assert '1 image with 1 person as predictions' in printed
     assert 'left out: 1 image with an ambiguous task, 1 image without a task' in printed

@@ -16,7 +16,7 @@ from detector.engine.runtimes import open_runtime
 from tests.support.networks import detector_spec, make_thresholds
 from tests.support.photographs import portrait
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.nightly  # PyTorch is a large download
 
 CHECKS = 'tests.support.integration.training_checks'
 
