@@ -7,6 +7,8 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from .processes import PROJECT
+
 
 def python_with(name: str, *requirements: str) -> Path:
     """Return the interpreter of an environment with these requirements.
@@ -22,6 +24,7 @@ def python_with(name: str, *requirements: str) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         subprocess.run([uv, 'venv', '--quiet', '--python', '3.11', folder], check=True)
         install = [uv, 'pip', 'install', '--quiet', '--compile-bytecode', '--python', str(python)]
-        subprocess.run([*install, *requirements], check=True)
+        # In the checkout, uv reads which requirements of packages pyproject.toml sets aside.
+        subprocess.run([*install, *requirements], cwd=PROJECT, check=True)
         complete.touch()
     return python
