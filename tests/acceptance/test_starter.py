@@ -50,7 +50,7 @@ def test_the_keypoints_are_right_in_the_true_boxes(measured: Measured) -> None:
 
 
 def test_the_persons_are_found(measured: Measured, photographs: list[LabelledImage]) -> None:
-    """Of the six persons at least five are found, with at most one false box per photograph."""
+    """The model finds at least five of the six persons, with at most one false box per photograph."""
     assert measured.people == 6
     assert measured.found >= 5
     assert measured.false <= len(photographs)

@@ -144,7 +144,7 @@ def test_boxes_above_the_uncertain_range_are_neither_answered_nor_estimated(embe
 
 
 def test_the_number_of_uncertain_poses_is_bounded(embedded: ModelPackage) -> None:
-    """Of twelve uncertain persons the most certain ones are estimated, besides none or all answered ones."""
+    """The engine estimates the most certain of twelve uncertain persons, with and without answered persons."""
     figures = arrange(MAX_PERSONS, (1600, 1200))
     image = make_card(figures, width=1600, height=1200)
     confidences = [pose.box_confidence for pose in PoseEngine(embedded).poses(image)]

@@ -1,4 +1,4 @@
-"""Which threshold applies to a model."""
+"""The thresholds that apply to a model."""
 
 from dataclasses import replace
 from typing import Any

@@ -89,7 +89,7 @@ def test_annotated_persons_keep_their_points(people: list[dict[str, tuple[float,
 
 
 def test_annotations_replace_detections() -> None:
-    """Of an image with detections and annotations, the annotated persons are returned; without annotations, the
+    """The annotated persons of an image are returned even if it has detections; without annotations, the
     detected ones."""
     box = {'category_name': 'person', 'x': 5, 'y': 6, 'width': 7, 'height': 8, 'confidence': 0.5}
     points = [{'category_name': name, 'x': 9, 'y': 10, 'confidence': 0.25} for name in KEYPOINT_INDEX]

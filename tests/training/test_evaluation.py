@@ -22,7 +22,7 @@ def test_each_person_is_found_once() -> None:
 
 
 def test_suppression_keeps_the_likelier_box() -> None:
-    """Of two boxes on one person the likelier one stays; boxes below the threshold are dropped."""
+    """The likelier of two boxes on one person stays; boxes below the threshold are dropped."""
     boxes = np.array([[0, 0, 10, 20], [0, 0, 10, 21], [50, 50, 60, 60]], np.float32)
     np.testing.assert_array_equal(suppressed(boxes, np.array([0.6, 0.8, 0.3], np.float32), 0.5), boxes[1:2])
     assert suppressed(boxes, np.zeros(3, np.float32), 0.5).shape == (0, 4)

@@ -1,4 +1,4 @@
-"""Which points of MediaPipe's networks are which of the 133 keypoints, and the names of those that the regions need.
+"""Correspondence of MediaPipe's points to the 133 keypoints, and the points that place regions.
 
 The pose network answers 39 points: the 33 of BlazePose (Bazarevsky et al., 2020) and 6 that describe the region. The
 face network answers 468 points (Kartynnik et al., 2019), the hand network 21, in the order of COCO-WholeBody.

@@ -43,7 +43,7 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_number_of_projects_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the limit, the project that has not named the node for the longest time is dropped."""
+    """The project that has not named the node for the longest time is dropped when there are too many."""
     monkeypatch.setattr(known_projects, 'MAX_PROJECTS', 3)
     projects = KnownProjects(tmp_path / 'projects.json')
     for number in (1, 2, 3, 1, 4):

@@ -77,7 +77,7 @@ def test_persons_of_one_annotator_are_counted() -> None:
 
 
 def test_the_annotator_who_differs_comes_first() -> None:
-    """Of three annotators, the one who differs from both others comes first, and so do the pairs with this one."""
+    """The annotator who differs from two others is listed first, and so are the pairs with this annotator."""
     shifted = moved(PERSON, range(133), 8)
     found = measured(labelled(ann=[PERSON], bea=[PERSON], cai=[shifted]), labelled(ann=[PERSON]))
     assert found.images == 1

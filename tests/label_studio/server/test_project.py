@@ -37,7 +37,7 @@ class Predictions(Connection):
 
 
 async def test_surplus_that_another_run_has_deleted_is_done() -> None:
-    """Of a task's predictions of one version the oldest stays; one that another run has deleted is not an error."""
+    """The oldest of a task's predictions of one version stays; one that another run has deleted is not an error."""
     connection = Predictions({1: [11, 12], 2: [21], 3: [31, 32, 33]}, gone={32})
     deleted = await Project(cast(Connection, connection), 7).remove_surplus('m 1.0')
     assert deleted == 2

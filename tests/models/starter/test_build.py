@@ -54,7 +54,7 @@ def test_the_first_call_builds_a_package_and_later_calls_return_it(
 
 @needs_starter
 def test_two_processes_at_once_build_once(tmp_path: Path) -> None:
-    """Of two processes that start together one builds; both return the same folder."""
+    """One of two processes that start together builds; both return the same folder."""
     processes = [_building(tmp_path) for _ in range(2)]
     answers = [process.communicate(timeout=60) for process in processes]
     assert len({folder for folder, _ in answers}) == 1
