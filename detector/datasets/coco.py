@@ -198,12 +198,8 @@ class _Reader:
         number = as_integer(entry.get('id'), f'{where}.id')
         self.ids.add(number)
         labels = self.labels.get(number, [])
-        read = self.report.each('person', labels, self._person)
-        if len(read) < len(labels):
-            raise InvalidRequest(
-                f'{where} ({entry.get("file_name")}) has {counted(len(labels), "annotation")}, '
-                f'{len(labels) - len(read)} of which cannot be read'
-            )
+        owner = f'{where} ({entry.get("file_name")})'
+        read = self.report.whole('person', labels, self._person, owner=owner, noun='annotation')
         persons = [person for person in read if person is not None]
         return _read_image(entry, where, persons, self.licenses, self.size_of)
 

@@ -73,6 +73,23 @@ class Omissions:
                 self.add(what, str(error))
         return found
 
+    def whole(
+        self, what: str, items: Sequence[tuple[*Ts]], read: Callable[[*Ts], R], *, owner: str, noun: str
+    ) -> list[R]:
+        """Return the results of a function for all items of an owner; report the items that it refuses.
+
+        :param what: see `add`.
+        :param items: arguments of `read`.
+        :param owner: name of what the items belong to, such as an image.
+        :param noun: what an item is called, in the singular.
+        :raises InvalidRequest: an item is refused, so the owner would lose it.
+        """
+        found = self.each(what, items, read)
+        if len(found) < len(items):
+            count = counted(len(items), noun)
+            raise InvalidRequest(f'{owner} has {count}, {len(items) - len(found)} of which cannot be read')
+        return found
+
     @property
     def summary(self) -> str:
         """Counts as text: `2 images without a task, 3 keypoints`."""

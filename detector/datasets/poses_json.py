@@ -23,7 +23,6 @@ from detector.errors import InvalidRequest
 from detector.pose.names import keypoint_indices
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_NAMES
-from detector.wording import counted
 
 from .fields import as_list, as_mapping, as_numbers, read_as
 from .labelled_image import IMAGE_FIELDS, LabelledImage, Options, check_ids, fields_of, read_fields
@@ -122,15 +121,11 @@ def _name_unknown(entry: Mapping[str, Any], known: Iterable[str], where: str, re
 def _read_image(value: object, where: str, report: Omissions, size_of: Callable[[str], Size | None]) -> LabelledImage:
     entry = as_mapping(value, where)
     _name_unknown(entry, (*IMAGE_FIELDS, 'origin', 'persons', 'extra'), where, report)
-    entries = as_list(entry.get('persons'), f'{where}.persons')
-    persons = report.each(
-        'person', numbered(entries, f'{where}.persons'), lambda person, place: _read_person(person, place, report)
+    entries = list(numbered(as_list(entry.get('persons'), f'{where}.persons'), f'{where}.persons'))
+    owner = f'{where} ({entry.get("file_name")})'
+    persons = report.whole(
+        'person', entries, lambda person, place: _read_person(person, place, report), owner=owner, noun='person'
     )
-    if len(persons) < len(entries):
-        raise InvalidRequest(
-            f'{where} ({entry.get("file_name")}) has {counted(len(entries), "person")}, '
-            f'{len(entries) - len(persons)} of which cannot be read'
-        )
     return LabelledImage(
         **read_fields(entry, where, size_of),
         persons=persons,

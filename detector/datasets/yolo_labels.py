@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from detector.errors import InvalidRequest
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT
-from detector.wording import counted
 
 from .fields import read_text
 from .omissions import Omissions
@@ -45,10 +44,9 @@ class Labels:
         :raises InvalidRequest: the file, or a line of it, cannot be read.
         """
         lines = list(_lines(path))
-        read = omissions.each('person', lines, lambda line, where: self._person(line, where, size))
-        if len(read) < len(lines):
-            count = counted(len(lines), 'line')
-            raise InvalidRequest(f'{path} has {count}, {len(lines) - len(read)} of which cannot be read')
+        read = omissions.whole(
+            'person', lines, lambda line, where: self._person(line, where, size), owner=str(path), noun='line'
+        )
         return [person for person in read if person is not None]
 
     def find_scores(self, paths: Sequence[Path], threshold: float | None) -> None:
