@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import IO, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -31,7 +31,6 @@ from .packing import pack_onnx
 log = logging.getLogger('wholebody.catalogue')
 
 _MAX_BYTES: Final = 1024**3
-_CHUNK: Final = 1024**2
 _TIMEOUT: Final = httpx.Timeout(30, connect=10)
 
 Watch = Callable[[str], Progress]
@@ -309,8 +308,26 @@ def _verified(model: PublishedModel, files: Sequence[Path], verify: Verify, arch
     return package
 
 
-def _check_zip(archive: Path) -> str:
-    """Return the name of the only ONNX file in a published zip. mmdeploy names it end2end.onnx, within folders.
+def _check_zip(archive: Path) -> None:
+    """Read the ONNX file in a published zip to its end, where its checksum is checked.
+
+    :raises InvalidPackage: see `_copy_network`.
+    """
+    with Path(os.devnull).open('wb') as nowhere:
+        _copy_network(archive, nowhere)
+
+
+def _extracted(file: Path, target: Path) -> Path:
+    """Extract the ONNX file of a published zip. A file from rtmlib's cache is an ONNX file already."""
+    if file.suffix == '.onnx':
+        return file
+    with target.open('wb') as sink:
+        _copy_network(file, sink)
+    return target
+
+
+def _copy_network(archive: Path, sink: IO[bytes]) -> None:
+    """Copy the only ONNX file in a published zip. mmdeploy names it end2end.onnx, within folders.
 
     :raises InvalidPackage: the file is not such a zip, or is damaged.
     """
@@ -320,18 +337,6 @@ def _check_zip(archive: Path) -> str:
             if len(found) != 1 or found[0].file_size > _MAX_BYTES:
                 raise InvalidPackage(f'{archive.name} holds {counted(len(found), "ONNX file")}; one is expected')
             with source.open(found[0]) as content:
-                while content.read(_CHUNK):  # checks the checksum at the end
-                    pass
-            return found[0].filename
+                shutil.copyfileobj(content, sink)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidPackage(f'{archive.name} is not a readable zip file: {error}') from error
-
-
-def _extracted(file: Path, target: Path) -> Path:
-    """Extract the ONNX file of a published zip. A file from rtmlib's cache is an ONNX file already."""
-    if file.suffix == '.onnx':
-        return file
-    name = _check_zip(file)
-    with zipfile.ZipFile(file) as source, source.open(name) as content, target.open('wb') as sink:
-        shutil.copyfileobj(content, sink)
-    return target
