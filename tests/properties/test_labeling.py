@@ -1,12 +1,13 @@
 """Labeling configs, regions, addresses and webhooks of any form, and the round trip of poses."""
 
+import copy
 import unicodedata
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import httpx
 import numpy as np
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from detector.datasets.person import NOT_LABELLED, Person
@@ -14,7 +15,7 @@ from detector.errors import InvalidRequest, MediaFault
 from detector.label_studio.backend.corrections import hints_in, to_annotations
 from detector.label_studio.backend.preannotation import _prompt
 from detector.label_studio.labels import config
-from detector.label_studio.labels.regions import from_results, to_results
+from detector.label_studio.labels.regions import from_results, read_results, to_results
 from detector.label_studio.server.addresses import Addresses, Inline, Inside, Outside, shown
 from detector.models.package import categories
 from detector.pose.pose import Pose
@@ -168,6 +169,58 @@ REGIONS = {
     xml: to_results([a_person(np.random.default_rng(1), (64, 48))], config.parse(xml), (64, 48))[-3:]
     for xml in (*CONFIGS.values(), GENERIC)
 }
+POSES = {
+    xml: to_results(
+        [a_person(np.random.default_rng(seed), (64, 48), box=seed > 0) for seed in range(3)], found, (64, 48)
+    )
+    for xml, found in ((xml, config.parse(xml)) for xml in (*CONFIGS.values(), GENERIC, WITHOUT_BOXES))
+}
+
+
+@st.composite
+def confused(draw: st.DrawFn, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Draw regions of which some are repeated, and some have the ids, parents or vertices of others."""
+    results = copy.deepcopy(results)
+    ids = st.sampled_from([region['id'] for region in results] + [None, 'gone'])
+    for _ in range(draw(st.integers(1, 4))):
+        region = draw(st.sampled_from(results))
+        vertices = region['value'].get('vertices', [])
+        match draw(st.sampled_from(['again', 'id', 'parentID', 'meta', 'vertex', 'no vertex', 'name'])):
+            case 'again':
+                results.append(copy.deepcopy(region))
+            case 'meta':
+                region['meta'] = {'person': draw(ids)}
+            case 'vertex' if vertices:
+                vertices.append(dict(draw(st.sampled_from(vertices))))
+            case 'no vertex' if vertices:
+                vertices[draw(st.integers(0, len(vertices) - 1))] = draw(st.sampled_from([None, 'x', {}, {'v': 2}]))
+            case 'name' if vertices:
+                draw(st.sampled_from(vertices))['id'] = draw(st.sampled_from(['nose', 'tail', 'left_hand_3']))
+            case field:
+                region[field] = draw(ids)
+    return draw(st.permutations(results))
+
+
+def given_in(results: list[dict[str, Any]]) -> tuple[int, int]:
+    """Return the number of boxes, and of points that are not marked as not labelled."""
+    values = [region['value'] for region in results if region['type'] != 'choices']
+    vertices = [vertex for value in values for vertex in value.get('vertices', [])]
+    points = sum('keypointlabels' in value for value in values)
+    points += sum(not isinstance(vertex, dict) or vertex.get('v') != NOT_LABELLED for vertex in vertices)
+    return sum('rectanglelabels' in value for value in values), points
+
+
+@settings(deadline=None)
+@given(st.sampled_from(sorted(POSES)).flatmap(lambda xml: st.tuples(st.just(xml), confused(POSES[xml]))))
+def test_no_box_or_point_gets_lost_without_a_word(drawn: tuple[str, list[dict[str, Any]]]) -> None:
+    """All boxes and labelled points of regions arrive in persons, or something is reported."""
+    xml, results = drawn
+    reading = read_results(results, config.parse(xml), (64, 48))
+    boxes = sum(person.box is not None for person in reading.persons)
+    arrived = boxes, sum(int(person.labelled.sum()) for person in reading.persons)
+    assert reading.unread or arrived == given_in(results)
+
+
 NUMBERS = st.integers() | st.floats() | st.sampled_from(HUGE) | st.none()
 
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -239,8 +239,13 @@ def test_nothing_vanishes_from_a_project_without_a_word(style: Any, monkeypatch:
     before = {kind: exported(tasks, kind) for kind in FORMATS}
     assert all(status == 0 for _, _, status in before.values()), before
 
+    results = tasks[0]['annotations'][0]['result']
+    box: Path_ = [0, 'annotations', 0, 'result', [region['type'] for region in results].index('rectanglelabels')]
+
     @settings(deadline=None)
     @given(st.sampled_from(task_places(tasks)), st.sampled_from(FORMATS))
+    @example(box, 'yolo-pose')
+    @example([*box, 'id'], 'coco-wholebody')
     def check(path: Path_, kind: str) -> None:
         after = exported(without(tasks, path), kind)
         if after[0] == before[kind][0]:

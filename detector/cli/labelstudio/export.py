@@ -104,7 +104,9 @@ async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 
         )
     persons = [person for image in images for person in image.persons]
     keypoints = sum(int(person.labelled.sum()) for person in persons)
-    counts = counted(len(images), 'image'), counted(len(persons), 'person'), counted(keypoints, 'keypoint')
+    without = sum(person.box is None for person in persons)
+    people = counted(len(persons), 'person') + f' ({without} without a box)' * bool(without)
+    counts = counted(len(images), 'image'), people, counted(keypoints, 'keypoint')
     print(f'{target.path}: {", ".join(counts)}')
     print_passed_over({'not labelled': reader.not_labelled})
     end_with(reader.omissions)

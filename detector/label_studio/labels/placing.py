@@ -61,25 +61,25 @@ def place(loose: Sequence[Piece], persons: Mapping[str, Person]) -> tuple[list[t
     :param persons: the persons found so far by key; they have boxes or groups of points.
     :return: the pieces with the keys of their persons, old or new, and a phrase for each piece that is left.
     """
-    claims = {piece.region: _claims(piece, persons) for piece in loose}
+    found = {piece.region: claims(piece, persons) for piece in loose}
     placed: list[tuple[str, Piece]] = []
     rest: list[Piece] = []
     for piece in loose:
-        own = claims[piece.region]
-        rivals = [other for other in loose if other is not piece and claims[other.region] == own]
+        own = found[piece.region]
+        rivals = [other for other in loose if other is not piece and found[other.region] == own]
         if len(own) == 1 and all(piece.points.keys().isdisjoint(rival.points) for rival in rivals):
             placed.append((own[0], piece))
         else:
             rest.append(piece)
     if not persons and _is_one_person(rest):
         return [(rest[0].region, piece) for piece in rest], []
-    new = [piece for piece in rest if piece.is_person and not claims[piece.region]]
+    new = [piece for piece in rest if piece.is_person and not found[piece.region]]
     placed += [(piece.region, piece) for piece in new]
     left = [piece for piece in rest if piece not in new]
     return placed, [f'{piece.what} that belongs to no person for certain; {_REMEDY}' for piece in left]
 
 
-def _claims(piece: Piece, persons: Mapping[str, Person]) -> list[str]:
+def claims(piece: Piece, persons: Mapping[str, Person]) -> list[str]:
     """Return the persons that the points may belong to: those whose box contains them, and that lack them."""
     boxes = [(key, person.box) for key, person in persons.items() if piece.fits(person)]
     centre = piece.places.mean(axis=0, keepdims=True)

@@ -16,10 +16,11 @@ from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person, Size
 from detector.pose.names import canonical_name
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PERSON
+from detector.wording import counted
 
 from .config import LabelingConfig
 from .controls import BoxControl, Label, PointControl, SkeletonControl
-from .placing import Piece, place
+from .placing import Piece, claims, place
 from .values import Points, Region, drawable, labels_of, meta_of, place_of, score_field, score_of, size_in
 from .vertices import read_vertices, to_vertices
 
@@ -163,7 +164,7 @@ def read_results(results: Iterable[Mapping[str, Any]], config: LabelingConfig, s
 
     Points belong to the person that their `parentID` or the `person` in their `meta` names, or else to the only person
     that they can belong to, see `placing`. The choice of visibility for a region counts for all of its points, that for
-    a box for all points of its person.
+    a box for all points of its person. Each box and each labelled point of the regions is in a person or reported.
 
     :param size: size of the image in pixels; None: take it from the regions.
     """
@@ -176,7 +177,7 @@ def read_results(results: Iterable[Mapping[str, Any]], config: LabelingConfig, s
             reader.read_choice(region, known)
         elif kind == 'box':
             reader.read_box(region)
-    reader.read_points([(region, kind) for region, kind in kinds if kind in ('point', 'skeleton')])
+    reader.read_points([(region, kind) for region, kind in kinds if kind in ('point', 'skeleton')], known)
     return Reading(persons=reader.persons(), unread=reader.unread)
 
 
@@ -208,6 +209,7 @@ class _Reader:
         self._size = size
         self._persons: dict[str, Person] = {}
         self._choices: dict[str, int] = {}
+        self._keys: set[str] = set()
 
     def persons(self) -> list[Person]:
         return [person for person in self._persons.values() if not person.is_empty]
@@ -224,8 +226,8 @@ class _Reader:
             self.unread.append(f'the choice {shown}{_of(region)}, which is no visibility')
         elif str(region.get('id')) not in known:
             self.unread.append(f'the choice {choices[0][:60]}{_of(region)} for a region that is not there')
-        else:
-            self._choices[str(region.get('id'))] = found.pop()
+        elif self._choices.setdefault(str(region.get('id')), seen := found.pop()) != seen:
+            self.unread.append(f'the choice {choices[0][:60]}{_of(region)}, which contradicts another for the region')
 
     def read_box(self, region: Mapping[str, Any]) -> None:
         """Make a person of a box."""
@@ -233,12 +235,15 @@ class _Reader:
         if corners is None:
             self.unread.append(f'a box without coordinates{_of(region)}')
             return
-        self._persons[str(region.get('id'))] = replace(
+        self._persons[self._new_key(region)] = replace(
             Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
         )
 
-    def read_points(self, regions: Sequence[tuple[Mapping[str, Any], Kind | None]]) -> None:
-        """Give the points of regions to the persons that their parents or groups name, or else to the only possible."""
+    def read_points(self, regions: Sequence[tuple[Mapping[str, Any], Kind | None]], known: Container[str]) -> None:
+        """Give the points of regions to the persons that their parents or groups name, or else to the only possible.
+
+        :param known: ids of the regions that can be parents.
+        """
         parents = {str(region.get('id')): region.get('parentID') for region, _ in regions}
         groups: dict[str, list[Piece]] = {}
         loose: list[Piece] = []
@@ -253,14 +258,29 @@ class _Reader:
             self._give(key, piece)
             groups.setdefault(key, []).append(piece)
         for key, pieces in groups.items():
-            person = self._persons[key]
-            if person.box is None and not key.startswith(_NOTED) and sum(len(piece.points) for piece in pieces) == 1:
+            if self._persons[key].box is not None or key.startswith(_NOTED):
+                continue
+            if sum(len(piece.points) for piece in pieces) == 1:
                 del self._persons[key]
                 loose += pieces
+            elif key not in known:
+                self._adopt(key, pieces)
         placed, left = place(loose, self._persons)
         self.unread += left
         for key, piece in placed:
             self._give(key, piece)
+
+    def _adopt(self, key: str, pieces: Sequence[Piece]) -> None:
+        """Give points whose parent is not there to the only box that they can belong to, else report them."""
+        whole = replace(pieces[0], points={index: point for piece in pieces for index, point in piece.points.items()})
+        owners = claims(whole, {other: person for other, person in self._persons.items() if person.box is not None})
+        if len(owners) == 1:
+            del self._persons[key]
+            for piece in pieces:
+                self._give(owners[0], piece)
+        else:
+            count = counted(len(whole.points), 'point')
+            self.unread.append(f'{count} below the region {key[:40]}, which is not there; they are taken as a person')
 
     def _key_of(self, region: Mapping[str, Any], parents: Mapping[str, Any]) -> str | None:
         """Return the key of the person that a region names: its box, or the topmost region above it."""
@@ -274,11 +294,24 @@ class _Reader:
         group = meta_of(region).get('person')
         return f'{_NOTED}{group}' if isinstance(group, str) else top
 
+    def _new_key(self, region: Mapping[str, Any]) -> str:
+        """Return the region's id, or a new key if it has no id or another region has the same."""
+        key = str(region.get('id') or uuid.uuid4().hex)
+        key = uuid.uuid4().hex if key in self._keys else key
+        self._keys.add(key)
+        return key
+
     def _give(self, key: str, piece: Piece) -> None:
+        """Add points to a person; a point that the person already has is reported, not replaced."""
         person = self._persons.get(key, Person.empty())
         keypoints, visibility, scores = person.keypoints.copy(), person.visibility.copy(), person.scores.copy()
         choice = None if piece.is_chosen else self._choices.get(key)
+        taken = [KEYPOINT_NAMES[index] for index in piece.points if person.visibility[index] != NOT_LABELLED]
+        if taken:
+            self.unread.append(f'{piece.what}, but its person already has {", ".join(taken)[:60]}')
         for index, (x, y, seen, score) in piece.points.items():
+            if person.visibility[index] != NOT_LABELLED:
+                continue
             keypoints[index] = x, y
             visibility[index] = seen if choice is None or (choice, seen) == (VISIBLE, HIDDEN) else choice
             scores[index] = score
@@ -319,7 +352,7 @@ class _Reader:
 
     def _piece(self, region: Mapping[str, Any], what: str, points: Points, *, is_skeleton: bool) -> Piece:
         return Piece(
-            region=str(region.get('id') or uuid.uuid4().hex),
+            region=self._new_key(region),
             what=f'{what}{_of(region)}',
             points=points,
             is_skeleton=is_skeleton,

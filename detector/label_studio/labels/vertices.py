@@ -96,9 +96,11 @@ def read_vertices(
     :param choice: visibility that an annotator has chosen for the region; None: the vertices state their own.
     """
     listed = value.get('vertices')
-    found = [vertex for vertex in listed if isinstance(vertex, Mapping)] if isinstance(listed, list) else []
-    placed = [(vertex, place) for vertex in found if (place := place_of(vertex, size)) is not None]
-    complaints = [] if len(placed) == len(found) else [f'{len(found) - len(placed)} points without coordinates']
+    found = listed if isinstance(listed, list) else []
+    mappings = (vertex for vertex in found if isinstance(vertex, Mapping))
+    placed = [(vertex, place) for vertex in mappings if (place := place_of(vertex, size)) is not None]
+    lost = len(found) - len(placed)
+    complaints = [f'{counted(lost, "point")} without coordinates'] if lost else []
     named = [KEYPOINT_INDEX.get(canonical_name(str(vertex.get('id'))) or '') for vertex, _ in placed]
     if not any(index is not None for index in named):
         placed = _without_repeats(placed)

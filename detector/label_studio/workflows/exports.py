@@ -5,7 +5,7 @@ import io
 import itertools
 import json
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -25,7 +25,7 @@ from detector.datasets.labelled_image import (
     write_images,
 )
 from detector.datasets.omissions import Omissions
-from detector.datasets.person import NOT_LABELLED, Person, Size
+from detector.datasets.person import Size
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
 from detector.errors import InvalidImage, InvalidRequest, MediaFault
@@ -133,7 +133,7 @@ class Reader:
         regions, complaints = usable(task.results or [], config)
         reading = read_results(regions, config, size)
         persons = reading.persons
-        for complaint in [*complaints, *reading.unread] or unread(task.results or (), persons):
+        for complaint in (*complaints, *reading.unread):
             self.omissions.add('fault in regions', f'task {task.task_id} has {complaint}')
         if reading.is_lost or (not persons and any(map(_has_place, task.results or ()))):
             raise _LeftOut('whose regions cannot be read', 'none of them is a person')
@@ -171,26 +171,6 @@ class _LeftOut(Exception):
         super().__init__(reason, *details)
         self.reason = reason
         self.details = details
-
-
-def unread(results: Iterable[Mapping[str, Any]], persons: Sequence[Person]) -> Iterator[str]:
-    """Count boxes and points of regions, and yield a complaint for each kind of which the persons have fewer.
-
-    However regions are read, none gets lost without this complaint: for example one of two points for the nose.
-    """
-    boxes = points = 0
-    for value in (region.get('value') for region in results):
-        if isinstance(value, Mapping):
-            boxes += 'rectanglelabels' in value
-            points += 'keypointlabels' in value
-            vertices = value.get('vertices')
-            for vertex in vertices if isinstance(vertices, list) else ():
-                points += not isinstance(vertex, Mapping) or vertex.get('v') != NOT_LABELLED
-    labelled = sum(int(person.labelled.sum()) for person in persons)
-    boxed = sum(person.box is not None for person in persons)
-    for name, given, read in (('box', boxes, boxed), ('point', points, labelled)):
-        if read < given:
-            yield f'{given} regions or vertices of the kind {name}, of which {given - read} cannot be read'
 
 
 def _has_place(region: Mapping[str, Any]) -> bool:

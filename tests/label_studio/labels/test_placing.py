@@ -86,6 +86,18 @@ def test_points_below_other_regions_stay_together() -> None:
     assert [person.box is None for person in persons] == [False, True]
 
 
+def test_points_of_a_lost_box_go_to_the_only_possible_person() -> None:
+    """Points whose parent is not there belong to the only box around them that lacks them; others are reported."""
+    results = [keypoint_region(name, 5, 5 + y, parentID='gone') for y, name in enumerate(('nose', 'left_eye'))]
+    (person,) = from_results([*results, box_region('a', 0, 0, 20, 20)], KEYPOINTS, SIZE)
+    assert np.flatnonzero(person.visibility).tolist() == [0, 1]
+    boxes = [box_region('a', 0, 0, 20, 20), box_region('b', 1, 1, 20, 20)]
+    for others in ([], boxes, [box_region('c', 50, 50, 20, 20)]):
+        reading = read_results([*results, *others], KEYPOINTS, SIZE)
+        assert len(reading.persons) == len(others) + 1
+        assert reading.unread == ['2 points below the region gone, which is not there; they are taken as a person']
+
+
 def test_two_drawn_persons_are_two() -> None:
     """Each drawn skeleton of a body is a person; the hands of two persons belong to neither for certain."""
     first, second = drawn_skeleton('body', 17), drawn_skeleton('body', 17, id='second')

@@ -17,6 +17,7 @@ from tests.support.label_studio.regions import (
     SIZE,
     box_region,
     choice_region,
+    drawn_skeleton,
     keypoint_region,
     make_persons,
 )
@@ -242,3 +243,24 @@ def test_a_choice_that_says_nothing_is_reported(fault: str) -> None:
         choice['id'] = 'other'
     (complaint,) = read_results(results, config, SIZE).unread
     assert complaint.startswith('the choice ')
+
+
+def test_contradicting_choices_are_reported() -> None:
+    """A second choice for a region is reported if it differs from the first."""
+    nose, eye = keypoint_region('nose', 20, 20), keypoint_region('left_eye', 21, 20)
+    results = [nose, eye, choice_region(nose, 'hidden')]
+    assert read_results([*results, choice_region(nose, 'hidden')], config_of('keypoints'), SIZE).unread == []
+    (complaint,) = read_results([*results, choice_region(nose, 'visible')], config_of('keypoints'), SIZE).unread
+    assert complaint == 'the choice visible (region nose20), which contradicts another for the region'
+
+
+def test_regions_with_the_same_id_or_none_stay_apart() -> None:
+    """Boxes without ids are persons of their own, and a point that a person already has is reported."""
+    boxes = [box_region('a', 0, 0, 20, 20), box_region('a', 50, 50, 20, 20)]
+    for results in (boxes, [box | {'id': None} for box in boxes]):
+        assert len(from_results(results, config_of('keypoints'), SIZE)) == 2
+    drawn = [drawn_skeleton('body', 17, id='top'), drawn_skeleton('body', 17, id='below', parentID='top')]
+    reading = read_results(drawn, config_of('parts'), SIZE)
+    assert len(reading.persons) == 1
+    (complaint,) = reading.unread
+    assert complaint.startswith('a skeleton body (region top), but its person already has nose, left_eye, ')

@@ -22,7 +22,7 @@ from detector.label_studio.labels.task_labels import with_kept
 from detector.label_studio.workflows.exports import upright, with_unique_ids
 from tests.support.commands import invoke, succeed
 from tests.support.label_studio.exported import Json, make_annotation, make_task, write_export
-from tests.support.label_studio.regions import drawn_skeleton
+from tests.support.label_studio.regions import choice_region, drawn_skeleton
 from tests.support.people import SIZE, assert_same_persons, make_image, make_person
 
 STYLES = pytest.mark.parametrize('style', ['keypoints', 'skeleton'])
@@ -186,6 +186,23 @@ def test_labels_with_aliases_are_exported(tmp_path: Path) -> None:
     (image,) = read_coco(tmp_path / 'out.json')
     assert image.persons[0].visibility.nonzero()[0].tolist() == [0, 1]
     assert image.persons[0].keypoints[0].tolist() == [200, 100]
+
+
+@pytest.mark.parametrize('chosen', ['hidden', 'outside'])
+@STYLES
+def test_a_choice_for_a_region_is_no_fault(tmp_path: Path, style: Style, chosen: str) -> None:
+    """The choice for a region, which repeats its place or vertices, is exported without a complaint."""
+    task = make_task(make_image(1), style)
+    results = task['annotations'][0]['result']
+    if results[1]['type'] == 'choices':  # the editor replaces the choice
+        del results[1]
+    repeated = choice_region(results[0], chosen)
+    repeated['value'] |= {key: labels for key, labels in results[0]['value'].items() if key.endswith('labels')}
+    results.append(repeated)
+    result = invoke(app, 'labelstudio', 'export', write_export(tmp_path / 'a.json', [task]), '-o', tmp_path / 'b.json')
+    assert (result.exit_code, result.stderr) == (0, '')
+    (before,), (after,) = make_image(1).persons, read_coco(tmp_path / 'b.json')[0].persons
+    assert after.labelled.sum() < before.labelled.sum() if chosen == 'outside' else (after.visibility == 1).any()
 
 
 def test_an_image_whose_persons_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
