@@ -134,7 +134,7 @@ def test_an_image_without_persons_leads_to_the_button(tmp_path: Path, chromium: 
         caption = view.page.locator('main .skeleton-caption')
         expect(caption).to_contain_text('No person found · 720 × 480 pixels')
         expect(caption).to_contain_text('run `wholebody model pull balanced`')
-        expect(caption).to_contain_text(f'press "{button.splitlines()[-1]}"')
+        expect(caption).to_contain_text(f'Press "{button.splitlines()[-1]}"')
         view.assert_fits()
         view.screenshot('page-no-person-phone')
         view.drop(CARD, 'card.jpg', 'image/jpeg')
