@@ -21,6 +21,7 @@ from detector.errors import DamagedPackage, InvalidPackage
 from detector.pose.names import canonical_name
 from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
+from detector.system.durable import write_through
 
 from .archive import unpack_archive, write_archive
 from .embedded import EMBEDDED_NAMES, EMBEDDED_VERSIONS
@@ -264,7 +265,7 @@ def set_identity(package: ModelPackage, offered: OfferedModel) -> ModelPackage:
     path = package.folder / MODEL_JSON
     content = json.loads(path.read_bytes())
     content |= {'version': offered.version, 'id': offered.model_id}
-    path.write_text(json.dumps(content, indent=1), encoding='utf-8')
+    write_through(path, json.dumps(content, indent=1).encode())
     return _described(package.folder)
 
 

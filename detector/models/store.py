@@ -9,12 +9,14 @@ import os
 import shutil
 import tempfile
 import uuid
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 from detector.errors import FolderInUse, InvalidPackage
 from detector.settings import default_data_folder
+from detector.system.durable import exchange, sync_folder
 from detector.system.folder_lock import locked
 
 from . import package as model_package
@@ -69,19 +71,25 @@ class ModelStore:
     def __init__(self, data_folder: Path) -> None:
         self.data_folder = data_folder
         self.models = data_folder / 'models'
+        self.link = data_folder / _LINK
+        """The link to the current version."""
 
     @property
     def has_current(self) -> bool:
         """True if a model was ever selected, even if its folder is gone."""
-        link = self.data_folder / _LINK
-        return link.is_symlink() or link.exists()  # a copy of a data folder may hold the folder instead of the link
+        return os.path.lexists(self.link)  # a copy of a data folder may hold the folder instead of the link
+
+    @property
+    def is_linked(self) -> bool:
+        """True if there is a link to the current version, and its folder exists."""
+        return self.link.is_symlink() and self._linked().is_dir()
 
     def current(self) -> Path | None:
         """Return the folder of the current model, or None if no model is installed.
 
         :raises InvalidPackage: the folder that the link names does not exist, or models are installed without a link.
         """
-        folder = (self.data_folder / _LINK).resolve()
+        folder = self._linked()
         if self.has_current and not folder.is_dir():
             raise InvalidPackage(f'the current model {folder.name} is missing from {self.models}: {MODEL_REMEDY}')
         if not self.has_current and (versions := self.versions()):
@@ -96,9 +104,9 @@ class ModelStore:
         The list is empty only if no model is installed and none was ever selected. Only then may an embedded model
         serve: it would hide that a real one is missing or broken.
         """
-        current = [(self.data_folder / _LINK).resolve()] if self.has_current else []
+        current = [self._linked()] if self.has_current else []
         others = [self.folder(version).resolve() for version in self.versions()]
-        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        others.sort(key=_modified, reverse=True)
         return [*current, *(folder for folder in others if folder not in current)]
 
     def installed(self) -> list[ModelPackage | InvalidPackage]:
@@ -147,48 +155,122 @@ class ModelStore:
         :raises InvalidPackage: names the file or field and the reason.
         :raises FolderInUse: another process changes the models.
         """
-        self.models.mkdir(parents=True, exist_ok=True)
-        with self._changing(), tempfile.TemporaryDirectory(dir=self.models, prefix=_TEMPORARY) as temporary:
-            fresh = Path(temporary) / 'new'
+        with self._changing(), self._scratch() as scratch:
+            fresh = scratch / 'new'
             fresh.mkdir()
             package = model_package.unpack_package(archive, fresh)
             if offered is not None:
                 if offered.version != package.version:
                     log.warning('the package of model %s names the version %s', offered.version, package.version)
                 package = model_package.set_identity(package, offered)
-            target = self.folder(package.version)
-            if target.exists():
-                target.rename(Path(temporary) / 'old')
+            sync_folder(fresh)
+            self._put(fresh, package.version, scratch)
+        return dataclasses.replace(package, folder=self.folder(package.version))
+
+    def _put(self, fresh: Path, version: str, scratch: Path) -> None:
+        """Move a complete package to the folder of its version. Another one that is there is left in `scratch`."""
+        target = self.folder(version)
+        if not os.path.lexists(target):
             fresh.rename(target)
-        return dataclasses.replace(package, folder=target)
+        elif not exchange(fresh, target):
+            target.rename(scratch / version)  # `_discard` puts it back if the next step does not follow
+            fresh.rename(target)
+        sync_folder(self.models)
 
     def remove(self, version: str) -> None:
         """Remove a version if it is installed."""
         if self.folder(version).is_dir():
             with self._changing():
-                doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
-                self.folder(version).rename(doomed)  # atomic: a killed process leaves no half-removed model
-                shutil.rmtree(doomed, ignore_errors=True)
+                self._delete(self.folder(version))
+
+    def _delete(self, folder: Path) -> None:
+        doomed = self.models / f'{_TEMPORARY}{uuid.uuid4().hex}'
+        folder.rename(doomed)  # atomic: a killed process leaves no half-removed model
+        sync_folder(self.models)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def prune(self, keep: int) -> None:
         """Remove the oldest installed versions until `keep` are left. The current one always stays."""
-        current = (self.data_folder / _LINK).resolve().name
+        current = self._linked().name
         versions = sorted(self.versions(), key=lambda version: self.folder(version).stat().st_mtime)
         removable = [version for version in versions if version != current]
         for version in removable[: max(0, len(versions) - keep)]:
             log.info('removing the old model %s', version)
             self.remove(version)
 
-    def clean(self) -> None:
-        """Remove the leftovers of killed processes, unless another process is changing the models now."""
+    def mend(self) -> None:
+        """Put right what killed processes left, before a node starts: interrupted installations, and a folder in place
+        of the link to the current version. A failure is logged.
+
+        An interrupted replacement is undone, so that its version exists again.
+        """
+        seconds = 0 if self._linked().is_dir() else _LOCK_SECONDS  # another process may be replacing a missing version
         try:
-            with self._changing(seconds=0):
-                for leftover in self.models.glob(f'{_TEMPORARY}*'):
-                    shutil.rmtree(leftover, ignore_errors=True)
-                for link in self.data_folder.glob(f'.{_LINK}.*'):
-                    link.unlink(missing_ok=True)
-        except FolderInUse as error:
+            with self._changing(seconds=seconds):
+                scratches, links = self.models.glob(f'{_TEMPORARY}*'), self.data_folder.glob(f'.{_LINK}.*')
+                for path in (*scratches, *links, self.link):
+                    self._mend(path)
+        except (FolderInUse, OSError) as error:
             log.warning('leftovers of earlier installations are not removed: %s', error)
+
+    def _mend(self, path: Path) -> None:
+        try:
+            if path.name.startswith(_TEMPORARY):
+                self._discard(path)
+            elif path != self.link:
+                path.unlink(missing_ok=True)
+            elif path.is_dir() and not path.is_symlink():
+                self._adopt(path)
+        except OSError as error:
+            log.warning('%s is left as it is: %s', path, error)
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        """Create a folder for an installation; the next start removes it if this process is killed."""
+        self.models.mkdir(parents=True, exist_ok=True)
+        sync_folder(self.data_folder)
+        scratch = Path(tempfile.mkdtemp(dir=self.models, prefix=_TEMPORARY))
+        try:
+            yield scratch
+        finally:
+            self._discard(scratch)
+
+    def _discard(self, scratch: Path) -> None:
+        """Remove the folder of an installation. A version that it has displaced and not replaced is put back."""
+        for folder in scratch.iterdir():
+            if VERSION.fullmatch(folder.name) and not os.path.lexists(self.folder(folder.name)):
+                folder.rename(self.folder(folder.name))
+                sync_folder(self.models)
+                log.warning('the model %s is put back, because its replacement was interrupted', folder.name)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def _adopt(self, folder: Path) -> None:
+        """Make a link again of a folder in its place, as a copy has that follows links.
+
+        A package moves to the folder of its version. It stays if another package has that version already.
+        """
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            return
+        try:
+            package = open_package(folder)
+        except InvalidPackage:  # the node tries it as it is, and logs the reason
+            return
+        target = self.folder(package.version)
+        if not target.exists():
+            self.models.mkdir(exist_ok=True)
+            os.utime(folder)  # without the link, the latest model is the one to start with
+            folder.rename(target)
+        elif _same_package(package, target):
+            self._delete(folder)
+        else:
+            return
+        self.select(package.version)
+        log.warning('%s was a folder and is a link to the model %s again', folder, package.version)
+
+    def _linked(self) -> Path:
+        """Return the folder that the link names, which may be missing; the path of the link if it leads nowhere."""
+        return Path(os.path.realpath(self.link))  # unlike `resolve`, it accepts a link to itself
 
     def _changing(self, *, seconds: float | None = None) -> AbstractContextManager[None]:
         return locked(self.data_folder / _LOCK_FILE, seconds=_LOCK_SECONDS if seconds is None else seconds)
@@ -200,10 +282,18 @@ class ModelStore:
         return folder / f'{name}.zip'
 
     def select(self, version: str) -> None:
-        """Make an installed version the current model."""
-        link = self.data_folder / f'.{_LINK}.{uuid.uuid4().hex}'
-        link.symlink_to(Path('models') / version)
-        os.replace(link, self.data_folder / _LINK)
+        """Make an installed version the current model. Once this returns, a power cut does not undo it.
+
+        A folder in place of the link is set aside beside it.
+        """
+        fresh = self.data_folder / f'.{_LINK}.{uuid.uuid4().hex}'
+        fresh.symlink_to(Path('models') / version)
+        if self.link.is_dir() and not self.link.is_symlink():
+            aside = self.data_folder / f'{_LINK}.aside-{uuid.uuid4().hex[:8]}'
+            self.link.rename(aside)
+            log.warning('%s was a folder instead of a link, and was moved to %s', self.link, aside)
+        os.replace(fresh, self.link)
+        sync_folder(self.data_folder)
 
     def embedded(self, name: str) -> ModelPackage:
         """Open an embedded model. The first call builds or unpacks it, and a damaged one is made again.
@@ -248,6 +338,21 @@ class ModelStore:
         if current is None:
             return self.embedded(embedded_name(mode))
         return open_package(current)
+
+
+def _modified(folder: Path) -> float:
+    """Return the time at which the content of a folder last changed; 0 for one that has been removed meanwhile."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _same_package(package: ModelPackage, folder: Path) -> bool:
+    try:
+        return dataclasses.replace(open_package(folder), folder=package.folder) == package
+    except InvalidPackage:
+        return False
 
 
 def _unpacked_test_card(data_folder: Path) -> Path:

@@ -114,7 +114,7 @@ class FirstModel:
 
     async def _run(self) -> None:
         try:
-            await asyncio.to_thread(self._store.clean)
+            await asyncio.to_thread(self._store.mend)
             installed = await asyncio.to_thread(self._store.to_start_with)
             if installed:
                 await self._serve_installed(installed)
@@ -141,6 +141,20 @@ class FirstModel:
             self._serving.unavailable = f'the model in {folders[0]} cannot serve: {reason}; {MODEL_REMEDY}'
         elif 'mode' in self._settings.model_fields_set and current.name != mode:
             log.warning('MODE=%s has no effect, because models are installed: %s serves', mode, current.model_version)
+        if current is not None:
+            await asyncio.to_thread(self._mend_link, current)
+
+    def _mend_link(self, package: ModelPackage) -> None:
+        """Make the model that serves current if the link to the current one is gone or leads nowhere."""
+        store, version = self._store, package.folder.name
+        if store.is_linked or package.folder != store.folder(version).resolve():
+            return
+        try:
+            store.select(version)
+        except OSError as error:
+            log.warning('no model is current, and %s cannot be made current: %s', package.model_version, error)
+        else:
+            log.warning('no installed model was current; %s serves and is current from now on', package.model_version)
 
     # ---------------------------------------------------------------- embedded models
 

@@ -1,16 +1,27 @@
 """Installed models."""
 
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from benchmarks.support.packages import altered, make_package
+from benchmarks.support.processes import PROJECT, clean_environment, running_node
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.verification import verify
 from detector.errors import InvalidPackage
 from detector.models import package as model_package
+from detector.models import store as model_store
 from detector.models.package import OfferedModel, file_sha256, open_package
 from detector.models.store import ModelStore
+from detector.system import durable
 
 
 @pytest.fixture
@@ -133,3 +144,230 @@ def test_a_version_of_wrong_form_replaces_nothing(store: ModelStore, tmp_path: P
     with pytest.raises(InvalidPackage, match='version'):
         store.add(make_package(tmp_path / 'a.zip'), OfferedModel(version='latest', model_id='loop-model'))
     assert list(store.models.iterdir()) == []
+
+
+# ---------------------------------------------------------------- interrupted changes
+
+_KILLED_COMMAND = """
+import os, signal, sys
+from pathlib import Path
+
+from detector.models import package, store
+from detector.cli.main import main
+
+left, can_exchange = int(sys.argv[1]), sys.argv[2] == 'True'
+
+def counted(change):
+    def call(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return change(*arguments, **options)
+    return call
+
+os.rename, os.replace = counted(os.rename), counted(os.replace)
+store.exchange = counted(store.exchange) if can_exchange else lambda *_: False
+sys.argv[1:] = ['model', 'install', '--replace', sys.argv[3]]
+main()
+"""
+"""Runs `wholebody model install --replace`, and kills it at its n-th rename."""
+
+
+def replace_and_be_killed(store: ModelStore, archive: Path, step: int, *, can_exchange: bool = True) -> int:
+    """Run the command in a process of its own.
+
+    :param step: number of the rename at which the process is killed, counted from 1.
+    :return: exit status of the process.
+    """
+    environment = clean_environment(DATA_FOLDER=store.data_folder) | {'PYTHONPATH': str(PROJECT)}
+    command = [sys.executable, '-c', _KILLED_COMMAND, str(step), str(can_exchange), str(archive)]
+    return subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL).returncode
+
+
+@pytest.mark.parametrize('can_exchange', [True, False])
+def test_a_replacement_that_is_killed_at_a_rename_loses_no_model(
+    store: ModelStore, tmp_path: Path, can_exchange: bool
+) -> None:
+    """After a SIGKILL at each rename of `install --replace`, the old or the new model is whole and current."""
+    old, new = make_package(tmp_path / 'a.zip', name='old'), make_package(tmp_path / 'b.zip', name='new')
+    store.install(old, verify=verify)
+    found = []
+    for step in range(1, 10):
+        status = replace_and_be_killed(store, new, step, can_exchange=can_exchange)
+        store.mend()
+        found.append(store.current_or_embedded('starter').name)
+        assert [folder.name for folder in store.models.iterdir()] == ['1.0']
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        store.add(old)
+    assert found[-1] == 'new'
+    assert found[0] == 'old'
+    assert len(found) == (3 if can_exchange else 4)  # the exchange or two renames, the link, and the whole command
+
+
+def test_a_node_starts_with_the_model_whose_replacement_was_killed(store: ModelStore, tmp_path: Path) -> None:
+    """Where two paths cannot be exchanged, a kill between the renames leaves no version, and the next start has it."""
+    store.install(make_package(tmp_path / 'a.zip', name='old'), verify=verify)
+    new = make_package(tmp_path / 'b.zip', name='new')
+    assert replace_and_be_killed(store, new, 2, can_exchange=False) == -signal.SIGKILL
+    assert store.versions() == []
+    with running_node(tmp_path) as node:
+        assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'old 1.0'
+        assert 'the model 1.0 is put back' in node.log.read_text()
+
+
+@pytest.mark.parametrize('can_exchange', [True, False])
+def test_a_replacement_that_fails_leaves_the_old_model(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
+) -> None:
+    """If the new model cannot be moved to its place, the old one is there again when the command reports the error."""
+    store.install(make_package(tmp_path / 'a.zip', name='old'), verify=verify)
+    rename = Path.rename
+
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def fail(path: Path, target: Path) -> Path:
+        return rename(path, target) if path.name != 'new' else Path(str(full()))
+
+    monkeypatch.setattr(model_store, 'exchange', full if can_exchange else lambda *_: False)
+    monkeypatch.setattr(Path, 'rename', fail)
+    with pytest.raises(OSError, match='No space left'):
+        store.add(make_package(tmp_path / 'b.zip', name='new'))
+    assert store.current_or_embedded('starter').name == 'old'
+    assert [folder.name for folder in store.models.iterdir()] == ['1.0']
+
+
+def test_the_link_leads_to_a_model_at_every_moment(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During an installation, a replacement and a selection, each step leaves a link to a complete model."""
+    store.install(make_package(tmp_path / 'a.zip', name='old'), verify=verify)
+    new, later = make_package(tmp_path / 'b.zip', name='new'), make_package(tmp_path / 'c.zip', '1.1', 'later')
+    seen: set[str] = set()
+
+    def watched(change: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            result = change(*arguments, **options)
+            seen.add(store.current_or_embedded('starter').model_version)
+            return result
+
+        return call
+
+    for module, name in ((os, 'replace'), (os, 'rename'), (os, 'symlink'), (os, 'unlink'), (shutil, 'rmtree')):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    monkeypatch.setattr(model_store, 'exchange', watched(durable.exchange))
+    store.install(new, verify=verify, replace=True)
+    store.install(later, verify=verify)
+    assert seen == {'old 1.0', 'new 1.0', 'later 1.1'}
+
+
+def test_a_model_is_on_the_disk_before_it_is_reported(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files come before their folder, the folder before its new place, and the place before the link to it."""
+    store.install(make_package(tmp_path / 'a.zip'), verify=verify)
+    new = make_package(tmp_path / 'b.zip')
+    steps: list[str] = []
+    fsync = os.fsync
+
+    def synced(descriptor: int) -> None:
+        steps.append(Path(os.readlink(f'/proc/self/fd/{descriptor}')).name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', synced)
+
+    def noted(name: str, change: Callable[..., object]) -> Callable[..., object]:
+        def call(*paths: object) -> object:
+            steps.append(name)
+            return change(*paths)
+
+        return call
+
+    monkeypatch.setattr(model_store, 'exchange', noted('exchange', durable.exchange))
+    monkeypatch.setattr(os, 'replace', noted('replace', os.replace))
+    store.add(new, OfferedModel(version='1.0', model_id='loop-model'))
+    store.select('1.0')
+    assert steps == [
+        'data',
+        *('model.json', 'det.onnx', 'pose.onnx', 'model.json', 'new'),
+        *('exchange', 'models', 'replace', 'data'),
+    ]
+
+
+# ---------------------------------------------------------------- the link to the current model
+
+
+def test_a_folder_in_place_of_the_link_becomes_a_link(store: ModelStore, tmp_path: Path) -> None:
+    """A copy that follows links becomes what it was: one folder per version, and a link."""
+    store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
+    for change in (shutil.copytree, shutil.move):
+        store.link.unlink()
+        change(store.folder('1.9'), store.link)
+        store.mend()
+        assert store.is_linked
+        assert store.current_or_embedded('starter').version == '1.9'
+        assert store.versions() == ['1.9']
+        assert sorted(entry.name for entry in store.models.iterdir()) == ['1.9']
+
+
+def test_a_folder_that_is_another_model_of_a_version_is_kept(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither model is lost: the folder is current, and set aside when a client selects a version."""
+    store.install(make_package(tmp_path / 'a.zip', name='one'), verify=verify)
+    other = store.add(make_package(tmp_path / 'b.zip', name='two', version='1.1'))
+    store.link.unlink()
+    description = (other.folder / 'model.json').read_text().replace('"1.1"', '"1.0"')
+    shutil.move(other.folder, store.link)
+    (store.link / 'model.json').write_text(description)
+    store.mend()
+    assert store.current_or_embedded('starter').name == 'two'
+    store.select('1.0')
+    assert store.current_or_embedded('starter').name == 'one'
+    (aside,) = store.data_folder.glob('current_model.aside-*')
+    assert open_package(aside).name == 'two'
+    assert str(aside) in caplog.text
+
+
+def test_an_empty_folder_in_place_of_the_link_is_no_model(store: ModelStore, starter: list[Path]) -> None:
+    """A folder that a mount has left does not keep the embedded model from serving where nothing is installed."""
+    store.link.mkdir(parents=True)
+    store.mend()
+    assert store.to_start_with() == []
+    assert store.current_or_embedded('starter').name == 'starter'
+
+
+def test_a_link_to_itself_hides_no_model(store: ModelStore, tmp_path: Path) -> None:
+    """The installed model is tried, and commands name the remedy."""
+    store.install(make_package(tmp_path / 'a.zip'), verify=verify)
+    store.link.unlink()
+    store.link.symlink_to(store.link)
+    store.mend()
+    assert store.to_start_with() == [store.link, store.folder('1.0').resolve()]
+    with pytest.raises(InvalidPackage, match='the current model current_model is missing'):
+        store.current()
+
+
+def test_a_leftover_that_cannot_be_removed_stops_nothing(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names it, and the other leftovers are put right."""
+    store.install(make_package(tmp_path / 'a.zip'), verify=verify)
+    blocked, displaced = store.models / '.install-a', store.models / '.install-b'
+    for scratch in (blocked, displaced):
+        scratch.mkdir()
+    store.folder('1.0').rename(displaced / '1.0')
+    scan = Path.iterdir
+
+    def refuse(path: Path) -> object:
+        if path == blocked:
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return scan(path)
+
+    monkeypatch.setattr(Path, 'iterdir', refuse)
+    store.mend()
+    assert store.current_or_embedded('starter').version == '1.0'
+    assert f'{blocked} is left as it is' in caplog.text

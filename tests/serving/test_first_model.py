@@ -1,6 +1,7 @@
 """The first model: installed ones, embedded ones, and the published one that MODE names."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,57 @@ async def test_a_broken_installed_model_is_not_replaced_by_an_embedded_one(
     assert (bench.served, starter, downloads.attempts) == ([], [], [])
     assert 'pose.onnx: sha256' in str(bench.serving.unavailable)
     assert 'wholebody model pull' in str(bench.serving.unavailable)
+
+
+@pytest.mark.parametrize('link', ['nothing', 'a folder', 'a file', 'itself', 'a version that is gone'])
+async def test_without_a_link_the_latest_model_that_works_serves_and_becomes_current(
+    make_bench: MakeBench, starter: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, link: str
+) -> None:
+    """The next start needs no search; no embedded model serves, and a model that does not work is not made current."""
+    for version in ('1.0', '1.1', '1.2'):
+        install(tmp_path, version).folder.touch()
+    bench = make_bench(mode='starter')
+    bench.store.folder('1.2').joinpath('pose.onnx').write_bytes(b'damaged')
+    bench.store.link.unlink()
+    if link == 'a folder':
+        bench.store.link.mkdir()
+        bench.store.link.joinpath('a file').touch()
+    elif link == 'a file':
+        bench.store.link.touch()
+    elif link != 'nothing':
+        bench.store.link.symlink_to('current_model' if link == 'itself' else 'models/9.9')
+    await bench.start()
+    assert (bench.served, starter) == (['balanced 1.1'], [])
+    assert bench.store.current() == bench.store.folder('1.1').resolve()
+    assert 'balanced 1.1 serves and is current from now on' in caplog.text
+    assert bench.store.versions() == ['1.0', '1.1', '1.2']
+
+
+async def test_a_damaged_current_model_stays_current(make_bench: MakeBench, tmp_path: Path) -> None:
+    """Another version serves; the fault stays visible, and the link follows only when a client chooses a model."""
+    install(tmp_path, '1.0')
+    install(tmp_path, '1.1').estimator_path.write_bytes(b'damaged')
+    bench = make_bench()
+    await bench.start()
+    assert bench.served == ['balanced 1.0']
+    assert bench.store.current() == bench.store.folder('1.1').resolve()
+
+
+async def test_a_model_serves_even_if_it_cannot_be_made_current(
+    make_bench: MakeBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a disk that takes no link, the log says so."""
+    install(tmp_path)
+    bench = make_bench()
+    bench.store.link.unlink()
+
+    def refuse(_: str) -> None:
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    monkeypatch.setattr(bench.store, 'select', refuse)
+    await bench.start()
+    assert bench.served == ['balanced 1.0']
+    assert 'balanced 1.0 cannot be made current: [Errno 30] Read-only file system' in caplog.text
 
 
 @pytest.mark.parametrize(('mode', 'warned'), [('balanced', False), ('performance', True), ('test-card', True)])

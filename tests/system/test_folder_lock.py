@@ -112,7 +112,7 @@ def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch
     monkeypatch.setenv('DATA_FOLDER', str(store.data_folder))
     monkeypatch.setattr(model_store, '_LOCK_SECONDS', 0.2)
     with held_by_another(path) as other:
-        store.clean()
+        store.mend()
         assert half_done.is_dir()
         with pytest.raises(FolderInUse, match=f'process {other.pid}'):
             store.remove('1.0')
@@ -120,7 +120,7 @@ def test_models_are_changed_by_one_process_at_a_time(tmp_path: Path, monkeypatch
         assert isinstance(failed.exception, FolderInUse)
         with pytest.raises(FolderInUse), locked(path, seconds=0):
             pass
-    store.clean()
+    store.mend()
     assert not half_done.exists()
     monkeypatch.setattr(model_store, '_LOCK_SECONDS', 10)
     with held_by_another(path, seconds=0.5):
