@@ -1,5 +1,6 @@
 """Serves a node with uvicorn, sets up its logging, and ends the process in time."""
 
+import asyncio
 import gc
 import logging.config
 import os
@@ -10,7 +11,7 @@ import threading
 import time
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import uvicorn
 
@@ -19,11 +20,15 @@ from detector.observability.logs import ConsoleFormatter, JsonFormatter, log_unc
 from detector.observability.secrecy import hide_secrets
 from detector.settings import Settings
 from detector.system.folder_lock import NODE_LOCK, FolderLock
+from detector.system.open_files import raise_limit
 from detector.system.opencv import opencv_fault
 from detector.system.shutdown_budget import ShutdownBudget
 
+from .connections import FILES, Connection, Connections, connections_needed
+
 if TYPE_CHECKING:
     from detector.api.middleware.drain import Drain
+    from detector.observability.metrics import Metrics
 
     from .shutdown import NodeShutdown
 
@@ -31,6 +36,8 @@ log = logging.getLogger('wholebody.node')
 
 _LOCK_SECONDS: Final = 0.2
 """Time to wait for the lock of DATA_FOLDER, which commands hold for a moment to see if a node runs, in seconds."""
+_TICKS_PER_SECOND: Final = 10
+"""Number of times that uvicorn calls `on_tick` in a second."""
 SAME_SIGNAL_SECONDS: Final = 0.2
 """Time in which a repeated signal counts as the same one, in seconds. A signal can arrive twice, because a parent such
 as `uv run` forwards it."""
@@ -58,6 +65,7 @@ def serve(settings: Settings) -> None:
     install_page(node, node.parts)
     gc.collect()
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
+    connections = _connections(settings, node.parts.metrics)
     config = uvicorn.Config(
         node,
         host=settings.node_host,
@@ -65,12 +73,26 @@ def serve(settings: Settings) -> None:
         lifespan='on',
         loop='asyncio' if settings.debug else 'auto',  # uvloop does not report slow callbacks
         log_config=None,
+        http=cast(type[asyncio.Protocol], connections.protocol),  # uvicorn only calls it
+        ws='websockets-sansio',  # what `auto` takes; `Connections` reads its state
         ws_max_size=settings.max_frame_mib * 1024**2,
         ws_per_message_deflate=False,  # a small compressed frame could inflate to MAX_FRAME_MIB before authentication
         timeout_graceful_shutdown=node.shutdown.budget.connections,
     )
-    _Server(config, node.parts.drain, node.shutdown).run()
+    _Server(config, node.parts.drain, node.shutdown, connections).run()
     end_at_once()
+
+
+def _connections(settings: Settings, metrics: 'Metrics') -> Connections:
+    wanted = connections_needed(settings)
+    connections = Connections(
+        limit=min(wanted, raise_limit(wanted + FILES) - FILES),
+        seconds=settings.body_seconds,
+        unread_bytes=settings.max_in_flight_mib * 1024**2,
+        on_end=metrics.connection_ended,
+    )
+    metrics.count_connections(lambda: len(connections.open))
+    return connections
 
 
 def _lock(settings: Settings) -> FolderLock:
@@ -86,10 +108,14 @@ def _lock(settings: Settings) -> FolderLock:
 class _Server(uvicorn.Server):
     """Waits for running requests before it closes their connections, and ends the process in any case."""
 
-    def __init__(self, config: uvicorn.Config, drain: 'Drain', shutdown: 'NodeShutdown') -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: 'Drain', shutdown: 'NodeShutdown', connections: Connections
+    ) -> None:
         super().__init__(config)
         self._drain = drain
         self._shutdown = shutdown
+        self._connections = connections
+        connections.open = cast(set[Connection], self.server_state.connections)  # `http` and `ws` name the classes
         self._signals: SimpleQueue[int] = SimpleQueue()  # signal handlers may call its `put`
         arguments = (self._signals, shutdown.budget)
         threading.Thread(target=_end_in_time, args=arguments, name='end', daemon=True).start()
@@ -98,6 +124,11 @@ class _Server(uvicorn.Server):
         self._drain.begin()
         self.should_exit = True
         self._signals.put(sig)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SECOND == 0:
+            self._connections.check(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:

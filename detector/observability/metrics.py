@@ -3,12 +3,12 @@
 Labels come from fixed sets only, never from images, cameras, callers or credentials. All times are in seconds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from detector.errors import Busy, InferenceFailed, WholebodyError
 from detector.pose.pose import Pose
@@ -27,6 +27,8 @@ _CONFIDENCES: Final = tuple(round(0.1 * step, 1) for step in range(1, 10))
 _PART_STARTS: Final = [part.start for part in PARTS]
 _PART_SIZES: Final = [len(part.indices) for part in PARTS]
 
+ENDS: Final = ('header', 'idle', 'unread', 'number')
+"""Reasons for which the node ends a connection."""
 CLIENT_GONE: Final = 499
 """Status of a request whose client disconnected before the answer."""
 _REASONS: Final = {
@@ -100,10 +102,16 @@ class Metrics:
             buckets=_LAG_SECONDS,
             registry=registry,
         )
+        self._ended = Counter(
+            'wholebody_connections_ended', 'Connections that the node ended for a limit', ['reason'], registry=registry
+        )
+        self._connections = Gauge('wholebody_connections', 'Open connections', registry=registry)
         self._parts = [self._confidence.labels(part.name) for part in PARTS]
         others = ('runtime_fails', 'queue_full', 'memory', 'deadline', 'replaced', 'ending', 'other')
         for reason in (*_REASONS.values(), *others):
             self._refused.labels(reason)  # creates the series, so that a rate exists before the first refusal
+        for reason in ENDS:
+            self._ended.labels(reason)
         for outcome in ('ok', 'failed', 'refused'):
             self._switches.labels(outcome)
             self._fetches.labels(outcome)
@@ -173,6 +181,20 @@ class Metrics:
         self._fetches.labels(outcome).inc()
         if outcome != 'refused':
             self._fetch_seconds.observe(seconds)
+
+    def count_connections(self, count: Callable[[], int]) -> None:
+        """Report the number of open connections.
+
+        :param count: returns it; called at each scrape.
+        """
+        self._connections.set_function(count)
+
+    def connection_ended(self, reason: str) -> None:
+        """Count a connection that the node ended.
+
+        :param reason: one of `ENDS`.
+        """
+        self._ended.labels(reason).inc()
 
     def lagged(self, seconds: float) -> None:
         self._lag.observe(seconds)

@@ -19,6 +19,7 @@ from detector.engine import pose_engine, thresholds
 from detector.models.catalogue import read_catalogue
 from detector.models.embedded import EXAMPLE_CARD
 from detector.models.package import Detector, Estimator, Wholebody
+from detector.node import connections
 from detector.outbox import collector, files, outbox, relevance
 from detector.pose import similarity
 from detector.serving import decoding, first_model, recovery
@@ -237,6 +238,9 @@ def test_the_fields_of_a_package_are_documented() -> None:
         ('how-to/models.md', 'up to {:g} minutes', first_model.MAX_PAUSE_SECONDS / 60),
         ('how-to/limits.md', '{:.0f} million pixels', decoding.ROOM_PIXELS / 1e6),
         ('how-to/limits.md', '{} images in one `batch_detect`', service.MAX_BATCH),
+        ('how-to/limits.md', "{:.0f} KiB for a request's line and header", connections.MAX_HEADER_BYTES / 1024),
+        ('how-to/limits.md', '{:g} seconds from the opening of a connection', connections.HEADER_SECONDS),
+        ('how-to/limits.md', '{} requests that wait on one connection', connections.MAX_PIPELINED),
     ],
 )
 def test_figures_are_those_of_the_code(page: str, words: str, value: float) -> None:

@@ -51,11 +51,26 @@ class RequestLimits:
         elif self._present >= self._settings.max_requests:
             await answer(self._too_many())(scope, receive, send)
         else:
-            self._present += 1
-            try:
-                await self._bounded(policy, scope, receive, send)
-            finally:
-                self._present -= 1
+            await self._counted(policy, scope, receive, send)
+
+    async def _counted(self, policy: RoutePolicy, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request until its answer begins: a client that does not read it must not keep a place."""
+        self._present += 1
+        counted = True
+
+        def leave() -> None:
+            nonlocal counted
+            self._present -= counted
+            counted = False
+
+        async def leaving(message: Message) -> None:
+            leave()
+            await send(message)
+
+        try:
+            await self._bounded(policy, scope, receive, leaving)
+        finally:
+            leave()
 
     def _too_many(self) -> Busy:
         if self._logged.due():
