@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final
 
 from .skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME, PERSON, Part
@@ -17,7 +18,7 @@ from .skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME, PERSON, Part
 _SIDES: Final = {'l': 'left', 'r': 'right', 'left': 'left', 'right': 'right'}
 _FINGERS: Final = ('thumb', 'forefinger', 'middle_finger', 'ring_finger', 'pinky_finger')
 _FINGER_SYNONYMS: Final = {
-    'forefinger': ('index_finger', 'index'),
+    'forefinger': ('fore_finger', 'index_finger', 'index'),
     'middle_finger': ('middle',),
     'ring_finger': ('ring',),
     'pinky_finger': ('pinky',),
@@ -29,8 +30,11 @@ _OTHER_POINTS: Final = frozenset({
     'knee', 'midhip', 'mouth', 'neck', 'nose', 'pelvis', 'shoulder', 'spine', 'thorax', 'toe', 'torso', 'wrist',
 })  # fmt: skip
 """Words of names that stand for one point of the body."""
-_PUNCTUATION: Final = r"\s\-_./:,'()\[\]\u2010-\u2015\u2212"
+_DASHES: Final = r'\-\u2010-\u2015'
+_PUNCTUATION: Final = rf"\s_./:,'()\[\]\u2212{_DASHES}"
 _READABLE: Final = re.compile(f'[A-Za-z0-9{_PUNCTUATION}]+')
+_SIGN: Final = re.compile(rf'(?:^|[{_PUNCTUATION}])[{_DASHES}.,][0-9]|\u2212[0-9]')
+"""A number with a sign or a decimal point: in `face_-1`, unlike in `face-1`, the dash does not join two words."""
 _CAMEL: Final = re.compile(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])')
 _WORD: Final = re.compile(r'[a-z]+|[0-9]+')
 _MAX_CHARACTERS: Final = 100
@@ -60,7 +64,7 @@ def keypoint_indices(names: Sequence[str]) -> list[int | None]:
 
 def part_named(name: str) -> Part | None:
     """Return the part of the body that a name in any spelling stands for; None if it is unknown."""
-    found = {part.name: part for words in _readings(name) if (part := _PARTS.get(''.join(words))) is not None}
+    found = {part.name: part for words in _readings(name) if (part := _PARTS.get(_stem(words))) is not None}
     return next(iter(found.values())) if len(found) == 1 else None
 
 
@@ -77,15 +81,26 @@ def _readings(name: str) -> Iterator[tuple[str, ...]]:
     text = unicodedata.normalize('NFKC', name[: _MAX_CHARACTERS + 1])
     # a superscript would become a further digit of the number before it
     has_raised = any(letter.isdigit() and not letter.isdecimal() for letter in name[: _MAX_CHARACTERS + 1])
-    if len(text) > _MAX_CHARACTERS or has_raised or not _READABLE.fullmatch(text):
+    if len(text) > _MAX_CHARACTERS or has_raised or not _READABLE.fullmatch(text) or _SIGN.search(text):
         return
     for spaced in dict.fromkeys((text, _CAMEL.sub(' ', text))):
         words: list[str] = []
-        for word in _WORD.findall(spaced.lower()):
-            if word == 'of' and words and words[-1] in _SIDES.values():
+        for before, word in pairwise(['', *_WORD.findall(spaced.lower())]):
+            if word == 'of' and before in _SIDES:
                 continue
             words.append((word.lstrip('0') or '0') if word.isdigit() else _SIDES.get(word, word))
         yield tuple(words)
+
+
+def _stem(words: Iterable[str]) -> str:
+    """Return the table's key for words; empty if one of them is divided, as in `no se` for `nose`."""
+    listed = list(words)
+    stem = ''.join(listed)
+    return stem if _ends(listed) <= _ENDS.get(stem, frozenset()) else ''
+
+
+def _ends(words: Iterable[str]) -> frozenset[int]:
+    return frozenset(accumulate(map(len, words)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,7 @@ def _found(name: str) -> tuple[int | None, _Family | None]:
 
 def _read(words: Sequence[str]) -> tuple[int | None, _Family | None]:
     numbers = [word for word in words if word.isdigit()]
-    stem = ''.join('#' if word.isdigit() else word for word in words)
+    stem = _stem('#' if word.isdigit() else word for word in words)
     if not numbers:
         return _PLAIN.get(stem), None
     family = _NUMBERED.get(stem)
@@ -138,14 +153,19 @@ _EXACT: Final = {PERSON: PERSON} | {name: name for name in KEYPOINT_NAMES} | ALI
 """Canonical names by the names that are looked up most."""
 
 
-def _stems(words: str) -> Iterator[str]:
-    """Yield the table's keys for a name with underscores: with the side at each place."""
-    first, *rest = words.split('_')
+def _orders(name: str) -> Iterator[list[str]]:
+    """Yield the words of a name with underscores, with the side at each place."""
+    first, *rest = name.split('_')
     if first not in _SIDES:
-        yield words.replace('_', '')
+        yield [first, *rest]
         return
     for place in range(len(rest) + 1):
-        yield ''.join([*rest[:place], first, *rest[place:]])
+        yield [*rest[:place], first, *rest[place:]]
+
+
+def _stems(name: str) -> Iterator[str]:
+    """Yield the table's keys for a name with underscores."""
+    yield from map(''.join, _orders(name))
 
 
 def _plain_names() -> Iterator[tuple[str, int]]:
@@ -181,6 +201,17 @@ def _fingers(start: int) -> Iterator[tuple[str, int, str]]:
             yield finger, start + 1 + 4 * number, words
 
 
+def _word_ends() -> dict[str, frozenset[int]]:
+    """Return the positions in each key at which a word may end."""
+    ends: dict[str, frozenset[int]] = {}
+    for name in [*dict(_plain_names()), *dict(_numbered_names()), *PART_BY_NAME]:
+        for words in _orders(name):
+            stem = ''.join(words)
+            ends[stem] = ends.get(stem, frozenset()) | _ends(words)
+    return ends
+
+
 _PLAIN: Final = {stem: index for name, index in _plain_names() for stem in _stems(name)}
 _NUMBERED: Final = {stem: family for name, family in _numbered_names() for stem in _stems(name)}
 _PARTS: Final = {stem: part for part in PART_BY_NAME.values() for stem in _stems(part.name)}
+_ENDS: Final = _word_ends()

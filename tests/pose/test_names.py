@@ -1,7 +1,10 @@
 """Names of keypoints and parts in other spellings and of other tools."""
 
 import random
+import re
+import unicodedata
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 from hypothesis import given
@@ -25,6 +28,10 @@ MEDIAPIPE_HAND = (
     'MIDDLE_FINGER_TIP', 'RING_FINGER_MCP', 'RING_FINGER_PIP', 'RING_FINGER_DIP', 'RING_FINGER_TIP', 'PINKY_MCP',
     'PINKY_PIP', 'PINKY_DIP', 'PINKY_TIP',
 )  # fmt: skip
+FINGERS = (
+    ('thumb',), ('forefinger', 'fore_finger', 'index_finger', 'index'), ('middle_finger', 'middle'),
+    ('ring_finger', 'ring'), ('pinky_finger', 'pinky'),
+)  # fmt: skip
 OTHER_POINTS = (
     # OpenPose, COCO with a neck, Halpe, AI Challenger, Human3.6M, MPII, SMPL-X
     'Neck', 'MidHip', 'mid_hip', 'Background', 'head', 'head_top', 'top_head', 'hip', 'pelvis', 'root', 'spine',
@@ -40,6 +47,15 @@ OTHER_POINTS = (
     'left_eye_right_eye', 'left left eye', 'face_1_2', 'face_1.5', 'left_hand_1_2', 'not nose', 'nose 2', 'nose!',
     'nose?', 'left+eye', 'left_eye|right_eye', 'face_\u0661', 'of left eye', 'tail', '', ' ', '_',
     'left_hand_1\u00b2', 'face_\u2460', 'x' * 1000, '9' * 5000,
+    # numbers with a sign or a decimal point
+    'face_-1', 'face -1', 'face--1', 'face (-1)', 'face_\u20131', 'face\u22121', 'face_\uff0d1',  'left_hand_-0',
+    'face_.5', 'face ,5', '-1', 'left_thumb_-1',
+    # words in pieces
+    'no se', 'n.o.s.e', 'le-ft eye', 'fa ce 1', 'an_kle left', 'left_th_umb1', 'LeftH and 1', 'right_e_ar',
+)  # fmt: skip
+PIECES = (
+    *SEPARATORS, '-', '\u2212', ',', '(', ')', '[', ']', '/', "'", ' of ', 'of', '+', '!', '0', '1', '7', '\u00b9', 'l',
+    'r', 'L', 'R', 'left', 'Right', 'hand', 'toe', 'e', 's', 'x', 'tip', 'index', 'person',
 )  # fmt: skip
 
 
@@ -85,6 +101,65 @@ def test_a_changed_name_is_no_name(name: str, letter: str, place: int) -> None:
     """A name with another letter in it is not taken for the nearest name."""
     changed = name[:place] + letter + name[place:]
     assert canonical_name(changed) is None
+
+
+@given(spellings(), st.lists(st.tuples(st.sampled_from(PIECES), st.integers(0, 25), st.integers(0, 2)), max_size=3))
+def test_a_label_that_is_not_derived_from_a_name_is_none(
+    drawn: tuple[str, str], changes: list[tuple[str, int, int]]
+) -> None:
+    """If a spelling with other pieces in it still is a name, it consists of the words of that name and separators."""
+    label = drawn[1]
+    for piece, place, removed in changes:
+        label = label[:place] + piece + label[place + removed :]
+    found = canonical_name(label)
+    assert found is None or is_derived(label, found)
+    part = part_named(label)
+    assert part is None or is_derived(label, part.name)
+
+
+@given(spellings(), st.sampled_from((*KEYPOINT_NAMES, 'person')))
+def test_what_is_derived_is_told_from_what_is_not(drawn: tuple[str, str], other: str) -> None:
+    """The measure of the test above accepts each spelling of a name for that name, and for no other."""
+    name, spelling = drawn
+    assert is_derived(spelling, name)
+    assert other == name or not is_derived(spelling, other)
+
+
+def is_derived(label: str, name: str) -> bool:
+    """Return True if a label has the words of one of a name's writings, whole, in order, with the side anywhere."""
+    return pattern(name).fullmatch(unicodedata.normalize('NFKC', label)) is not None
+
+
+@cache
+def pattern(name: str) -> re.Pattern[str]:
+    mark = "[\\s\\-_./:,'()\\[\\]\u2010-\u2015\u2212]"
+    numbered = f'(?<!{mark}[\\-.,\u2010-\u2015])(?<!\u2212)0*{{}}(?![0-9])'
+    orders = []
+    for written in writings(name):
+        first, *rest = written.split('_')
+        words = [numbered.format(word) if word.isdigit() else f'(?i:{word})' for word in (first, *rest)]
+        if first not in ('left', 'right'):
+            orders.append(words)
+            continue
+        low, end = first[0], f'(?={mark}|[A-Z0-9]|$)'
+        letter = f'(?<![A-Za-z]){low}(?={mark}|[0-9]|$)|(?<![A-Z]){low.upper()}{end}'
+        side = f'(?:(?i:{first})|{letter})(?:{mark}*(?i:of){end})?'
+        orders += [[*words[1:place], side, *words[place:]] for place in range(1, len(words) + 1)]
+    return re.compile('|'.join(f'{mark}*'.join(['', *words, '']) for words in orders))
+
+
+def writings(name: str) -> list[str]:
+    """Return the words of a name, and those of other tools for it."""
+    found = [name, *(upstream for upstream in UPSTREAM if ALIASES.get(upstream) == name)]
+    side, _, number = name.partition('_hand_')
+    if number == '0':
+        found += [f'{side}_hand_wrist']
+    elif number.isdigit():
+        finger, joint = divmod(int(number) - 1, 4)
+        joints = ('cmc', 'mcp', 'ip', 'tip') if finger == 0 else ('mcp', 'pip', 'dip', 'tip')
+        for word in FINGERS[finger]:
+            found += [f'{side}_{hand}{word}_{end}' for hand in ('', 'hand_') for end in (joints[joint], joint + 1)]
+    return found
 
 
 def test_no_two_keypoints_share_a_spelling() -> None:
