@@ -245,6 +245,7 @@ def rectangles(draw: st.DrawFn) -> dict[str, Any]:
     ),
     st.sampled_from([None, (64, 48)]),
 )
+@example((GENERIC, [], [{'from_name': [], 'value': {}}]), None)
 def test_any_regions_are_people_or_nothing(drawn: tuple[str, list[Any], Any], size: tuple[int, int] | None) -> None:
     """Regions of any form raise nothing, and the persons found have finite coordinates and can go to the Loop."""
     xml, boxes, results = drawn

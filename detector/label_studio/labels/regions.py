@@ -186,11 +186,11 @@ def kind_of(region: Mapping[str, Any], config: LabelingConfig) -> Kind | None:
 
     :param region: its labels need not be known.
     """
-    name = region.get('from_name')
+    name = str(region.get('from_name'))
     boxes, points, skeletons = config.boxes, config.points, config.skeletons
     if boxes is not None and name in {label.control for label in boxes.read}:
         labels = labels_of(region, 'rectanglelabels')
-        return 'box' if labels is None or any(_is_person(boxes, str(name), label) for label in labels) else None
+        return 'box' if labels is None or any(_is_person(boxes, name, label) for label in labels) else None
     if points is not None and name in {label.control for label in (*points.written.values(), *points.unknown)}:
         return 'point'
     if skeletons is not None and name in {label.control for label in (*skeletons.read, *skeletons.unknown)}:
