@@ -5,7 +5,10 @@ networks in NO_PROXY, even if the client needs no proxy. The transports here cho
 """
 
 import ipaddress
+import logging
 import os
+import re
+from functools import lru_cache
 from typing import Any, Final
 from urllib.request import getproxies
 
@@ -14,9 +17,18 @@ import httpx
 from detector.errors import InvalidSettings
 from detector.settings import without_logins
 
+log = logging.getLogger('wholebody')
+
 _SCHEMES: Final = ('http', 'https', 'socks5', 'socks5h')
 _LOCAL_SUFFIXES: Final = ('.localhost', '.local', '.internal')
 """Ends of names that only the local network resolves."""
+_DOMAIN: Final = re.compile(r'[\w-]+(?:\.[\w-]+)*')
+_PORT: Final = re.compile(r'([^:]*):([0-9]{1,5})')
+_BRACKETS: Final = re.compile(r'\[([^]]*)](?::([0-9]{1,5}))?')
+_MAX_SHOWN: Final = 100
+"""Maximum length of an entry of NO_PROXY in the log, in characters."""
+_MAX_COMPLAINTS: Final = 1000
+"""Number of entries of NO_PROXY that are remembered as logged."""
 
 
 def proxy_of(url: httpx.URL) -> str | None:
@@ -116,27 +128,40 @@ def _is_exempt(url: httpx.URL, entries: str) -> bool:
     """Return True if NO_PROXY lists the host: by name, domain, address or network, with or without a port, or `*`."""
     name, address = url.host.rstrip('.').lower(), _address(url.host)
     port = url.port or {'http': 80, 'https': 443}.get(url.scheme)
-    for entry in filter(None, (entry.strip().lower() for entry in entries.split(','))):
-        if entry == '*':
-            return True
+    found = False
+    for written in filter(None, re.split(r'[\s,]+', entries)):
+        entry = written.lower()
         host, wanted = _host_and_port(entry.rpartition('://')[2].rstrip('/') if '://' in entry else entry)
-        if wanted not in (None, port):
-            continue
-        if address is not None and (network := _network(host)) is not None and address in network:
-            return True
-        domain = host.removeprefix('*').lstrip('.')
-        if domain and (name == domain or name.endswith(f'.{domain}')):
-            return True
-    return False
+        network, domain = _network(host), host.removeprefix('*').strip('.')
+        if entry == '*':
+            found = True
+        elif network is None and not _is_domain(domain):
+            _complain(written)
+        elif wanted in (None, port):
+            found |= address is not None and network is not None and address in network
+            found |= name == domain or name.endswith(f'.{domain}')
+    return found
+
+
+@lru_cache(maxsize=_MAX_COMPLAINTS)
+def _complain(entry: str) -> None:
+    """Log an entry of NO_PROXY that cannot be read, once."""
+    log.warning(
+        '%s: "%s" is ignored; give names, domains, addresses or networks, separated by commas, such as '
+        'localhost,.example.com,10.0.0.0/8',
+        _variable('no'), without_logins(entry)[:_MAX_SHOWN],
+    )  # fmt: skip
+
+
+def _is_domain(text: str) -> bool:
+    """Return True if a text can be the name of a host; a last label of digits would be a part of an address."""
+    return _DOMAIN.fullmatch(text) is not None and not text.rpartition('.')[2].isdecimal()
 
 
 def _host_and_port(entry: str) -> tuple[str, int | None]:
-    """Divide `host`, `host:port`, `[v6]:port`, `v6` and `address/prefix`."""
-    if entry.startswith('['):
-        host, _, port = entry[1:].partition(']')
-        return host, int(port[1:]) if port[1:].isdecimal() else None
-    host, _, port = entry.partition(':')
-    return (host, int(port)) if port.isdecimal() else (entry, None)
+    """Divide `host`, `host:port`, `[v6]`, `[v6]:port`, `v6` and `address/prefix`."""
+    found = _BRACKETS.fullmatch(entry) or _PORT.fullmatch(entry)
+    return (entry, None) if found is None else (found[1], int(found[2]) if found[2] else None)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

@@ -15,6 +15,7 @@ from PIL import Image
 from detector.cli.main import app
 from detector.errors import InvalidSettings, WholebodyError
 from detector.label_studio.server.client import Connection
+from detector.system import proxies
 from detector.system.proxies import AsyncProxyTransport, ProxyTransport, http_proxy_of, proxy_of
 from tests.support.commands import invoke
 
@@ -83,6 +84,9 @@ def test_local_hosts_are_requested_directly(monkeypatch: pytest.MonkeyPatch, url
         ('a.example:443', ['https://a.example'], ['http://a.example']),
         ('http://a.example/', ['http://a.example'], ['http://b.example']),
         ('*', ['http://a.example', 'http://8.8.8.8'], []),
+        ('b.example a.example\tc.example', ['http://a.example', 'http://c.example'], ['http://d.example']),
+        ('a.example., .b.example.', ['http://a.example', 'http://x.b.example'], ['http://c.example']),
+        ('bücher.example', ['http://bücher.example'], ['http://b.example']),
         (',,;,%,10.0.0.0/99,[,:', [], ['http://a.example', 'http://8.8.8.8']),
     ],
 )
@@ -94,6 +98,28 @@ def test_no_proxy_lists_hosts_in_all_common_forms(
     monkeypatch.setenv('NO_PROXY', entries)
     assert [proxy_of(httpx.URL(url)) for url in direct] == [None] * len(direct)
     assert [proxy_of(httpx.URL(url)) for url in through_proxy] == ['http://p:3128'] * len(through_proxy)
+
+
+@pytest.mark.parametrize(
+    'entry',
+    [
+        'a.example;b.example', '%', '10.0.0.0/99', '[', ':', '[::1', '[::1]:port', 'a.example:port', '10.*', '192.168.',
+        '8.8.8', '<local>', '*.*', 'a..example', 'A.Example/path', '/etc/hosts', 'a.example:99999999',
+    ],
+)  # fmt: skip
+def test_an_unreadable_entry_is_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, entry: str
+) -> None:
+    """One line names the variable and each entry of NO_PROXY that cannot be read; the others count."""
+    proxies._complain.cache_clear()
+    monkeypatch.setenv('ALL_PROXY', 'http://p:3128')
+    monkeypatch.setenv('no_proxy', f'c.example,{entry},u:secret@d.example')
+    for _ in range(3):
+        assert proxy_of(httpx.URL('http://c.example')) is None
+        assert proxy_of(httpx.URL('http://a.example')) == 'http://p:3128'
+    assert [message.partition(' is ignored')[0] for message in caplog.messages] == [
+        f'no_proxy: "{entry}"', 'no_proxy: "…@d.example"'
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
