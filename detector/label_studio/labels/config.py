@@ -36,7 +36,10 @@ _COLOURS: Final = {
 that they can be seen on photographs and in lists. Red is missing, since the editor draws the selected region in it."""
 _HOTKEYS: Final = {'visible': 'y', 'hidden': 'x', 'outside': 'n'}
 """Keys of the choices of visibility, which no tool of the editor uses."""
-_HINT: Final = 'Shift+click on a point: hidden, shown as a curve. Alt+click on a point: outside the image.'
+_HINT: Final = (
+    'First click on a point to select its region. Then Shift+click on a point: hidden, shown as a curve. '
+    'Alt+click on a point: outside the image.'
+)
 _MAX_CHARACTERS: Final = 1_000_000
 _MAX_DEPTH: Final = 64
 """Maximum nesting of tags; the time to search the labels grows with it."""

@@ -7,10 +7,10 @@ import pytest
 
 from detector.cli.main import app
 from detector.errors import InvalidRequest
-from detector.label_studio.labels.config import generate, parse
+from detector.label_studio.labels.config import Style, generate, parse
 from detector.models.embedded import MODEL_FILES
 from detector.pose.names import ALIASES
-from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME
+from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, PART_BY_NAME, PARTS
 from tests.support.commands import invoke, succeed
 
 IMAGE = '<Image name="image" value="$image"/>'
@@ -195,6 +195,15 @@ def test_colours_can_be_seen_on_light_and_dark_pictures() -> None:
         luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
         assert 1.05 / (luminance + 0.05) >= 3, colour
         assert (luminance + 0.05) / 0.05 >= 3, colour
+
+
+@pytest.mark.parametrize('style', ['skeleton', 'parts'])
+def test_labels_of_skeletons_explain_the_clicks(style: Style) -> None:
+    """The hint of each label says to select the region before Shift+click, which the editor otherwise ignores."""
+    hints = re.findall(r'<Label [^>]*hint="([^"]*)"', generate(style))
+    assert len(hints) == (1 if style == 'skeleton' else len(PARTS))
+    for hint in hints:
+        assert hint.index('select') < hint.index('Shift+click') < hint.index('Alt+click')
 
 
 def test_the_shipped_config_is_the_generated_one() -> None:
