@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from typer.core import TyperGroup
 
+from detector.wording import counted
+
 from .defaults import DEFAULT_PORT, DEFAULT_URL, ORGANIZATION, PROJECT
 from .faults import Endpoint, Kind
 
@@ -125,8 +127,8 @@ def images(
 
 
 def _image_line(image: dict[str, Any]) -> str:
-    boxes = f'{image["boxes"]} box{"" if image["boxes"] == 1 else "es"}'
-    line = f'{image["received"][:19]}  {image["id"]}  {image["width"]}×{image["height"]}  {boxes}'
+    shapes = f'{counted(image["boxes"], "box")}, {counted(image["points"], "point")}'
+    line = f'{image["received"][:19]}  {image["id"]}  {image["width"]}×{image["height"]}  {shapes}'
     return '  '.join([line, *(f'#{tag}' for tag in image['tags'])])
 
 

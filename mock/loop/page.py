@@ -167,13 +167,13 @@ class LoopPage:
 
 def _picture(project: Project, record: ImageRecord) -> Picture:
     state = project.state
-    persons = counted(record.boxes, 'person')
+    shapes = f'{counted(record.boxes, "box")}, {counted(record.points, "point")}'
     return Picture(
         address='/'.join(quote(part) for part in (state.organization, state.project, 'images', record.id)),
         title=record.name,
         lines=[
             record.received[:19].replace('T', ' '),
-            f'{persons} · {record.source}' if record.source else persons,
+            f'{shapes} · {record.source}' if record.source else shapes,
         ],
         tags=record.tags,
     )

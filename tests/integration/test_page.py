@@ -21,6 +21,7 @@ from detector.pose.skeleton import PART_BY_NAME
 from mock.test_card.cards import Figure
 from tests.support.integration.browser import ARTEFACTS
 from tests.support.integration.page_browser import PHONE, SCREENS, PageView, opened, seen
+from tests.support.mock_loop import corrected_card, send_images
 
 pytestmark = pytest.mark.integration
 
@@ -294,6 +295,17 @@ def test_the_mock_loop_shows_what_arrived_and_sets_the_target(
         assert_places(view, inside='.picture-dialog')
         view.page.wait_for_timeout(500)
         view.page.screenshot(path=_artefact(f'loop-page-picture-{screen}'))
+
+
+def test_the_mock_loop_shows_corrections(loop: MockLoopProcess, chromium: Path) -> None:
+    """The mock's page counts the boxes and points of an annotation, and draws them over the image."""
+    assert send_images(loop, {'corrected.jpg': CARD, 'corrected.json': corrected_card()}).status_code == 200
+    with opened(chromium, loop.url) as view:
+        picture = view.page.locator('main .picture', has_text='2 boxes, 266 points').first
+        picture.wait_for()
+        picture.click()
+        assert_places(view, inside='.picture-dialog')
+        assert view.page.locator('.picture-dialog rect.box').count() == len(FIGURES)
 
 
 def _version(node: NodeProcess) -> str:

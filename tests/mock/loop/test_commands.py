@@ -56,7 +56,7 @@ def test_received_images_and_detectors_are_listed(loop: MockLoopProcess, tmp_pat
     loop.http.post(f'{loop.api}/images', files=files)
     assert len(succeed('images').splitlines()) == 2
     line = succeed('images', '--tag', 'night', '-o', tmp_path / 'pictures').strip()
-    assert '720×480  0 boxes  #night' in line
+    assert '720×480  0 boxes, 0 points  #night' in line
     assert [path.suffix for path in (tmp_path / 'pictures').iterdir()] == ['.jpg']
     assert succeed('detectors') == ''
     loop.login()

@@ -8,13 +8,10 @@ import pytest
 
 from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.loops import MockLoopProcess
-from detector.datasets.person import VISIBLE, Person
 from detector.engine.pose_engine import PoseEngine
-from detector.label_studio.backend.corrections import to_annotations
 from detector.pose import images
-from detector.pose.skeleton import KEYPOINT_NAMES
 from detector.wholebody_logic import WholebodyDetectorLogic
-from tests.support.mock_loop import metadata, send_images
+from tests.support.mock_loop import corrected_card, metadata, send_images
 
 
 @pytest.mark.parametrize(
@@ -56,12 +53,7 @@ def test_skeletons_are_drawn_over_received_images(loop: MockLoopProcess, engine:
 
 def test_annotated_persons_are_counted_and_drawn(loop: MockLoopProcess) -> None:
     """Boxes and points of a correction are counted and drawn as those of a detection are."""
-    persons = [Person.empty() for _ in FIGURES]
-    for person, figure in zip(persons, FIGURES, strict=True):
-        person.keypoints[:], person.visibility[:] = figure.keypoints, VISIBLE
-    ids = {name: name for name in ('person', *KEYPOINT_NAMES)}
-    corrected = json.dumps(asdict(to_annotations(persons, ids))).encode()
-    assert send_images(loop, {'a.jpg': CARD, 'a.json': corrected}).status_code == 200
+    assert send_images(loop, {'a.jpg': CARD, 'a.json': corrected_card()}).status_code == 200
     (image,) = loop.images()
     assert (image['boxes'], image['points']) == (len(FIGURES), 133 * len(FIGURES))
     drawn = images.decode_image(loop.jpeg(image['id'], skeletons=True)).astype(int)
