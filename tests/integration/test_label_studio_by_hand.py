@@ -105,7 +105,7 @@ def test_a_key_hides_a_point(label_studio: LabelStudio, browser: Browser, tmp_pa
 def test_shift_and_a_click_hide_a_point_of_a_skeleton(
     label_studio: LabelStudio, browser: Browser, tmp_path: Path, style: Style
 ) -> None:
-    """The first click only selects. Shift+click then hides a vertex or shows a hidden one again; Alt+click removes it."""
+    """The first click only selects; then Shift+click hides a vertex or shows a hidden one, and Alt+click removes it."""
     xml = generate(style)
     hidden = a_person()
     hidden.visibility[[5, 6]] = HIDDEN

@@ -5,12 +5,13 @@ import re
 from collections.abc import AsyncIterator
 from typing import Final
 
-from detector.errors import InvalidRequest, LabelStudioFault
+from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
 
 from .client import Connection
 from .project import Json, Project
 
-_ID: Final = re.compile(r'(\d+)|\S*/projects/(\d+)(?:[/?#].*)?')
+_NUMBER: Final = re.compile(r'0*([1-9][0-9]{0,17})')
+_ADDRESS: Final = re.compile(r'\S*/projects/([0-9]+)(?:[/?#].*)?')
 _MAX_SHOWN: Final = 80
 """Maximum length of a title in messages, in characters."""
 _MAX_SIMILAR: Final = 5
@@ -20,24 +21,39 @@ _MAX_SIMILAR: Final = 5
 async def find_project(connection: Connection, text: str) -> Project:
     """Return the project with a number, an address or a title.
 
-    A number is always the number of a project, also if a project has it as its title.
+    Digits may be a number or a title. An address always names a project by its number.
 
     :param text: `7`, `http://localhost:8080/projects/7/data?tab=1` or `Kitchen`.
-    :raises InvalidRequest: no project or several projects have this title; the message names candidates with their
-        numbers.
+    :raises InvalidRequest: no project or several projects are meant; the message names candidates with their numbers.
     :raises LabelStudioFault: see `Connection.request`.
     """
-    found = _ID.fullmatch(text.strip())
-    if found is not None:
-        return Project(connection, int(found[1] or found[2]))
-    project = await titled(connection, text.strip())
-    if project is None:
-        shown = text[:_MAX_SHOWN]
+    text = text.strip()
+    address, number = _ADDRESS.fullmatch(text), _NUMBER.fullmatch(text)
+    if address is not None:
+        return Project(connection, int(address[1]))
+    numbered = None if number is None else await _numbered(connection, int(number[1]))
+    project = await titled(connection, text)
+    if numbered is not None and project is not None and project.id != numbered.id:
         raise InvalidRequest(
-            f'--project {shown}: there is no project with this title{await _similar(connection, text.strip())}; '
+            f'--project {text} is the number of one project and the title of another, of project {project.id}: give an '
+            f'address, {" or ".join(f"--project /projects/{one.id}/" for one in (numbered, project))}'
+        )
+    found = numbered or project
+    if found is None:
+        named = 'number or title' if number is not None else 'title'
+        raise InvalidRequest(
+            f'--project {text[:_MAX_SHOWN]}: there is no project with this {named}{await _similar(connection, text)}; '
             'give its number, as in its address /projects/7/, or its exact title'
         )
-    return project
+    return found
+
+
+async def _numbered(connection: Connection, number: int) -> Project | None:
+    try:
+        await connection.project(number)
+    except NotInLabelStudio:
+        return None
+    return Project(connection, number)
 
 
 async def titled(connection: Connection, title: str) -> Project | None:
