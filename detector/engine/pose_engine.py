@@ -126,7 +126,9 @@ class PoseEngine:
         )
         log.info('%s runs on %s in %s: %s', package.model_version, choice.backend_type, choice.precision, choice.reason)
         self.detector = PersonDetector(choice.open(package.detector_path), wholebody.detector, self.thresholds)
-        self.estimator = PoseEstimator(choice.open(package.estimator_path), wholebody.estimator)
+        self.estimator = PoseEstimator(
+            choice.open(package.estimator_path), wholebody.estimator, largest_batch=choice.largest_batch
+        )
         self._score_mapping = np.array(wholebody.score_mapping, dtype=np.float64).T
 
     @property

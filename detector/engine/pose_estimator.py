@@ -38,12 +38,15 @@ class PoseEstimator:
     """Runs a SimCC network. Its input and the reading of its output are identical to rtmlib's, bit for bit.
 
     Persons run singly until `check` has found that the network can batch them.
+
+    :param largest_batch: persons per inference, at most; None: as many as gain speed.
     """
 
-    def __init__(self, runtime: Runtime, spec: Estimator) -> None:
+    def __init__(self, runtime: Runtime, spec: Estimator, *, largest_batch: int | None = None) -> None:
         self.runtime = runtime
         self.spec = spec
         self.batch_sizes: tuple[int, ...] = (1,)
+        self._allowed_sizes = tuple(size for size in BATCH_SIZES if largest_batch is None or size <= largest_batch)
         self._tables = value_tables(spec)
         width, height = spec.input_size
         self._input = np.zeros((BATCH_SIZES[0], 3, height, width), dtype=np.float32)
@@ -86,7 +89,7 @@ class PoseEstimator:
         """Run the network on noise, and find out whether a batch gives the same outputs as single persons.
 
         A network may be exported for single persons, and a runtime may compute batches wrongly. Runtimes that prepare
-        for each batch size do so now.
+        for each batch size do so now, and free the memory for the largest one.
 
         :raises InvalidPackage: the shapes of the outputs for one person are not those of whole-body SimCC.
         """
@@ -98,10 +101,11 @@ class PoseEstimator:
         if shapes != expected:
             raise InvalidPackage(f'{self.spec.file}: outputs are {shapes}; {expected} are expected')
         reference = [np.concatenate(outputs) for outputs in zip(*single, strict=True)]
-        self.batch_sizes = BATCH_SIZES if self._can_batch(reference) else (1,)
+        self.batch_sizes = self._allowed_sizes if self._can_batch(reference) else (1,)
         if self.runtime.prepares_sizes:
             for size in self.batch_sizes:
                 self.runtime.run(self._input[:size])
+        self.runtime.release()
 
     def _can_batch(self, reference: Sequence[FloatArray]) -> bool:
         """Return True if a batch of the first two persons gives the same outputs as the persons singly.

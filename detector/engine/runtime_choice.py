@@ -16,6 +16,7 @@ import numpy as np
 
 from detector.errors import RuntimeUnavailable
 from detector.models.package import ModelPackage
+from detector.system import memory
 
 from .runtimes import (
     Backend,
@@ -37,10 +38,16 @@ PrecisionSetting = Literal['auto', 'f32', 'bf16']
 _MEASURED_BYTES: Final = 10 * 1024**2
 """Size of the smallest package that is measured. Smaller ones are so fast that measuring costs more than it saves."""
 _ROUNDS: Final = 3
-_MEASURING_SECONDS: Final = 5.0
-"""Time after which no further round begins, in seconds: a busy or slow machine must not delay its first answer."""
+_MEASURING_SECONDS: Final = 2.5
+"""Time after which no further round of a runtime begins, in seconds: a busy or slow machine must not delay its first
+answer."""
 _CLEARLY_FASTER: Final = 0.95
 """A runtime is chosen over the usual one if it takes less than this share of its time."""
+_OPENVINO_BYTES: Final = 1536 * 1024**2
+"""Memory below which OpenVINO is not chosen, in bytes. It keeps the values of all layers and compiles for each batch
+size: a node takes up to 1.1 GB with it and the starter model, and up to 0.4 GB with ONNX Runtime."""
+SMALL_BATCH: Final = 2
+"""Persons per inference on the CPU with less memory than that; on a CPU more persons per inference gain little."""
 _MEASUREMENTS: Final = 'runtimes.json'
 
 
@@ -50,6 +57,7 @@ class Choice:
 
     :param compiled: folder for compiled networks; None: they are not kept.
     :param reason: the reason for the choice, for the log.
+    :param largest_batch: persons per inference, at most; None: no limit.
     """
 
     backend_type: Backend
@@ -57,6 +65,7 @@ class Choice:
     precision: Precision
     compiled: Path | None
     reason: str
+    largest_batch: int | None = None
 
     def open(self, path: Path) -> Runtime:
         """Load an ONNX file.
@@ -78,19 +87,30 @@ def choose(
 ) -> Choice:
     """Choose runtime and precision for a package.
 
-    bf16 is chosen if the package allows it and the CPU has matrix units for it (AMX; on other CPUs OpenVINO gains
-    nothing). In f32 the installed runtimes are timed on the networks of the package once, and the result is kept.
+    On the CPU with less than 1.5 GiB of memory, ONNX Runtime is chosen. Otherwise bf16 is chosen if the package allows
+    it and the CPU has matrix units for it (AMX; on other CPUs OpenVINO gains nothing). In f32 the installed runtimes
+    are timed on the networks of the package once, and the result is kept.
 
     :param cache: folder that keeps the results. With it, compiled networks are kept in the folder of the package, and
         are removed with it.
     :raises RuntimeUnavailable: the demanded runtime or precision is missing, or no runtime is installed for the device.
     """
     precision = _bounded(precision, package)
+    little = _little_memory() if device == 'cpu' else None
     compiled = package.folder / 'compiled' if cache is not None and os.access(package.folder, os.W_OK) else None
 
     def choice(backend: Backend, chosen: Precision, reason: str) -> Choice:
-        return Choice(backend_type=backend, device=device, precision=chosen, compiled=compiled, reason=reason)
+        return Choice(
+            backend_type=backend,
+            device=device,
+            precision=chosen,
+            compiled=compiled,
+            reason=reason,
+            largest_batch=None if little is None else SMALL_BATCH,
+        )
 
+    if little is not None and backend_type == 'auto' and precision != 'bf16' and is_installed('onnxruntime'):
+        return choice('onnxruntime', 'f32', little)
     wants_bf16 = precision == 'bf16' or (precision == 'auto' and device == 'cpu' and 'amx_bf16' in cpu_flags())
     if wants_bf16 and backend_type in ('auto', 'openvino') and is_installed('openvino'):
         return choice(
@@ -105,6 +125,14 @@ def choose(
         return choice(installed[0], 'f32', 'the default')
     backend, reason = _fastest(package, [name for name in installed if name != 'opencv'] or installed, cache)
     return choice(backend, 'f32', reason)
+
+
+def _little_memory() -> str | None:
+    """Return what to log if this process may use little memory; None if it may use enough for each runtime."""
+    usable = memory.usable()
+    if usable is None or usable >= _OPENVINO_BYTES:
+        return None
+    return f'this process may use {usable >> 20} MiB of memory, and OpenVINO needs {_OPENVINO_BYTES >> 20} MiB'
 
 
 def _bounded(precision: PrecisionSetting, package: ModelPackage) -> PrecisionSetting:
@@ -137,40 +165,42 @@ def _fastest(package: ModelPackage, backends: list[Backend], cache: Path | None)
 
 
 def _measure(package: ModelPackage, backends: list[Backend]) -> dict[Backend, float]:
-    """Time a detection and two poses on each runtime that works.
+    """Time a detection and two poses on each runtime that works, one runtime after the other.
 
-    :return: milliseconds, medians of interleaved rounds; of one round if that takes long.
+    :return: milliseconds, medians of several rounds; of one round if that takes long.
     :raises RuntimeUnavailable: no runtime works.
     """
-    spec = package.wholebody
-    inputs = [
-        (package.detector_path, _noise(spec.detector.input_size)),
-        (package.estimator_path, _noise(spec.estimator.input_size)),
-    ]
-    opened: dict[Backend, list[Runtime]] = {}
+    milliseconds: dict[Backend, float] = {}
     failures = []
     for name in backends:
         try:
-            runtimes = [open_runtime(path, backend_type=name) for path, _ in inputs]
-            for runtime, (_, batch) in zip(runtimes, inputs, strict=True):
-                runtime.run(batch)
-            opened[name] = runtimes
+            milliseconds[name] = _time(package, name)
         except Exception as error:  # each runtime raises its own types; another runtime may work
             failures.append(f'{name}: {error}')
-    if not opened:
+        memory.give_back()  # only one runtime at a time holds the networks
+    if not milliseconds:
         raise RuntimeUnavailable(f'no runtime runs {package.model_version}: {"; ".join(failures)[:600]}')
-    times: dict[Backend, list[float]] = {name: [] for name in opened}
+    return milliseconds
+
+
+def _time(package: ModelPackage, name: Backend) -> float:
+    """Return the time of a detection and two poses, in milliseconds."""
+    spec = package.wholebody
+    detector, estimator = (
+        open_runtime(path, backend_type=name) for path in (package.detector_path, package.estimator_path)
+    )
+    image, person = _noise(spec.detector.input_size), _noise(spec.estimator.input_size)
+    detector.run(image)
+    estimator.run(person)
+    times: list[float] = []
     begun = time.perf_counter()
-    for done in range(_ROUNDS):
-        if done and time.perf_counter() - begun > _MEASURING_SECONDS:
-            break
-        for name, (detector, estimator) in opened.items():
-            start = time.perf_counter()
-            detector.run(inputs[0][1])
-            for _ in range(2):
-                estimator.run(inputs[1][1])
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: round(median(values), 1) for name, values in times.items()}
+    while len(times) < _ROUNDS and (not times or time.perf_counter() - begun < _MEASURING_SECONDS):
+        start = time.perf_counter()
+        detector.run(image)
+        for _ in range(2):
+            estimator.run(person)
+        times.append(1000 * (time.perf_counter() - start))
+    return round(median(times), 1)
 
 
 def _noise(size: tuple[int, int]) -> Any:

@@ -53,6 +53,9 @@ class Runtime(ABC):
         except Exception as error:  # each runtime raises its own types
             raise InferenceFailed(f'{self.name} fails: {reason_of(error)}') from error
 
+    def release(self) -> None:  # noqa: B027  # most runtimes keep nothing
+        """Free the memory that is kept between inferences; the next inference allocates it again."""
+
     @abstractmethod
     def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         """Run the network; any exception may be raised."""
@@ -231,15 +234,19 @@ class _OpenVino(Runtime):
             config['INFERENCE_NUM_THREADS'] = str(usable_cpus())
         if compiled is not None:
             config['CACHE_DIR'] = str(compiled)
-        model = core.compile_model(core.read_model(str(path)), device.upper(), config)
-        self._outputs = list(model.outputs)
-        self._request = model.create_infer_request()
+        self._model = core.compile_model(core.read_model(str(path)), device.upper(), config)
+        self._outputs = list(self._model.outputs)
+        self._request = self._model.create_infer_request()
         self.precision = precision
         self.name = f'openvino on {device.upper()}'
 
     def _infer(self, batch: FloatArray) -> list[NDArray[Any]]:
         results = self._request.infer({0: batch}, share_inputs=True)
         return [np.array(results[output]) for output in self._outputs]
+
+    def release(self) -> None:
+        if self.name == 'openvino on CPU':  # the plugins of other devices keep their buffers
+            self._model.release_memory()
 
 
 class _OpenCv(Runtime):

@@ -57,6 +57,10 @@ class Counted(Runtime):
     def __init__(self, fault: str | None = None) -> None:
         self.fault = fault
         self.sizes: list[int] = []
+        self.released_after: list[int] = []
+
+    def release(self) -> None:
+        self.released_after.append(len(self.sizes))
 
     def _infer(self, batch: FloatArray) -> list[FloatArray]:
         self.sizes.append(len(batch))
@@ -87,6 +91,27 @@ def test_persons_are_batched_in_few_sizes(persons: int, sizes: list[int]) -> Non
     keypoints, scores = estimator.estimate(persons * [(make_card(), box)])
     assert runtime.sizes == sizes
     assert (keypoints.shape, scores.shape) == ((persons, 133, 2), (persons, 133))
+
+
+def test_a_limit_bounds_the_batches() -> None:
+    """With a limit, no inference has more persons, also while the network is checked."""
+    runtime = Counted()
+    runtime.prepares_sizes = True
+    estimator = PoseEstimator(runtime, estimator_spec(), largest_batch=2)
+    estimator.check()
+    assert max(runtime.sizes) == 2
+    runtime.sizes = []
+    estimator.estimate(5 * [(make_card(), np.array([10, 10, 100, 200], dtype=np.float32))])
+    assert runtime.sizes == [2, 2, 1]
+
+
+def test_the_check_leaves_no_memory_for_large_batches() -> None:
+    """After the last inference of the check, the runtime frees what it kept for the largest batch."""
+    runtime = Counted()
+    runtime.prepares_sizes = True
+    PoseEstimator(runtime, estimator_spec()).check()
+    assert runtime.sizes.count(8) == 1
+    assert runtime.released_after == [len(runtime.sizes)]
 
 
 @pytest.mark.parametrize('fault', ['refuses', 'wrongly'])

@@ -1,6 +1,9 @@
 """The choice of runtime and precision for a package."""
 
 import json
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ from detector.engine.runtimes import Backend, installed_for, open_runtime
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage, unpack_package
+from detector.system import memory
+from tests.support.starter import needs_starter
 
 
 @pytest.fixture
@@ -126,6 +131,95 @@ def test_a_slow_machine_measures_one_round(
     assert set(runtime_choice._measure(embedded, ['onnxruntime', 'openvino'])) == {'onnxruntime', 'openvino'}
     warm_up, round_of_both = 2 * 2, 2 * 3
     assert len(runs) == warm_up + rounds * round_of_both
+
+
+@pytest.mark.usefixtures('large')
+def test_only_one_runtime_at_a_time_holds_the_networks(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtimes are measured one after the other, and the first one is freed before the second one is opened."""
+    alive: dict[str, weakref.WeakSet[object]] = {}
+
+    class Fake:
+        def run(self, batch: object) -> None: ...
+
+    def opening(path: Path, *, backend_type: Backend) -> object:
+        assert not any(runtimes for name, runtimes in alive.items() if name != backend_type)
+        runtime = Fake()
+        alive.setdefault(backend_type, weakref.WeakSet()).add(runtime)
+        return runtime
+
+    monkeypatch.setattr(runtime_choice, 'open_runtime', opening)
+    runtime_choice._measure(embedded, ['onnxruntime', 'openvino'])
+    assert set(alive) == {'onnxruntime', 'openvino'}
+
+
+def little(monkeypatch: pytest.MonkeyPatch, mebibytes: int | None) -> None:
+    monkeypatch.setattr(memory, 'usable', lambda: None if mebibytes is None else mebibytes * 1024**2)
+
+
+@pytest.mark.usefixtures('large')
+def test_with_little_memory_onnxruntime_is_chosen(
+    real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With too little memory for OpenVINO nothing is measured, ONNX Runtime runs, and one line in the log says why."""
+    flags(monkeypatch, 'amx_bf16')
+    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured'))
+    little(monkeypatch, 512)
+    caplog.set_level('INFO', 'wholebody.engine')
+    engine = PoseEngine(real_model)
+    assert engine.runtime == 'onnxruntime on CPUExecutionProvider, f32'
+    assert caplog.messages == [
+        f'{real_model.model_version} runs on onnxruntime in f32: this process may use 512 MiB of memory, and OpenVINO '
+        'needs 1536 MiB'
+    ]
+    engine.check()
+    assert engine.estimator.batch_sizes == (2, 1)
+
+
+def test_settings_count_with_little_memory(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime or precision that the settings name is used, with few persons per inference on the CPU."""
+    little(monkeypatch, 512)
+    for options in ({'backend_type': 'openvino', 'precision': 'f32'}, {'precision': 'bf16'}):
+        assert chosen(real_model, **options)[0] == 'openvino'
+    plain = {'backend_type': 'openvino', 'precision': 'f32'}
+    assert choose(real_model, device='cpu', **plain).largest_batch == 2  # type: ignore[arg-type]
+    assert choose(real_model, device='gpu', **plain).largest_batch is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('mebibytes', [1536, None])
+def test_enough_or_unknown_memory_changes_nothing(
+    real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch, mebibytes: int | None
+) -> None:
+    """With enough memory, or where the system does not say how much there is, the speed decides."""
+    flags(monkeypatch, 'amx_bf16')
+    little(monkeypatch, mebibytes)
+    assert chosen(real_model) == ('openvino', 'bf16')
+
+
+LOADING = """
+import numpy as np
+import detector.node.server
+from detector.engine.pose_engine import EngineOptions, PoseEngine
+from detector.models.store import ModelStore
+from detector.system import memory
+from pathlib import Path
+
+memory.usable = lambda: 512 * 1024**2
+engine = PoseEngine(ModelStore(Path()).embedded('starter'), EngineOptions(cache=Path()))
+engine.check()
+image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+boxes = np.tile(np.array([100, 100, 400, 700], dtype=np.float32), (9, 1))
+assert len(engine.poses_in_boxes([(image, boxes, np.ones(9, dtype=np.float32))])[0]) == 9
+print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
+"""
+
+
+@needs_starter
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_the_starter_fits_into_512_mib(tmp_path: Path) -> None:
+    """In a process with the node's modules that may use 512 MiB, building and running the starter takes up to 420."""
+    ended = subprocess.run([sys.executable, '-c', LOADING], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout.split()[-1]) / 1024 < 420
 
 
 @pytest.mark.usefixtures('large')

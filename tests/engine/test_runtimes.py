@@ -60,6 +60,17 @@ def test_gates_of_channel_attention_are_the_same_on_all_runtimes(tmp_path: Path)
         np.testing.assert_allclose(output, expected, atol=1e-6)
 
 
+def test_a_released_runtime_computes_the_same(embedded: ModelPackage) -> None:
+    """After its memory was released, a runtime gives the same outputs as before."""
+    for backend in BACKENDS:
+        runtime = open_runtime(embedded.estimator_path, backend_type=backend)
+        batch = np.random.default_rng(0).normal(0, 1, (2, 3, 256, 192)).astype(np.float32)
+        before = runtime.run(batch)
+        runtime.release()
+        for ours, theirs in zip(runtime.run(batch), before, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_missing_device_is_an_error(embedded: ModelPackage) -> None:
     """A missing device is an error; the engine never falls back to the CPU silently."""
     for device in ('cuda', 'cuda:1', 'tensorrt', 'mps'):

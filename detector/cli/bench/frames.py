@@ -193,6 +193,9 @@ class _TimedRuntime(Runtime):
         self.seconds += time.perf_counter() - start
         return outputs
 
+    def release(self) -> None:
+        self._runtime.release()
+
 
 class _StandingPersons:
     """An engine that returns standing persons in given boxes, whatever the picture shows.
