@@ -17,6 +17,7 @@ import numpy as np
 from detector.errors import RuntimeUnavailable
 from detector.models.package import ModelPackage
 from detector.system import memory
+from detector.system.durable import replace_file
 
 from .runtimes import (
     Backend,
@@ -233,8 +234,6 @@ def _remember(cache: Path | None, measured: dict[str, Any]) -> None:
         return
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / f'{_MEASUREMENTS}.partial'
-        partial.write_text(json.dumps(measured))
-        partial.replace(cache / _MEASUREMENTS)
+        replace_file(cache / _MEASUREMENTS, json.dumps(measured).encode())
     except OSError as error:
         log.warning('%s cannot be written: %s', cache, error.strerror)

@@ -36,6 +36,7 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.globals import GLOBALS
 
 from detector.settings import Settings
+from detector.system.durable import replace_file
 
 from .model_updates import Target
 
@@ -135,7 +136,5 @@ def node_id(data_folder: Path, name: str) -> str:
         path.replace(path.with_suffix('.broken'))
         known = {}
     known[key] = str(uuid.uuid4())
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(known))
-    partial.replace(path)
+    replace_file(path, json.dumps(known).encode())
     return str(known[key])

@@ -15,10 +15,11 @@ from typing import IO, Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.settings import without_logins
+from detector.system.durable import replace_file
 from detector.system.folder_lock import FolderLock
 from detector.system.proxies import AsyncProxyTransport
 from detector.wording import counted
@@ -256,14 +257,23 @@ def _fault_of(archive: Path, network: PublishedNetwork, hashes: '_Hashes') -> st
     return None
 
 
+_HASHES: Final = TypeAdapter(dict[str, str])
+
+
 class _Hashes:
-    """The recorded hashes of earlier downloads."""
+    """The recorded hashes of earlier downloads.
+
+    :raises OSError: the file cannot be read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._known: dict[str, str] = json.loads(path.read_bytes())
-        except (OSError, ValueError):
+            self._known = _HASHES.validate_json(path.read_bytes())
+        except FileNotFoundError:
+            self._known = {}
+        except ValidationError:
+            log.warning('%s is damaged: downloads without a hash in the catalogue count as the first ones', path)
             self._known = {}
 
     def get(self, name: str) -> str | None:
@@ -272,7 +282,7 @@ class _Hashes:
     def record(self, name: str, sha256: str) -> None:
         if self._known.get(name) != sha256:
             self._known[name] = sha256
-            self.path.write_text(json.dumps(self._known, indent=1))
+            replace_file(self.path, json.dumps(self._known, indent=1).encode())
 
 
 # ---------------------------------------------------------------- packing

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from detector.errors import DownloadFailed, text_of
 from detector.settings import without_logins
+from detector.system.durable import replace_file, sync_folder
 from detector.wording import counted
 
 log = logging.getLogger('wholebody.downloads')
@@ -139,6 +141,11 @@ def discard(target: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _sync(sink: BinaryIO) -> None:
+    sink.flush()
+    os.fsync(sink.fileno())
+
+
 def _part(target: Path) -> Path:
     return target.with_name(f'{target.name}.part')
 
@@ -171,13 +178,22 @@ class _Transfer:
                 start = 0
             if validators.length is not None:
                 self._check_size(validators.length)
-            _note(self.target).write_text(json.dumps(asdict(validators)))
-            with _part(self.target).open('ab' if start else 'wb') as sink:
+            if not start:
+                await asyncio.to_thread(self._begin, validators)
+            with _part(self.target).open('ab') as sink:
                 size = await self._receive(response, sink, start, validators.length)
+                await asyncio.to_thread(_sync, sink)
         if validators.length is not None and size != validators.length:
             raise httpx.RemoteProtocolError(f'{size} of {validators.length} bytes were received')
         _part(self.target).replace(self.target)
+        sync_folder(self.target.parent)
         return validators
+
+    def _begin(self, validators: Validators) -> None:
+        """Record what the next bytes belong to. A file of another version must not remain beside that record."""
+        discard(self.target)
+        sync_folder(self.target.parent)
+        replace_file(_note(self.target), json.dumps(asdict(validators)).encode())
 
     def _resumable(self) -> tuple[int, str | None]:
         """Return the number of bytes that exist already, and the condition under which the rest belongs to them."""

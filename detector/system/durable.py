@@ -40,6 +40,28 @@ def sync_folder(folder: Path) -> None:
             raise
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and its missing parents, and return when their entries are on the disk.
+
+    :raises OSError: a folder cannot be created.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file as a whole, and return when it is on the disk. After a kill, it has its old or its new content.
+
+    :raises OSError: the file cannot be written. It has its old content, unless only the last sync failed.
+    """
+    partial = path.with_name(f'{path.name}.partial')
+    write_through(partial, content)
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 def exchange(first: Path, second: Path) -> bool:
     """Let two existing paths of a file system change places in one step.
 

@@ -1,5 +1,6 @@
 """Downloads of large files."""
 
+import resource
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -170,12 +171,32 @@ async def test_a_server_that_vanishes_after_the_download_is_reported(
 async def test_a_full_disk_is_an_os_error_and_the_beginning_stays(
     client: httpx.AsyncClient, server: FileServer, tmp_path: Path
 ) -> None:
-    """A full disk (/dev/full) raises OSError, and no target file appears."""
+    """A disk that takes no more raises OSError, no target file appears, and the next call requests only the rest."""
     target = tmp_path / 'model.zip'
-    (tmp_path / 'model.zip.part').symlink_to('/dev/full')
-    with pytest.raises(OSError, match='No space left'):
-        await download(client, server.url, target, max_bytes=LIMIT)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            await download(client, server.url, target, max_bytes=LIMIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not target.exists()
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert server.ranges == [None, 'bytes=3000000-']
+    assert target.read_bytes() == CONTENT
+
+
+async def test_an_older_file_is_never_taken_for_the_new_one(
+    client: httpx.AsyncClient, server: FileServer, tmp_path: Path
+) -> None:
+    """After a download of a new version that broke off, the next call continues it, whatever was there before."""
+    target = tmp_path / 'model.zip'
+    await download(client, server.url, target, max_bytes=LIMIT)
+    server.content, server.cuts = CONTENT[::-1], [0, 2_000_000, 0, 0, 0]  # the first one ends the probe
+    with pytest.raises(DownloadFailed):
+        await download(client, server.url, target, max_bytes=LIMIT)
+    await download(client, server.url, target, max_bytes=LIMIT)
+    assert target.read_bytes() == CONTENT[::-1]
 
 
 async def test_probing_reads_no_body(client: httpx.AsyncClient, server: FileServer, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detector.system import durable
-from detector.system.durable import exchange, sync_folder, write_through
+from detector.system.durable import exchange, make_folder, replace_file, sync_folder, write_through
 
 
 def test_paths_of_any_kind_change_places(tmp_path: Path) -> None:
@@ -62,3 +62,25 @@ def test_a_written_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, 'fsync', lambda descriptor: sizes.append(os.fstat(descriptor).st_size))
     write_through(tmp_path / 'file', b'content')
     assert sizes == [7]
+
+
+def test_new_folders_are_synced_from_the_top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder above each new folder is synced after it was created; for an existing one nothing is."""
+    synced: list[str] = []
+    monkeypatch.setattr(durable, 'sync_folder', lambda folder: synced.append(f'{folder.name} {os.listdir(folder)}'))
+    for _ in range(2):
+        make_folder(tmp_path / 'a' / 'b')
+    assert synced == [f"{tmp_path.name} ['a']", "a ['b']"]
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose new content cannot be written keeps its old content."""
+    path = tmp_path / 'file.json'
+    replace_file(path, b'old')
+    with monkeypatch.context() as patched:
+        patched.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+        with pytest.raises(OSError, match='No space left'):
+            replace_file(path, b'new')
+    assert path.read_bytes() == b'old'
+    replace_file(path, b'new')
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {'file.json': b'new'}

@@ -7,6 +7,8 @@ from typing import Final
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
+from detector.system.durable import make_folder, replace_file
+
 log = logging.getLogger('wholebody.label_studio')
 
 MAX_PROJECTS: Final = 1000
@@ -67,10 +69,8 @@ class KnownProjects:
 
     def save(self) -> None:
         """Replace the file as a whole."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix('.partial')
-        partial.write_text(_File(projects=self._projects).model_dump_json(), encoding='utf-8')
-        partial.replace(self._path)
+        make_folder(self._path.parent)
+        replace_file(self._path, _File(projects=self._projects).model_dump_json().encode())
 
 
 def _read(path: Path) -> dict[int, KnownProject]:
