@@ -8,13 +8,14 @@ is therefore complete or absent.
 import itertools
 import json
 import logging
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+from detector.system.durable import make_folder, sync_folder, write_through
 
 log = logging.getLogger('wholebody.outbox')
 
@@ -107,10 +108,10 @@ class OutboxFiles:
 
     def _make_folders(self) -> None:
         for name in (*_QUEUES.values(), _SAVING, _REMOVING, _SET_ASIDE):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder / name)
 
     def scan(self) -> tuple[list[Entry], list[tuple[Path, str]]]:
-        """List the content of the folder without changing it.
+        """List the content of the folder without changing it. What cannot be read now is logged and left out.
 
         :return: images, oldest first; paths that are not complete images, each with the reason.
         :raises OSError: the folder cannot be read.
@@ -120,7 +121,11 @@ class OutboxFiles:
         for priority, queue in _QUEUES.items():
             folder = self.folder / queue
             for path in sorted(folder.iterdir()) if folder.exists() else []:
-                entry = _read(path, priority)
+                try:
+                    entry = _read(path, priority)
+                except OSError as error:
+                    log.error('%r stays where it is until the next start: %s', str(path), reason(error))
+                    continue
                 if isinstance(entry, str):
                     bad.append((path, entry))
                 else:
@@ -136,23 +141,27 @@ class OutboxFiles:
 
         :param metadata: JSON text.
         :return: entry of the image; None if the name is taken.
-        :raises OSError: the disk refuses a file; nothing of the image is left.
+        :raises OSError: the disk refuses a file, and the image is removed again.
         """
         entry = self.entry(name, priority=priority, size=len(jpeg) + len(metadata))
         saving, target = self.folder / _SAVING / name, entry.folder
         try:
             self._make_folders()
             saving.mkdir()
-            _write_through(saving / entry.metadata.name, metadata)
-            _write_through(saving / entry.jpeg.name, jpeg)
-            _sync(saving)
+            write_through(saving / entry.metadata.name, metadata)
+            write_through(saving / entry.jpeg.name, jpeg)
+            sync_folder(saving)
             saving.rename(target)
         except OSError:
             shutil.rmtree(saving, ignore_errors=True)
             if target.exists():
                 return None
             raise
-        _sync(target.parent)
+        try:
+            sync_folder(target.parent)
+        except OSError:
+            self.remove(entry)
+            raise
         return entry
 
     def remove(self, entry: Entry) -> bool:
@@ -162,7 +171,7 @@ class OutboxFiles:
         """
         removing = self.folder / _REMOVING / entry.name
         try:
-            removing.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(removing.parent)
             entry.folder.rename(removing)
         except FileNotFoundError:
             return True
@@ -177,7 +186,7 @@ class OutboxFiles:
         log.error('%r is set aside: %s', str(path), why)  # %r keeps any name on one line
         folder = self.folder / _SET_ASIDE
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             names = itertools.chain([path.name], (f'{path.name}-{number}' for number in itertools.count(2)))
             path.rename(next(folder / name for name in names if not (folder / name).exists()))
             for old in sorted(folder.iterdir(), key=lambda kept: kept.lstat().st_ctime_ns)[:-MAX_SET_ASIDE]:
@@ -188,7 +197,10 @@ class OutboxFiles:
 
 
 def _read(path: Path, priority: bool) -> Entry | str:
-    """Return the image in a folder, or the reason why it is not one."""
+    """Return the image in a folder, or the reason why it is not one.
+
+    :raises OSError: the disk does not say.
+    """
     if path.is_symlink() or not path.is_dir():
         return 'it is not a folder'
     if not _NAME.fullmatch(path.name):
@@ -198,31 +210,12 @@ def _read(path: Path, priority: bool) -> Entry | str:
     for file in (entry.metadata, entry.jpeg):
         try:
             length = file.stat().st_size
-        except OSError as error:
+        except FileNotFoundError as error:
             return f'{file.name}: {reason(error)}'
         if not length or not file.is_file():
             return f'{file.name} is empty'
         size += length
     return Entry(name=path.name, priority=priority, size=size, folder=path)
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open('xb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut, if the file system supports it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        log.debug('%s cannot be synced: %s', folder, error)
 
 
 def _remove(path: Path) -> None:

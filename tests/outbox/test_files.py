@@ -133,20 +133,41 @@ def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
     assert files.scan() == ([], [])
 
 
-def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save during which the disk becomes full raises OSError and leaves no file."""
+@pytest.mark.parametrize('number', [1, 2, 3, 4])
+def test_a_failed_save_leaves_nothing(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """A save during which one of its syncs fails raises OSError and leaves no file."""
     calls = []
 
     def fsync(descriptor: int) -> None:
-        calls.append(descriptor)
-        if len(calls) == 2:
+        calls.append(os.readlink(f'/proc/self/fd/{descriptor}'))
+        if len(calls) == number:
             raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(os, 'fsync', fsync)
     with pytest.raises(OSError, match='No space left'):
         files.write(NAMES[0], b'jpeg', b'{}', priority=False)
+    image, normal = files.folder / '.saving' / NAMES[0], files.folder / 'normal'
+    expected = [image / f'image_{NAMES[0]}.json', image / f'image_{NAMES[0]}.jpg', image, normal]
+    assert calls == list(map(str, expected[:number]))
     assert all_files(files.folder) == set()
-    assert not list((files.folder / '.saving').iterdir())
+    assert not [*(files.folder / '.saving').iterdir(), *(files.folder / '.removing').iterdir()]
+
+
+def test_what_the_disk_does_not_tell_is_left_where_it_is(
+    files: OutboxFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An image whose size cannot be read now is not set aside, and does not keep the others from being found."""
+    hidden, kept = write(files, NAMES[0]), write(files, NAMES[1])
+    stat = Path.stat
+
+    def failing(path: Path, **options: bool) -> os.stat_result:
+        if path == hidden.jpeg:
+            raise OSError(5, os.strerror(5))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, 'stat', failing)
+    assert files.scan() == ([kept], [])
+    assert 'stays where it is until the next start: Input/output error' in caplog.text
 
 
 def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
