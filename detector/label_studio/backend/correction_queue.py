@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from detector.system.durable import make_folder
+
 FIRST_PAUSE_SECONDS: Final = 5.0
 MAX_PAUSE_SECONDS: Final = 600.0
 MAX_TRIES: Final = 10
@@ -30,7 +32,17 @@ _COLUMNS: Final = (
 )
 _FAULTS: Final = (sqlite3.Error, UnicodeDecodeError)
 """Errors of SQLite; texts in a damaged database need not be UTF-8."""
-_IN_USE: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_NOT_DAMAGED: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+)
+"""Codes of errors that another process, the disk or the permissions cause. The database may be sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +65,7 @@ class CorrectionQueue:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._lock = threading.Lock()
         self._database = _open(path)
 
@@ -164,7 +176,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         return _prepared(path)
     except _FAULTS as error:
-        if getattr(error, 'sqlite_errorcode', None) in _IN_USE:
+        if getattr(error, 'sqlite_errorcode', 0) & 0xFF in _NOT_DAMAGED:  # without the details of extended codes
             raise OSError(f'{path}: {error}') from error
         path.replace(path.with_suffix('.broken'))
     try:

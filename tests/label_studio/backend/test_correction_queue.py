@@ -92,6 +92,15 @@ def test_a_broken_database_is_set_aside(tmp_path: Path) -> None:
     assert path.with_suffix('.broken').exists()
 
 
+def test_a_database_that_cannot_be_opened_stays_where_it_is(tmp_path: Path) -> None:
+    """Only a damaged database is renamed; one that the system does not open may be sound."""
+    path = tmp_path / 'queue.sqlite'
+    path.mkdir()
+    with pytest.raises(OSError, match='unable to open database file'):
+        CorrectionQueue(path)
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
 def test_faults_of_the_disk_are_errors_of_the_system(tmp_path: Path) -> None:
     """Errors of the database are raised as OSError."""
     queue = CorrectionQueue(tmp_path / 'other.sqlite')
