@@ -13,6 +13,8 @@ log = logging.getLogger('wholebody.label_studio')
 
 MAX_PROJECTS: Final = 1000
 """Maximum number of projects; further ones replace those that have not named the node for the longest time."""
+_MAX_TITLES: Final = 20
+"""Maximum number of titles of a project's backend; a further one replaces the oldest."""
 
 
 class KnownProject(BaseModel):
@@ -21,15 +23,19 @@ class KnownProject(BaseModel):
     :param begin: annotations that were last changed at or before this time are not caught up; None: nothing has been
         caught up yet.
     :param since: last change of the tasks whose annotations have been read.
-    :param title: title of the backend when it was last the model version of the node.
+    :param titles: model versions that were titles of the backend, the newest last.
     """
 
     begin: AwareDatetime | None = None
     since: AwareDatetime | None = None
-    title: str | None = None
+    titles: list[str] = []
 
     def start(self, begin: datetime) -> None:
         self.begin = self.since = begin
+
+    def note_titles(self, *titles: str) -> None:
+        """Remember model versions that are or become the title of the backend."""
+        self.titles = [*(known for known in self.titles if known not in titles), *titles][-_MAX_TITLES:]
 
 
 class _File(BaseModel):

@@ -10,10 +10,12 @@ has missed, because it was down or because Label Studio gave up a webhook after 
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -30,19 +32,33 @@ log = logging.getLogger('wholebody.label_studio')
 
 _FIRST_SECONDS: Final = 2.0
 """Pause after the start, in seconds, until the node answers Label Studio's calls."""
-_RETRY_SECONDS: Final = 15.0
-"""First pause after a failure, in seconds; it doubles with each further one."""
+_RETRY_SECONDS: Final = 2.0
+"""First pause after a failed check of a project, in seconds; it doubles with each further one."""
 _MAX_RETRY_SECONDS: Final = 600.0
 _MAX_FAILURES: Final = 3
 """Number of projects in a row that may fail before the others are left for later: Label Studio is probably down."""
 _AGAIN_SECONDS: Final = 60.0
-"""Pause in seconds before an unknown project that does not name this node is checked again."""
+"""Longest pause in seconds between a call for a project that is not known to name this node, and a check of it."""
 _MAX_CANDIDATES: Final = 1000
 _MAX_PAGES: Final = 10
 """Number of pages of tasks that are read from a project before other projects have their turn."""
 _OVERLAP: Final = timedelta(minutes=1)
 """Time before the last known change that is read again, since Label Studio may have stored changes late."""
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Failure:
+    """A check that has not shown that a project names this node.
+
+    :param at: time of the check (`time.monotonic`).
+    :param pause: time until the next one, in seconds.
+    :param why: what Label Studio has answered; None if it has only not called this node.
+    """
+
+    at: float
+    pause: float
+    why: str | None
 
 
 class ProjectWatch:
@@ -75,13 +91,13 @@ class ProjectWatch:
         self._password = password
         self._seconds = seconds
         self._begin = begin
-        self._due = set(projects.numbers())
+        self._due = dict.fromkeys(projects.numbers(), 0.0)
+        """Times (`time.monotonic`) from which projects are to be checked."""
         self._calls: set[int] = set()
-        """Projects for which Label Studio has called since their check has begun."""
-        self._checked: OrderedDict[int, float] = OrderedDict()
-        """Time of the last check of unknown projects."""
+        """Projects for which Label Studio has called since the last check has begun."""
+        self._failures: OrderedDict[int, _Failure] = OrderedDict()
+        """The last checks that have failed, unless a later one has succeeded."""
         self._warned: set[tuple[int, str]] = set()
-        self._error: str | None = None
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -102,79 +118,89 @@ class ProjectWatch:
         if number is None:
             return
         self._calls.add(number)
-        if number in self._projects or time.monotonic() - self._checked.get(number, -_AGAIN_SECONDS) < _AGAIN_SECONDS:
+        failure = self._failures.get(number)
+        if number in self._projects and failure is None:
             return
-        self._checked[number] = time.monotonic()
-        self._checked.move_to_end(number)
-        if len(self._checked) > _MAX_CANDIDATES:
-            self._checked.popitem(last=False)
-        self._due.add(number)
-        self._news.set()
+        if number in self._due or len(self._due) < len(self._projects) + _MAX_CANDIDATES:
+            # Label Studio first calls before it stores a new connection, so that a check may come too early
+            self._plan(number, 0.0 if failure is None else failure.at + min(failure.pause, _AGAIN_SECONDS))
+            self._news.set()
 
     def check_all(self) -> None:
-        """Check all projects soon: the node serves another model."""
-        self._due.update(self._projects.numbers())
+        """Check all projects soon, also those that failed: the node serves another model."""
+        self._failures.clear()
+        for number in self._projects.numbers():
+            self._plan(number, 0.0)
         self._news.set()
 
     def about(self) -> dict[str, Any]:
-        """Return the number of projects that name this node, and why the last check failed, if it did."""
-        return {'known': len(self._projects), 'error': self._error}
+        """Return the number of projects that name this node, and why the last check of one failed, if it did."""
+        errors = (one.why for number, one in reversed(self._failures.items()) if number in self._projects)
+        return {'known': len(self._projects), 'error': next((why for why in errors if why is not None), None)}
+
+    def _plan(self, number: int, at: float) -> None:
+        """Check a project at a time (`time.monotonic`), or earlier if that is planned already."""
+        self._due[number] = min(at, self._due.get(number, math.inf))
 
     async def _work(self) -> None:
         await asyncio.sleep(_FIRST_SECONDS)
-        failures, checked_at = 0, time.monotonic()
+        outages = 0
         while True:
             self._news.clear()
-            failed = await self._check_due()
-            failures = failures + 1 if failed else 0
-            pause = min(_RETRY_SECONDS * 2 ** min(failures - 1, 10), _MAX_RETRY_SECONDS) if failed else None
-            if not failed and self._due:
-                continue
-            if pause is None and self._seconds:
-                pause = max(0.0, checked_at + self._seconds - time.monotonic())
+            outages = 0 if await self._check_due() else outages + 1
+            pause = min(self._due.values(), default=math.inf) - time.monotonic()
+            if outages:
+                pause = max(pause, min(_RETRY_SECONDS * 2 ** min(outages - 1, 10), _MAX_RETRY_SECONDS))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), pause)
-            self._due.update(failed)
-            if self._seconds and time.monotonic() - checked_at >= self._seconds:
-                checked_at = time.monotonic()
-                self._due.update(self._projects.numbers())
+                await asyncio.wait_for(self._news.wait(), pause if math.isfinite(pause) else None)
 
-    async def _check_due(self) -> set[int]:
-        """Check the projects that are due, and return those that failed."""
-        failed: set[int] = set()
-        in_a_row = 0
-        while self._due and in_a_row < _MAX_FAILURES:
-            number = min(self._due)
-            self._due.discard(number)
+    async def _check_due(self) -> bool:
+        """Check the projects that are due, the longest due first.
+
+        :return: False if Label Studio is probably down: only failures, and projects that are due may be left.
+        """
+        now, in_a_row, answered = time.monotonic(), 0, False
+        for number in sorted((number for number, at in self._due.items() if at <= now), key=self._due.__getitem__):
+            if in_a_row == _MAX_FAILURES:
+                break
+            del self._due[number]  # a call or a switch of models during the check makes it due again
             try:
-                succeeded = await self._check(number)
+                if await self._check(number):
+                    self._failures.pop(number, None)
+                    if self._seconds:
+                        self._plan(number, time.monotonic() + self._seconds)
+                else:
+                    self._note_failure(number, None)
+                in_a_row, answered = 0, True
             except (LabelStudioFault, InvalidRequest, OSError) as error:
-                self._note_failure(number, str(error))
-                succeeded = False
+                why = f'project {number}: {error}'
+                if number not in self._failures or self._failures[number].why != why:
+                    log.warning('corrections and model version of %s; tried again later', why)
+                self._note_failure(number, why)
+                in_a_row += 1
             except Exception as error:
                 log.exception('the check of project %d failed inside the node', number)
-                self._error = repr(error)
-                succeeded = False
-            in_a_row = 0 if succeeded else in_a_row + 1
-            if not succeeded and number in self._projects:
-                failed.add(number)
-        failed |= self._due & set(self._projects.numbers()) if in_a_row >= _MAX_FAILURES else set()
-        if in_a_row >= _MAX_FAILURES:
-            self._due.clear()
-        if not failed:
-            self._error = None
-        return failed
+                self._note_failure(number, repr(error))
+                in_a_row += 1
+        return answered or in_a_row < _MAX_FAILURES
 
-    def _note_failure(self, number: int, why: str) -> None:
-        text = f'project {number}: {why}'
-        if text != self._error:
-            log.warning('corrections and model version of %s; tried again later', text)
-        self._error = text
+    def _note_failure(self, number: int, why: str | None) -> None:
+        """Plan the next check of a project if it is known or if there was a call during this one."""
+        now, before = time.monotonic(), self._failures.pop(number, None)
+        if before is None or now - before.at > before.pause + _AGAIN_SECONDS:
+            pause = _RETRY_SECONDS
+        else:
+            pause = min(2 * before.pause, _MAX_RETRY_SECONDS)
+        self._failures[number] = _Failure(at=now, pause=pause, why=why)
+        if number in self._projects or number in self._due:
+            self._due[number] = now + pause
+        while len(self._failures) > len(self._projects) + _MAX_CANDIDATES:
+            self._failures.popitem(last=False)
 
     async def _check(self, number: int) -> bool:
         """Check one project.
 
-        :return: False if the project is known, but this check has caused no call of Label Studio.
+        :return: True if it names this node.
         """
         project = Project(self._connection, number)
         self._calls.clear()
@@ -183,9 +209,9 @@ class ProjectWatch:
         except NotInLabelStudio:
             self._projects.forget(number)
             await asyncio.to_thread(self._projects.save)
-            return True
-        if number not in self._calls:
-            return number not in self._projects
+            return False
+        if number not in self._calls or not backends:
+            return False
         state = self._projects.keep(number)
         await self._rename(project, backends, state)
         if self._corrections is not None:
@@ -207,10 +233,12 @@ class ProjectWatch:
             if version is None or backend.get('model_version') != version:
                 continue  # another node, or a call before a switch of models: the switch causes another check
             if title == version:
-                state.title = version
-            elif title in {state.title, *await project.model_versions()}:
+                state.note_titles(version)
+            elif title in {*state.titles, *await project.model_versions()}:
+                state.note_titles(title, version)
                 await project.rename_backend(backend, title=version, password=self._password)
-                state.title = version
+                # Label Studio may restore the old title, if it has checked the backend's health at the same time
+                self._plan(project.id, time.monotonic() + _RETRY_SECONDS)
                 log.info('the backend of project %d is now called "%s", not "%s"', project.id, version, title)
             elif (project.id, version) not in self._warned:
                 self._warned.add((project.id, version))
@@ -237,7 +265,7 @@ class ProjectWatch:
             # more tasks than these pages may have changed within the overlap: a later check would read the same ones
             if pages >= _MAX_PAGES and state.since > since:
                 await asyncio.to_thread(self._projects.save)
-                self._due.add(project.id)
+                self._plan(project.id, 0.0)
                 break
         if missed:
             log.info('%s of project %d had been missed', counted(missed, 'annotation'), project.id)

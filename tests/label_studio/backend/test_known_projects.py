@@ -12,17 +12,18 @@ NOON = datetime(2026, 11, 28, 12, 0, 0, 42, tzinfo=UTC)
 
 
 def test_projects_survive_a_restart(tmp_path: Path) -> None:
-    """A project keeps its times and its title over a restart, and a forgotten one is new again."""
+    """A project keeps its times and its titles over a restart, and a forgotten one is new again."""
     projects = KnownProjects(tmp_path / 'folder' / 'projects.json')
     projects.keep(7).start(NOON)
-    projects.keep(7).title = 'm 1.0'
+    projects.keep(7).note_titles('m 1.1', 'm 1.0')
+    projects.keep(7).note_titles('m 1.1')
     projects.keep(8)
     projects.forget(8)
     projects.save()
     again = KnownProjects(tmp_path / 'folder' / 'projects.json')
     assert again.numbers() == [7]
     found = again.keep(7)
-    assert (found.begin, found.since, found.title) == (NOON, NOON, 'm 1.0')
+    assert (found.begin, found.since, found.titles) == (NOON, NOON, ['m 1.0', 'm 1.1'])
     assert again.keep(8).begin is None
     assert [path.name for path in (tmp_path / 'folder').iterdir()] == ['projects.json']
 
