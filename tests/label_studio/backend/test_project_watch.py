@@ -239,7 +239,7 @@ async def test_a_connection_is_not_missed_because_it_is_still_being_made(path: P
         await until(lambda: 1 in KnownProjects(path))
 
 
-async def test_a_call_during_a_check_is_not_lost(path: Path) -> None:
+async def test_a_call_during_a_check_is_not_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call while the node reads a list of backends that is too old leads to another check."""
     studio = Studio({1: [('http://other', 'theirs 1.0')]})
     listed = studio.get_json
@@ -252,14 +252,16 @@ async def test_a_call_during_a_check_is_not_lost(path: Path) -> None:
             return []
         return found
 
-    studio.get_json = while_connecting  # type: ignore[method-assign]
+    monkeypatch.setattr(studio, 'get_json', while_connecting)
     async with watching(studio, path, Taken()) as watch:
         watch.note_call('1.1')
         await until(lambda: 1 in KnownProjects(path))
 
 
 @pytest.mark.parametrize('seconds', [0, 0.02])
-async def test_a_title_that_label_studio_restores_is_changed_again(path: Path, seconds: float) -> None:
+async def test_a_title_that_label_studio_restores_is_changed_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
     """A rename counts only once Label Studio lists it: a health check at the same time stores the old title again."""
     studio = Studio({1: [(OWN, 'm 1.0')]})
     rename = studio.request
@@ -269,7 +271,7 @@ async def test_a_title_that_label_studio_restores_is_changed_again(path: Path, s
         if len(studio.renamed) <= 2:
             studio.backends[1][0]['title'] = 'm 1.0'
 
-    studio.request = with_a_health_check  # type: ignore[method-assign]
+    monkeypatch.setattr(studio, 'request', with_a_health_check)
     async with watching(studio, path, seconds=seconds) as watch:
         watch.note_call('1.1')
         await until(lambda: 1 in KnownProjects(path) and KnownProjects(path).keep(1).titles == ['m 1.0'])
