@@ -108,7 +108,7 @@ def _write_label_studio(folder: Path) -> None:
     projects = KnownProjects(folder / 'projects.json')
     for number in (7, 8):
         projects.keep(number).start(datetime(2026, 11, 1, 12, tzinfo=UTC))
-        projects.keep(number).title = 'old 1.10'
+        projects.keep(number).note_titles('old 1.10')
     projects.save()
     queue = CorrectionQueue(folder / 'corrections.sqlite')
     for annotation in (1, 2):

@@ -3,9 +3,9 @@
 import logging
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError, model_validator
 
 from detector.system.durable import make_folder, replace_file
 
@@ -29,6 +29,14 @@ class KnownProject(BaseModel):
     begin: AwareDatetime | None = None
     since: AwareDatetime | None = None
     titles: list[str] = []
+
+    @model_validator(mode='before')
+    @classmethod
+    def _with_titles(cls, stored: Any) -> Any:
+        """Take the only title that older files have."""
+        if isinstance(stored, dict) and isinstance(stored.get('title'), str):
+            return {'titles': [stored['title']]} | stored
+        return stored
 
     def start(self, begin: datetime) -> None:
         self.begin = self.since = begin

@@ -28,6 +28,14 @@ def test_projects_survive_a_restart(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / 'folder').iterdir()] == ['projects.json']
 
 
+def test_the_title_in_an_older_file_is_read(tmp_path: Path) -> None:
+    """A file with one title per project keeps it."""
+    path = tmp_path / 'projects.json'
+    path.write_text('{"projects": {"1": {"title": "m 1.0"}, "2": {"title": null}}}')
+    projects = KnownProjects(path)
+    assert [projects.keep(number).titles for number in (1, 2)] == [['m 1.0'], []]
+
+
 @pytest.mark.parametrize(
     'content', [b'', b'{', b'[]', b'{"projects": {"x": {}}}', b'{"projects": {"1": {"begin": 1e99}}}']
 )
