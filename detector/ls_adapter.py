@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import nullcontext
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 
+from detector.api import json_bodies
 from detector.api.middleware.access import AccessPolicy, address_of
 from detector.api.openapi import errors
 from detector.errors import InvalidRequest, ModelUnavailable, OutboxFault, RequestTooLarge
@@ -26,6 +27,7 @@ from detector.outbox.outbox import Outbox
 from detector.service import Models, encoded
 from detector.serving.inference import Inference
 from detector.settings import Settings
+from detector.system import memory
 
 log = logging.getLogger('wholebody.label_studio')
 
@@ -224,20 +226,23 @@ class LabelStudioBackend:
             raise OutboxFault(f'the correction cannot be stored: {error}') from error
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """Return the JSON object of a request.
+async def _body(request: Request) -> AsyncIterator[dict[str, Any]]:
+    """Yield the JSON object of a request; the memory of a large one goes back to the system afterwards.
 
     :raises InvalidRequest: the body is not a JSON object.
+    :raises RequestTooLarge: the body has too many values.
     """
     received = await request.body()
+    is_large = len(received) > _LARGE_BODY
+    body: dict[str, Any] = {}
     try:
-        async with _parsing if len(received) > _LARGE_BODY else nullcontext():
-            body = await asyncio.to_thread(json.loads, received)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise InvalidRequest('the body is not a JSON object')
-    return body
+        async with _parsing if is_large else nullcontext():
+            body = await asyncio.to_thread(json_bodies.parse_object, received)
+        yield body
+    finally:
+        if is_large:
+            body.clear()  # FastAPI refers to it a little longer
+            await asyncio.to_thread(memory.give_back)
 
 
 Body = Annotated[dict[str, Any], Depends(_body)]

@@ -5,6 +5,7 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -368,10 +369,14 @@ async def test_large_bodies_are_parsed_one_at_a_time(monkeypatch: pytest.MonkeyP
 
         return Request({'type': 'http', 'method': 'POST', 'headers': []}, receive)
 
-    monkeypatch.setattr(ls_adapter, 'json', SimpleNamespace(loads=slow))
-    large = [asyncio.create_task(ls_adapter._body(request(5 * 1024**2))) for _ in range(4)]
+    async def parsed(padding: int) -> None:
+        async with asynccontextmanager(ls_adapter._body)(request(padding)) as body:
+            assert len(body['padding']) == padding
+
+    monkeypatch.setattr(ls_adapter, 'json_bodies', SimpleNamespace(parse_object=slow))
+    large = [asyncio.create_task(parsed(5 * 1024**2)) for _ in range(4)]
     await asyncio.to_thread(begun.wait, PATIENCE)
-    await ls_adapter._body(request(10))
+    await parsed(10)
     assert not any(task.done() for task in large)
     go.set()
     await asyncio.gather(*large)

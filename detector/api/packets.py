@@ -15,13 +15,16 @@ from socketio import packet
 from detector.errors import InvalidRequest, RequestTooLarge, RequestTooSlow, WholebodyError
 
 from .in_flight import Claim, InFlight
+from .json_bodies import has_few_values
 
 UNREADABLE: Final = '\0unreadable'
 """Name of the event that replaces an unreadable message; its payload is the reason."""
 MAX_ATTACHMENTS: Final = 128
 """Maximum number of binary parts of one event."""
 MAX_TEXT: Final = 8 * 1024**2
-"""Maximum number of characters of an event without its binary parts; parsed, they take many times that memory."""
+"""Maximum number of characters of an event without its binary parts."""
+MAX_EVENT_VALUES: Final = 250_000
+"""Maximum number of values of an event: those of metadata with 100 persons. The event loop parses them."""
 
 
 class TolerantJson:
@@ -37,6 +40,8 @@ class TolerantJson:
         """
         if len(text) > MAX_TEXT:
             raise ValueError(f'it has more than {MAX_TEXT} characters besides its binary parts')
+        if not has_few_values(text, MAX_EVENT_VALUES):
+            raise ValueError(f'it has more than {MAX_EVENT_VALUES} values')
         try:
             return json.loads(text, parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits))
         except RecursionError:

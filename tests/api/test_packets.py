@@ -1,11 +1,13 @@
 """Socket.IO messages that the library would drop become events that are answered."""
 
+import json
+
 import pytest
 from socketio import packet
 
 from benchmarks.support.waiting import eventually_async
 from detector.api.in_flight import Claim, InFlight
-from detector.api.packets import MAX_ATTACHMENTS, MAX_TEXT, UNREADABLE, TolerantPacket
+from detector.api.packets import MAX_ATTACHMENTS, MAX_EVENT_VALUES, MAX_TEXT, UNREADABLE, TolerantJson, TolerantPacket
 from detector.errors import Busy, InvalidRequest, RequestTooLarge, RequestTooSlow
 
 PACKETS = TolerantPacket.counted_by(InFlight(10**9), seconds=5)
@@ -129,3 +131,12 @@ def test_an_endless_text_is_not_read() -> None:
     received = TolerantPacket(encoded_packet='27["a"' + ',[]' * (MAX_TEXT // 3) + ']')
     assert (received.id, received.data[0]) == (7, UNREADABLE)
     assert 'characters' in received.data[1]
+
+
+def test_an_event_of_many_values_is_unreadable() -> None:
+    """Text that is short but has too many values is refused before it is parsed; metadata with 100 persons is read."""
+    with pytest.raises(ValueError, match='more than 250000 values'):
+        TolerantJson.loads('["upload",[' + '{},' * MAX_EVENT_VALUES + '{}]]')
+    point = {'category_name': 'nose', 'model_name': 'm', 'confidence': 0.5, 'category_id': 'i', 'x': 1.5, 'y': 2.5}
+    text = json.dumps(['upload', {'metadata': {'point_annotations': [point] * 13_300}}])
+    assert len(TolerantJson.loads(text)[1]['metadata']['point_annotations']) == 13_300

@@ -14,6 +14,7 @@ from pydantic import AliasChoices
 
 from benchmarks.support.processes import PROJECT
 from detector import PoseEngine, read_image, service
+from detector.api import packets
 from detector.cli.main import app
 from detector.engine import pose_engine, thresholds
 from detector.models.catalogue import read_catalogue
@@ -238,6 +239,7 @@ def test_the_fields_of_a_package_are_documented() -> None:
         ('how-to/models.md', 'up to {:g} minutes', first_model.MAX_PAUSE_SECONDS / 60),
         ('how-to/limits.md', '{:.0f} million pixels', decoding.ROOM_PIXELS / 1e6),
         ('how-to/limits.md', '{} images in one `batch_detect`', service.MAX_BATCH),
+        ('how-to/limits.md', '{:,} values in it', packets.MAX_EVENT_VALUES),
         ('how-to/limits.md', "{:.0f} KiB for a request's line and header", connections.MAX_HEADER_BYTES / 1024),
         ('how-to/limits.md', '{:g} seconds from the opening of a connection', connections.HEADER_SECONDS),
         ('how-to/limits.md', '{} requests that wait on one connection', connections.MAX_PIPELINED),
