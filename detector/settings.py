@@ -158,6 +158,9 @@ class Settings(BaseSettings):
     exclusive_model_build: bool = Field(
         False, description='Unload the old model before the new one is loaded (for small GPUs)'
     )
+    trial_seconds: float = Field(
+        300, gt=0, description='Time limit for the trial inference of a new model package, in seconds'
+    )
     backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], BeforeValidator(_lower)] = Field(
         'auto', description='Inference runtime; `auto` takes the fastest one on this machine'
     )

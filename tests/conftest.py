@@ -12,6 +12,8 @@ from detector.engine.pose_engine import PoseEngine
 from detector.models import package as model_package
 from detector.models.embedded import EMBEDDED_PACKAGE, TEST_CARD_NAME
 from detector.models.package import ModelPackage
+from detector.system import child_process
+from tests.support.child_processes import replace_call
 from tests.support.fuzz_budget import FUZZ_SECONDS
 from tests.support.starter import replace_starter
 
@@ -59,6 +61,18 @@ def embedded() -> Iterator[ModelPackage]:
     """Unpack the embedded package."""
     with tempfile.TemporaryDirectory() as folder:
         yield model_package.unpack_package(EMBEDDED_PACKAGE, Path(folder))
+
+
+@pytest.fixture(autouse=True)
+def _trials_in_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try packages out in this process, which saves a second per package, unless a test asks for `child_processes`."""
+    if 'child_processes' not in request.fixturenames:
+        monkeypatch.setattr(child_process, 'call', replace_call)
+
+
+@pytest.fixture
+def child_processes() -> None:
+    """Let trials run in child processes, as outside of tests."""
 
 
 @pytest.fixture

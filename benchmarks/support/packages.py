@@ -75,3 +75,44 @@ def constant_network(path: Path, outputs: dict[str, np.ndarray[Any, Any]], size:
     model.ir_version = 6
     onnx.save(model, path)
     return path
+
+
+def hostile_network(path: Path, *, grows: bool) -> Path:
+    """Make a pose network of the embedded package's form whose loop never ends.
+
+    :param grows: True if each round doubles its memory; False if only the time passes.
+    """
+    shape = None if grows else [1]
+    infos = [
+        helper.make_tensor_value_info('round', TensorProto.INT64, []),
+        helper.make_tensor_value_info('go_on', TensorProto.BOOL, []),
+        helper.make_tensor_value_info('value', TensorProto.FLOAT, shape),
+    ]
+    operator = helper.make_node('Concat', ['value', 'value'], ['next'], axis=0)
+    if not grows:
+        operator = helper.make_node('Add', ['value', 'value'], ['next'])
+    results = [
+        helper.make_tensor_value_info('goes_on', TensorProto.BOOL, []),
+        helper.make_tensor_value_info('next', TensorProto.FLOAT, shape),
+    ]
+    body = helper.make_graph([helper.make_node('Identity', ['go_on'], ['goes_on']), operator], 'body', infos, results)
+    sizes = {'simcc_x': (1, 133, 384), 'simcc_y': (1, 133, 512)}
+    constants = [
+        numpy_helper.from_array(np.array(True), 'always'),
+        numpy_helper.from_array(np.zeros(1, dtype=np.float32), 'nothing'),
+        *(numpy_helper.from_array(np.zeros(size, dtype=np.float32), f'{name}_0') for name, size in sizes.items()),
+    ]
+    nodes = [
+        helper.make_node('ReduceMax', ['input'], ['peak'], axes=[0, 1, 2, 3], keepdims=0),
+        helper.make_node('Mul', ['peak', 'nothing'], ['zero']),
+        helper.make_node('Loop', ['', 'always', 'zero'], ['last'], body=body),
+        helper.make_node('ReduceMax', ['last'], ['result'], axes=[0], keepdims=0),
+        *(helper.make_node('Add', [f'{name}_0', 'result'], [name]) for name in sizes),
+    ]
+    source = helper.make_tensor_value_info('input', TensorProto.FLOAT, [1, 3, 256, 192])
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items()]
+    graph = helper.make_graph(nodes, 'hostile', [source], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 11)])
+    model.ir_version = 6
+    onnx.save(model, path)
+    return path

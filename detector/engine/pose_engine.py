@@ -40,8 +40,9 @@ class EngineOptions:
     :param nms_threshold: IoU above which the less certain of two boxes is dropped; None: the package's.
     :param min_uncertain_threshold: lowest confidence of a box that counts as uncertain.
     :param max_uncertain_threshold: highest confidence of a box that counts as uncertain.
-    :param cache: folder that keeps measured speeds of runtimes. With it, compiled networks are kept in the folder of
-        the package. None: nothing is kept.
+    :param trial_seconds: time limit for the trial of a package, in seconds.
+    :param cache: folder that keeps measured speeds of runtimes and passed trials. With it, compiled networks are kept
+        in the folder of the package. None: nothing is kept.
 
     >>> options = EngineOptions(backend_type='openvino', max_persons=1)
     >>> engine = PoseEngine(open_package(embedded_package()), options)
@@ -57,6 +58,7 @@ class EngineOptions:
     nms_threshold: float | None = None
     min_uncertain_threshold: float = 0.3
     max_uncertain_threshold: float = 0.6
+    trial_seconds: float = 300
     cache: Path | None = None
 
     @classmethod
@@ -71,6 +73,7 @@ class EngineOptions:
             nms_threshold=settings.nms_threshold,
             min_uncertain_threshold=settings.min_uncertain_threshold,
             max_uncertain_threshold=settings.max_uncertain_threshold,
+            trial_seconds=settings.trial_seconds,
             cache=settings.data_folder / 'cache',
         )
 

@@ -1,7 +1,6 @@
 """The choice of runtime and precision for a package: what the settings demand, or the fastest on this machine."""
 
 import hashlib
-import json
 import logging
 import os
 import platform
@@ -17,7 +16,7 @@ import numpy as np
 from detector.errors import RuntimeUnavailable
 from detector.models.package import ModelPackage
 from detector.system import memory
-from detector.system.durable import replace_file
+from detector.system.json_file import read_object, write_object
 
 from .runtimes import (
     Backend,
@@ -212,28 +211,24 @@ def _key(package: ModelPackage, backends: list[Backend]) -> str:
     """Return a hash of everything that a measurement depends on: networks, machine, usable CPUs, versions."""
     spec = package.wholebody
     versions = [installed_version(name) for name in backends]
-    parts = [spec.detector.sha256, spec.estimator.sha256, _processor(), usable_cpus(), *backends, *versions]
+    parts = [spec.detector.sha256, spec.estimator.sha256, processor(), usable_cpus(), *backends, *versions]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 @memoized
-def _processor() -> str:
+def processor() -> str:
+    """Return a text that identifies the model of the processor."""
     return f'{platform.processor()} {platform.machine()} {" ".join(sorted(cpu_flags()))}'
 
 
 def _measured(cache: Path | None) -> dict[str, Any]:
-    try:
-        known = json.loads((cache / _MEASUREMENTS).read_bytes()) if cache is not None else {}
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    return (read_object(cache / _MEASUREMENTS) or {}) if cache is not None else {}
 
 
 def _remember(cache: Path | None, measured: dict[str, Any]) -> None:
     if cache is None:
         return
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        replace_file(cache / _MEASUREMENTS, json.dumps(measured).encode())
+        write_object(cache / _MEASUREMENTS, measured)
     except OSError as error:
         log.warning('%s cannot be written: %s', cache, error.strerror)

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -115,6 +116,15 @@ def installed_version(backend_type: Backend) -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise RuntimeUnavailable(f'{" or ".join(names)} is not installed')
+
+
+def installed_versions() -> list[str]:
+    """Return name and version of the distributions of all installed runtimes."""
+    found = []
+    for name in _DISTRIBUTIONS:
+        with suppress(RuntimeUnavailable):
+            found.append(installed_version(name))
+    return found
 
 
 def installed_for(device: str) -> list[Backend]:

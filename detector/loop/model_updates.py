@@ -15,11 +15,20 @@ from typing import Any, Final
 
 import httpx
 
-from detector.errors import DamagedPackage, InvalidPackage, NoLearningLoop, WholebodyError, text_of
+from detector.errors import (
+    DamagedPackage,
+    InferenceFailed,
+    InvalidPackage,
+    NoLearningLoop,
+    RuntimeUnavailable,
+    WholebodyError,
+    text_of,
+)
 from detector.models.downloads import Validators, discard, download, noted_validators, probe
 from detector.models.embedded import EMBEDDED_NAMES
 from detector.models.package import MODEL_FORMAT, ModelPackage, OfferedModel, file_sha256, open_package
 from detector.models.store import ModelStore
+from detector.system import child_process
 
 log = logging.getLogger('wholebody.updates')
 
@@ -78,6 +87,7 @@ class ModelUpdater:
     :param files_url: address of the Loop's models; None without a Loop.
     :param connect: returns a client of the Loop, logged in if possible.
     :param switch: loads an opened package and lets it serve; raises if the model does not work.
+    :param try_out: runs the networks of a package once; raises if they do not work.
     :param keep: number of versions that stay installed.
     :param on_refusal: called when a fetched package is not valid.
     :param is_serving: returns True while a model is loaded; otherwise the device may be at fault rather than the
@@ -91,6 +101,7 @@ class ModelUpdater:
         files_url: str | None,
         connect: Connect,
         switch: Switch,
+        try_out: Callable[[ModelPackage], None],
         keep: int,
         on_refusal: Callable[[], object] = lambda: None,
         is_serving: Callable[[], bool] = lambda: True,
@@ -99,6 +110,7 @@ class ModelUpdater:
         self._files_url = files_url
         self._connect = connect
         self._switch = switch
+        self._try_out = try_out
         self._keep = keep
         self._on_refusal = on_refusal
         self._is_serving = is_serving
@@ -166,8 +178,9 @@ class ModelUpdater:
 
     async def _update(self, target: Target) -> None:
         try:
-            package = await self._installed(target) or await self._fetched(target)
-            await self._serve(target, package)
+            installed = await self._installed(target)
+            package = installed or await self._fetched(target)
+            await self._serve(target, package, is_new=installed is None)
             self.error = None
             self._refusals.pop(target.version, None)
             self._reset_pause()
@@ -179,9 +192,10 @@ class ModelUpdater:
             self.error = text
 
     async def _installed(self, target: Target) -> ModelPackage | None:
-        """Return the installed package of a target, or None if it must be fetched. A damaged package is removed.
+        """Return the installed package of a target, or None if it must be fetched. A damaged one stays until then.
 
-        :raises InvalidPackage: the package did not work before and is still installed.
+        :raises InvalidPackage: the package did not work before and is still installed, or it is damaged and the Loop
+            has not offered it.
         :raises StarterUnavailable: the target is the starter model, which cannot be built.
         """
         folder, is_embedded = self._store.folder(target.version), target.version in EMBEDDED_NAMES
@@ -196,8 +210,11 @@ class ModelUpdater:
             package = await asyncio.to_thread(open_package, folder)
             return package if target.is_met_by(package) else None
         except InvalidPackage as error:
-            log.warning('the installed model %s is damaged (%s) and removed', target.version, error)
-            await asyncio.to_thread(self._store.remove, target.version)
+            if target.model_id == INSTALLED:
+                raise InvalidPackage(
+                    f'the installed model {target.version} is damaged: {error}; install it again with `--replace`'
+                ) from error
+            log.warning('the installed model %s is damaged (%s) and fetched again', target.version, error)
             return None
 
     async def _fetched(self, target: Target) -> ModelPackage:
@@ -215,12 +232,18 @@ class ModelUpdater:
         archive = self._store.download_path(f'{target.version}-{target.model_id}')
         validators = await download(client, url, archive, max_bytes=MAX_PACKAGE_BYTES)
         try:
-            return await asyncio.to_thread(self._store.add, archive, target)
+            return await child_process.to_thread(self._store.add, archive, target, before_replacing=self._try_out)
         except InvalidPackage as error:
             sha256 = await asyncio.to_thread(file_sha256, archive)
             self._refuse(target, error, validators, sha256)
             self._on_refusal()
             discard(archive)
+            raise
+        except (RuntimeUnavailable, InferenceFailed) as error:
+            if self._is_serving():
+                self._refuse(target, error, validators, await asyncio.to_thread(file_sha256, archive))
+            else:
+                self._postpone()
             raise
 
     async def _is_another(self, client: httpx.AsyncClient, url: str, target: Target, refusal: Refusal) -> bool:
@@ -229,8 +252,8 @@ class ModelUpdater:
             return True
         return await probe(client, url) != refusal.validators
 
-    async def _serve(self, target: Target, package: ModelPackage) -> None:
-        """Switch to an installed package. A package from the Loop that is not valid is removed again.
+    async def _serve(self, target: Target, package: ModelPackage, *, is_new: bool) -> None:
+        """Switch to an installed package. If it is not valid and has just been fetched, it is removed again.
 
         If the runtime or device fails while another model is loaded, it does not suit the package, which is not tried
         again. If no model is loaded, the device may be missing, and the switch is tried again later.
@@ -244,8 +267,9 @@ class ModelUpdater:
                 self._postpone()
                 raise
             sha256 = package.wholebody.estimator.sha256
-            self._refuse(target, error, noted_validators(archive), sha256, kept=not is_invalid)
-            if is_invalid and target.model_id != INSTALLED:  # a local package could not be fetched again
+            kept = not (is_invalid and is_new) or self._store.linked().name == target.version
+            self._refuse(target, error, noted_validators(archive), sha256, kept=kept)
+            if not kept:
                 await asyncio.to_thread(self._store.remove, target.version)
             raise
         finally:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, Validatio
 
 from detector.errors import DownloadFailed, InvalidPackage
 from detector.settings import without_logins
+from detector.system import child_process
 from detector.system.durable import replace_file
 from detector.system.folder_lock import FolderLock
 from detector.system.proxies import AsyncProxyTransport
@@ -156,7 +157,7 @@ async def pull(
     try:
         files = _taken_from_rtmlib(model) if from_rtmlib else await _fetch(model, cache, offline, watch)
         on_fetched()
-        return await asyncio.to_thread(_pack, mode, model, files, archive, verify)
+        return await child_process.to_thread(_pack, mode, model, files, archive, verify)
     finally:
         lock.release()
 

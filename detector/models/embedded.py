@@ -16,6 +16,8 @@ Mode = Literal['lightweight', 'balanced', 'performance']
 """Name of a published model in the catalogue."""
 STARTER_NAME: Final = 'starter'
 TEST_CARD_NAME: Final = 'test-card'
+TEST_CARD_FOLDER: Final = 'embedded'
+"""Folder in DATA_FOLDER into which the test card model is unpacked."""
 EMBEDDED_NAMES: Final = (STARTER_NAME, TEST_CARD_NAME)
 """Names of the embedded models. They serve where no model is installed, the first one that works."""
 EMBEDDED_VERSIONS: Final = '0.'
@@ -36,6 +38,15 @@ RESTART_HINT: Final = (
     '`wholebody model use` with the option `--url` lets this node switch to it now'
 )
 """How to serve an installed model while an embedded one serves."""
+
+
+def is_embedded_folder(folder: Path, data_folder: Path) -> bool:
+    """Return True if a package lies where this project makes embedded models, and not where packages are installed.
+
+    :param data_folder: DATA_FOLDER.
+    """
+    places = (MODEL_FILES, data_folder / STARTER_NAME, data_folder / TEST_CARD_FOLDER)
+    return any(folder.is_relative_to(place) for place in places)
 
 
 def embedded_name(mode: str) -> str:

@@ -8,9 +8,10 @@ this module reads the file itself, and the file must never be written back throu
 import hashlib
 import json
 import re
+import stat
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -23,7 +24,7 @@ from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 from detector.system.durable import write_through
 
-from .archive import unpack_archive, write_archive
+from .archive import MAX_UNPACKED_BYTES, unpack_archive, write_archive
 from .embedded import EMBEDDED_NAMES, EMBEDDED_VERSIONS
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
@@ -168,6 +169,7 @@ class ModelPackage:
     :param conf_threshold: the Loop's own field for the confidence from which a box is answered.
     :param category_ids: category ids of `person` and the 133 keypoints by canonical name. Ids that the Loop assigned
         take precedence over our own.
+    :param information: fields of the Loop's ModelInformation, checked.
     """
 
     folder: Path
@@ -176,6 +178,7 @@ class ModelPackage:
     wholebody: Wholebody
     conf_threshold: float | None = None
     category_ids: dict[str, str]
+    information: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -279,6 +282,7 @@ def _described(folder: Path) -> ModelPackage:
         wholebody=_validated(Wholebody, description.wholebody, 'wholebody'),
         conf_threshold=description.conf_threshold,
         category_ids=_category_ids(description.categories),
+        information=description.model_dump(exclude={'wholebody', 'model_root_path'}),
     )
 
 
@@ -286,9 +290,10 @@ def _read_json(path: Path) -> Any:
     try:
         if path.parent.is_file():
             raise InvalidPackage(f'{path.parent.name} is a file; unpack the package into a folder first')
-        if path.stat().st_size > _MAX_MODEL_JSON_BYTES:
-            raise InvalidPackage(f'{MODEL_JSON} is larger than {_MAX_MODEL_JSON_BYTES} bytes')
-        return json.loads(path.read_bytes())
+        _check_file(path, _MAX_MODEL_JSON_BYTES)
+        content = json.loads(path.read_bytes())
+        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate cannot be sent to any client
+        return content
     except FileNotFoundError:
         raise InvalidPackage(f'{MODEL_JSON} is missing') from None
     except (OSError, ValueError, RecursionError) as error:
@@ -309,11 +314,23 @@ def _validated(kind: type[M], content: Any, *path: str) -> M:
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
+        _check_file(path, MAX_UNPACKED_BYTES)
         actual = file_sha256(path)
     except FileNotFoundError:
         raise InvalidPackage(f'{path.name} is missing') from None
+    except OSError as error:
+        raise InvalidPackage(f'{path.name} cannot be read: {error.strerror}') from error
     if actual != expected:
         raise DamagedPackage(f'{path.name}: sha256 is {actual}, {MODEL_JSON} says {expected}')
+
+
+def _check_file(path: Path, max_bytes: int) -> None:
+    """Raise an error for a file that cannot be read to its end, such as a pipe, and for one that is too large."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidPackage(f'{path.name} is not a file')
+    if status.st_size > max_bytes:
+        raise InvalidPackage(f'{path.name} is larger than {max_bytes} bytes')
 
 
 def file_sha256(path: Path) -> str:

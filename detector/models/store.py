@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from detector.system.durable import exchange, sync_folder
 from detector.system.folder_lock import locked
 
 from . import package as model_package
-from .embedded import EMBEDDED_PACKAGE, STARTER_NAME, TEST_CARD_NAME, embedded_name
+from .embedded import EMBEDDED_PACKAGE, STARTER_NAME, TEST_CARD_FOLDER, TEST_CARD_NAME, embedded_name
 from .package import VERSION, ModelPackage, OfferedModel, Verify, file_sha256, open_package
 
 _LINK: Final = 'current_model'
@@ -82,14 +82,18 @@ class ModelStore:
     @property
     def is_linked(self) -> bool:
         """True if there is a link to the current version, and its folder exists."""
-        return self.link.is_symlink() and self._linked().is_dir()
+        return self.link.is_symlink() and self.linked().is_dir()
+
+    def linked(self) -> Path:
+        """Return the folder that the link names, which may be missing; the path of the link if it leads nowhere."""
+        return Path(os.path.realpath(self.link))  # unlike `resolve`, it accepts a link to itself
 
     def current(self) -> Path | None:
         """Return the folder of the current model, or None if no model is installed.
 
         :raises InvalidPackage: the folder that the link names does not exist, or models are installed without a link.
         """
-        folder = self._linked()
+        folder = self.linked()
         if self.has_current and not folder.is_dir():
             raise InvalidPackage(f'the current model {folder.name} is missing from {self.models}: {MODEL_REMEDY}')
         if not self.has_current and (versions := self.versions()):
@@ -104,7 +108,7 @@ class ModelStore:
         The list is empty only if no model is installed and none was ever selected. Only then may an embedded model
         serve: it would hide that a real one is missing or broken.
         """
-        current = [self._linked()] if self.has_current else []
+        current = [self.linked()] if self.has_current else []
         others = [self.folder(version).resolve() for version in self.versions()]
         others.sort(key=_modified, reverse=True)
         return [*current, *(folder for folder in others if folder not in current)]
@@ -146,12 +150,20 @@ class ModelStore:
         self.select(version)
         return package
 
-    def add(self, archive: Path, offered: OfferedModel | None = None) -> ModelPackage:
-        """Unpack a package into the folder of its version and replace what is there. No inference is run.
+    def add(
+        self,
+        archive: Path,
+        offered: OfferedModel | None = None,
+        *,
+        before_replacing: Callable[[ModelPackage], object] = lambda _: None,
+    ) -> ModelPackage:
+        """Unpack a package into the folder of its version and replace what is there.
 
         Each network is hashed once.
 
         :param offered: version and id in the Loop, which take precedence over `model.json`.
+        :param before_replacing: called with the unpacked package if it is about to replace another one. If it raises an
+            error, that one stays.
         :raises InvalidPackage: names the file or field and the reason.
         :raises FolderInUse: another process changes the models.
         """
@@ -163,6 +175,8 @@ class ModelStore:
                 if offered.version != package.version:
                     log.warning('the package of model %s names the version %s', offered.version, package.version)
                 package = model_package.set_identity(package, offered)
+            if os.path.lexists(self.folder(package.version)):
+                before_replacing(package)
             sync_folder(fresh)
             self._put(fresh, package.version, scratch)
         return dataclasses.replace(package, folder=self.folder(package.version))
@@ -191,7 +205,7 @@ class ModelStore:
 
     def prune(self, keep: int) -> None:
         """Remove the oldest installed versions until `keep` are left. The current one always stays."""
-        current = self._linked().name
+        current = self.linked().name
         versions = sorted(self.versions(), key=lambda version: self.folder(version).stat().st_mtime)
         removable = [version for version in versions if version != current]
         for version in removable[: max(0, len(versions) - keep)]:
@@ -204,7 +218,7 @@ class ModelStore:
 
         An interrupted replacement is undone, so that its version exists again.
         """
-        seconds = 0 if self._linked().is_dir() else _LOCK_SECONDS  # another process may be replacing a missing version
+        seconds = 0 if self.linked().is_dir() else _LOCK_SECONDS  # another process may be replacing a missing version
         try:
             with self._changing(seconds=seconds):
                 scratches, links = self.models.glob(f'{_TEMPORARY}*'), self.data_folder.glob(f'.{_LINK}.*')
@@ -267,10 +281,6 @@ class ModelStore:
             return
         self.select(package.version)
         log.warning('%s was a folder and is a link to the model %s again', folder, package.version)
-
-    def _linked(self) -> Path:
-        """Return the folder that the link names, which may be missing; the path of the link if it leads nowhere."""
-        return Path(os.path.realpath(self.link))  # unlike `resolve`, it accepts a link to itself
 
     def _changing(self, *, seconds: float | None = None) -> AbstractContextManager[None]:
         return locked(self.data_folder / _LOCK_FILE, seconds=_LOCK_SECONDS if seconds is None else seconds)
@@ -356,7 +366,7 @@ def _same_package(package: ModelPackage, folder: Path) -> bool:
 
 
 def _unpacked_test_card(data_folder: Path) -> Path:
-    target = data_folder / 'embedded' / file_sha256(EMBEDDED_PACKAGE)[:12]
+    target = data_folder / TEST_CARD_FOLDER / file_sha256(EMBEDDED_PACKAGE)[:12]
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

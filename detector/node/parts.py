@@ -1,12 +1,15 @@
 """The parts of a node, and how they are put together."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from detector.api.in_flight import InFlight
 from detector.api.middleware.access import AccessPolicy
 from detector.api.middleware.drain import Drain
 from detector.api.middleware.limits import MIB
+from detector.engine import trial
+from detector.engine.pose_engine import EngineOptions
 from detector.engine.verification import verify
 from detector.loop import client
 from detector.loop.following import Following
@@ -71,6 +74,7 @@ class Parts:
             files_url=None if settings.loop_url is None else f'/api{client.project_path(settings)}/models',
             connect=lambda: client.connected_client(self.communicator),
             switch=self.serving.switch,
+            try_out=partial(trial.ensure, options=EngineOptions.of(settings)),
             keep=settings.keep_models,
             on_refusal=self._count_refusal,
             is_serving=lambda: self.serving.current() is not None,
@@ -88,7 +92,8 @@ class Parts:
         self.outbox = open_outbox(settings, held=is_muted)
         self.collector = make_collector(self.outbox, settings)
         library = ModelLibrary(self.store, settings.model_catalogue)
-        self.pull = ModelPull(library, verify=verify, use=self.following.set_mode, on_refusal=self._count_refusal)
+        verified = partial(verify, options=EngineOptions.of(settings))
+        self.pull = ModelPull(library, verify=verified, use=self.following.set_mode, on_refusal=self._count_refusal)
         self.first = FirstModel(settings, self.store, self.serving, self.pull, on_ended=self.following.leave_startup)
         models = Models(self.serving, self.store, self.following, self.first)
         self.label_studio = LabelStudioBackend(settings, models, self.inference, self.outbox, self.metrics)

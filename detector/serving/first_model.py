@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from detector.errors import InferenceFailed, RuntimeUnavailable, WholebodyError
+from detector.errors import InferenceFailed, RuntimeUnavailable, WholebodyError, text_of
 from detector.models.embedded import EMBEDDED_NAMES, INSTALL_HINT, embedded_name, embedded_notice
 from detector.models.library import PullRequest
 from detector.models.package import ModelPackage, open_package
@@ -187,9 +187,10 @@ class FirstModel:
                 package = await asyncio.to_thread(opened)
                 await self._serving.switch(package)
                 return faults
-            except (WholebodyError, OSError) as error:
+            except Exception as error:  # whatever is wrong with one model, another one may work
                 faults[name] = error
-                log.error('the model %s cannot serve: %s', name, error)
+                expected = isinstance(error, WholebodyError | OSError)
+                log.error('the model %s cannot serve: %s', name, text_of(error), exc_info=not expected)
                 if package is not None and isinstance(error, RuntimeUnavailable | InferenceFailed):
                     device_faults.append((package, error))
         if device_faults:

@@ -11,13 +11,15 @@ from typing import Final
 
 from learning_loop_node.data_classes import ModelInformation
 
+from detector.engine import trial
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import ModelUnavailable
+from detector.models.embedded import is_embedded_folder
 from detector.models.package import ModelPackage, open_package
 from detector.observability.life import Life
 from detector.observability.metrics import Metrics
 from detector.settings import Settings
-from detector.system import memory
+from detector.system import child_process, memory
 
 from .admission import retrieve_error
 from .recovery import Recovery
@@ -51,11 +53,14 @@ def load_model(source: Path | ModelPackage, settings: Settings) -> ServingModel:
     :raises InferenceFailed: the device fails in the trial inference.
     """
     package = open_package(source) if isinstance(source, Path) else source
-    engine = PoseEngine(package, EngineOptions.of(settings))
+    options = EngineOptions.of(settings)
+    if not is_embedded_folder(package.folder, settings.data_folder):
+        trial.ensure(package, options)  # first in a child process, where an endless graph does no harm
+    engine = PoseEngine(package, options)
     engine.check()
-    information = ModelInformation.load_from_disk(str(package.folder))
-    assert information is not None, 'the package has a model.json: it has just been opened'
-    information.version = package.reported_version
+    identity = {'version': package.reported_version, 'model_root_path': str(package.folder)}
+    # Not read from the file again: upstream reads fewer encodings, and has errors of its own.
+    information = ModelInformation.from_dict(package.information | identity)
     return ServingModel(engine=engine, information=information)
 
 
@@ -169,7 +174,7 @@ class ModelServing:
 
     async def _build(self, source: Path | ModelPackage) -> None:
         try:
-            model = await asyncio.to_thread(load_model, source, self._settings)
+            model = await child_process.to_thread(load_model, source, self._settings)
         except Exception:
             self._metrics.switched('failed')
             raise

@@ -33,7 +33,12 @@ class Bench:
         self.store = ModelStore(folder / 'data')
         chosen = Settings(data_folder=folder / 'data', **settings)  # type: ignore[arg-type]
         self.updates = ModelUpdater(
-            self.store, files_url=None, connect=lambda: pytest.fail('nothing is fetched'), switch=self._switch, keep=5
+            self.store,
+            files_url=None,
+            connect=lambda: pytest.fail('nothing is fetched'),
+            switch=self._switch,
+            try_out=lambda _: pytest.fail('nothing is replaced'),
+            keep=5,
         )
         self.following = Following(
             chosen,

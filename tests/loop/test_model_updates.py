@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.support.packages import altered, make_package
 from detector.engine.verification import verify
-from detector.errors import RuntimeUnavailable
+from detector.errors import InvalidPackage, RuntimeUnavailable
 from detector.loop.model_updates import INSTALLED, ModelUpdater, Target
 from detector.models import archive
 from detector.models.package import ModelPackage, open_package
@@ -24,6 +24,8 @@ class Bench:
     """An updater, a file server for it, and the versions that it switched to.
 
     :param broken: True to make the switch fail as a missing device does.
+    :param fault: error of trials and switches.
+    :param tried: versions that were tried out before they replaced another package.
     :param serving: True while another model is loaded.
     :param attempts: number of attempts to switch.
     """
@@ -34,6 +36,8 @@ class Bench:
         self.store = ModelStore(folder / 'data')
         self.switched: list[str] = []
         self.broken = False
+        self.fault: Exception | None = None
+        self.tried: list[str] = []
         self.serving = True
         self.attempts = 0
         self.refusals = 0
@@ -42,6 +46,7 @@ class Bench:
             files_url='/models',
             connect=self._connect,
             switch=self._switch,
+            try_out=self._try_out,
             keep=2,
             on_refusal=self._count_refusal,
             is_serving=lambda: self.serving,
@@ -53,10 +58,17 @@ class Bench:
     async def _connect(self) -> httpx.AsyncClient:
         return self.client
 
+    def _try_out(self, package: ModelPackage) -> None:
+        self.tried.append(package.version)
+        if self.fault is not None:
+            raise self.fault
+
     async def _switch(self, package: ModelPackage) -> None:
         self.attempts += 1
         if self.broken:
             raise RuntimeUnavailable('no such device')
+        if self.fault is not None:
+            raise self.fault
         self.switched.append(package.folder.name)
 
     async def cycle(self, target: Target = TARGET) -> str | None:
@@ -184,6 +196,80 @@ async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: B
     bench.updater.forget()
     assert await bench.cycle(target) is None
     assert bench.fetched == 0
+
+
+INVALID = InvalidPackage('pose.onnx: outputs are [(1, 17, 384)]')
+
+
+async def test_an_installed_model_that_is_not_valid_is_never_removed(bench: Bench, tmp_path: Path) -> None:
+    """This holds for a model of the Loop too, which may be the only one; a client's command leads to a new attempt."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
+    (own,) = bench.store.installed()
+    bench.fault = INVALID
+    for model_id in (INSTALLED, getattr(own, 'id', '')):
+        target = Target(version='1.5', model_id=model_id)
+        for _ in range(2):
+            assert await bench.cycle(target) == str(INVALID)
+        assert bench.store.versions() == ['1.5']
+    assert bench.attempts == 2
+    bench.fault = None
+    bench.updater.forget()
+    assert await bench.cycle(target) is None
+    assert bench.fetched == 0
+
+
+async def test_a_fetched_model_that_is_not_valid_is_removed(bench: Bench) -> None:
+    """It would be tried at the next start, although it has never served."""
+    bench.fault = INVALID
+    assert await bench.cycle() == str(INVALID)
+    assert bench.store.versions() == []
+    assert bench.store.current() is None
+
+
+@pytest.mark.parametrize('fault', [INVALID, RuntimeUnavailable('out of memory')])
+async def test_a_model_that_does_not_work_replaces_none(bench: Bench, tmp_path: Path, fault: Exception) -> None:
+    """The Loop's 1.5 is tried out before it takes the place of a local 1.5; the refused file is fetched once."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
+    bench.fault = fault
+    for _ in range(3):
+        assert await bench.cycle() == str(fault)
+    assert (bench.tried, bench.attempts) == (['1.5'], 0)
+    assert bench.store.current_or_embedded('starter').name == 'own'
+    bench.fault = None
+    bench.updater.forget()
+    assert await bench.cycle() is None
+    assert bench.store.current_or_embedded('starter').name == 'test-card'
+
+
+async def test_without_a_device_a_replacement_is_tried_again_later(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While no model is loaded, the device may be missing: the package is not refused, and the pauses grow."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
+    now = 1000.0
+    monkeypatch.setattr(time, 'monotonic', lambda: now)
+    bench.serving, bench.fault = False, RuntimeUnavailable('no such device')
+    for pause in (1.0, 2.0):
+        for _ in range(2):
+            assert await bench.cycle() == 'no such device'
+        now += pause
+    assert (bench.tried, bench.updater.about()['refused']) == (['1.5', '1.5'], [])
+    bench.fault = None
+    assert await bench.cycle() is None
+
+
+async def test_a_damaged_installed_model_stays_until_the_loops_is_there(bench: Bench, tmp_path: Path) -> None:
+    """A client that asks for the installed one gets the fault; the Loop's package replaces it."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='1.5'), verify=verify)
+    bench.store.folder('1.5').joinpath('pose.onnx').write_bytes(b'damaged')
+    error = await bench.cycle(Target(version='1.5', model_id=INSTALLED))
+    assert 'the installed model 1.5 is damaged: pose.onnx: sha256' in str(error)
+    good, bench.server.content = bench.server.content, b'no zip'
+    assert 'not a readable zip file' in str(await bench.cycle())
+    assert bench.store.versions() == ['1.5']
+    bench.server.content = good
+    assert await bench.cycle() is None
+    assert bench.switched == ['1.5']
 
 
 async def test_an_embedded_model_that_cannot_run_here_is_not_tried_again(bench: Bench, starter: list[Path]) -> None:

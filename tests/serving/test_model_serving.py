@@ -1,14 +1,17 @@
 """The model that a node serves."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from benchmarks.support.cards import CARD
-from benchmarks.support.packages import make_package
-from benchmarks.support.processes import running_node, running_node_without_model
+from benchmarks.support.packages import hostile_network, make_package, with_network
+from benchmarks.support.processes import NodeProcess, running_node, running_node_without_model
+from benchmarks.support.waiting import eventually
+from detector.engine.pose_engine import EngineOptions
 from detector.engine.verification import verify
 from detector.models import package as model_package
 from detector.models.package import OfferedModel, file_sha256
@@ -48,6 +51,54 @@ def test_an_installed_model_is_served(tmp_path: Path) -> None:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'mine 4.2'
         assert node.detect(CARD).json()['box_detections'][0]['model_name'] == '4.2'
         assert httpx.get(f'{node.url}/model_version').json()['local_versions'] == ['4.2']
+
+
+def _children(node: NodeProcess) -> list[int]:
+    """Return the process ids of the children of a node."""
+    tasks = Path(f'/proc/{node.process.pid}/task').glob('*/children')
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def _install_sound_and_endless(folder: Path) -> ModelStore:
+    """Install the model `sound 1.0`, which has passed its trial, and a model 9.9 whose graph loops for ever."""
+    store = ModelStore(folder / 'data')
+    options = EngineOptions(backend_type='onnxruntime', cache=store.data_folder / 'cache')
+    sound = make_package(folder / 'sound.zip', version='1.0', name='sound')
+    store.install(sound, verify=partial(verify, options=options))
+    network = hostile_network(folder / 'network.onnx', grows=False)
+    store.add(with_network(folder / 'endless.zip', 'estimator', network), OfferedModel(version='9.9', model_id='x'))
+    return store
+
+
+def test_a_node_that_tries_an_endless_model_serves_and_ends_in_time(tmp_path: Path) -> None:
+    """The trial runs in a child process: requests are answered as before, and SIGTERM ends both processes."""
+    _install_sound_and_endless(tmp_path)
+    with running_node(tmp_path, BACKEND_TYPE='onnxruntime') as node:
+        assert httpx.put(f'{node.url}/model_version', content='9.9').status_code == 200
+        eventually(lambda: len(_children(node)) == 1, 'the trial runs')
+        (child,) = _children(node)
+        for _ in range(3):
+            assert node.detect(CARD).json()['box_detections'][0]['model_name'] == '1.0'
+        assert httpx.get(f'{node.url}/about').json()['update']['busy']
+        start = time.monotonic()
+        node.process.terminate()
+        assert node.process.wait(20) == 0
+        assert time.monotonic() - start < 8
+        eventually(lambda: not Path(f'/proc/{child}').exists(), 'the trial has ended')
+        assert 'forced exit' not in node.log.read_text()
+
+
+def test_an_endless_model_does_not_keep_a_node_from_serving_another(tmp_path: Path) -> None:
+    """At the start it is refused when its time is up, stays installed and current, and the other one serves."""
+    store = _install_sound_and_endless(tmp_path)
+    store.select('9.9')
+    with running_node(tmp_path, BACKEND_TYPE='onnxruntime', TRIAL_SECONDS=5) as node:
+        assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'sound 1.0'
+        log = node.log.read_text()
+        assert 'models/9.9 cannot serve: a trial inference of det.onnx and pose.onnx has not ended within 5' in log
+        assert not _children(node)
+    assert store.versions() == ['1.0', '9.9']
+    assert store.current() == store.folder('9.9').resolve()
 
 
 async def test_a_deployed_model_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
