@@ -116,8 +116,21 @@ def _skeleton_regions(
                 'closed': False,
                 'vectorlabels': [label.text],
             },
-            **score_field(person.box_score),
+            **score_field(_mean_score(person, indices)),
         }
+
+
+def _mean_score(person: Person, indices: Sequence[int]) -> float | None:
+    """Return the mean confidence of the labelled keypoints among some, or of all of them if none is labelled.
+
+    :return: None if these have no confidence.
+    """
+    chosen = np.array(indices)
+    scores = person.scores[chosen]
+    labelled = person.labelled[chosen]
+    counted = scores[labelled] if labelled.any() else scores
+    known = counted[np.isfinite(counted)]
+    return float(known.mean()) if known.size else None
 
 
 def hides_by_curve(config: LabelingConfig, label: Label) -> bool:

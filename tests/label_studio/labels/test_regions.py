@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
-from detector.label_studio.labels.config import LabelingConfig, generate, parse
+from detector.label_studio.labels.config import LabelingConfig, Style, generate, parse
 from detector.label_studio.labels.regions import from_results, read_results, to_results
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES, PART_BY_NAME
@@ -113,6 +113,27 @@ def test_regions_are_what_label_studio_accepts(style: str) -> None:
             assert 0 <= place['x'] <= 100
             assert 0 <= place['y'] <= 100
             assert place['x'] + (place.get('width', 0) if region['type'] == 'rectanglelabels' else 0) <= 100 + 1e-6
+
+
+@pytest.mark.parametrize('style', ['skeleton', 'parts'])
+def test_the_score_of_a_skeleton_is_that_of_its_own_points(style: Style) -> None:
+    """A region has the mean confidence of its labelled points, or of all if none is labelled; the box keeps its own."""
+    scores = np.linspace(0, 1, 133, dtype=np.float32)
+    scores[[5, 6]] = np.nan
+    visibility = np.full(133, VISIBLE, dtype=np.int8)
+    visibility[[0, *PART_BY_NAME['face'].indices]] = NOT_LABELLED
+    visibility[3] = HIDDEN
+    (person,) = make_persons(1)
+    person = replace(person, box_score=0.9, scores=scores, visibility=visibility)
+    *skeletons, box = to_results([person], parse(generate(style)), SIZE)
+    assert box['score'] == 0.9
+    for region in skeletons:
+        (label,) = region['value']['vectorlabels']
+        indices = list(range(133)) if label == 'pose' else list(PART_BY_NAME[label].indices)
+        counted = [n for n in indices if visibility[n] != NOT_LABELLED] or indices
+        assert region['score'] == pytest.approx(np.nanmean(scores[counted]), abs=1e-4)
+    unscored = replace(person, box_score=None, scores=np.full(133, np.nan, dtype=np.float32))
+    assert all('score' not in region for region in to_results([unscored], parse(generate(style)), SIZE))
 
 
 @pytest.mark.parametrize('style', CONFIGS)
