@@ -130,11 +130,11 @@ class LabelStudioBackend:
         except ModelUnavailable:
             return None
 
-    def note_setup(self, body: Mapping[str, Any]) -> None:
-        """Note the address and the project of a Label Studio that calls."""
+    def note_setup(self, body: Mapping[str, Any], host: str) -> None:
+        """Note the address and the project of a Label Studio that calls, and the host that it calls."""
         self.images.learn_hostname(body.get('hostname'))
         if self._watch is not None:
-            self._watch.note_call(body.get('project'))
+            self._watch.note_call(body.get('project'), host)
 
     def follow_model(self) -> None:
         """Tell Label Studio about a switch of models soon."""
@@ -275,12 +275,12 @@ def create_router(
         return {'status': 'UP'}
 
     @router.post('/setup', responses=errors(422))
-    async def setup(body: Body) -> dict[str, str | None]:
+    async def setup(body: Body, request: Request) -> dict[str, str | None]:
         """Register a Label Studio, and answer the model version that predicts.
 
         The token that Label Studio offers is not used.
         """
-        backend.note_setup(body)
+        backend.note_setup(body, request.headers.get('host', ''))
         await backend.note_config(body.get('project'), body.get('schema'))
         return {'model_version': backend.model_version()}
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
 from detector.label_studio.server.client import Connection
@@ -40,6 +41,8 @@ _MAX_FAILURES: Final = 3
 _AGAIN_SECONDS: Final = 60.0
 """Longest pause in seconds between a call for a project that is not known to name this node, and a check of it."""
 _MAX_CANDIDATES: Final = 1000
+_QUESTIONS: Final = 2
+"""Number of questions for a backend that must each cause a call, if a project has several."""
 _MAX_PAGES: Final = 10
 """Number of pages of tasks that are read from a project before other projects have their turn."""
 _OVERLAP: Final = timedelta(minutes=1)
@@ -93,8 +96,8 @@ class ProjectWatch:
         self._begin = begin
         self._due = dict.fromkeys(projects.numbers(), 0.0)
         """Times (`time.monotonic`) from which projects are to be checked."""
-        self._calls: set[int] = set()
-        """Projects for which Label Studio has called since the last check has begun."""
+        self._calls: dict[int, set[str]] = {}
+        """Hosts under which Label Studio has called, by project, since the last question to it."""
         self._failures: OrderedDict[int, _Failure] = OrderedDict()
         """The last checks that have failed, unless a later one has succeeded."""
         self._warned: set[tuple[int, str]] = set()
@@ -109,15 +112,16 @@ class ProjectWatch:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def note_call(self, project: object) -> None:
+    def note_call(self, project: object, host: str = '') -> None:
         """Note that Label Studio has called for a project.
 
         :param project: what `/setup` got: the number, a dot and the time of the project's creation.
+        :param host: the header `Host` of the call.
         """
         number = _number(project)
         if number is None:
             return
-        self._calls.add(number)
+        self._calls.setdefault(number, set()).add(host.lower())
         failure = self._failures.get(number)
         if number in self._projects and failure is None:
             return
@@ -228,25 +232,54 @@ class ProjectWatch:
         uncertainty sampling.
         """
         version = self._model_version()
-        for backend in backends:
+        if version is None:
+            return
+        # others are other nodes, or were called before a switch of models, which causes another check
+        serving = [backend for backend in backends if backend.get('model_version') == version]
+        older = [backend for backend in serving if backend.get('title') != version]
+        own = [backend for backend in older if await self._is_own(project, backend, backends)]
+        if older != serving:
+            state.note_titles(version)
+        elif len(older) > 1 and not own:
+            self._warn(
+                project, version, 'project %d has several backends with the same model, and it is not clear which of '
+                'them is this node, so none is called "%s"', project.id, version,
+            )  # fmt: skip
+        for backend in own:
             title = backend.get('title')
-            if version is None or backend.get('model_version') != version:
-                continue  # another node, or a call before a switch of models: the switch causes another check
-            if title == version:
-                state.note_titles(version)
-            elif title in {*state.titles, *await project.model_versions()}:
+            if title in {*state.titles, *await project.model_versions()}:
                 state.note_titles(title, version)
                 await project.rename_backend(backend, title=version, password=self._password)
                 # Label Studio may restore the old title, if it has checked the backend's health at the same time
                 self._plan(project.id, time.monotonic() + _RETRY_SECONDS)
                 log.info('the backend of project %d is now called "%s", not "%s"', project.id, version, title)
-            elif (project.id, version) not in self._warned:
-                self._warned.add((project.id, version))
-                log.warning(
-                    'the backend of project %d is called "%s", so uncertainty sampling does not find predictions of '
-                    '"%s"; to rename it: wholebody labelstudio init --project %d',
-                    project.id, title, version, project.id,
+            else:
+                self._warn(
+                    project, version, 'the backend of project %d is called "%s", so uncertainty sampling does not find '
+                    'predictions of "%s"', project.id, title, version,
                 )  # fmt: skip
+
+    async def _is_own(self, project: Project, backend: Json, backends: Sequence[Json]) -> bool:
+        """Return True if one of the project's backends is this node: Label Studio calls it before it describes it.
+
+        Label Studio may call for another backend meanwhile, for example because an annotator opens a task. Such a call
+        names the host of that backend, unless a proxy changes it; then it has to happen with each question.
+        """
+        if len(backends) == 1:
+            return True
+        others = {_host_of(other) for other in backends} - {_host_of(backend)}
+        for _ in range(_QUESTIONS):
+            self._calls.clear()
+            await project.backend(int(backend['id']))
+            if self._calls.get(project.id, set()) <= others:
+                return False
+        return True
+
+    def _warn(self, project: Project, version: str, text: str, *details: object) -> None:
+        """Log once for each version why the backend of a project is not renamed, with the remedy."""
+        if (project.id, version) not in self._warned:
+            self._warned.add((project.id, version))
+            log.warning(f'{text}; to rename it: wholebody labelstudio init --project %d', *details, project.id)
 
     # ------------------------------------------------------------ annotations
 
@@ -279,6 +312,13 @@ def _versions(project: Project, task: Json, begin: datetime) -> list[tuple[Hint,
         if not annotation['was_cancelled'] and _time(version) > begin:
             found.append((Hint(annotation=int(annotation['id']), project=project.id), version))
     return found
+
+
+def _host_of(backend: Json) -> str:
+    """Return the header `Host` of requests to a backend."""
+    url = urlsplit(str(backend.get('url')))
+    default = {'http': ':80', 'https': ':443'}.get(url.scheme, '')
+    return url.netloc.rpartition('@')[2].lower().removesuffix(default)
 
 
 def _time(text: str) -> datetime:

@@ -302,7 +302,12 @@ class Project:
         return await self._save('/api/dm/views/', '/', known, body)
 
     async def backends(self) -> list[Json]:
+        """Return all backends of the project; Label Studio calls `/setup` of each before it answers."""
         return await self._list('/api/ml/')
+
+    async def backend(self, backend_id: int) -> Json:
+        """Return one backend; Label Studio calls its `/setup`, and no other one's, before it answers."""
+        return await self._object('GET', f'/api/ml/{backend_id}')
 
     async def save_backend(self, *, url: str, title: str, user: str | None, password: str | None) -> Json:
         """Connect a machine learning backend, or change the connection to the same address.

@@ -51,13 +51,26 @@ class Studio:
         """Projects that Label Studio answers with an error."""
         self.asked: list[int] = []
         self.renamed: list[Json] = []
-        self.call: Callable[[str], None] = lambda _: None
+        self.call: Callable[[str, str], None] = lambda *_: None
+        self.serves_all = False
+        """True if all backends serve the version of the node."""
+        self.host = 'node:8004'
+        """Host of the calls to the node."""
+        self.opened: list[str] = []
+        """Hosts of calls to the node that annotators cause with each question for a backend."""
 
     def annotate(self, project: int, number: int, second: int, **fields: Any) -> None:
         """Add a task with an annotation, which was changed at a second after noon."""
         time = f'2026-11-28T12:00:{second:02}Z'
         annotation = {'id': number, 'updated_at': time, 'was_cancelled': False} | fields
         self.tasks[project].append({'id': number, 'updated_at': time, 'annotations': [annotation]})
+
+    def _describe(self, project: int, backend: Json) -> Json:
+        """Call a backend and describe it."""
+        backend['model_version'] = self.version if self.serves_all or backend['url'] == OWN else 'theirs 1.0'
+        if backend['url'] == OWN:
+            self.call(f'{project}.1795188541', self.host)
+        return backend
 
     async def get_json(self, path: str, *, project: int) -> Any:
         assert path == '/api/ml/'
@@ -66,13 +79,14 @@ class Studio:
             raise LabelStudioFault('it does not answer')
         if project not in self.backends:
             raise NotInLabelStudio('no such project')
-        for backend in self.backends[project]:
-            backend['model_version'] = self.version if backend['url'] == OWN else 'theirs 1.0'
-            if backend['url'] == OWN:
-                self.call(f'{project}.1795188541')
-        return self.backends[project]
+        return [dict(self._describe(project, backend)) for backend in self.backends[project]]
 
-    async def request_object(self, method: str, path: str, *, params: Json, **_: Any) -> Json:
+    async def request_object(self, method: str, path: str, *, params: Json | None = None, **_: Any) -> Json:
+        if params is None:
+            number = int(path.removeprefix('/api/ml/'))
+            for host in self.opened:
+                self.call(f'{number // 10}.1795188541', host)
+            return self._describe(number // 10, self.backends[number // 10][number % 10])
         number = int(params.get('project') or re.findall(r'\d+', path)[0])
         if path.endswith('/model-versions/'):
             return {'static': [{'model_version': name, 'count': 1} for name in self.predictions.get(number, [])]}
@@ -227,6 +241,64 @@ async def test_titles_that_are_versions_follow_the_model(path: Path) -> None:
     assert len(studio.renamed) == 3
 
 
+OTHER = 'http://second:8004'
+
+
+@pytest.mark.parametrize(
+    ('host', 'opened'),
+    [
+        ('node:8004', []),
+        ('NODE:8004', ['node:8004']),  # annotators open tasks meanwhile
+        ('behind-a-proxy', []),
+    ],
+)
+async def test_only_the_own_backend_is_renamed(path: Path, host: str, opened: list[str]) -> None:
+    """Two nodes with the same model are backends of a project: each renames its own, in any order."""
+    studio = Studio({1: [(OTHER, 'm 1.0'), (OWN, 'm 1.0')], 2: [(OWN, 'm 1.0'), (OTHER, 'm 1.0')]})
+    studio.serves_all, studio.host, studio.opened = True, host, opened
+    studio.predictions = {1: ['m 1.0'], 2: ['m 1.0']}
+    studio.version = 'm 2.0'
+    async with watching(studio, path) as watch:
+        for number in (1, 2):
+            watch.note_call(f'{number}.1')
+        await until(lambda: len(studio.renamed) == 2)
+        asked = len(studio.asked)
+        await until(lambda: len(studio.asked) >= asked + 4)
+    titles = {number: {one['url']: one['title'] for one in studio.backends[number]} for number in (1, 2)}
+    assert titles == {number: {OWN: 'm 2.0', OTHER: 'm 1.0'} for number in (1, 2)}
+    assert len(studio.renamed) == 2
+
+
+async def test_no_backend_is_renamed_if_the_own_one_is_not_known(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the calls to the node are for no single backend, one line says so, and all titles stay."""
+    studio = Studio({1: [(OWN, 'm 1.0'), (OTHER, 'm 1.0')]})
+    studio.serves_all, studio.version, studio.predictions = True, 'm 2.0', {1: ['m 1.0']}
+    studio.host = 'second:8004'
+    async with watching(studio, path) as watch:
+        watch.note_call('1.1')
+        await until(lambda: len(studio.asked) >= 4)
+    assert studio.renamed == []
+    (line,) = [text for text in caplog.messages if 'not clear which of them' in text]
+    assert line.endswith('wholebody labelstudio init --project 1')
+
+
+@pytest.mark.parametrize('year', ['1999', '2099'])
+async def test_the_clock_of_the_node_does_not_matter(path: Path, year: str) -> None:
+    """Annotations count by Label Studio's own times, also if its clock is decades off."""
+    studio, taken = Studio({1: [(OWN, 'm 1.0')]}), Taken()
+    studio.annotate(1, 11, 1)
+    studio.annotate(1, 12, 2)
+    for task in studio.tasks[1]:
+        for dated in (task, *task['annotations']):
+            dated['updated_at'] = dated['updated_at'].replace('2026', year)
+    later = studio.tasks[1].pop()
+    async with watching(studio, path, taken) as watch:
+        watch.note_call('1.1')
+        await until(lambda: 1 in KnownProjects(path))
+        studio.tasks[1].append(later)
+        await until(lambda: taken.annotations == [12])
+
+
 async def test_a_connection_is_not_missed_because_it_is_still_being_made(path: Path) -> None:
     """Label Studio calls before and after it stores a connection; the second call leads to a check, too."""
     studio, taken = Studio({1: []}), Taken()
@@ -248,7 +320,7 @@ async def test_a_call_during_a_check_is_not_lost(path: Path, monkeypatch: pytest
         found = list(await listed(url, project=project))
         if studio.asked == [1]:
             studio.backends[1] = [{'id': 10, 'url': OWN, 'title': 'm 1.0'}]
-            studio.call('1.1')
+            studio.call('1.1', studio.host)
             return []
         return found
 
