@@ -28,6 +28,23 @@ def load_settings(**overrides: object) -> 'Settings':
     return load(**overrides)
 
 
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted; hidden files and folders are ignored.
+
+    :raises InvalidRequest: the folder contains no images.
+    """
+    files = [
+        file
+        for file in sorted(folder.rglob('*'))
+        if file.suffix.lower() in IMAGE_ENDINGS
+        and not any(part.startswith('.') for part in file.relative_to(folder).parts)
+        and file.is_file()
+    ]
+    if not files:
+        raise InvalidRequest(f'no images ({", ".join(IMAGE_ENDINGS)}) in {folder}')
+    return files
+
+
 class NodeClient:
     """HTTP client for a running node. It sends API_TOKEN, and its errors show no credentials.
 

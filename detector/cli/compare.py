@@ -1,7 +1,6 @@
 """`wholebody model compare`: run two models on the same images and measure how well they find persons."""
 
 import json
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -27,9 +26,10 @@ from detector.models.store import ModelStore
 from detector.pose import images
 from detector.pose.images import Image
 from detector.settings import Settings
+from detector.system.scratch import scratch_folder
 from detector.wording import counted
 
-from .common import IMAGE_ENDINGS, print_table, write_text
+from .common import image_files, print_table, write_text
 
 _METRICS: Final = ('oks', 'ap')
 """Fields of `PartFigures` in the printed table; the JSON file has all."""
@@ -85,7 +85,7 @@ def run(
         raise ExtraMissing('faster-coco-eval', extra='evaluate')
     samples = list(_samples(folder, truth))
     with ExitStack() as stack:
-        scratches = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))) for _ in models]
+        scratches = [stack.enter_context(scratch_folder()) for _ in models]
         packages = [_package(settings, *found) for found in zip(models, scratches, strict=True)]
         if packages[0].model_version == packages[1].model_version:
             raise InvalidRequest(f'both models are {packages[0].model_version}; name two different ones')
@@ -104,10 +104,8 @@ def run(
 
 
 def _samples(folder: Path, truth: Path | None) -> Iterator[_Sample]:
-    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob('*')) if _is_image(file)}
+    files = {file.relative_to(folder).as_posix(): file for file in image_files(folder)}
     if truth is None:
-        if not files:
-            raise InvalidRequest(f'no images ({", ".join(IMAGE_ENDINGS)}) in {folder}')
         yield from (_Sample(path=file, truth=None) for file in files.values())
         return
     annotated = read_coco(truth)
@@ -119,10 +117,6 @@ def _samples(folder: Path, truth: Path | None) -> Iterator[_Sample]:
         verbs = ('has', 'is') if unused == 1 else ('have', 'are')
         print(f'{counted(unused, "image")} in {folder} {verbs[0]} no entry in {truth} and {verbs[1]} not used')
     yield from (_Sample(path=files[image.file_name], truth=image) for image in annotated)
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in IMAGE_ENDINGS and file.is_file()
 
 
 def _package(settings: Settings, model: str, scratch: Path) -> ModelPackage:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -21,9 +20,10 @@ from detector.pose import images, overlay
 from detector.pose.images import Image
 from detector.pose.pose import Pose, poses_to_json
 from detector.settings import Settings
+from detector.system.scratch import scratch_folder
 from detector.wording import counted
 
-from .common import IMAGE_ENDINGS, NodeClient
+from .common import NodeClient, image_files
 
 
 class _Source(Protocol):
@@ -80,8 +80,6 @@ def run(
     :raises WholebodyError: there are no images, or the model or node cannot be used.
     """
     files = list(_expand(paths))
-    if not files:
-        raise InvalidRequest(f'no images ({", ".join(IMAGE_ENDINGS)}) in {", ".join(map(str, paths))}')
     to_folder = len(files) > 1 or paths[0].is_dir()
     jobs = [(path, _target(output, base, path) if to_folder else output) for base, path in files]
     _check_targets(jobs)
@@ -92,10 +90,8 @@ def run(
         if url is not None:
             source = _Node(stack.enter_context(NodeClient(url, settings)))
         else:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-'))
-            source = _LocalEngine(
-                settings, ModelStore(settings.data_folder).open(model, Path(scratch), mode=settings.mode)
-            )
+            scratch = stack.enter_context(scratch_folder())
+            source = _LocalEngine(settings, ModelStore(settings.data_folder).open(model, scratch, mode=settings.mode))
         for path, target in track(jobs, 'detecting', console=Console(stderr=True), disable=len(jobs) == 1):
             try:
                 answer = _process(settings, source, path, target, as_json)
@@ -113,7 +109,7 @@ def _expand(paths: Sequence[Path]) -> Iterable[tuple[Path, Path]]:
     """Yield each image file with the folder that it was found in."""
     for path in paths:
         if path.is_dir():
-            yield from ((path, file) for file in sorted(path.rglob('*')) if file.suffix.lower() in IMAGE_ENDINGS)
+            yield from ((path, file) for file in image_files(path))
         else:
             yield path.parent, path
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from detector.pose import images
 from detector.pose.pose import Pose
 from mock.test_card.build import EXAMPLE_FIGURES
 from tests.support import commands
+from tests.support.photographs import astronaut
+from tests.support.starter import needs_starter
 
 
 def test_detect_prints_a_line_per_image_and_draws(tmp_path: Path) -> None:
@@ -43,6 +47,8 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
     images.write_image(tmp_path / 'in' / 'sub' / 'b.jpg', make_card(()))
     (tmp_path / 'in' / 'broken.jpg').write_bytes(b'hello')
     (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    (tmp_path / 'in' / '._a.png').write_bytes(b'attributes that macOS stores beside a file')
+    (tmp_path / 'in' / 'folder.jpg').mkdir()
     result = commands.invoke(app, 'detect', tmp_path / 'in', '--json', '-o', tmp_path / 'out')
     assert result.exit_code == 1
     answers = [json.loads(line) for line in result.stdout.splitlines() if line.startswith('{')]
@@ -50,6 +56,22 @@ def test_detect_walks_a_folder_and_reports_what_fails(tmp_path: Path) -> None:
     assert 'broken.jpg: these bytes are not an image' in result.stderr
     assert (tmp_path / 'out' / 'a.png').is_file()
     assert (tmp_path / 'out' / 'sub' / 'b.jpg').is_file()
+
+
+@needs_starter
+def test_detect_needs_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where DATA_FOLDER cannot be written, the starter is built among temporary files, and the log says so."""
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('DATA_FOLDER', str(tmp_path / 'file' / 'data'))
+    monkeypatch.setenv('MODE', 'starter')
+    monkeypatch.setenv('BACKEND_TYPE', 'onnxruntime')
+    images.write_image(tmp_path / 'astronaut.png', astronaut())
+    command = [sys.executable, '-m', 'detector', 'detect', str(tmp_path / 'astronaut.png'), '--json']
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(json.loads(ended.stdout)['poses']) == 1
+    assert 'the starter model is built in a temporary folder' in ended.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / 'file', tmp_path / 'astronaut.png']
 
 
 def test_an_image_without_persons_leads_to_a_better_model(tmp_path: Path, node: NodeProcess) -> None:
