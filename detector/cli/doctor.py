@@ -23,6 +23,7 @@ from detector.pose import images
 from detector.settings import Settings
 from detector.system.opencv import opencv_distributions, opencv_fault
 from detector.system.proxies import ProxyTransport
+from detector.system.scratch import scratch_folder
 
 _PACKAGES: Final = ('learning-loop-node', 'rtmlib')
 _RUNTIMES: Final[tuple[Backend, ...]] = ('onnxruntime', 'openvino', 'opencv')
@@ -108,8 +109,8 @@ def _data_folder(folder: Path) -> str:
 
 def _runtime(backend_type: Backend) -> str:
     """Read the example card with one runtime on the CPU."""
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        engine = PoseEngine(unpack_package(EMBEDDED_PACKAGE, Path(folder)), EngineOptions(backend_type=backend_type))
+    with scratch_folder() as folder:
+        engine = PoseEngine(unpack_package(EMBEDDED_PACKAGE, folder), EngineOptions(backend_type=backend_type))
         found = len(engine.poses(images.read_image(EXAMPLE_CARD)))
     if found != 2:
         raise _Failed(f'finds {found} persons on the example card, not 2')

@@ -1,10 +1,10 @@
 """Verification of a package before it is used: its files, its description, its hashes and a trial inference."""
 
-import tempfile
 from pathlib import Path
 
 from detector.models import package as model_package
 from detector.models.package import ModelPackage
+from detector.system.scratch import scratch_folder
 
 from . import trial
 from .pose_engine import EngineOptions
@@ -18,7 +18,7 @@ def verify(archive: Path, options: EngineOptions | None = None) -> ModelPackage:
     :raises InvalidPackage: names the file or field and the reason.
     :raises RuntimeUnavailable: the runtime or device is missing or rejects a network.
     """
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        package = model_package.unpack_package(archive, Path(folder))
+    with scratch_folder() as folder:
+        package = model_package.unpack_package(archive, folder)
         trial.run(package, options or EngineOptions())
     return package

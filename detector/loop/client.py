@@ -1,7 +1,6 @@
 """Requests to the Learning Loop, whose answers are validated."""
 
 import asyncio
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from detector.errors import InvalidRequest, LoopFault, NoLearningLoop, text_of
 from detector.models.package import MODEL_FORMAT, MODEL_JSON, VERSION, unpack_package
 from detector.settings import Settings
 from detector.system.proxies import AsyncProxyTransport, http_proxy_of
+from detector.system.scratch import scratch_folder
 
 from .model_updates import Target
 from .tls import ssl_context
@@ -159,9 +159,9 @@ async def upload_package(settings: Settings, archive: Path, *, training: int) ->
     )
     loop = communicator(settings)
     try:
-        with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-            package = unpack_package(archive, Path(folder))
-            files = [Path(folder) / MODEL_JSON, package.detector_path, package.estimator_path]
+        with scratch_folder() as folder:
+            package = unpack_package(archive, folder)
+            files = [folder / MODEL_JSON, package.detector_path, package.estimator_path]
             response = await loop.put(path, files=[str(file) for file in files], timeout=600)
     except (httpx.HTTPError, LoopCommunicationException) as error:
         raise LoopFault(f'{settings.loop_url} does not take the upload: {error or type(error).__name__}') from error

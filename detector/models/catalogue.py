@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from detector.system import child_process
 from detector.system.durable import replace_file
 from detector.system.folder_lock import FolderLock
 from detector.system.proxies import AsyncProxyTransport
+from detector.system.scratch import scratch_folder
 from detector.wording import counted
 
 from .downloads import Progress, discard, download
@@ -290,8 +290,8 @@ class _Hashes:
 
 
 def _pack(mode: str, model: PublishedModel, files: Sequence[Path], archive: Path, verify: Verify) -> ModelPackage:
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        networks = [_extracted(file, Path(folder) / f'{file.stem}.onnx') for file in files]
+    with scratch_folder() as folder:
+        networks = [_extracted(file, folder / f'{file.stem}.onnx') for file in files]
         hashes = [f'{file.name} sha256:{file_sha256(file)}' for file in files]
         return pack_onnx(
             archive,

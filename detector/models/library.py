@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from detector.errors import InvalidPackage, InvalidRequest, NotFound
+from detector.system.scratch import scratch_folder
 
 from . import catalogue
 from .catalogue import PublishedModel, Watch, find_model, read_catalogue, rtmlib_file
@@ -207,22 +208,20 @@ class ModelLibrary:
         version = find_model(request.mode, self._catalogue).version
         if archive is None:
             self._check_free(request.mode, version)
-        target = archive or self.store.download_path(request.mode)
-        package = await catalogue.pull(
-            request.mode,
-            target,
-            verify=verify,
-            cache=self.store.data_folder / DOWNLOADS,
-            catalogue=self._catalogue,
-            offline=request.offline,
-            watch=watch,
-            from_rtmlib=request.from_rtmlib,
-            on_fetched=on_fetched,
-        )
-        if archive is None:
-            package = await asyncio.to_thread(self.store.add, target)
-            target.unlink()
-        return package
+        with scratch_folder() as scratch:  # another process may pull the same model
+            target = archive or scratch / f'{request.mode}.zip'
+            package = await catalogue.pull(
+                request.mode,
+                target,
+                verify=verify,
+                cache=self.store.data_folder / DOWNLOADS,
+                catalogue=self._catalogue,
+                offline=request.offline,
+                watch=watch,
+                from_rtmlib=request.from_rtmlib,
+                on_fetched=on_fetched,
+            )
+            return package if archive else await asyncio.to_thread(self.store.add, target)
 
     def _check_free(self, mode: str, version: str) -> None:
         """Raise an error if a model of another name is installed under a version: pulling would overwrite it."""

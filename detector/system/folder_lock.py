@@ -62,6 +62,11 @@ class FolderLock:
     def release(self) -> None:
         self._lock.release()
 
+    @property
+    def is_held(self) -> bool:
+        """True if this object holds the lock; False after `acquire` on a file system without locks."""
+        return self._lock.is_locked
+
     def _sign(self) -> None:
         since = datetime.now().astimezone().isoformat(timespec='seconds')
         try:

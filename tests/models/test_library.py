@@ -1,5 +1,6 @@
 """The models that a user may choose from."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from detector.engine.verification import verify
 from detector.errors import InvalidRequest, NotFound
 from detector.models.catalogue import read_catalogue, rtmlib_file
 from detector.models.library import ModelLibrary, PullRequest
+from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
 from tests.support.file_server import FileServer
 from tests.support.published_models import catalogue_of, published_networks
@@ -73,6 +75,26 @@ async def test_two_published_models_are_installed_together(library: ModelLibrary
     assert library.use('1.0.1').name == 'small'
     assert library.use('large 1.0.2').name == 'large'
     assert [model.current for model in library.installed()] == [False, True]
+
+
+async def test_two_processes_pull_the_same_model(
+    library: ModelLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one process installs a downloaded model, another one may pull it too; each has a package of its own."""
+    other = ModelLibrary(ModelStore(tmp_path / 'data'), tmp_path / 'catalogue.json')
+    add, archives = ModelStore.add, []
+
+    def adding(store: ModelStore, archive: Path, *arguments: Any) -> ModelPackage:
+        archives.append(archive)
+        if len(archives) == 1:
+            asyncio.run(other.pull(PullRequest(mode='small'), verify=verify))
+        return add(store, archive, *arguments)
+
+    monkeypatch.setattr(ModelStore, 'add', adding)
+    assert (await library.pull(PullRequest(mode='small'), verify=verify)).version == '1.0.1'
+    assert len(set(archives)) == 2
+    assert not any(archive.exists() for archive in archives)
+    assert library.use('small').version == '1.0.1'
 
 
 async def test_a_pull_overwrites_no_other_model(

@@ -1,7 +1,6 @@
 """`wholebody bench`: its options, and its results as a table, JSON and a plot."""
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
@@ -83,14 +82,15 @@ def run(
 
     from detector.models.package import unpack_package
     from detector.pose.images import read_image
+    from detector.system.scratch import scratch_folder
 
     from .frames import example_image
     from .measuring import measure
 
     cases, only = _cases(persons, interval), None if runtimes is None else _backends(runtimes)
     pictures = [read_image(path) for path in images] or [example_image()]
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder, Progress(transient=True) as progress:
-        opened = unpack_package(package, Path(folder))
+    with scratch_folder() as folder, Progress(transient=True) as progress:
+        opened = unpack_package(package, folder)
         comparison = compare(opened, only)
         task = progress.add_task(f'loading {len(comparison.variants)} variants', total=None)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -91,16 +90,17 @@ def export(
 
 async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 'Target') -> None:
     from detector.label_studio.workflows.exports import write
+    from detector.system.scratch import scratch_folder
 
     reader.wants_images = target.has_images
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as scratch:
+    with scratch_folder() as scratch:
         found = []
         async for one in labelled:
             if one.content is not None:
-                (Path(scratch) / str(one.task.task_id)).write_bytes(one.content)
+                (scratch / str(one.task.task_id)).write_bytes(one.content)
             found.append(replace(one, content=None))
         images = write(
-            target, found, lambda task_id: (Path(scratch) / str(task_id)).read_bytes(), reader.omissions, reader.warn
+            target, found, lambda task_id: (scratch / str(task_id)).read_bytes(), reader.omissions, reader.warn
         )
     persons = [person for image in images for person in image.persons]
     keypoints = sum(int(person.labelled.sum()) for person in persons)

@@ -1,7 +1,6 @@
 """`wholebody labelstudio preannotate`: store predictions for the tasks of a project."""
 
 import asyncio
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -60,9 +59,10 @@ async def _preannotate(
     from detector.label_studio.server.project_lookup import find_project
     from detector.label_studio.workflows.bulk_preannotation import LocalPredictor, Predictor, preannotate
     from detector.models.store import ModelStore
+    from detector.system.scratch import scratch_folder
 
     async with AsyncExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix='wholebody-')))
+        scratch = stack.enter_context(scratch_folder())
         connection = await stack.enter_async_context(connected(settings))
         chosen = await find_project(connection, project)
         print_report(await chosen.label_config())  # fails before the model is loaded

@@ -6,11 +6,9 @@ Tasks and predictions are passed as JSON, since Ray's tables need one type for a
 import asyncio
 import json
 import os
-import tempfile
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -24,6 +22,7 @@ from detector.label_studio.server.project import Json
 from detector.models.archive import write_archive
 from detector.models.package import MODEL_JSON, ModelPackage, unpack_package
 from detector.settings import Settings
+from detector.system.scratch import scratch_folder
 
 from .bulk_preannotation import LocalPredictor
 
@@ -105,10 +104,11 @@ class _Worker:
     def __init__(self, settings: Settings, package: Any, config: LabelingConfig) -> None:
         """:param package: reference to the bytes of a zip."""
         self._config = config
-        self._folder = tempfile.TemporaryDirectory(prefix='wholebody-')
-        archive = Path(self._folder.name) / 'package.zip'
+        self._scratch = ExitStack()
+        folder = self._scratch.enter_context(scratch_folder())
+        archive = folder / 'package.zip'
         archive.write_bytes(import_module('ray').get(package))
-        unpacked = Path(self._folder.name) / 'package'
+        unpacked = folder / 'package'
         unpacked.mkdir()
         self._loop = asyncio.new_event_loop()
         self._predictor = self._loop.run_until_complete(_made(settings, unpack_package(archive, unpacked)))
@@ -135,8 +135,8 @@ async def _made(settings: Settings, package: ModelPackage) -> LocalPredictor:
 
 
 def _packed(package: ModelPackage) -> bytes:
-    with tempfile.TemporaryDirectory(prefix='wholebody-') as folder:
-        archive = Path(folder) / 'package.zip'
+    with scratch_folder() as folder:
+        archive = folder / 'package.zip'
         files = (package.folder / MODEL_JSON, package.detector_path, package.estimator_path)
         write_archive(archive, {path.name: path for path in files})
         return archive.read_bytes()

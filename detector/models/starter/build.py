@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from detector.models.embedded import MODEL_FILES, STARTER_NAME
 from detector.models.package import Identity, Wholebody, open_package, package_files
 from detector.models.packing import describe_detector, describe_estimator
 from detector.system.folder_lock import locked
+from detector.system.scratch import scratch_folder
 
 from .sources import DISTRIBUTION, LICENCE, NETWORKS, installed_version, read_licence
 
@@ -125,8 +127,9 @@ def _build(builds: Path, key: str) -> None:
 
 def _build_temporary(key: str) -> Path:
     try:
-        builds = Path(tempfile.mkdtemp(prefix='wholebody-starter-'))
-        atexit.register(shutil.rmtree, builds, ignore_errors=True)
+        scratch = ExitStack()
+        builds = scratch.enter_context(scratch_folder())
+        atexit.register(scratch.close)
         _build(builds, key)
     except OSError as error:
         raise StarterUnavailable(
