@@ -192,8 +192,13 @@ class ModelPackage:
 
     @property
     def is_embedded(self) -> bool:
-        """True for the starter and the test card, unless a Loop offers them under a version of its own."""
-        return self.name in EMBEDDED_NAMES and self.version.startswith(EMBEDDED_VERSIONS)
+        """True for the starter and the test card as the project makes them.
+
+        A package of the same name is a model like any other if it is installed, which puts it into the folder of its
+        version, or if a Loop offers it under a version of its own.
+        """
+        is_installed = self.folder.name == self.version
+        return self.name in EMBEDDED_NAMES and self.version.startswith(EMBEDDED_VERSIONS) and not is_installed
 
     @property
     def reported_version(self) -> str:

@@ -121,6 +121,23 @@ async def test_a_local_model_of_the_same_number_is_not_taken_for_the_loops(bench
     assert getattr(package, 'name', None) == 'test-card'
 
 
+@pytest.mark.parametrize('name', ['starter', 'test-card'])
+async def test_a_package_named_like_an_embedded_model_is_reached_by_its_version(
+    bench: Bench, tmp_path: Path, name: str
+) -> None:
+    """A user's package `starter` 0.5 is served under its version, is current then, and is loaded once."""
+    bench.store.install(make_package(tmp_path / 'own.zip', version='0.4', name='own'), verify=verify)
+    bench.store.add(make_package(tmp_path / 'named.zip', version='0.5', name=name))
+    for _ in range(2):
+        assert await bench.cycle(Target(version='0.5', model_id=INSTALLED)) is None
+    assert (bench.attempts, bench.switched) == (1, ['0.5'])
+    current = bench.store.current()
+    assert current is not None
+    assert current.name == '0.5'
+    assert bench.current is not None
+    assert bench.current.reported_version == '0.5'
+
+
 async def test_a_wrong_package_is_fetched_once(bench: Bench, tmp_path: Path) -> None:
     """Later cycles only ask whether the file has changed; another file or a client's command leads to a new attempt."""
     bench.server.content = altered(tmp_path / 'bad.zip', lambda d: d['categories'].pop()).read_bytes()
