@@ -14,6 +14,7 @@ from learning_loop_node.data_classes import (
     ModelVersionResponse,
 )
 from learning_loop_node.data_classes.general import NodeState
+from learning_loop_node.enums import VersionMode
 from learning_loop_node.helpers.misc import ImageData
 
 from detector.errors import InvalidRequest, ModelUnavailable
@@ -277,9 +278,15 @@ class Models:
     async def set_mode(self, mode: str) -> None:
         """Follow the Loop, pause, or serve one version or embedded model.
 
+        This choice takes precedence over the model that MODE names and that is not installed yet.
+
         :raises WholebodyError: see `Following.set_mode`.
         """
         await self._following.set_mode(mode)
+        if self._following.version_control == VersionMode.FollowLoop:
+            await self._first.resume()
+        else:
+            await self._first.set_aside()
 
     def active(self) -> ServingModel:
         """Return the active model.

@@ -372,7 +372,10 @@ class Settings(BaseSettings):
             with tempfile.TemporaryFile(dir=self.data_folder):
                 pass
         except OSError as error:
-            raise InvalidSettings(f'DATA_FOLDER={self.data_folder}: cannot be written: {error.strerror}') from None
+            raise InvalidSettings(
+                f'DATA_FOLDER={self.data_folder}: cannot be written: {error.strerror}; the node keeps models and '
+                'images for the Loop there, so name a folder that its user may write'
+            ) from None
 
     @property
     def effective_log_level(self) -> str:

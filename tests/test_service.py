@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from benchmarks.support.packages import make_package
 from detector import service
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.errors import InvalidRequest, NoLearningLoop
+from detector.loop.following import Following
+from detector.loop.model_updates import ModelUpdater
 from detector.models.package import ModelPackage, unpack_package
 from detector.models.store import ModelStore
 from detector.observability.life import Life
@@ -190,6 +193,45 @@ async def test_models_are_listed_with_the_one_that_serves_first(tmp_path: Path) 
     await serving.switch(store.folder('2.0'))
     assert models.names() == ['m 2.0', 'm 1.0', 'm 3.0']
     assert models.active().package.version == models.active().information.version == '2.0'
+
+
+@pytest.mark.parametrize(
+    ('mode', 'expected'),
+    [
+        ('pause', ['set aside']),
+        ('starter', ['set aside']),
+        ('follow_loop', ['resume']),
+        ('never', []),
+    ],
+)
+async def test_a_chosen_mode_takes_precedence_over_the_awaited_model(
+    tmp_path: Path, mode: str, expected: list[str]
+) -> None:
+    """A model, a version or a pause ends the wait for the model of MODE; following the Loop begins it again."""
+    told: list[str] = []
+
+    class First:
+        async def set_aside(self) -> None:
+            told.append('set aside')
+
+        async def resume(self) -> None:
+            told.append('resume')
+
+    serving, store = make_serving(tmp_path)
+    settings = Settings(data_folder=tmp_path)
+    updates = ModelUpdater(
+        store,
+        files_url=None,
+        connect=lambda: pytest.fail('nothing is fetched'),
+        switch=serving.switch,
+        try_out=lambda _: None,
+        keep=1,
+    )
+    following = Following(settings, None, store, updates, serving, send_status=None)  # type: ignore[arg-type]
+    models = service.Models(serving, store, following, First())  # type: ignore[arg-type]
+    with suppress(InvalidRequest):
+        await models.set_mode(mode)
+    assert told == expected
 
 
 async def test_without_a_loop_the_outbox_stays_stopped(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Parts:
         self.collector = make_collector(self.outbox, settings)
         library = ModelLibrary(self.store, settings.model_catalogue)
         verified = partial(verify, options=EngineOptions.of(settings))
-        self.pull = ModelPull(library, verify=verified, use=self.following.set_mode, on_refusal=self._count_refusal)
+        self.pull = ModelPull(library, verify=verified, use=self._use, on_refusal=self._count_refusal)
         self.first = FirstModel(settings, self.store, self.serving, self.pull, on_ended=self.following.leave_startup)
         models = Models(self.serving, self.store, self.following, self.first)
         self.label_studio = LabelStudioBackend(settings, models, self.inference, self.outbox, self.metrics)
@@ -111,6 +111,9 @@ class Parts:
         self.inference.forget_streams()
         self.label_studio.follow_model()
         self._on_model(model)
+
+    async def _use(self, version: str) -> None:
+        await self.service.models.set_mode(version)
 
     def _count_refusal(self) -> None:
         self.metrics.switched('refused')

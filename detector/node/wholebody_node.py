@@ -164,7 +164,7 @@ class WholebodyNode(DetectorNode):
         await self.parts.following.cycle()
 
     async def set_model_version_mode(self, version_control_mode: str) -> None:
-        await self.parts.following.set_mode(version_control_mode)
+        await self.parts.service.models.set_mode(version_control_mode)
 
     async def set_operation_mode(self, mode: OperationMode) -> None:
         """Set the mode at once; the status report follows in the background."""

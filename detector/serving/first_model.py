@@ -95,6 +95,8 @@ class FirstModel:
         self._on_ended = on_ended
         self._awaited: Awaited | None = None
         self._task: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self._may_wait = True
 
     @property
     def awaited(self) -> Awaited | None:
@@ -104,13 +106,35 @@ class FirstModel:
     def start(self) -> None:
         """Begin to load the first model."""
         self._awaited = self.fault = None
+        self._may_wait = True
         self._task = asyncio.create_task(self._run(), name='first model')
 
     async def stop(self) -> None:
         """Cancel loading the first model, and the download of the awaited one."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await _cancelled(self._task)
+        await _cancelled(self._waiting)
+
+    async def set_aside(self) -> None:
+        """Stop awaiting the model that MODE names, because the operator has chosen another one or a pause.
+
+        A download in progress is cancelled. What has arrived stays, and a later download continues there.
+        """
+        self._may_wait = False
+        await _cancelled(self._waiting)
+        self._awaited = None
+
+    async def resume(self) -> None:
+        """Await the model that MODE names again, if an embedded one serves in its place."""
+        self._may_wait = True
+        if self._task is not None and self._task.done():
+            await self._begin_to_wait()
+
+    async def _begin_to_wait(self) -> None:
+        is_waiting = self._waiting is not None and not self._waiting.done()
+        if self._settings.mode in EMBEDDED_NAMES or is_waiting or not self._may_wait:
+            return
+        if not await asyncio.to_thread(self._store.to_start_with):
+            self._waiting = asyncio.create_task(self._await_model(self._settings.mode), name='awaited model')
 
     async def _run(self) -> None:
         try:
@@ -128,8 +152,7 @@ class FirstModel:
             log.exception('loading the model failed inside the node')
         finally:
             self._on_ended()
-        if self._settings.mode not in EMBEDDED_NAMES:
-            await self._await_model(self._settings.mode)
+        await self._begin_to_wait()
 
     # ---------------------------------------------------------------- installed models
 
@@ -161,7 +184,8 @@ class FirstModel:
     async def _serve_embedded(self) -> None:
         names = EMBEDDED_NAMES[EMBEDDED_NAMES.index(embedded_name(self._settings.mode)) :]
         self._serving.unavailable = (
-            f'the {names[0]} model is being prepared, which takes some seconds at the first start'
+            f'the {names[0]} model is being prepared; the first start may take a minute or two, because the node '
+            'measures which runtime is the fastest'
         )
         log.info('no model is installed; preparing the %s model', names[0])
         faults = await self._serve_first_of({name: partial(self._store.embedded, name) for name in names})
@@ -223,7 +247,11 @@ class FirstModel:
             self._pull.start(PullRequest(mode=name), use=self._use)
         except WholebodyError as error:
             return str(error)
-        await self._pull.wait()
+        try:
+            await self._pull.wait()
+        except asyncio.CancelledError:
+            await self._pull.stop()
+            raise
         return None if self._pull.state is None else self._pull.state.error
 
     async def _use(self, version: str) -> None:
@@ -240,3 +268,10 @@ class FirstModel:
             await self._serving.switch(chosen)
         else:
             await asyncio.to_thread(self._store.select, version)
+
+
+async def _cancelled(task: asyncio.Task[None] | None) -> None:
+    """Cancel a task, and wait until it has ended."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,66 @@ async def test_where_nothing_is_installed_the_starter_serves(make_bench: MakeBen
     assert (bench.first.fault, bench.first.awaited) == (None, None)
 
 
+async def test_an_operator_who_decides_otherwise_ends_the_download(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads
+) -> None:
+    """After `set_aside`, the model that MODE names is neither downloaded nor served; after `resume` it is."""
+    downloads.may_end.clear()
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    await bench.until(lambda: downloads.attempts)
+    await bench.first.set_aside()
+    assert bench.first.awaited is None
+    assert bench.pull.state is not None
+    assert bench.pull.state.stage == 'cancelled'
+    downloads.may_end.set()
+    await asyncio.sleep(0.1)
+    assert bench.served == ['starter 0.0.1']
+    assert bench.store.versions() == []
+    await bench.first.resume()
+    await bench.until(lambda: bench.store.has_current)
+    assert bench.served == ['starter 0.0.1', 'balanced 1.0.2']
+    await bench.first.resume()
+    assert downloads.attempts == ['balanced', 'balanced']
+
+
+async def test_an_operator_who_decides_while_the_model_is_loaded_wins(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A downloaded model that is being loaded when the operator decides otherwise does not begin to serve."""
+    loading, may_load = threading.Event(), threading.Event()
+    load = model_serving.load_model
+
+    def slowly(source: Path | ModelPackage, settings: Settings) -> ServingModel:
+        if isinstance(source, Path):
+            loading.set()
+            may_load.wait(PATIENCE)
+        return load(source, settings)
+
+    monkeypatch.setattr(model_serving, 'load_model', slowly)
+    bench = make_bench(mode='balanced')
+    await bench.start()
+    await bench.until(loading.is_set)
+    await bench.first.set_aside()
+    may_load.set()
+    await asyncio.sleep(0.3)
+    assert bench.served == ['starter 0.0.1']
+    assert not bench.store.has_current
+
+
+async def test_a_decision_during_the_start_prevents_the_download(
+    make_bench: MakeBench, starter: list[Path], downloads: Downloads
+) -> None:
+    """An operator may decide while the embedded model is still being loaded, which goes on."""
+    bench = make_bench(mode='balanced')
+    bench.first.start()
+    await bench.first.set_aside()
+    await asyncio.wait_for(bench.started.wait(), PATIENCE)
+    await asyncio.sleep(0.1)
+    assert bench.served == ['starter 0.0.1']
+    assert downloads.attempts == []
+
+
 async def test_the_test_card_serves_on_request(make_bench: MakeBench, starter: list[Path]) -> None:
     """MODE=test-card builds no starter."""
     bench = make_bench(mode='test-card')
@@ -189,7 +250,7 @@ async def test_the_awaited_model_takes_over_without_a_gap(
     await bench.until(lambda: bench.store.has_current)
     assert bench.served == ['starter 0.0.1', 'balanced 1.0.2']
     await bench.until(lambda: bench.first.awaited is None)
-    assert list((bench.store.data_folder / 'downloads').iterdir()) == []
+    assert list(bench.store.data_folder.rglob('*.zip')) == []
 
 
 async def test_a_model_chosen_while_the_awaited_one_is_loaded_stays_current(
