@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -6,7 +7,9 @@ from rtmlib import YOLOX, RTMPose
 
 from benchmarks.support.cards import FIGURES, assert_misread, assert_read, make_card
 from detector.engine.pose_engine import MAX_UNCERTAIN, EngineOptions, PoseEngine
+from detector.engine.pose_estimator import Crop
 from detector.models.package import ModelPackage
+from detector.pose.pose import FloatArray
 from mock.test_card.cards import MAX_PERSONS, Figure, arrange
 from tests.support.rtmlib_precision import computing_f32
 
@@ -181,3 +184,25 @@ def test_nms_threshold_without_effect_is_reported(embedded: ModelPackage, caplog
     """NMS_THRESHOLD cannot apply to a network that drops overlapping boxes itself, and the log says so."""
     PoseEngine(embedded, EngineOptions(nms_threshold=0.3))
     assert 'NMS_THRESHOLD has no effect on test-card 0.0' in caplog.text
+
+
+@pytest.mark.parametrize('broken', [(np.nan, 5.0), (5.0, np.nan), (np.inf, 5.0), (5.0, -np.inf)])
+def test_a_keypoint_without_a_place_has_no_confidence(
+    engine: PoseEngine, monkeypatch: pytest.MonkeyPatch, broken: tuple[float, float]
+) -> None:
+    """A network that gives no finite place for a keypoint, with a high score, is not believed; others keep theirs."""
+    estimate = engine.estimator.estimate
+
+    def breaking(crops: Sequence[Crop]) -> tuple[FloatArray, FloatArray]:
+        keypoints, scores = estimate(crops)
+        keypoints[:, 0] = broken
+        scores[:, 0] = 1
+        return keypoints, scores
+
+    expected = engine.poses(make_card())
+    monkeypatch.setattr(engine.estimator, 'estimate', breaking)
+    for pose, sound in zip(engine.poses(make_card()), expected, strict=True):
+        assert pose.confidences[0] == 0
+        assert np.isfinite(pose.keypoints).all()
+        np.testing.assert_array_equal(pose.confidences[1:], sound.confidences[1:])
+        np.testing.assert_array_equal(pose.keypoints[1:], sound.keypoints[1:])

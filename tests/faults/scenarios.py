@@ -8,17 +8,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
-from benchmarks.support.cards import CARD
 from benchmarks.support.packages import make_package
 from detector.errors import DownloadFailed, InvalidPackage, OutboxFault
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
-from detector.label_studio.backend.corrections import Corrections
 from detector.label_studio.backend.known_projects import KnownProjects
-from detector.label_studio.labels.config import generate
 from detector.loop import upstream
 from detector.models.downloads import download
 from detector.models.package import ModelPackage, open_package, unpack_package
@@ -28,7 +25,7 @@ from detector.outbox.queue import OutboxQueue
 from detector.system import durable
 from tests.support.disk_faults import Note, Operation
 from tests.support.file_server import serving
-from tests.support.outboxes import make_outbox
+from tests.support.one_annotation import make_corrections
 
 Check = Callable[[Path, list[str]], list[str]]
 """Starts again on a folder, and returns what is lost of that which the operation had confirmed."""
@@ -150,22 +147,6 @@ _OLD: Final = ('old0', 'old1', 'old2', 'old3')
 _HINT: Final = Hint(annotation=5, project=1)
 
 
-class _LabelStudio:
-    """Answers as Label Studio does, for one annotation without persons."""
-
-    async def annotation(self, number: int) -> dict[str, Any]:
-        return {'id': number, 'task': 3, 'result': [], 'updated_at': 'v1'}
-
-    async def task(self, number: int) -> dict[str, Any]:
-        return {'id': number, 'project': 1, 'data': {'image': 'image.jpg'}}
-
-    async def project(self, number: int) -> dict[str, Any]:
-        return {'id': number, 'label_config': generate('keypoints')}
-
-    async def fetch(self, *_: Any, **__: Any) -> bytes:
-        return CARD
-
-
 def _corrections_queue(folder: Path) -> CorrectionQueue:
     return CorrectionQueue(folder / 'label_studio' / 'corrections.sqlite')
 
@@ -186,11 +167,8 @@ def _take_correction(folder: Path, note: Note) -> None:
 
 
 async def _handle_first(folder: Path) -> None:
-    outbox = make_outbox(folder / 'outbox', 'http://127.0.0.1:9/images')
-    outbox.queue.load()
-    studio: Any = _LabelStudio()
     queue = _corrections_queue(folder)
-    corrections = Corrections(queue, studio, studio, outbox, category_ids=lambda: {}, max_pixels=10**7)
+    corrections = make_corrections(folder, queue)
     hint, _ = queue.next()
     assert hint is not None
     await corrections._handle(hint)

@@ -96,6 +96,20 @@ def test_parts_outside_the_image_do_not_count() -> None:
     assert 'uncertain_feet' in tags_of(pose, size=(1000, 900)), 'parts inside the image must count'
 
 
+@pytest.mark.parametrize(('gap', 'inside'), [(1.0, True), (0.99, False)])
+@pytest.mark.parametrize('far', [False, True])
+@pytest.mark.parametrize('axis', [0, 1])
+def test_the_border_of_the_image_is_a_pixel_wide(axis: int, far: bool, gap: float, inside: bool) -> None:
+    """A keypoint within one pixel of any border counts as outside, and one at that distance as inside."""
+    pose = person(feet=0.45)
+    pose.keypoints[PART_BY_NAME['feet'].slice, axis] = SIZE[axis] - 1 - gap if far else gap
+    judged = relevance.confidences([pose], size=SIZE)[0, 1:]
+    assert {part.name: not np.isnan(value) for part, value in zip(PARTS, judged, strict=True)} == {
+        part.name: inside or part.name != 'feet' for part in PARTS
+    }
+    assert ('uncertain_feet' in tags_of(pose)) is inside
+
+
 def test_hidden_keypoints_of_a_part_do_not_make_it_uncertain() -> None:
     """A person at a table is not relevant, since the model is certain of the upper body and of the hidden legs."""
     pose = person(feet=0.05)

@@ -1,5 +1,6 @@
 """Corrections from webhooks to the Learning Loop: a real node, the mock Loop, and a stand-in for Label Studio."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from benchmarks.support.cards import CARD, FIGURES
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.studio import Studio, running_studio
+from benchmarks.support.waiting import eventually_async
 from detector.datasets.person import HIDDEN, VISIBLE, Person
-from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
+from detector.label_studio.backend.correction_queue import MAX_PAUSE_SECONDS, CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import hints_in, to_annotations
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import to_results
 from detector.label_studio.labels.values import Region
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card.cards import Figure
+from tests.support.one_annotation import make_corrections
 
 SIZE = (720, 480)
 
@@ -250,13 +253,18 @@ def test_half_a_skeleton_is_half_a_skeleton() -> None:
     ]
 
 
-@pytest.mark.integration
-def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, loop: MockLoopProcess, studio: Studio) -> None:
-    """An annotation that seems to be due in hours, because the clock was set back, is handled at the node's start."""
-    path = tmp_path / 'data' / 'label_studio' / 'corrections.sqlite'
-    queue = CorrectionQueue(path)
-    queue.add([Hint(annotation=71, project=1)], time.time() + 6 * 3600)
-    queue.close()
-    studio.add_annotation(71, regions(), image=studio.add_image('card.jpg', CARD))
-    with running_node(tmp_path, UPLOAD_SECONDS=0.1, **loop.settings, **studio.settings) as node:
-        assert len(handled(node, loop)) == 1
+@pytest.mark.parametrize(
+    ('ahead', 'handled_now'), [(-5.0, True), (MAX_PAUSE_SECONDS - 5, False), (MAX_PAUSE_SECONDS + 5, True)]
+)
+async def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, ahead: float, handled_now: bool) -> None:
+    """An annotation that seems to be due later than any pause, because the clock was set back, is handled now."""
+    queue = CorrectionQueue(tmp_path / 'corrections.sqlite')
+    queue.add([Hint(annotation=71, project=1)], time.time() + ahead)
+    corrections = make_corrections(tmp_path, queue)
+    corrections.start()
+    if handled_now:
+        await eventually_async(lambda: queue.about()['sent'] == 1)
+    else:
+        await asyncio.sleep(0.3)
+        assert queue.about() == {'waiting': 1, 'sent': 0, 'given_up': 0, 'missed': 0}
+    await corrections.close()
