@@ -50,7 +50,7 @@ def test_nothing_that_must_not_be_is_committed() -> None:
     for path in committed():
         assert path.name not in ('uv.lock', '.env')
         assert path.stat().st_size < 2_000_000
-        if path.suffix not in ('.zip', '.jpg', '.png', '.onnx'):
+        if path.suffix not in ('.zip', '.jpg', '.png', '.onnx', '.xz'):
             assert not registries.search(path.read_text()), path
 
 
@@ -89,7 +89,18 @@ def test_ci_runs_everything() -> None:
 def test_a_fresh_checkout_installs_no_tools() -> None:
     """`uv run` installs no linter, browser driver, fuzzer, site generator or PyTorch: each has a group of its own."""
     groups = tomllib.loads((PROJECT / 'pyproject.toml').read_text())['dependency-groups']
-    assert set(groups) == {'dev', 'starter', 'lint', 'browser', 'fuzz', 'integration', 'docs', 'training', 'cuda'}
+    assert set(groups) == {
+        'dev',
+        'starter',
+        'lint',
+        'browser',
+        'fuzz',
+        'integration',
+        'docs',
+        'mutation',
+        'training',
+        'cuda',
+    }
     default = {re.split(r'[\[<>=!~ ]', requirement)[0] for requirement in groups['dev']}
     assert not default & {
         'mypy',
@@ -98,6 +109,7 @@ def test_a_fresh_checkout_installs_no_tools() -> None:
         'schemathesis',
         'pre-commit',
         'mkdocs-material',
+        'mutmut',
         'torch',
     }
 
