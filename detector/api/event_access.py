@@ -5,7 +5,9 @@ A connection exists before its client has authenticated. Until then it may only 
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -15,7 +17,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detector.api.middleware.access import AUTHORIZED, AccessPolicy, address_of
-from detector.errors import InvalidRequest, RequestTooLarge
+from detector.errors import Busy, InvalidRequest, RequestTooLarge, WholebodyError
 
 from .error_answers import answer
 
@@ -27,6 +29,10 @@ _HANDSHAKE_SECONDS: Final = 5.0
 """Time limit for a connection without an accepted client, in seconds."""
 _CONNECTION: Final = 'wholebody.connection'
 """Key of a WebSocket's ASGI scope; its value is the connection id of the accepted client."""
+_MAX_UNANSWERED: Final = 256
+"""Number of events of a client that may run or whose answers may wait to be sent, before the node reads no more."""
+_PAUSE_SECONDS: Final = 0.05
+"""Interval between two checks of a client that is behind, in seconds."""
 _MAX_HANDSHAKE_BYTES: Final = 16 * 1024
 """Size limit of a message from an unauthenticated connection, in bytes."""
 
@@ -47,6 +53,8 @@ class ConnectionGuard:
         self._seconds = min(seconds, _HANDSHAKE_SECONDS)
         self._clients: dict[str, str] = {}
         """Connection id by client id."""
+        self._running: Counter[str] = Counter()
+        """Number of running events by connection id."""
         self._closing: set[asyncio.Task[None]] = set()
         self._opened = server.eio.handlers['connect']
         server.eio.on('connect', self._open)
@@ -84,6 +92,23 @@ class ConnectionGuard:
         """Return True if a request or WebSocket belongs to an accepted client."""
         return any(connection in self._clients.values() for connection in (_session_of(scope), scope.get(_CONNECTION)))
 
+    @contextmanager
+    def running(self, client: str) -> Iterator[None]:
+        """Count an event of a client as running while the context is open."""
+        connection = self._clients.get(client, '')
+        self._running[connection] += 1
+        try:
+            yield
+        finally:
+            self._running[connection] -= 1
+            if not self._running[connection]:
+                del self._running[connection]
+
+    def is_behind(self, connection: str) -> bool:
+        """Return True if too many events of a connection run or have answers that it has not read."""
+        session = self._server.eio.sockets.get(connection)
+        return session is not None and self._running[connection] + session.queue.qsize() >= _MAX_UNANSWERED
+
     async def _open(self, connection: str, environ: Mapping[str, Any]) -> Any:
         if len(self._server.environ) >= self._max_clients + _SPARE:
             await self._close_oldest_unauthenticated()
@@ -117,12 +142,16 @@ class ConnectionGuard:
 class HandshakeMiddleware:
     """ASGI middleware before Socket.IO that limits connections without an accepted client.
 
-    :param seconds: time limit for a WebSocket without an accepted client; values above 5 count as 5.
+    It also reads no further events of a client that does not read its answers.
+
+    :param seconds: time limit for a WebSocket without an accepted client, in which values above 5 count as 5, and for a
+        client that does not read its answers.
     """
 
     def __init__(self, app: ASGIApp, guard: ConnectionGuard, *, seconds: float) -> None:
         self._app = app
         self._guard = guard
+        self._answer_seconds = seconds
         self._seconds = min(seconds, _HANDSHAKE_SECONDS)
         self._posting: set[str] = set()
 
@@ -139,13 +168,19 @@ class HandshakeMiddleware:
         declared = dict(scope['headers']).get(b'content-length', b'')
         is_small = declared.isdigit() and int(declared) <= _MAX_HANDSHAKE_BYTES
         if not is_small and self._is_unauthenticated(scope):
-            error = RequestTooLarge(f'send the token before a message of more than {_MAX_HANDSHAKE_BYTES} bytes')
+            error: WholebodyError = RequestTooLarge(
+                f'send the token before a message of more than {_MAX_HANDSHAKE_BYTES} bytes'
+            )
             await answer(error, Connection='close')(scope, receive, send)
             return
         session = _session_of(scope)
         if session != '' and session in self._posting:
             again = InvalidRequest('this connection is already sending messages; send one request after the other')
             await answer(again, Connection='close')(scope, receive, send)
+            return
+        if self._guard.is_behind(session):
+            error = Busy('read the answers to the earlier events first', retry_after=1, reason='memory')
+            await answer(error, Connection='close')(scope, receive, send)
             return
         self._posting.add(session)
         try:
@@ -154,7 +189,17 @@ class HandshakeMiddleware:
             self._posting.discard(session)
 
     async def _next_message(self, scope: Scope, receive: Receive) -> Message:
-        """Return the next message, or a disconnect if an unauthenticated connection sends a large message or none."""
+        """Return the next message, or a disconnect if an unauthenticated connection sends a large message or none.
+
+        Wait while the client is behind, so that its messages stay in the buffers of the connection.
+        """
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                while self._guard.is_behind(scope.get(_CONNECTION, '')):
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        except TimeoutError:
+            log.warning('a Socket.IO client is disconnected: it does not read its answers')
+            return {'type': 'websocket.disconnect', 'code': 1008}
         while True:
             try:
                 async with asyncio.timeout(self._seconds):

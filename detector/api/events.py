@@ -251,7 +251,7 @@ class EventServer:
         """Answer an event in any case: with an error if the node is ending, the event is malformed or it fails."""
         if self._drain.begun:
             return _refused(self._drain.refusal())
-        with self._drain.work() as work:
+        with self._drain.work() as work, self.guard.running(sid):
             try:
                 if not self.guard.knows(sid):
                     raise Unauthorized('this client is not authorized')

@@ -34,7 +34,8 @@ class RoutePolicy:
     :param counted: True if the request counts towards MAX_REQUESTS.
     :param needs_engine: True to refuse a POST before reading its body while the queue of the engine is full.
     :param open_while_draining: True if the route answers during a shutdown.
-    :param polls: True for requests that wait for events, as Socket.IO polls do; they end last during a shutdown.
+    :param polls: True for requests that wait for events, as Socket.IO polls do; they end last during a shutdown. Only
+        these paths take WebSockets.
     :param shows_images: True if browsers load images from the route with a GET, for which they send no Origin.
     :param is_probe: True if a 503 is a regular answer, which is not logged as a fault.
     """
@@ -64,6 +65,8 @@ _LARGE: Final = RoutePolicy(access=Access.LABEL_STUDIO, body_factor=2)
 """Policy for hundreds of tasks at once, with all their annotations and predictions."""
 _IMAGES: Final = RoutePolicy(needs_engine=True)
 
+_EVENTS: Final = RoutePolicy(access=Access.EVENTS, counted=False, polls=True)
+
 EXACT: Final = {
     '/': _OPEN,
     '/about': RoutePolicy(access=Access.OPEN, counted=False),
@@ -84,7 +87,7 @@ EXACT: Final = {
 }
 """Rules by path. Probes (`/about`, `/health`, `/metrics`, `/ready`) are not counted, so they work on a busy node."""
 PREFIXES: Final = {
-    SOCKETIO_PATH: RoutePolicy(access=Access.EVENTS, counted=False, polls=True),
+    f'{SOCKETIO_PATH}/': _EVENTS,
     '/ui/_nicegui_ws/socket.io/': RoutePolicy(counted=False, polls=True, shows_images=True),
     '/ui': RoutePolicy(shows_images=True),
     '/outbox/': RoutePolicy(shows_images=True),
@@ -98,4 +101,6 @@ def policy_of(path: str) -> RoutePolicy:
     found = EXACT.get(path)
     if found is not None:
         return found
+    if path == SOCKETIO_PATH:
+        path += '/'
     return next((policy for prefix, policy in PREFIXES.items() if path.startswith(prefix)), DEFAULT)

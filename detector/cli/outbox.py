@@ -55,9 +55,9 @@ def _print(images: list[Description]) -> None:
 
 
 def _row(image: Description) -> tuple[str, ...]:
-    tags = ', '.join([*(['PRIORITY'] if image.priority else []), *(image.tags or [])])
+    tags = ', '.join([*(['PRIORITY'] if image.priority else []), *map(str, image.tags or [])])
     persons = '?' if image.persons is None else str(image.persons)
-    return image.name, f'{image.bytes / 1024:.0f}', persons, tags, image.source or ''
+    return image.name, f'{image.bytes / 1024:.0f}', persons, tags, str(image.source or '')
 
 
 @app.command()

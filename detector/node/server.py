@@ -38,6 +38,8 @@ _LOCK_SECONDS: Final = 0.2
 """Time to wait for the lock of DATA_FOLDER, which commands hold for a moment to see if a node runs, in seconds."""
 _TICKS_PER_SECOND: Final = 10
 """Number of times that uvicorn calls `on_tick` in a second."""
+_LOCK_CHECK_SECONDS: Final = 2.0
+"""Interval between two checks of the lock of DATA_FOLDER, in seconds."""
 SAME_SIGNAL_SECONDS: Final = 0.2
 """Time in which a repeated signal counts as the same one, in seconds. A signal can arrive twice, because a parent such
 as `uv run` forwards it."""
@@ -61,7 +63,8 @@ def serve(settings: Settings) -> None:
         log.warning('%s', fault)
     if settings.debug:
         os.environ['PYTHONASYNCIODEBUG'] = '1'
-    node = WholebodyNode(settings, _lock(settings))
+    lock = _lock(settings)
+    node = WholebodyNode(settings, lock)
     install_page(node, node.parts)
     gc.collect()
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
@@ -79,8 +82,21 @@ def serve(settings: Settings) -> None:
         ws_per_message_deflate=False,  # a small compressed frame could inflate to MAX_FRAME_MIB before authentication
         timeout_graceful_shutdown=node.shutdown.budget.connections,
     )
+    if not settings.use_backdoor_controls:  # `POST /reset` deletes the folder
+        threading.Thread(target=_end_without_lock, args=(lock,), name='lock', daemon=True).start()
     _Server(config, node.parts.drain, node.shutdown, connections).run()
-    end_at_once()
+    end_at_once(int(lock.is_lost()))
+
+
+def _end_without_lock(lock: FolderLock) -> None:
+    """Start the shutdown when the lock of DATA_FOLDER is lost, because another node may use the folder from then on."""
+    while not lock.is_lost():
+        time.sleep(_LOCK_CHECK_SECONDS)
+    log.error(
+        '%s was removed or replaced while this node runs; the node ends, since another one may use the folder',
+        lock.path,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _connections(settings: Settings, metrics: 'Metrics') -> Connections:

@@ -81,10 +81,12 @@ class Entry:
         known: dict[str, Any] = {'name': self.name, 'priority': self.priority, 'bytes': self.size, 'saved_at': saved_at}
         try:
             content = json.loads(self.metadata.read_bytes())
+            tags = content.get('tags')
             return Description(
                 **known,
                 persons=len(content.get('box_detections') or []),
-                **{field: content.get(field) for field in ('tags', 'source', 'created')},
+                tags=None if tags is None else [str(tag) for tag in tags],
+                **{field: content.get(field) for field in ('source', 'created')},
             )
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             return Description(**known)

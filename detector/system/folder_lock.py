@@ -34,6 +34,7 @@ class FolderLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path, thread_local=False, preserve_lock_file=True, fallback_to_soft=False)
+        self._file: tuple[int, int] | None = None
 
     def acquire(self, *, seconds: float = 0) -> None:
         """Acquire the lock.
@@ -57,9 +58,25 @@ class FolderLock:
                     error.strerror,
                 )
             return
+        self._file = _identity(self.path)
         self._sign()
 
+    def is_lost(self) -> bool:
+        """Return True if the file that this process has locked is no longer the one at the path.
+
+        Another process can then lock the path too. False if the lock is not acquired or the disk cannot be read.
+        """
+        if self._file is None:
+            return False
+        try:
+            return _identity(self.path) != self._file
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
     def release(self) -> None:
+        self._file = None
         self._lock.release()
 
     @property
@@ -81,6 +98,12 @@ class FolderLock:
             return f'process {holder["pid"]} on {holder["host"]} since {holder["since"]}'
         except (OSError, ValueError, KeyError, TypeError):
             return 'another process'
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what distinguishes a file from all others: device and inode."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def holder_of(path: Path) -> str | None:

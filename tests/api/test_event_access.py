@@ -170,10 +170,6 @@ def assert_ends(websocket: ClientConnection) -> None:
 def test_unauthenticated_clients_send_little_and_do_not_stay(closed: NodeProcess) -> None:
     """Before authentication a connection may send only small messages, and only for a short time."""
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
-    with connect(url, proxy=None) as websocket:
-        websocket.recv(5)
-        websocket.send('42["about",' + 20_000 * ' ' + '1]')
-        assert_ends(websocket)
     start = time.monotonic()
     with connect(url, proxy=None) as websocket:
         assert_ends(websocket)
@@ -182,6 +178,20 @@ def test_unauthenticated_clients_send_little_and_do_not_stay(closed: NodeProcess
     large = httpx.post(f'{closed.url}{POLLING}&sid={session}', content=20_000 * b' ')
     assert large.status_code == 413
     assert 'send the token' in large.json()['detail']
+
+
+def test_a_large_message_before_authentication_ends_the_connection(patient: NodeProcess) -> None:
+    """A message of more than 16 KiB ends a connection without a client at once; a smaller one does not."""
+    url = patient.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
+    with connect(url, proxy=None) as websocket:
+        websocket.recv(5)
+        start = time.monotonic()
+        websocket.send('42["about",' + 16_000 * ' ' + '1]')
+        with pytest.raises(TimeoutError):
+            websocket.recv(1)
+        websocket.send('42["about",' + 20_000 * ' ' + '1]')
+        assert_ends(websocket)
+        assert time.monotonic() - start < 4, 'the time limit of 5 seconds ends it too'
 
 
 def session_of(answer: httpx.Response) -> str:
@@ -236,3 +246,26 @@ def test_an_unauthenticated_client_declares_the_size_of_its_messages(closed: Nod
     answer = httpx.post(f'{closed.url}{POLLING}&sid={sid}', content=iter([b'40']))
     assert answer.status_code == 413
     assert 'send the token' in answer.json()['detail']
+
+
+def test_a_burst_of_events_is_answered(patient: NodeProcess) -> None:
+    """A client that sends many events before it reads gets all answers, although the node waits in between."""
+    count, answered = 2000, threading.Semaphore(0)
+    with accepted(patient, auth={'token': TOKEN}) as visitor:
+        for _ in range(count):
+            visitor.client.emit('get_outbox_mode', callback=lambda _: answered.release())
+        for _ in range(count):
+            assert answered.acquire(timeout=PATIENCE)
+
+
+def test_a_polling_client_reads_before_it_sends_more(patient: NodeProcess) -> None:
+    """A polling client with too many unread answers gets 503 until it has read them."""
+    with httpx.Client(base_url=patient.url, timeout=PATIENCE) as client:
+        address = f'{POLLING}&sid={session_of(client.get(POLLING))}'
+        client.post(address, content=f'40{{"token":"{TOKEN}"}}')
+        events = '\x1e'.join('421["get_outbox_mode"]' for _ in range(64))
+        statuses = [client.post(address, content=events).status_code for _ in range(8)]
+        assert statuses[0] == 200
+        assert statuses[-1] == 503, statuses
+        client.get(address)
+        assert client.post(address, content=events).status_code == 200

@@ -48,6 +48,9 @@ def test_the_commands_list_export_and_clear(
         assert '2 images' in succeed(app, 'outbox', 'export', target, *url)
         assert sorted(path.suffix for path in target.iterdir()) == ['.jpg', '.jpg', '.json', '.json']
         assert all(path.read_bytes() == CARD for path in target.glob('*.jpg'))
+    (metadata, *_) = (learner.data_folder / 'outbox').rglob('*.json')
+    metadata.write_text('{"tags": [null], "source": 7}')
+    assert 'None' in succeed(app, 'outbox', 'list')
     assert invoke(app, 'outbox', 'clear').exit_code == 1, 'clear needs --yes or an answer'
     assert succeed(app, 'outbox', 'clear', '--yes') == '2 images deleted\n'
     assert succeed(app, 'outbox', 'list') == '0 images, 0.0 MiB\n'

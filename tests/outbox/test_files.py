@@ -190,7 +190,9 @@ def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
     assert (described.persons, described.tags, described.source, described.created) == (2, ['a'], 's', '2025-01-01')
     assert (described.priority, described.saved_at) == (True, '2026-01-01T00:00:00.000001')
     assert described.bytes == len(b'jpeg') + len(json.dumps(about))
-    for content in (b'{', b'[1]', b'{"box_detections": 5}'):
+    entry.metadata.write_bytes(b'{"tags": [null, 7]}')
+    assert entry.describe().tags == ['None', '7']
+    for content in (b'{', b'[1]', b'{"box_detections": 5}', b'{"tags": 5}'):
         entry.metadata.write_bytes(content)
         assert entry.describe().persons is None
     assert write(files, '2026-02-31_00:00:00.000000').describe().saved_at is None

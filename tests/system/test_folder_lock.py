@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, clean_environment, free_port, running_node
+from benchmarks.support.waiting import PATIENCE
 from detector.cli.main import app
 from detector.errors import FolderInUse
 from detector.models import store as model_store
@@ -136,3 +137,19 @@ def test_commands_work_beside_a_running_node(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv('DATA_FOLDER', str(node.data_folder))
         assert 'is installed' in succeed(app, 'model', 'install', make_package(tmp_path / 'p.zip'))
         assert '0 images' in succeed(app, 'outbox', 'clear', '--yes')
+
+
+@pytest.mark.parametrize('loss', ['file', 'folder', 'replaced'])
+def test_a_node_that_loses_its_lock_ends(tmp_path: Path, loss: str) -> None:
+    """A node whose lock file or data folder is removed or replaced says so and ends with status 1."""
+    with running_node(tmp_path) as node:
+        lock = node.data_folder / 'node.lock'
+        if loss == 'folder':
+            node.data_folder.rename(tmp_path / 'elsewhere')
+        else:
+            lock.unlink()
+        if loss == 'replaced':
+            lock.touch()
+        assert node.process.wait(PATIENCE) == 1
+        assert 'was removed or replaced while this node runs' in node.log.read_text()
+        assert 'shut down in' in node.log.read_text(), 'the shutdown is orderly'

@@ -19,7 +19,8 @@ from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from detector.api.error_answers import answer
 from detector.api.route_policy import Access, policy_of
@@ -38,6 +39,11 @@ _ATTEMPT_SECONDS: Final = 0.25
 """Delay of the answer to a wrong token or password, in seconds."""
 _BEARER: Final = 'Bearer realm="wholebody"'
 _BASIC: Final = 'Basic realm="wholebody"'
+_PROTECTION: Final = (
+    (b'content-security-policy', b"frame-ancestors 'none'"),
+    (b'x-content-type-options', b'nosniff'),
+)
+"""Headers of each answer: no page may show it in a frame, and browsers do not guess its type."""
 _WEBHOOK_REMEDY: Final = (
     'a webhook arrived without the required user name and password; Label Studio creates webhooks without credentials: '
     '`wholebody labelstudio init` adds them, as does PATCH /api/webhooks/ID {"headers": {"Authorization": "Basic …"}}'
@@ -145,11 +151,14 @@ class AccessControl:
         if scope['type'] not in ('http', 'websocket'):
             await self._app(scope, receive, send)
             return
+        send = _protecting(send)
         connection, path = HTTPConnection(scope), scope['path']
         scope[AUTHORIZED] = self._access_policy.allows(connection)
         access = policy_of(path).access
+        is_nowhere = scope['type'] == 'websocket' and not policy_of(path).polls
+        app = WebSocketClose() if is_nowhere else self._app  # routes and static files fail with a traceback
         if access is Access.OPEN and scope['type'] == 'http' and scope['method'] in ('GET', 'HEAD'):
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         elif (fault := self._origin_fault(connection)) is not None:
             await _refuse(fault, scope, receive, send)
         elif (
@@ -157,7 +166,7 @@ class AccessControl:
             or access in (Access.LOGIN, Access.EVENTS)
             or (access is Access.LABEL_STUDIO and self._access_policy.allows_label_studio(connection))
         ):
-            await self._app(scope, receive, send)
+            await app(scope, receive, send)
         elif 'authorization' not in connection.headers and _is_page(connection):
             query = scope['query_string'].decode('latin-1')
             target = quote(path + (f'?{query}' if query else ''))
@@ -286,6 +295,20 @@ def _is_page(connection: HTTPConnection) -> bool:
     """Return True if a browser requests a page, so that the login page is the better answer."""
     scope = connection.scope
     return scope['type'] == 'http' and scope['method'] == 'GET' and 'text/html' in connection.headers.get('accept', '')
+
+
+def _protecting(send: Send) -> Send:
+    """Add the headers of `_PROTECTION` to an answer that has none of the same name."""
+
+    async def protected(message: Message) -> None:
+        if message['type'] == 'http.response.start':
+            headers = list(message.get('headers', ()))
+            present = {name.lower() for name, _ in headers}
+            missing = [header for header in _PROTECTION if header[0] not in present]
+            message = {**message, 'headers': [*headers, *missing]}
+        await send(message)
+
+    return protected
 
 
 async def _refuse(error: WholebodyError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -234,3 +234,13 @@ def test_while_the_queue_is_full_forms_are_not_even_read(tmp_path: Path) -> None
         assert [detection.result().status_code for detection in detections] == [200, 200]
         assert node.detect(CARD).status_code == 200
         assert httpx.get(f'{node.url}/about').json()['requests']['refused'] == 3
+
+
+def test_the_body_of_a_login_has_a_limit_of_its_own(patient: NodeProcess) -> None:
+    """A login whose body does not arrive gets 408 after 5 seconds, however long other bodies may take."""
+    head = 'POST /login HTTP/1.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 20'
+    start = time.monotonic()
+    with request(patient, head, b'token=') as connection:
+        status, text = answer_of(connection)
+    assert status == 408, text
+    assert time.monotonic() - start > 4.9
