@@ -57,7 +57,7 @@ def test_the_persons_are_found(measured: Measured, photographs: list[LabelledIma
 
 
 def test_the_runtimes_agree_on_photographs(package: ModelPackage, photographs: list[LabelledImage]) -> None:
-    """ONNX Runtime and OpenVINO place 99 % of the present keypoints within half a pixel of the crop."""
+    """ONNX Runtime and OpenVINO place each present keypoint within half a pixel of the crop."""
     backends: tuple[Backend, ...] = ('onnxruntime', 'openvino')
     estimators = [
         PoseEstimator(open_runtime(package.estimator_path, backend_type=backend), package.wholebody.estimator)
@@ -71,4 +71,5 @@ def test_the_runtimes_agree_on_photographs(package: ModelPackage, photographs: l
             (one, scores), (other, _) = (estimator.estimate([(pixels, person.box)]) for estimator in estimators)
             pixel = 1.25 * max((person.box[2:] - person.box[:2]) / package.wholebody.estimator.input_size)
             close.append(np.abs(one - other).max(axis=2)[scores > 0.3] <= 0.5 * pixel + 1e-3)
-    assert np.concatenate(close).mean() >= 0.99
+    assert np.concatenate(close).sum() >= 500
+    assert np.concatenate(close).all()
