@@ -1,6 +1,7 @@
 """A labelled person, the common form of poses, regions and dataset entries."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,6 +20,14 @@ NOT_LABELLED, HIDDEN, VISIBLE = 0, 1, 2
 
 MOVED_PERCENT: Final = 0.01
 """Distance in percent of the image beyond which a point counts as moved; Label Studio's editor rounds coordinates."""
+
+
+def counts_of(persons: Iterable['Person']) -> Counter[str]:
+    """Count `persons`, those `without a box`, and their labelled `keypoints`."""
+    counts: Counter[str] = Counter()
+    for person in persons:
+        counts.update({'persons': 1, 'without a box': person.box is None, 'keypoints': int(person.labelled.sum())})
+    return counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -4,15 +4,18 @@ An example removes one file, entry or field. If other labels arrive than before,
 status must be 1 unless the rest is a valid dataset of fewer persons or keypoints, which the counts of the output show.
 """
 
+import base64
 import copy
 import functools
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -20,18 +23,26 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from learning_loop_node.data_classes import ImageMetadata
 from PIL import Image
 
 from detector.cli.labelstudio import import_labels
 from detector.cli.main import app
 from detector.datasets.coco import to_coco
 from detector.datasets.labelled_image import LabelledImage
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Person
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
+from detector.label_studio.backend.correction_queue import CorrectionQueue
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import from_results
 from detector.label_studio.labels.task_labels import with_kept
+from detector.label_studio.workflows import loop_export
+from detector.label_studio.workflows.loop_export import LoopExport
+from detector.models.package import categories
+from detector.outbox.outbox import Outbox
+from detector.settings import Settings
 from tests.support.commands import invoke
 from tests.support.label_studio.accepting_project import AcceptingProject
 from tests.support.label_studio.exported import make_task
@@ -39,6 +50,7 @@ from tests.support.pictures import encoded
 
 SIZE = (640, 480)
 Path_ = list[str | int]
+CATEGORY_IDS = {category['name']: category['id'] for category in categories()}
 
 
 def person(seed: int, left: int) -> Person:
@@ -253,5 +265,71 @@ def test_nothing_vanishes_from_a_project_without_a_word(style: Any, monkeypatch:
         assert after[1] != before[kind][1], 'other labels, and the same output'
         # without an item of a list, the rest is a valid project
         assert after[2] == 1 or isinstance(path[-1], int), after[1]
+
+    check()
+
+
+class TakingLoop:
+    """Takes the place of the outbox and of the queue of corrections, and keeps what would be sent.
+
+    :param sent: boxes and points by the origin of the image.
+    """
+
+    def __init__(self) -> None:
+        self.sent: dict[str, Any] = {}
+        self.queue = SimpleNamespace(count=0, counters=SimpleNamespace(set_aside=0))
+
+    @contextmanager
+    def open_export(self, settings: Settings, omissions: Omissions) -> Iterator[LoopExport]:
+        yield LoopExport(
+            outbox=cast(Outbox, self),
+            queue=cast(CorrectionQueue, SimpleNamespace(was_sent=lambda *_: False, finish=lambda *_: None)),
+            category_ids=CATEGORY_IDS,
+            max_pixels=settings.max_image_pixels,
+            omissions=omissions,
+        )
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def save(self, _: bytes, metadata: ImageMetadata) -> None:
+        boxes = sorted((box.x, box.y, box.width, box.height) for box in metadata.box_annotations)
+        points = sorted((point.category_name, point.x, point.y) for point in metadata.point_annotations)
+        self.sent[str(metadata.source)] = boxes, points
+
+
+def sent_to_loop(tasks: Any) -> tuple[dict[str, Any], str, int]:
+    """Return the labels that would arrive in the Loop, and the output and exit status of the command."""
+    loop = TakingLoop()
+    with TemporaryDirectory() as name, patch.object(loop_export, 'open_export', loop.open_export):
+        file = Path(name) / 'tasks.json'
+        file.write_text(json.dumps(tasks))
+        result = invoke(app, 'labelstudio', 'send-to-loop', file)
+    error = '' if isinstance(result.exception, SystemExit | None) else str(result.exception)
+    return loop.sent, (result.output + error).replace(name, ''), result.exit_code
+
+
+@pytest.mark.parametrize('style', ['skeleton', 'keypoints'])
+def test_nothing_vanishes_on_the_way_to_the_loop_without_a_word(style: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task, an annotation, a region or a field that is removed from an export shows in the output of send-to-loop,
+    and no image is sent without persons because a field is missing."""
+    for name in ('LABEL_STUDIO_URL', 'LABEL_STUDIO_API_TOKEN', 'LOOP_HOST', 'HOST'):
+        monkeypatch.delenv(name, raising=False)
+    address = f'data:image/jpeg;base64,{base64.b64encode(JPEG).decode()}'
+    tasks = [make_task(image, style, data={'image': address}, meta=with_kept({}, image)) for image in IMAGES]
+    before = sent_to_loop(tasks)
+    assert (len(before[0]), before[2]) == (3, 0), before[1]
+
+    @settings(deadline=None)
+    @given(st.sampled_from(task_places(tasks)))
+    def check(path: Path_) -> None:
+        after = sent_to_loop(without(tasks, path))
+        if after[0] == before[0]:
+            return
+        assert after[1] != before[1], 'other labels, and the same output'
+        assert after[2] == 1 or isinstance(path[-1], int), after[1]
+        for source, (boxes, _) in after[0].items():
+            assert boxes or not before[0][source][0] or isinstance(path[-1], int), 'an image without persons'
 
     check()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from detector.wording import counted
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -93,6 +95,12 @@ def print_passed_over(counts: Mapping[str, int]) -> None:
     parts = [f'{count} {reason}' for reason, count in counts.items() if count]
     if parts:
         print(f'passed over: {", ".join(parts)}')
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Return persons and keypoints in words, see `counts_of`."""
+    boxless = f' ({counts["without a box"]} without a box)' if counts['without a box'] else ''
+    return f'{counted(counts["persons"], "person")}{boxless}, {counted(counts["keypoints"], "keypoint")}'
 
 
 def end_with(omissions: 'Omissions') -> None:

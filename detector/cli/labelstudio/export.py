@@ -11,7 +11,7 @@ import typer
 from detector.cli.common import load_settings
 from detector.wording import counted
 
-from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, print_passed_over
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, in_words, print_passed_over
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -89,6 +89,7 @@ def export(
 
 
 async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 'Target') -> None:
+    from detector.datasets.person import counts_of
     from detector.label_studio.workflows.exports import write
     from detector.system.scratch import scratch_folder
 
@@ -102,11 +103,7 @@ async def _write(labelled: 'AsyncIterator[Labelled]', reader: 'Reader', target: 
         images = write(
             target, found, lambda task_id: (scratch / str(task_id)).read_bytes(), reader.omissions, reader.warn
         )
-    persons = [person for image in images for person in image.persons]
-    keypoints = sum(int(person.labelled.sum()) for person in persons)
-    without = sum(person.box is None for person in persons)
-    people = counted(len(persons), 'person') + f' ({without} without a box)' * bool(without)
-    counts = counted(len(images), 'image'), people, counted(keypoints, 'keypoint')
-    print(f'{target.path}: {", ".join(counts)}')
+    counts = counts_of(person for image in images for person in image.persons)
+    print(f'{target.path}: {counted(len(images), "image")}, {in_words(counts)}')
     print_passed_over({'not labelled': reader.not_labelled})
     end_with(reader.omissions)

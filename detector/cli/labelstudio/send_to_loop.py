@@ -10,7 +10,7 @@ from detector.cli.common import load_settings
 from detector.errors import LoopFault
 from detector.wording import counted
 
-from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, print_passed_over
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, in_words, print_passed_over
 
 if TYPE_CHECKING:
     from detector.settings import Settings
@@ -43,7 +43,7 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
             await loop.send(labelled)
         finally:
             await loop.outbox.close()
-        print(f'{settings.loop_url}: {counted(loop.sent, "image")}, {counted(loop.persons, "person")}')
+        print(f'{settings.loop_url}: {counted(loop.sent, "image")}, {in_words(loop.counts)}')
         print_passed_over({'not labelled': reader.not_labelled, 'sent before': loop.known})
         if loop.refused:
             raise LoopFault(f'the Learning Loop has refused {counted(loop.refused, "image")}; they are set aside')

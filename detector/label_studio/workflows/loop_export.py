@@ -6,13 +6,15 @@ one could not. If a run is killed, one annotation may be sent again.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from detector.datasets.omissions import Omissions
+from detector.datasets.person import counts_of
 from detector.errors import InvalidImage, InvalidRequest, LoopFault, ModelUnavailable, NoLearningLoop
 from detector.label_studio.backend.correction_queue import CorrectionQueue, Hint
 from detector.label_studio.backend.corrections import to_metadata
@@ -38,7 +40,7 @@ class LoopExport:
     """Sends annotations; see `opened`.
 
     :param sent: number of images that were put into the outbox.
-    :param persons: number of persons on them.
+    :param counts: number of persons and keypoints on them, see `counts_of`.
     :param known: number of annotations that were already sent before.
     """
 
@@ -48,7 +50,7 @@ class LoopExport:
     max_pixels: int
     omissions: Omissions
     sent: int = 0
-    persons: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
 
     def is_known(self, task: TaskLabels) -> bool:
@@ -92,7 +94,7 @@ class LoopExport:
         await self.outbox.save(jpeg, metadata)
         await asyncio.to_thread(self.queue.finish, hint, str(task.origin.get('updated_at')))
         self.sent += 1
-        self.persons += len(labelled.image.persons)
+        self.counts += counts_of(labelled.image.persons)
 
     async def _wait(self, most: int) -> None:
         """Wait until at most this many images are in the outbox."""

@@ -55,7 +55,9 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
     labelled = tasks()
     arguments: tuple[Any, ...] = ('labelstudio', 'send-to-loop', tmp_path / 'tasks.json')
     write_export(tmp_path / 'tasks.json', labelled)
-    assert '2 images, 3 persons\npassed over: 1 not labelled' in succeed(app, *arguments)
+    printed = succeed(app, *arguments)
+    keypoints = sum(int(person.labelled.sum()) for number in (1, 2) for person in make_image(number, number).persons)
+    assert f'2 images, 3 persons, {keypoints} keypoints\npassed over: 1 not labelled' in printed
     found = sorted((image['metadata'] for image in loop.images()), key=lambda metadata: str(metadata['source']))
     for metadata, number in zip(found, (1, 2), strict=True):
         assert sorted(metadata['tags']) == ['annotator_7', 'label_studio', 'project_3', f'task_{number}']
@@ -66,7 +68,7 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
         expected = np.concatenate([person.keypoints[person.visibility > 0] for person in persons])
         np.testing.assert_allclose(points, expected, atol=0.011)
         assert all(point['category_id'] for point in metadata['point_annotations'])
-    assert '0 images, 0 persons\npassed over: 1 not labelled, 2 sent before' in succeed(app, *arguments)
+    assert '0 images, 0 persons, 0 keypoints\npassed over: 1 not labelled, 2 sent before' in succeed(app, *arguments)
     labelled[0]['annotations'] = [make_annotation(2, [], updated_at='2026-11-22T00:00:00Z')]
     labelled[0]['meta']['wholebody']['image'] |= {'width': 640, 'height': 480}
     write_export(tmp_path / 'tasks.json', labelled)
