@@ -88,7 +88,7 @@ def recording(host: str = '127.0.0.1', context: ssl.SSLContext | None = None) ->
                 self.wfile.write(chunk)
                 self.wfile.flush()
 
-        do_GET = do_POST = _answer
+        do_GET = do_POST = do_PATCH = do_DELETE = _answer
 
         def log_message(self, *_: Any) -> None:
             pass
