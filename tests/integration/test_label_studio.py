@@ -1,6 +1,8 @@
 """The backend with a real Label Studio that validates predictions strictly."""
 
 import base64
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from skimage import data as photographs
 from benchmarks.support.cards import CARD, FIGURES, make_card
 from benchmarks.support.label_studio_api import Json, LabelStudio, Refused
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
-from benchmarks.support.processes import NodeProcess, running_node
+from benchmarks.support.processes import PROJECT, NodeProcess, clean_environment, running_node
 from benchmarks.support.waiting import eventually
 from detector.label_studio.labels.config import generate, parse
 from detector.label_studio.labels.regions import from_results
@@ -27,6 +29,11 @@ pytestmark = pytest.mark.integration
 
 VERSION = 'test-card 1.0'
 """Names that the mock Loop requires."""
+ALIASES = (
+    '<View><Image name="image" value="$image"/><RectangleLabels name="bbox" toName="image"><Label value="Person" '
+    'alias="P"/></RectangleLabels><KeyPointLabels name="kp" toName="image"><Label value="Nase" alias="nose"/>'
+    '<Label value="Linkes Auge" alias="left_eye"/></KeyPointLabels></View>'
+)
 SIZES = ((720, 480), (1000, 600), (1203, 801))
 
 
@@ -240,6 +247,45 @@ def _move_nose(result: list[Json], x: float, y: float) -> None:
             if vertex['id'] == 'nose':
                 vertex |= {'x': x, 'y': y}
                 return
+
+
+def test_labels_with_aliases_go_round(
+    studio: LabelStudio, node: NodeProcess, loop: MockLoopProcess, tmp_path: Path
+) -> None:
+    """With a config of aliases, the command and the node preannotate all six tasks, and the corrections that Label
+    Studio reports arrive in the Loop with all boxes and points."""
+    project = studio.create_project(ALIASES)
+    task_ids = project.upload([(f'{number}.jpg', CARD) for number in range(6)])
+    project.connect(node.url, title=VERSION)
+    done = subprocess.run(
+        [sys.executable, '-m', 'detector', 'labelstudio', 'preannotate', '--project', str(project.id)],
+        cwd=PROJECT,
+        env=clean_environment(DATA_FOLDER=tmp_path / 'data', **settings_for(studio)),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '6 of 6 tasks have a new prediction of test-card 0.0' in done.stdout
+    project.retrieve_predictions(task_ids)
+    predictions = project.predictions()
+    assert sorted(one['task'] for one in predictions) == sorted(2 * task_ids)
+    for prediction in predictions:
+        texts = [text for region in prediction['result'] for text in next(iter(labels_in(region)))]
+        assert sorted(texts) == sorted(2 * ['P', 'nose', 'left_eye'])
+    project.accept_predictions(task_ids)
+    assert eventually(lambda: all(corrections_of(loop, task_id) for task_id in task_ids))
+    for task_id in task_ids:
+        for metadata in corrections_of(loop, task_id):
+            assert len(metadata['box_annotations']) == 2
+            names = [point['category_name'] for point in metadata['point_annotations']]
+            assert sorted(names) == sorted(2 * ['nose', 'left_eye'])
+
+
+def labels_in(region: Json) -> list[list[str]]:
+    """Return the lists of labels of a region."""
+    return [texts for kind, texts in region['value'].items() if kind.endswith('labels')]
 
 
 def test_a_project_of_another_kind_keeps_its_tasks_usable(studio: LabelStudio, node: NodeProcess) -> None:
