@@ -215,11 +215,17 @@ class Editor:
         self.page.wait_for_function('!window.Htx.annotationStore.selected.suggestions.size')
         self.settle()
 
-    def submit(self) -> Json:
-        """Press Submit or Update, and return the annotation that Label Studio stored."""
+    def submit(self, *, by_key: bool = False) -> Json:
+        """Press Submit or Update, and return the annotation that Label Studio stored.
+
+        :param by_key: True to press Ctrl+Enter instead.
+        """
         button = self.page.get_by_test_id(re.compile('^bottombar-(submit|update)-button$'))
         with self.page.expect_response(_is_of_annotation) as response:
-            button.click()
+            if by_key:
+                self.page.keyboard.press('Control+Enter')
+            else:
+                button.click()
         assert response.value.ok, response.value.text()
         annotation: Json = response.value.json()
         return annotation
