@@ -18,7 +18,6 @@
 """
 
 import asyncio
-import json
 import logging
 import os
 import uuid
@@ -36,7 +35,7 @@ from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.globals import GLOBALS
 
 from detector.settings import Settings
-from detector.system.durable import replace_file
+from detector.system.json_file import read_object, write_object
 
 from .model_updates import Target
 
@@ -123,18 +122,22 @@ def is_muted(node: DetectorNode) -> bool:
 
 
 def node_id(data_folder: Path, name: str) -> str:
-    """Return the node's id from upstream's file `uuids.json`; an unreadable file is set aside and replaced."""
+    """Return the node's id from upstream's file `uuids.json`; an unreadable file is set aside and replaced.
+
+    If the file cannot be written, the id is that of this process, and the log says so.
+    """
     path = data_folder / 'uuids.json'
     key = name.lower().replace(' ', '_')
+    known = read_object(path)
+    found = (known or {}).get(key)
+    if isinstance(found, str) and found:
+        return found
+    fresh = str(uuid.uuid4())
     try:
-        known = json.loads(path.read_bytes())
-        if isinstance(known.get(key), str):
-            return str(known[key])
-    except FileNotFoundError:
-        known = {}
-    except (ValueError, AttributeError):
-        path.replace(path.with_suffix('.broken'))
-        known = {}
-    known[key] = str(uuid.uuid4())
-    replace_file(path, json.dumps(known).encode())
-    return str(known[key])
+        if known is None and os.path.lexists(path):
+            aside = path.replace(path.with_suffix('.broken'))
+            log.warning('%s cannot be read and is now called %s; this node gets a new id', path, aside.name)
+        write_object(path, (known or {}) | {key: fresh})
+    except OSError as error:
+        log.warning('%s cannot be written (%s): this node has another id at its next start', path, error.strerror)
+    return fresh
