@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -146,27 +147,49 @@ def _annotated_points(
     """Return the annotated points of each box.
 
     The metadata lists the labelled points of one person after the other, each in the order of the skeleton, without a
-    mark between persons. A point that does not continue this order therefore begins another person. If that gives as
-    many persons as boxes, they belong together in order. Otherwise each person belongs to the box that holds most of
-    its points.
+    mark between persons. The boxes have the same order. Of the ways to divide the points among the boxes that keep both
+    orders, the one with most points inside their boxes counts. If there is no way, for example in metadata of other
+    programs, each run of points in the order of the skeleton belongs to the box that holds most of them.
     """
-    runs: list[list[Mapping[str, Any]]] = []
-    last = KEYPOINT_COUNT
-    for point in points:
-        position = _position(point)
-        if position is None:
-            continue
-        if position <= last:
-            runs.append([])
-        runs[-1].append(point)
-        last = position
-    if len(runs) == len(boxes):
-        return runs
+    known = [(position, point) for point in points if (position := _position(point)) is not None]
     found: list[list[Mapping[str, Any]]] = [[] for _ in boxes]
-    for run in runs:
-        inside = [sum(_holds(box, point) for point in run) for box in boxes]
-        found[inside.index(max(inside))].extend(run)
+    if not known:
+        return found
+    inside = np.array([[_holds(box, point) for box in boxes] for _, point in known])
+    continues = np.array([False, *(before < after for (before, _), (after, _) in pairwise(known))])
+    owners = _in_order(inside, continues)
+    if owners is None:
+        runs = np.split(inside, np.flatnonzero(~continues)[1:])
+        owners = np.concatenate([np.full(len(run), run.sum(axis=0).argmax()) for run in runs])
+    for owner, (_, point) in zip(owners.tolist(), known, strict=True):
+        found[owner].append(point)
     return found
+
+
+def _in_order(inside: NDArray[np.bool_], continues: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+    """Return the box of each point, in ascending order, with as many points inside their boxes as possible.
+
+    :param inside: True if a box holds a point, shape (points, boxes).
+    :param continues: True if a point may belong to the box of the point before, shape (points,).
+    :return: shape (points,); None if there are too few boxes.
+    """
+    boxes, best = np.arange(inside.shape[1]), inside[0].astype(float)
+    before = np.zeros(inside.shape, dtype=np.intp)
+    for index in range(1, len(inside)):
+        # the best box up to each one, for points that move on to the next or a later one
+        leaders = np.maximum.accumulate(np.where(best == np.maximum.accumulate(best), boxes, 0))
+        moved = np.concatenate([[-np.inf], best[leaders[:-1]]])
+        stayed = best if continues[index] else np.full_like(best, -np.inf)
+        before[index] = np.where(stayed >= moved, boxes, np.concatenate([[0], leaders[:-1]]))
+        best = np.maximum(stayed, moved) + inside[index]
+    owner = int(best.argmax())
+    if not np.isfinite(best[owner]):
+        return None
+    owners = np.zeros(len(inside), dtype=np.intp)
+    for index in range(len(inside) - 1, -1, -1):
+        owners[index] = owner
+        owner = int(before[index, owner])
+    return owners
 
 
 def _holds(box: Mapping[str, Any], point: Mapping[str, Any]) -> bool:

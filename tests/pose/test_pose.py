@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from detector.pose.pose import Pose, poses_from_metadata, poses_to_json
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES
@@ -86,6 +88,41 @@ def test_annotated_persons_keep_their_points(people: list[dict[str, tuple[float,
     assert [shown(pose) for pose in poses] == people
     assert [pose.box.tolist() for pose in poses] == [[0, 0, 100, 200], [300, 0, 400, 200]]
     assert all(pose.box_confidence == 1 and set(pose.confidences.tolist()) <= {0, 1} for pose in poses)
+
+
+def test_points_that_continue_the_order_of_another_person_stay_with_their_box() -> None:
+    """Three persons with one part each, whose points follow each other in the order of the skeleton, stay apart."""
+    boxes = [(0, 0, 100, 200), (90, 0, 100, 200), (300, 0, 100, 200)]
+    people: list[dict[str, tuple[float, float]]] = [
+        {'nose': (95.0, 5.0), 'left_ankle': (10.0, 190.0)},
+        {'face_3': (140.0, 9.0), 'face_4': (95.0, 9.0), 'face_5': (150.0, 9.0)},
+        {'left_hand_9': (310.0, 9.0), 'right_hand_1': (250.0, 9.0)},
+    ]
+    poses = poses_from_metadata(annotated(*zip(boxes, people, strict=True)))
+    assert [shown(pose) for pose in poses] == people
+
+
+@given(st.lists(st.sets(st.sampled_from(range(133)), max_size=4).map(sorted), min_size=1, max_size=5))
+@example([[0], [1]])
+@example([[], [5, 9], [], [20], [3]])
+def test_annotated_points_inside_their_boxes_are_theirs(people: list[list[int]]) -> None:
+    """Persons with separate boxes get exactly their points, whichever they have."""
+    boxes = [(200 * number, 0, 100, 100) for number in range(len(people))]
+    named = [
+        {KEYPOINT_NAMES[index]: (200.0 * number + index / 2, 5.0) for index in indices}
+        for number, indices in enumerate(people)
+    ]
+    poses = poses_from_metadata(annotated(*zip(boxes, named, strict=True)))
+    assert [shown(pose) for pose in poses] == named
+
+
+def test_points_of_more_persons_than_boxes_go_to_the_nearest_box() -> None:
+    """Metadata of other programs may list points in any order; each run goes to the box that holds most of it."""
+    metadata = annotated((LEFT, {'left_ear': (1.0, 2.0), 'nose': (302.0, 3.0), 'face_1': (3.0, 4.0)}), (RIGHT, {}))
+    metadata['point_annotations'] += [{'category_name': 'nose', 'x': 310.0, 'y': 9.0}]
+    left, right = poses_from_metadata(metadata)
+    assert 'left_ear' in shown(left)
+    assert shown(right)['nose'] == (310.0, 9.0)
 
 
 def test_annotations_replace_detections() -> None:
