@@ -31,8 +31,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, running_label_studio(Path(name) / 'studio') as server:
         folder = Path(name)
         settings = {'LABEL_STUDIO_URL': server.url, 'LABEL_STUDIO_API_TOKEN': server.personal_token()}
-        with running_node(folder / 'node', MODE='starter', **settings) as node:
-            environment = clean_environment(**settings, BACKEND_PORT=node.port, DATA_FOLDER=folder / 'data')
+        with running_node(folder / 'node', MODE='starter', BACKEND_TYPE='onnxruntime', **settings) as node:
+            environment = clean_environment(
+                **settings, MODE='starter', BACKEND_PORT=node.port, DATA_FOLDER=folder / 'data'
+            )
             astronaut = np.asarray(Image.open(Path(data.__file__).with_name('astronaut.png')).convert('RGB'))
             crowd = np.concatenate([astronaut, astronaut[:, ::-1], astronaut], axis=1)
             for title, style, picture in (('One', 'skeleton', astronaut), ('Crowd', 'parts', crowd)):
