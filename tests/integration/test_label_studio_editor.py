@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from benchmarks.support.cards import FIGURES, iou, make_card
 from benchmarks.support.label_studio_api import Json, LabelStudio, Project
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
+from detector.datasets.person import VISIBLE, Person
 from detector.label_studio.labels.config import Style, generate, parse
-from detector.label_studio.labels.regions import from_results
+from detector.label_studio.labels.regions import from_results, to_results
 from detector.pose import images
 from mock.test_card.cards import Figure
 from tests.support.integration.browser import Browser, Point
@@ -113,6 +115,45 @@ def test_a_box_is_drawn_and_a_point_corrected(
     others = [point for point in metadata['point_annotations'] if point['category_name'] != 'nose']
     assert len(others) == 132
     assert len(metadata['box_annotations']) == 1
+
+
+@pytest.mark.parametrize('key', ['u', 'Escape'])
+def test_a_person_is_added_to_a_submitted_task(
+    label_studio: LabelStudio, node: NodeProcess, browser: Browser, key: str
+) -> None:
+    """After a region was selected, a smart rectangle beside it brings its person once the key has ended the selection;
+    a drag that begins inside a box moves the box instead."""
+    project, task_id = project_with_card(label_studio, node, 'skeleton', f'add a person after {key}')
+    first, second = FIGURES
+    project.annotate(task_id, to_results([labelled(first)], parse(generate('skeleton')), SIZE))
+    editor = browser.open(project, task_id, regions=2)
+    editor.fit()
+    before = editor.result()
+    editor.turn_auto_annotation_on()
+    editor.page.mouse.click(*editor.on_page(percent(*first.keypoints[0])))
+    editor.settle()
+    editor.page.keyboard.press(key)
+    editor.settle()
+    x1, y1, x2, y2 = second.box + np.array([-6, -6, 6, 6])
+    editor.draw_rectangle('person', percent(x1, y1), percent(x2, y2), smart=True)
+    (person,) = from_results(editor.suggestions(), parse(generate('skeleton')), SIZE)
+    assert np.percentile(np.linalg.norm(person.keypoints - second.keypoints, axis=1), 95) < 0.01 * SIZE[0]
+    editor.reject_suggestions()
+    assert editor.result() == before
+    editor.page.keyboard.press(key)
+    left, top = first.box[:2] + 4
+    editor.drag(percent(left, top), percent(left + 40, top + 10))
+    moved = from_results(editor.result(), parse(generate('skeleton')), SIZE)
+    assert moved[0].box is not None
+    np.testing.assert_allclose(moved[0].box - first.box, [40, 10, 40, 10], atol=2)
+    assert editor.suggestions() == []
+
+
+def labelled(figure: Figure) -> Person:
+    """Return a figure as an annotator labels it."""
+    visible = np.full(133, VISIBLE, dtype=np.int8)
+    keypoints, box = figure.keypoints.astype(np.float32), figure.box.astype(np.float32)
+    return replace(Person.empty(), box=box, keypoints=keypoints, visibility=visible)
 
 
 def _arrived(loop: MockLoopProcess, task_id: int) -> Json:
