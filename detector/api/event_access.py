@@ -29,7 +29,7 @@ _HANDSHAKE_SECONDS: Final = 5.0
 """Time limit for a connection without an accepted client, in seconds."""
 _CONNECTION: Final = 'wholebody.connection'
 """Key of a WebSocket's ASGI scope; its value is the connection id of the accepted client."""
-_MAX_UNANSWERED: Final = 256
+_MAX_UNANSWERED: Final = 64
 """Number of events of a client that may run or whose answers may wait to be sent, before the node reads no more."""
 _PAUSE_SECONDS: Final = 0.05
 """Interval between two checks of a client that is behind, in seconds."""

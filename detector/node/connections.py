@@ -53,6 +53,10 @@ class Connections:
         self.seconds = seconds
         self.open: Collection[Connection] = ()
         """All open connections; uvicorn keeps them."""
+        self.waiting: dict[HttpConnection, None] = {}
+        """Connections without a request in progress, the one that has waited longest first."""
+        self.ending: set[Connection] = set()
+        """Connections that were ended and are still open for a moment."""
         self._unread_bytes = unread_bytes
         self._on_end = on_end
         self._unread_since: dict[Connection, float] = {}
@@ -64,19 +68,15 @@ class Connections:
 
     def make_room(self, fresh: 'HttpConnection') -> None:
         """Close the connection that has waited longest for a request, or the new one if none waits."""
-        if len(self.open) <= self.limit:
-            return
-        living = [connection for connection in self.open if not connection.transport.is_closing()]
-        if len(living) <= self.limit:
-            return
-        idle = [found for found in living if isinstance(found, HttpConnection) and found.waits and found is not fresh]
-        self.end(min(idle, key=lambda found: (_is_unread(found), found.waiting_since), default=fresh), 'number')
+        if len(self.open) - len(self.ending) > self.limit:
+            self.end(next((found for found in self.waiting if found is not fresh), fresh), 'number')
 
     def check(self, now: float) -> None:
         """End the connections that are late.
 
         :param now: time of the event loop.
         """
+        self.ending.intersection_update(self.open)
         for connection in list(self.open):
             if isinstance(connection, HttpConnection) and (reason := connection.lateness(now)) is not None:
                 self.end(connection, reason)
@@ -93,6 +93,9 @@ class Connections:
     def end(self, connection: Connection, reason: str) -> None:
         """Close a connection without waiting for its client."""
         self.count(reason)
+        self.ending.add(connection)
+        if isinstance(connection, HttpConnection):
+            self.waiting.pop(connection, None)
         connection.transport.abort()
 
     def count(self, reason: str) -> None:
@@ -161,7 +164,13 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self._bounds.waiting[self] = None
         self._bounds.make_room(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._bounds.waiting.pop(self, None)
+        self._bounds.ending.discard(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._unparsed_bytes += len(data)
@@ -186,6 +195,7 @@ class HttpConnection(HttpToolsProtocol):
         self._has_body = True
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(_TOO_MANY)
+        self._bounds.waiting.pop(self, None)  # also before it becomes a WebSocket, which never waits
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -200,6 +210,8 @@ class HttpConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         self.waiting_since = self.loop.time()
         super().on_response_complete()
+        if self.waits and self not in self._bounds.ending:
+            self._bounds.waiting[self] = None
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, and close the connection; uvicorn calls it too."""

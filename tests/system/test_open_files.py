@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.attackers import open_files
 from benchmarks.support.processes import running_node
 from detector.system.open_files import raise_limit
-from tests.support.attackers import open_files
 
 
 def test_the_limit_is_raised_as_far_as_the_system_allows(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,11 +6,31 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from benchmarks.support.processes import NodeProcess
-from benchmarks.support.waiting import PATIENCE
+from .processes import NodeProcess
+from .waiting import PATIENCE
 
 SMALL_BUFFER = 4096
 """Size of the receive buffer of a client that does not read, in bytes."""
+
+
+def frame(text: str) -> bytes:
+    """Return a WebSocket frame with a text of 126 to 65,535 bytes; its mask of zeros changes nothing."""
+    content = text.encode()
+    return b'\x81\xfe' + len(content).to_bytes(2, 'big') + bytes(4) + content
+
+
+EVENTS = 1000 * frame('421["about"' + ' ' * 200 + ']')
+"""A thousand Socket.IO events, as frames of a WebSocket."""
+
+
+def become_client(connection: socket.socket) -> None:
+    """Become a Socket.IO client over a WebSocket."""
+    connection.sendall(
+        b'GET /ws/socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n'
+        b'Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
+    )
+    connection.recv(4096)
+    connection.sendall(frame('40' + ' ' * 200))
 
 
 @contextmanager
