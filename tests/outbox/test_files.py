@@ -112,12 +112,15 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
 def test_of_what_is_set_aside_the_latest_is_kept(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest images that were set aside are kept up to a limit, and equal names do not overwrite each other."""
     monkeypatch.setattr(outbox_files, 'MAX_SET_ASIDE', 3)
+    names: list[set[str]] = []
     for number in range(5):
         entry = files.write(NAMES[0], f'{number}'.encode(), b'{}', priority=False)
         assert entry is not None
         files.set_aside(entry.folder, 'test')
+        names.append({path.name.removeprefix(NAMES[0]) for path in (files.folder / 'set_aside').iterdir()})
     kept = (files.folder / 'set_aside').rglob('*.jpg')
     assert {path.read_text() for path in kept} == {'2', '3', '4'}
+    assert names[:3] == [{''}, {'', '-2'}, {'', '-2', '-3'}]
 
 
 def test_a_folder_that_is_deleted_is_made_anew(files: OutboxFiles) -> None:
@@ -196,3 +199,9 @@ def test_descriptions_say_what_an_image_is_about(files: OutboxFiles) -> None:
         entry.metadata.write_bytes(content)
         assert entry.describe().persons is None
     assert write(files, '2026-02-31_00:00:00.000000').describe().saved_at is None
+
+
+def test_the_reason_of_an_error_is_the_systems_text() -> None:
+    """The reason has neither path nor number; an error without a text of the system is given as it is."""
+    assert outbox_files.reason(OSError(28, 'No space left on device', '/data')) == 'No space left on device'
+    assert outbox_files.reason(OSError('the server is gone')) == 'the server is gone'

@@ -12,19 +12,21 @@ from detector.system.durable import exchange, make_folder, replace_file, sync_fo
 
 
 def test_paths_of_any_kind_change_places(tmp_path: Path) -> None:
-    """A folder and a link are exchanged in one step."""
+    """A folder and a link are exchanged in one step, also by paths relative to the working directory."""
     (tmp_path / 'folder').mkdir()
     (tmp_path / 'folder' / 'file').touch()
     (tmp_path / 'link').symlink_to('nowhere')
     assert exchange(tmp_path / 'folder', tmp_path / 'link')
     assert (tmp_path / 'folder').readlink() == Path('nowhere')
     assert (tmp_path / 'link' / 'file').exists()
+    assert exchange(Path('folder'), Path('link'))  # each test runs in tmp_path
+    assert (tmp_path / 'folder' / 'file').exists()
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
     """The error is that of a rename, and nothing changes."""
     (tmp_path / 'folder').mkdir()
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(FileNotFoundError, match='No such file or directory') as caught:
         exchange(tmp_path / 'folder', tmp_path / 'other')
     assert (caught.value.filename, caught.value.filename2) == (str(tmp_path / 'folder'), str(tmp_path / 'other'))
     assert [path.name for path in tmp_path.iterdir()] == ['folder']

@@ -74,6 +74,18 @@ def test_pauses_double_up_to_a_limit(queue: CorrectionQueue) -> None:
     assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1, 'missed': 0}
 
 
+def test_a_version_that_is_given_up_is_not_tried_again(queue: CorrectionQueue) -> None:
+    """After the last try the version counts as handled; to put off an annotation that is gone changes nothing."""
+    queue.add([HINT], 0.0)
+    for _ in range(MAX_TRIES):
+        assert not queue.was_sent(HINT, 'v1')
+        queue.postpone(first(queue), 0.0, limited=True, version='v1')
+    assert queue.was_sent(HINT, 'v1')
+    assert not queue.postpone(HINT, 0.0, limited=True, version='v2')
+    assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1, 'missed': 0}
+    assert queue.add_missed([(HINT, 'v1')], 1.0) == 0
+
+
 def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of waiting annotations is limited, so forged calls do not fill the disk."""
     monkeypatch.setattr(correction_queue, 'MAX_WAITING', 100)
@@ -125,6 +137,7 @@ def test_missed_versions_are_queued_once(queue: CorrectionQueue) -> None:
     assert queue.about() == {'waiting': 2, 'sent': 1, 'given_up': 1, 'missed': 1}
     assert (queue.due(4.0), queue.due(5.0)) == (1, 2)
     assert queue.add_missed([(hint, 'v2') for hint in (sent, lost, waiting, new)], 5.0) == 2
+    assert queue.about()['missed'] == 3
     for _ in range(MAX_TRIES):
         given_up = queue.postpone(lost, 6.0, limited=True, version='v2')
     assert given_up
