@@ -1,6 +1,8 @@
 """The queue of annotations on disk."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -89,7 +91,7 @@ def test_a_version_that_is_given_up_is_not_tried_again(queue: CorrectionQueue) -
 def test_forged_calls_do_not_fill_the_disk(queue: CorrectionQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of waiting annotations is limited, so forged calls do not fill the disk."""
     monkeypatch.setattr(correction_queue, 'MAX_WAITING', 100)
-    for start in (1, 101):
+    for start in (1, 101, 201):
         queue.add([Hint(annotation=start + number, project=1) for number in range(70)], 0.0)
     assert queue.about()['waiting'] == 100
 
@@ -102,6 +104,25 @@ def test_a_broken_database_is_set_aside(tmp_path: Path) -> None:
     queue.add([HINT], 0.0)
     assert first(queue).annotation == 5
     assert path.with_suffix('.broken').exists()
+
+
+def test_a_database_of_another_schema_is_set_aside(tmp_path: Path) -> None:
+    """A sound database with other tables than those of the queue is renamed as well."""
+    path = tmp_path / 'queue.sqlite'
+    with closing(sqlite3.connect(path)) as other:
+        other.execute('CREATE TABLE other (annotation TEXT)')
+        other.commit()
+    queue = CorrectionQueue(path)
+    queue.add([HINT], 0.0)
+    assert first(queue).annotation == 5
+    assert path.with_suffix('.broken').exists()
+
+
+def test_several_threads_use_a_queue(queue: CorrectionQueue) -> None:
+    """Each call may come from another thread, as the calls of a node do."""
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(queue.add, [HINT], 0.0).result()
+    assert first(queue).annotation == 5
 
 
 def test_a_database_that_cannot_be_opened_stays_where_it_is(tmp_path: Path) -> None:
