@@ -34,6 +34,7 @@ from learning_loop_node.detector.detector_node import (
 from learning_loop_node.enums import OperationMode, VersionMode
 from learning_loop_node.globals import GLOBALS
 
+from detector.errors import InvalidSettings
 from detector.settings import Settings
 from detector.system.json_file import read_object, write_object
 
@@ -119,6 +120,21 @@ async def send_status(node: DetectorNode) -> None:
 def is_muted(node: DetectorNode) -> bool:
     """Return True while `PUT /socketio` or SKIP_REPEAT_ON_START has stopped the traffic to the Loop."""
     return node._skip_repeat_loop
+
+
+def make_way_for_outbox(data_folder: Path) -> None:
+    """Set aside what stands in place of the outbox's folders: upstream's constructor creates them, and would fail.
+
+    :raises InvalidSettings: it cannot be moved.
+    """
+    outbox = data_folder / 'outbox'
+    for path in (outbox, outbox / 'normal', outbox / 'priority'):
+        if os.path.lexists(path) and not path.is_dir():
+            try:
+                aside = path.replace(path.with_name(f'{path.name}.broken'))
+            except OSError as error:
+                raise InvalidSettings(f'{path} is not a folder and cannot be moved: {error.strerror}') from None
+            log.warning('%s was not a folder and is now called %s', path, aside.name)
 
 
 def node_id(data_folder: Path, name: str) -> str:

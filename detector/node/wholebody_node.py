@@ -45,6 +45,7 @@ class WholebodyNode(DetectorNode):
     def __init__(self, settings: Settings, lock: FolderLock | None = None) -> None:
         settings.make_data_folder()
         upstream.apply_settings(settings)
+        upstream.make_way_for_outbox(settings.data_folder)
         self.parts = Parts(
             settings,
             on_model=self._mirror_model,

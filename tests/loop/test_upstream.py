@@ -7,7 +7,8 @@ import pytest
 from learning_loop_node.globals import GLOBALS
 from learning_loop_node.helpers import environment_reader
 
-from detector.loop.upstream import apply_settings, node_id
+from detector.errors import InvalidSettings
+from detector.loop.upstream import apply_settings, make_way_for_outbox, node_id
 from detector.settings import Settings
 
 
@@ -61,3 +62,22 @@ def test_a_node_starts_even_if_its_id_cannot_be_kept(tmp_path: Path, caplog: pyt
     (tmp_path / 'uuids.broken' / 'file').touch()
     assert node_id(tmp_path, 'node') != node_id(tmp_path, 'node')
     assert 'this node has another id at its next start' in caplog.text
+
+
+@pytest.mark.parametrize('name', ['outbox', 'outbox/normal', 'outbox/priority'])
+def test_a_file_in_place_of_the_outbox_is_set_aside(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names it; if it cannot be moved, the error names it."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('content')
+    make_way_for_outbox(tmp_path)
+    aside = path.with_name(f'{path.name}.broken')
+    assert (aside.read_text(), path.exists()) == ('content', False)
+    assert f'{path} was not a folder and is now called {aside.name}' in caplog.text
+    aside.unlink()
+    aside.mkdir()
+    path.touch()
+    with pytest.raises(InvalidSettings, match=f'{path} is not a folder and cannot be moved: Is a directory'):
+        make_way_for_outbox(tmp_path)
