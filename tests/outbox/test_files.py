@@ -205,3 +205,24 @@ def test_the_reason_of_an_error_is_the_systems_text() -> None:
     """The reason has neither path nor number; an error without a text of the system is given as it is."""
     assert outbox_files.reason(OSError(28, 'No space left on device', '/data')) == 'No space left on device'
     assert outbox_files.reason(OSError('the server is gone')) == 'the server is gone'
+
+
+def test_a_link_among_the_remains_is_deleted_and_not_followed(files: OutboxFiles) -> None:
+    """The start deletes a link in the folder of remains, and leaves the image to which it leads."""
+    kept = write(files, NAMES[0])
+    (files.folder / '.removing' / 'link').symlink_to(kept.folder)
+    files.prepare()
+    assert list((files.folder / '.removing').iterdir()) == []
+    assert files.scan() == ([kept], [])
+
+
+def test_an_image_that_cannot_be_removed_stays(files: OutboxFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is told that the image is still there, and it is found again."""
+    entry = write(files, NAMES[0])
+
+    def fail(*_: Path) -> None:
+        raise OSError(5, os.strerror(5))
+
+    monkeypatch.setattr(Path, 'rename', fail)
+    assert not files.remove(entry)
+    assert files.scan() == ([entry], [])
