@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     add_input(run)
     # The defaults are those of `Recipe`, which is not read here: it needs torch.
     run.add_argument('--minutes', type=float, help='duration of the run (default: 90)')
-    run.add_argument('--batch', type=int, help='pictures in a step of each process (default: 3)')
-    run.add_argument('--processes', type=int, help='processes that train side by side (default: 2)')
+    run.add_argument('--batch', type=int, help='pictures in a step of each process, for the whole network (default: 4)')
+    run.add_argument('--processes', type=int, help='processes that train the whole network (default: 2)')
     run.add_argument('--matrix-rate', type=float, help='highest relative step of convolutions (default: 0.016)')
     run.add_argument('--rate', type=float, help='highest learning rate of other parameters (default: 0.004)')
     run.add_argument('--blocks', type=float, help='share of the run in which blocks learn by themselves (default: 0.7)')

@@ -22,6 +22,15 @@ def cells(size: int = SIZE) -> tuple[Array, Array]:
     return np.concatenate(places).astype(np.float32), np.concatenate(strides).astype(np.float32)
 
 
+def cells_of(level: int, size: int = SIZE) -> slice:
+    """Return the cells of one grid among all.
+
+    :param level: number of the grid, from the finest one.
+    """
+    counts = [(size // stride) ** 2 for stride in STRIDES]
+    return slice(sum(counts[:level]), sum(counts[: level + 1]))
+
+
 def decoded(rows: Array, size: int = SIZE) -> Array:
     """Return the boxes (…, cells, 4: left, top, right, bottom; pixels) of raw rows (…, cells, 4 or more)."""
     places, strides = cells(size)

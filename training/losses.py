@@ -48,8 +48,12 @@ class FeatureLoss:
 class RowLoss:
     """Losses of the rows: person scores of all cells, boxes of the cells that hold a person."""
 
-    def __init__(self) -> None:
-        self._cells, self._strides = (torch.from_numpy(array) for array in cells())
+    def __init__(self, part: slice = slice(None)) -> None:
+        """Compare the rows of a part of the cells.
+
+        :param part: the cells; by default all.
+        """
+        self._cells, self._strides = (torch.from_numpy(array[part]) for array in cells())
 
     def decoded(self, rows: Tensor) -> Tensor:
         """Return the boxes (N, cells, 4) of rows (N, cells, 6)."""

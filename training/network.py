@@ -46,7 +46,7 @@ class Layer(nn.Module):
 
     def convolved(self, x: Tensor) -> Tensor:
         conv = self.conv
-        if self.training and conv.groups > 1 and conv.stride[0] > 1:
+        if conv.groups > 1 and conv.stride[0] > 1 and torch.is_grad_enabled() and not torch.jit.is_tracing():
             # The same result; gradients of depthwise convolutions with strides are several times slower on CPUs.
             return functional.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)[..., ::2, ::2]
         return conv(x)
@@ -119,7 +119,7 @@ class Stage(nn.Module):
 
 
 class Stem(nn.Module):
-    """Folds 2×2 pixels into channels, then a 3×3 layer."""
+    """Folds 2×2 pixels into channels, then a 3×3 layer. Beside the picture it sees black, as YOLOX does."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         corners = [x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]]
-        return self.layer(torch.cat(corners, 1) / 128 - 1)
+        return self.layer(torch.cat(corners, 1) / 128)
 
 
 class Neck(nn.Module):
@@ -141,18 +141,15 @@ class Neck(nn.Module):
         self.down3, self.bottom4 = Separable(fine, fine, stride=2), Csp(2 * fine, middle)
         self.down4, self.bottom5 = Separable(middle, middle, stride=2), Csp(2 * middle, coarse)
 
-    def forward(self, given: Features) -> Features:
-        """Return the features of every place of the neck.
-
-        :param given: features of the stages, and, where a block is to work on a teacher's features, of the neck.
-        """
+    def forward(self, stages: Features) -> Features:
+        """Return the features of every place of the neck for those of the stages."""
         own: Features = {}
-        lateral5 = self.lateral5(given['dark5'])
-        own['top4'] = self.top4(torch.cat([twice(lateral5), given['dark4']], 1))
-        lateral4 = self.lateral4(given.get('top4', own['top4']))
-        own['out3'] = self.top3(torch.cat([twice(lateral4), given['dark3']], 1))
-        own['out4'] = self.bottom4(torch.cat([self.down3(given.get('out3', own['out3'])), lateral4], 1))
-        own['out5'] = self.bottom5(torch.cat([self.down4(given.get('out4', own['out4'])), lateral5], 1))
+        lateral5 = self.lateral5(stages['dark5'])
+        own['top4'] = self.top4(torch.cat([twice(lateral5), stages['dark4']], 1))
+        lateral4 = self.lateral4(own['top4'])
+        own['out3'] = self.top3(torch.cat([twice(lateral4), stages['dark3']], 1))
+        own['out4'] = self.bottom4(torch.cat([self.down3(own['out3']), lateral4], 1))
+        own['out5'] = self.bottom5(torch.cat([self.down4(own['out4']), lateral5], 1))
         return own
 
 
@@ -203,23 +200,15 @@ class PersonDetector(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.features(pictures)[0]
 
-    def features(self, pictures: Tensor, given: Features | None = None) -> tuple[Tensor, Features]:
-        """Return the rows, and the features of every place.
-
-        :param given: a teacher's features. Each block then works on these instead of the output of the blocks below it,
-            and learns without them. If `dark2` is given, the blocks up to this place are not run.
-        """
-        given = given or {}
-        own: Features = {}
-        if 'dark2' not in given:
-            own['dark2'] = self.dark2(self.stem(pictures))
+    def features(self, pictures: Tensor) -> tuple[Tensor, Features]:
+        """Return the rows, and the features of every place."""
+        own: Features = {'dark2': self.dark2(self.stem(pictures))}
         for below, place in pairwise(('dark2', 'dark3', 'dark4', 'dark5')):
-            own[place] = getattr(self, place)(given[below] if below in given else own[below])
-        own |= self.neck(own | given)
+            own[place] = getattr(self, place)(own[below])
+        own |= self.neck(own)
         rows = []
         for level, head in zip((3, 4, 5), self.heads, strict=True):
-            place = f'out{level}'
-            own[f'class{level}'], own[f'boxes{level}'] = head(given[place] if place in given else own[place])
+            own[f'class{level}'], own[f'boxes{level}'] = head(own[f'out{level}'])
             rows.append(head.predict(own[f'class{level}'], own[f'boxes{level}']))
         return torch.cat(rows, 1), own
 

@@ -57,7 +57,7 @@ def test_a_training_ends_with_a_file_that_the_node_reads(python: str, photograph
     """Some steps in two processes change the network; the exported file is read by the node's person detector."""
     run(python, CHECKS, 'teacher', tmp_path)
     teacher, folder = tmp_path / 'teacher.onnx', tmp_path / 'run'
-    arguments = ['--minutes', '0.5', '--batch', '1', '--blocks', '0.5', '--report', '0.05']
+    arguments = ['--minutes', '0.5', '--batch', '1', '--blocks', '0.5', '--report', '0.02']
     output = run(python, 'training', 'run', photographs, teacher, folder, *arguments)
     assert 'calibrated on' in output
     assert 'pictures a second' in (folder / 'train.log').read_text()

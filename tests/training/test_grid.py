@@ -3,7 +3,7 @@
 import numpy as np
 from rtmlib import YOLOX
 
-from training.grid import SIZE, areas, cells, decoded, overlaps
+from training.grid import SIZE, areas, cells, cells_of, decoded, overlaps
 
 
 def test_rows_are_decoded_as_rtmlib_does() -> None:
@@ -24,6 +24,8 @@ def test_cells_cover_the_picture() -> None:
     assert len(places) == 3549
     assert float((strides**2).sum()) == 3 * SIZE * SIZE
     assert ((places + 1) * strides).max() == SIZE
+    assert [set(strides[cells_of(level), 0]) for level in range(3)] == [{8}, {16}, {32}]
+    assert sum(len(strides[cells_of(level)]) for level in range(3)) == 3549
 
 
 def test_overlaps() -> None:

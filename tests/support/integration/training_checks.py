@@ -9,14 +9,16 @@ import onnxruntime
 import torch
 from torch import nn
 
+from training.blocks import GROUPS, BlockRun
 from training.calibration import Calibration
+from training.examples import BOXES, PICTURE, SCORES, WEIGHTS, Examples, stacked
 from training.export import export
 from training.grid import SIZE, cells, decoded
 from training.losses import FeatureLoss, RowLoss, generalized_iou
 from training.network import PLACES, PersonDetector, activated_layers
 from training.optimizer import Orthogonal, optimizers, orthogonalised
 from training.photographs import Collection, Photograph
-from training.run import Batches, Recipe, Run, averaged, opened
+from training.run import Recipe, Run, averaged, opened
 
 
 def teacher(folder: Path) -> None:
@@ -98,24 +100,33 @@ def optimizer(_: Path) -> None:
 
 
 def blocks(_: Path) -> None:
-    """On its own features, each block answers as in the whole network; a teacher's features reach no other block."""
+    """The groups share out all blocks; on the whole network's features, each answers as the whole network does."""
     torch.manual_seed(0)
     network = PersonDetector().eval()
-    pictures = torch.rand(1, 3, 64, 64) * 255
+    grouped = [id(one) for group in GROUPS.values() for one in group.of(network).parameters()]
+    assert sorted(grouped) == sorted(id(one) for one in network.parameters())
+    picture = torch.randint(0, 256, (3, SIZE, SIZE), dtype=torch.uint8)
     with torch.no_grad():
-        rows, own = network.features(pictures)
-        again, alone = network.features(pictures, own)
-    assert torch.allclose(rows, again, atol=1e-5)
-    assert 'dark2' not in alone
-    network.features(pictures, own)[1]['dark4'].sum().backward()
-    moved = {name.split('.')[0] for name, one in network.named_parameters() if one.grad is not None and one.grad.any()}
-    assert moved == {'dark4'}
-    shapes = list(activated_layers())
-    assert set(PLACES.values()) <= set(shapes)
+        rows, features = network.features(picture[None].float())
+    example = {place: one[0] for place, one in features.items()} | {PICTURE: picture}
+    example |= {BOXES: rows[0, :, :4], SCORES: rows[0, :, 4], WEIGHTS: torch.ones(1, 104, 104)}
+    for group in GROUPS.values():
+        given = stacked([group.part_of(example)])
+        network.zero_grad()
+        own, own_rows = group.answer(network, given)
+        for place, one in own.items():
+            assert torch.allclose(one, given[place], atol=1e-4), place
+        if own_rows is not None:
+            assert torch.allclose(own_rows, rows[:, group.cells], atol=1e-4)
+        torch.stack([one.sum() for one in own.values()]).sum().backward()
+        moved = {id(one) for one in network.parameters() if one.grad is not None and one.grad.any()}
+        assert moved <= {id(one) for one in group.of(network).parameters()}
+    assert set(PLACES.values()) <= set(activated_layers())
+    assert {place for group in GROUPS.values() for place in group.places} == set(PLACES)
 
 
 def phases(folder: Path) -> None:
-    """While the blocks learn by themselves, all of them learn; later all but the first. Steps lower the losses."""
+    """Steps of the groups and of the whole network lower the losses; of the whole, all but the first block learns."""
     teacher(folder)
     cv2.imwrite(str(folder / 'a.png'), np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     collection = Collection(
@@ -123,18 +134,22 @@ def phases(folder: Path) -> None:
         shares={'coco': 1.0},
     )
     assert collection.training()
-    run = Run(collection, folder / 'teacher.onnx', folder, Recipe(blocks=0.5, matrix_rate=1.0, rate=0.1))
-    batch = next(iter(Batches(collection, opened(folder / 'teacher.onnx'), 1, [0], mosaic=0.0)))
-    for done, resting in ((0.1, set[str]()), (0.9, {'stem', 'dark2'})):
-        before = {name: one.clone() for name, one in run.network.named_parameters()}
-        first, *_, last = [run.step(batch, done) for _ in range(5)]
-        names = set(last) - {'dark2'}  # learned on another part of the picture each time
-        assert sum(last[name] for name in names) < 0.99 * sum(first[name] for name in names)
-        assert ('dark2' in last) == (not resting)
-        moved = {
-            name.split('.')[0] for name, one in run.network.named_parameters() if not torch.equal(one, before[name])
-        }
-        assert moved == {'stem', 'dark2', 'dark3', 'dark4', 'dark5', 'neck', 'heads'} - resting
+    taught = opened(folder / 'teacher.onnx')
+    examples = Examples(collection, taught, [0])
+    for name, group in GROUPS.items():
+        run = BlockRun(group, (0.05, 0.005))
+        batch = stacked([group.part_of(examples.draw(0.0)) for _ in range(2)])
+        first, *_, last = [sum(run.step(batch, 0.1).values()) for _ in range(8)]
+        assert last < 0.99 * first, name
+        run.train(folder / f'{name}.pt', 0.0, collection, taught)  # its time is over: writes the checkpoint
+    whole = Run(collection, folder / 'teacher.onnx', folder, Recipe(matrix_rate=1.0, rate=0.1))
+    before = {name: one.clone() for name, one in whole.network.state_dict().items()}
+    batch = stacked([examples.draw(0.0) for _ in range(2)])
+    first, *_, last = [sum(whole.step(batch, 0.1).values()) for _ in range(8)]
+    assert last < 0.99 * first
+    moved = {name for name, one in whole.network.state_dict().items() if not torch.equal(one, before[name])}
+    assert {name.split('.')[0] for name in moved} == {'dark3', 'dark4', 'dark5', 'neck', 'heads'}
+    assert not any('running' in name for name in moved)
 
 
 if __name__ == '__main__':
