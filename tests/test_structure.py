@@ -27,7 +27,10 @@ ELSEWHERE: Final = {
     'detector/outbox/images.py': 'tests/api/test_outbox_routes.py',
     # They need PyTorch, which the plain suite does not install.
     'training/__main__.py': 'tests/integration/test_training.py',
+    'training/blocks.py': 'tests/integration/test_training.py',
+    'training/examples.py': 'tests/integration/test_training.py',
     'training/export.py': 'tests/integration/test_training.py',
+    'training/learner.py': 'tests/integration/test_training.py',
     'training/losses.py': 'tests/integration/test_training.py',
     'training/network.py': 'tests/integration/test_training.py',
     'training/optimizer.py': 'tests/integration/test_training.py',
