@@ -13,7 +13,7 @@ from typing import Final
 from detector import errors
 from detector.errors import InferenceFailed, InvalidPackage, RuntimeUnavailable, WholebodyError, text_of
 from detector.models.package import ModelPackage
-from detector.system import child_process
+from detector.system import child_process, memory
 from detector.system.child_process import ChildFailed
 from detector.system.json_file import read_object, write_object
 
@@ -85,13 +85,9 @@ def check(package: ModelPackage, options: EngineOptions) -> dict[str, str] | Non
 
 
 def _max_bytes() -> int:
-    """Return the limit of the memory: what this machine can spare, up to `MAX_BYTES`."""
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))
-    except (OSError, ValueError, StopIteration):
-        return MAX_BYTES
-    return min(MAX_BYTES, 1024 * kib + _RESERVED_BYTES)
+    """Return the limit of the memory: what the machine can spare and the cgroup allows, up to `MAX_BYTES`."""
+    spare = [found for found in (memory.spare(), memory.usable()) if found is not None]
+    return min([MAX_BYTES, *(found + _RESERVED_BYTES for found in spare)])
 
 
 def _key(package: ModelPackage, options: EngineOptions) -> str:

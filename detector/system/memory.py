@@ -13,6 +13,7 @@ log = logging.getLogger('wholebody.memory')
 
 _CGROUPS: Final = Path('/sys/fs/cgroup')
 _OWN_CGROUPS: Final = Path('/proc/self/cgroup')
+_MEMINFO: Final = Path('/proc/meminfo')
 
 
 def usable() -> int | None:
@@ -25,6 +26,15 @@ def usable() -> int | None:
     if hasattr(os, 'sysconf') and 'SC_PHYS_PAGES' in os.sysconf_names:
         limits.append(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))
     return min(limits, default=None)
+
+
+def spare() -> int | None:
+    """Return the memory that the machine can give without swapping, in bytes; None if the system does not say."""
+    try:
+        lines = _MEMINFO.read_text(encoding='ascii').splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable:'))
+    except (OSError, ValueError, StopIteration):
+        return None
 
 
 def _cgroup_limits() -> Iterator[int]:

@@ -13,10 +13,11 @@ from detector.engine import trial
 from detector.engine.pose_engine import EngineOptions
 from detector.errors import InferenceFailed, InvalidPackage, RuntimeUnavailable
 from detector.models.package import ModelPackage, unpack_package
-from detector.system import child_process
+from detector.system import child_process, memory
 from detector.system.child_process import ChildFailed
 
 OPTIONS = EngineOptions(backend_type='onnxruntime')
+GIB = 1024**3
 
 
 def with_estimator(folder: Path, make: Callable[[Path], Path]) -> ModelPackage:
@@ -119,3 +120,11 @@ def test_an_unexpected_error_is_an_invalid_package(embedded: ModelPackage, monke
     monkeypatch.setattr(trial, 'PoseEngine', lambda *_: dict[str, int]()['weights'])
     with pytest.raises(InvalidPackage, match='a trial inference failed: KeyError: .weights.'):
         trial.run(embedded, OPTIONS)
+
+
+def test_the_limit_of_a_container_bounds_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial gets no more than the machine can spare and the cgroup allows, besides what runtimes never touch."""
+    for spare, usable, expected in ((4, 0.5, 1.5), (1, 16, 2), (64, 64, 8), (None, None, 8)):
+        monkeypatch.setattr(memory, 'spare', lambda size=spare: size and size * GIB)
+        monkeypatch.setattr(memory, 'usable', lambda size=usable: size and int(size * GIB))
+        assert trial._max_bytes() == expected * GIB

@@ -89,3 +89,14 @@ def test_cgroups_of_version_1_count(cgroups: Path, folder: str) -> None:
     limit(cgroups / 'memory' / 'docker' / '99' / 'memory.limit_in_bytes', 1 * MIB)
     limit(cgroups / 'memory' / folder / 'memory.limit_in_bytes', 512 * MIB)
     assert memory.usable() == 512 * MIB
+
+
+def test_the_spare_memory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`MemAvailable` is what the machine can spare; a system without it says nothing."""
+    listed = tmp_path / 'meminfo'
+    monkeypatch.setattr(memory, '_MEMINFO', listed)
+    assert memory.spare() is None
+    listed.write_text('MemTotal:       16000000 kB\n')
+    assert memory.spare() is None
+    listed.write_text('MemTotal:       16000000 kB\nMemAvailable:     300 kB\n')
+    assert memory.spare() == 300 * 1024
