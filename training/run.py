@@ -63,19 +63,13 @@ class Recipe:
 
 
 class Run:
-    """Teaches the whole network after its blocks.
-
-    The first block rests, since its gradients are the most expensive ones, and the batch normalisations keep their
-    statistics, which small batches do not know.
-    """
+    """Teaches the whole network after its blocks. Batch normalisations keep their statistics: small batches have none."""
 
     def __init__(self, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
         self._collection, self._recipe, self._checkpoint = collection, recipe, folder / CHECKPOINT
         self._teacher = opened(teacher)
         self.learner = Learner(with_blocks(PersonDetector(), folder), *(WHOLE_RATES * one for one in recipe.rates))
         self.network = self.learner.network.eval()  # batch normalisations with their statistics
-        for resting in (self.network.stem, self.network.dark2):
-            resting.requires_grad_(False)
         self._feature_loss, self._row_loss = FeatureLoss(), RowLoss()
         self._before, self._began = 0.0, time.monotonic()
 
