@@ -63,7 +63,7 @@ class Recipe:
 
 
 class Run:
-    """Teaches the whole network after its blocks. Batch normalisations keep their statistics: small batches have none."""
+    """Teaches the whole network after its blocks. Batch normalisations keep their statistics: batches are small."""
 
     def __init__(self, collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
         self._collection, self._recipe, self._checkpoint = collection, recipe, folder / CHECKPOINT

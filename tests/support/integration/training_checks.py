@@ -126,7 +126,7 @@ def blocks(_: Path) -> None:
 
 
 def phases(folder: Path) -> None:
-    """Steps of groups and of the whole network lower the losses; those of the whole keep the normalisations' statistics."""
+    """Steps of groups and of the whole network lower the losses; the statistics of normalisations stay in the whole."""
     teacher(folder)
     cv2.imwrite(str(folder / 'a.png'), np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     collection = Collection(
