@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Final
 
 import httpx
@@ -216,7 +218,11 @@ def _lost_projects(folder: Path, notes: list[str]) -> list[str]:
 
 
 def _name_node(folder: Path, note: Note) -> None:
-    note(f'named {upstream.node_id(folder, "node")}')
+    warnings: SimpleQueue[object] = SimpleQueue()
+    upstream.log.addHandler(QueueHandler(warnings))  # in this process only
+    name = upstream.node_id(folder, 'node')
+    if warnings.empty():  # else the log says that the next start has another id
+        note(f'named {name}')
 
 
 def _lost_ids(folder: Path, notes: list[str]) -> list[str]:
