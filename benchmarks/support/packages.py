@@ -11,7 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from detector.models.embedded import EMBEDDED_PACKAGE
-from detector.models.package import Identity, file_sha256
+from detector.models.package import file_sha256
+from detector.models.packing import Identity
 from mock.test_card.build import build_package
 
 Files = dict[str, bytes]

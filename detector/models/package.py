@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 import stat
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 from detector.system.durable import write_through
 
-from .archive import MAX_UNPACKED_BYTES, unpack_archive, write_archive
+from .archive import MAX_UNPACKED_BYTES, unpack_archive
 from .embedded import EMBEDDED_NAMES, EMBEDDED_VERSIONS
 
 MODEL_FORMAT: Final = 'rtmlib_wholebody'
@@ -378,51 +377,3 @@ def categories() -> list[dict[str, Any]]:
         for name in KEYPOINT_NAMES[part.slice]
     ]
     return [person, *points]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """The part of the Loop's ModelInformation that does not describe the networks."""
-
-    version: str
-    organization: str = 'local'
-    project: str = 'wholebody'
-
-
-def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity) -> None:
-    """Write a package. The hashes in `wholebody` are replaced by the hashes of the files.
-
-    :param detector: ONNX file of the person detector; packed as `det.onnx`.
-    :param estimator: ONNX file of the pose estimator; packed as `pose.onnx`.
-    """
-    files = package_files(detector=detector, estimator=estimator, wholebody=wholebody, identity=identity)
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
-        partial = Path(folder) / archive.name
-        write_archive(partial, files)
-        partial.replace(archive)
-
-
-def package_files(
-    *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity
-) -> dict[str, Path | bytes]:
-    """Return the files of a package by name; see `pack`."""
-    networks = {'detector': ('det.onnx', detector), 'estimator': ('pose.onnx', estimator)}
-    content = wholebody.model_dump(mode='json')
-    for role, (name, path) in networks.items():
-        content[role] |= {'file': name, 'sha256': file_sha256(path)}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    model_json = {
-        'id': category_id(f'{wholebody.name} {identity.version} {digest}'),
-        'host': '',
-        'organization': identity.organization,
-        'project': identity.project,
-        'version': identity.version,
-        'format': MODEL_FORMAT,
-        'resolution': max(wholebody.detector.input_size),
-        'model_size': wholebody.name,
-        'conf_threshold': wholebody.detector.score_threshold,
-        'categories': categories(),
-        'wholebody': Wholebody.model_validate(content).model_dump(mode='json'),
-    }
-    return {MODEL_JSON: json.dumps(model_json, indent=1).encode()} | dict(networks.values())

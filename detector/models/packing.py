@@ -1,23 +1,31 @@
 """Make a package from two ONNX files. Input sizes and output forms are read from the files."""
 
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from pydantic import ValidationError
 
 from detector.errors import InvalidPackage
+from detector.pose.skeleton import category_id
 
+from .archive import write_archive
 from .package import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    MODEL_FORMAT,
+    MODEL_JSON,
     ColorOrder,
     Detector,
     Estimator,
-    Identity,
     ModelPackage,
     Verify,
     Wholebody,
-    pack,
+    categories,
+    file_sha256,
 )
 
 _UNHASHED = 64 * '0'
@@ -141,3 +149,51 @@ def _detector_output(path: Path) -> str:
         if len(outputs) == 1 and outputs[0][2] > 5:
             return 'raw'
     raise InvalidPackage(f'{path.name}: outputs are {outputs}; dets (1, N, 5) or (1, anchors, 5 + classes) are needed')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """The part of the Loop's ModelInformation that does not describe the networks."""
+
+    version: str
+    organization: str = 'local'
+    project: str = 'wholebody'
+
+
+def pack(archive: Path, *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity) -> None:
+    """Write a package. The hashes in `wholebody` are replaced by the hashes of the files.
+
+    :param detector: ONNX file of the person detector; packed as `det.onnx`.
+    :param estimator: ONNX file of the pose estimator; packed as `pose.onnx`.
+    """
+    files = package_files(detector=detector, estimator=estimator, wholebody=wholebody, identity=identity)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=archive.parent, prefix='.pack-') as folder:
+        partial = Path(folder) / archive.name
+        write_archive(partial, files)
+        partial.replace(archive)
+
+
+def package_files(
+    *, detector: Path, estimator: Path, wholebody: Wholebody, identity: Identity
+) -> dict[str, Path | bytes]:
+    """Return the files of a package by name; see `pack`."""
+    networks = {'detector': ('det.onnx', detector), 'estimator': ('pose.onnx', estimator)}
+    content = wholebody.model_dump(mode='json')
+    for role, (name, path) in networks.items():
+        content[role] |= {'file': name, 'sha256': file_sha256(path)}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    model_json = {
+        'id': category_id(f'{wholebody.name} {identity.version} {digest}'),
+        'host': '',
+        'organization': identity.organization,
+        'project': identity.project,
+        'version': identity.version,
+        'format': MODEL_FORMAT,
+        'resolution': max(wholebody.detector.input_size),
+        'model_size': wholebody.name,
+        'conf_threshold': wholebody.detector.score_threshold,
+        'categories': categories(),
+        'wholebody': Wholebody.model_validate(content).model_dump(mode='json'),
+    }
+    return {MODEL_JSON: json.dumps(model_json, indent=1).encode()} | dict(networks.values())

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from detector.models.embedded import EXAMPLE_CARD
-from detector.models.package import MODEL_FORMAT, Identity, categories
+from detector.models.package import MODEL_FORMAT, categories
+from detector.models.packing import Identity
 from detector.pose import images
 
 from .defaults import ORGANIZATION, PROJECT, VERSION

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 
 from detector.models.embedded import EMBEDDED_PACKAGE, EXAMPLE_CARD, TEST_CARD_NAME
-from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, Detector, Estimator, Identity, Wholebody, pack
+from detector.models.package import IMAGENET_MEAN, IMAGENET_STD, Detector, Estimator, Wholebody
+from detector.models.packing import Identity, pack
 from detector.pose import images
 
 from .cards import Figure, draw_card

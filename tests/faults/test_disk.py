@@ -13,7 +13,7 @@ from tests.faults.scenarios import SCENARIOS, Scenario, download_scenario
 from tests.support.disk_faults import Fault, Note, Outcome, run
 
 SAMPLE: Final = 5
-"""Of that many points, the plain suite takes one, in addition to the end of the operation."""
+"""Number of points of which the plain suite takes one; the end of the operation is always among them."""
 forks = pytest.mark.filterwarnings('ignore:.* is multi-threaded, use of fork:DeprecationWarning')
 steps = pytest.mark.parametrize(
     'step', [pytest.param(SAMPLE, id='sample'), pytest.param(1, id='all', marks=pytest.mark.integration)]

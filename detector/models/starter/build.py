@@ -16,8 +16,8 @@ from typing import Final
 
 from detector.errors import InvalidPackage, StarterUnavailable
 from detector.models.embedded import MODEL_FILES, STARTER_NAME
-from detector.models.package import Identity, Wholebody, open_package, package_files
-from detector.models.packing import describe_detector, describe_estimator
+from detector.models.package import Wholebody, open_package
+from detector.models.packing import Identity, describe_detector, describe_estimator, package_files
 from detector.system.folder_lock import locked
 from detector.system.scratch import scratch_folder
 
