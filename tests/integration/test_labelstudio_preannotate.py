@@ -183,7 +183,7 @@ def test_a_wrong_token_and_a_missing_project_are_said(label_studio: LabelStudio,
 
     project = Project(label_studio, 987654)
     code, output = ended(command(label_studio, tmp_path, project))
-    assert (code, 'no /api/projects/987654/' in output) == (1, True), output
+    assert (code, '--project 987654: there is no project' in output) == (1, True), output
     code, output = ended(command(Stranger(), tmp_path, project))  # type: ignore[arg-type]
     assert (code, 'LABEL_STUDIO_API_TOKEN' in output) == (1, True), output
     with pytest.raises(Refused):

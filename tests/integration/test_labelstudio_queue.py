@@ -297,7 +297,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
             "no predictions of 'x', only of m 1.1, m 1.0",
         ),
         (['queue', '-p', strange.id], {}, 'labeling config'),
-        (['queue', '-p', 999999], {}, '404'),
+        (['queue', '-p', 999999], {}, '--project 999999: there is no project'),
         (['queue', '-p', 'x'], {}, '--project x: there is no project with this title'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_API_TOKEN': '0' * 40}, 'LABEL_STUDIO_API_TOKEN'),
         (['queue', '-p', project.id], {'LABEL_STUDIO_URL': ''}, 'LABEL_STUDIO_URL'),
@@ -305,7 +305,7 @@ def test_what_is_missing_is_said(label_studio: LabelStudio) -> None:
         (['evaluate', '-p', project.id], {}, 'no task has an annotation'),
         (['evaluate', '-p', strange.id], {}, 'labeling config'),
         (['evaluate', '-p', boxes.id], {}, 'no keypoints'),
-        (['evaluate', '-p', 999999], {}, '404'),
+        (['evaluate', '-p', 999999], {}, '--project 999999: there is no project'),
         (['evaluate', '-p', project.id], {'LABEL_STUDIO_API_TOKEN': '0' * 40}, 'LABEL_STUDIO_API_TOKEN'),
         (['evaluate', '-p', project.id], {'LABEL_STUDIO_URL': ''}, 'LABEL_STUDIO_URL'),
     ]

@@ -342,7 +342,7 @@ def test_what_cannot_work_is_named(command: Command, studio: LabelStudio, tmp_pa
     """Faults in address, token, project, node and config are reported with their setting or option."""
     (tmp_path / 'config.xml').write_text('<View><Text name="text" value="$text"/></View>')
     assert '--config' in command.fail('init', '--config', tmp_path / 'config.xml')
-    assert '/api/projects/99999/' in command.fail('init', '--project', 99999)
+    assert '--project 99999: there is no project' in command.fail('init', '--project', 99999)
     silent = f'http://127.0.0.1:{free_port()}'
     said = command.fail('init', '--title', 'no node', '--node', silent)
     assert f'does not reach {silent}' in said
@@ -479,7 +479,7 @@ def test_imports_that_cannot_work_are_named(command: Command, studio: LabelStudi
     (path,) = cards(tmp_path / 'images', 1)
     unfit = studio.create_project('<View><Text name="text" value="$text"/></View>', title='texts')
     assert 'wholebody labelstudio init' in command.fail('import', path, '--project', unfit.id)
-    assert '/api/projects/99999/' in command.fail('import', path, '--project', 99999)
+    assert '--project 99999: there is no project' in command.fail('import', path, '--project', 99999)
     assert '--project nonsense: there is no project with this title' in command.fail(
         'import', path, '--project', 'nonsense'
     )

@@ -80,13 +80,10 @@ class Project:
 
     # ------------------------------------------------------------ tasks
 
-    async def tasks(
-        self, *, full: bool = False, only: Sequence[str] = (), after: int = 0, filters: Sequence[Json] = ()
-    ) -> AsyncIterator[Json]:
+    async def tasks(self, *, full: bool = False, after: int = 0, filters: Sequence[Json] = ()) -> AsyncIterator[Json]:
         """Yield the tasks in the order of their ids.
 
         :param full: True to include complete `annotations` and `predictions`.
-        :param only: names of the fields that Label Studio returns, which then needs less time; empty: all.
         :param after: yield only tasks with a higher id.
         :param filters: filters of the data manager that a task must pass. Changes that are made while iterating must
             not affect them.
@@ -94,8 +91,6 @@ class Project:
         params: dict[str, str | int] = {'page_size': _PAGE_TASKS}
         if full:
             params = {'page_size': _PAGE_FULL_TASKS, 'fields': 'all'}
-        if only:
-            params['include'] = ','.join(only)
         newer = [_filter('id', 'greater', 'Number', after)] if after else []
         async for task in self._listed(params, [*newer, *filters]):
             yield task

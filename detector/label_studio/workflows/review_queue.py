@@ -46,8 +46,6 @@ COLUMN: Final = 'wholebody_rank'
 """Field of a task's data with its rank in the queue: a text with leading zeros, since Label Studio sorts texts."""
 _OPEN: Final = '_'
 """End of a rank whose further digits are still to be written."""
-_FIELDS: Final = ('id', 'data', 'annotations', 'predictions')
-"""Fields of tasks that the queue needs; Label Studio takes a third less time without the others."""
 _SCORE_DIGITS: Final = 4
 _HIDDEN: Final = (
     'inner_id', 'completed_at', 'total_annotations', 'cancelled_annotations', 'total_predictions', 'annotators',
@@ -224,7 +222,7 @@ async def read(project: Project, waiting: Waiting, *, on_progress: Callable[[int
     :raises LabelStudioFault: see `Connection.request`.
     """
     count = 0
-    async for task in project.tasks(full=True, only=_FIELDS):
+    async for task in project.tasks(full=True):
         waiting.add(task)
         count += 1
         on_progress(count)
