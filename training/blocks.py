@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .examples import BOXES, PICTURE, SCORES, WEIGHTS, Example, Examples, stacked
 from .grid import cells_of
-from .learner import Learner
+from .learner import Learner, Means
 from .losses import FeatureLoss, RowLoss, feature_losses
-from .network import Features, PersonDetector, twice
+from .network import Features, PersonDetector
 from .photographs import Collection
 from .teacher import Teacher
 
@@ -82,24 +82,6 @@ def stride_8(network: PersonDetector, given: Example) -> tuple[Features, Tensor]
     return own | {'dark3': network.dark3(given['dark2'])}, rows
 
 
-def stride_16(network: PersonDetector, given: Example) -> tuple[Features, Tensor]:
-    neck, (own, rows) = network.neck, headed(network, 4, given)
-    own['dark4'] = network.dark4(given['dark3'])
-    lateral = neck.lateral4(given['top4'])
-    own['out3'] = neck.top3(torch.cat([twice(lateral), given['dark3']], 1))
-    own['out4'] = neck.bottom4(torch.cat([neck.down3(given['out3']), lateral], 1))
-    return own, rows
-
-
-def stride_32(network: PersonDetector, given: Example) -> tuple[Features, Tensor]:
-    neck, (own, rows) = network.neck, headed(network, 5, given)
-    own['dark5'] = network.dark5(given['dark4'])
-    lateral = neck.lateral5(given['dark5'])
-    own['top4'] = neck.top4(torch.cat([twice(lateral), given['dark4']], 1))
-    own['out5'] = neck.bottom5(torch.cat([neck.down4(given['out4']), lateral], 1))
-    return own, rows
-
-
 def headed(network: PersonDetector, level: int, given: Example) -> tuple[Features, Tensor]:
     """Return the features and the rows of a head."""
     head = network.heads[level - 3]
@@ -107,29 +89,34 @@ def headed(network: PersonDetector, level: int, given: Example) -> tuple[Feature
     return {f'class{level}': classes, f'boxes{level}': boxes}, head.predict(classes, boxes)
 
 
+def coarse_group(level: int, above: str, top: str, *, stored: int) -> Group:
+    """Return the group of the blocks at the stride 2 ** level, with those of the neck.
+
+    :param above: place of the features that the neck takes to this level.
+    :param top: place of the features that the neck brings to the next finer level.
+    """
+    finer = level - 1
+
+    def blocks(network: PersonDetector) -> list[nn.Module]:
+        parts = (f'lateral{level}', f'top{finer}', f'down{finer}', f'bottom{level}')
+        neck: list[nn.Module] = [getattr(network.neck, part) for part in parts]
+        return [getattr(network, f'dark{level}'), *neck, network.heads[level - 3]]
+
+    def answer(network: PersonDetector, given: Example) -> tuple[Features, Tensor]:
+        own, rows = headed(network, level, given)
+        stage = given[f'dark{finer}']
+        own[f'dark{level}'] = getattr(network, f'dark{level}')(stage)
+        lateral, own[top] = network.neck.refined(level, given[above], stage)
+        own[f'out{level}'] = network.neck.gathered(level, given[f'out{finer}'], lateral)
+        return own, rows
+
+    numbered = (f'dark{finer}', f'dark{level}', f'out{finer}', f'out{level}', f'class{level}', f'boxes{level}')
+    return Group(blocks=blocks, answer=answer, places=(*numbered, 'top4'), head=level - 3, stored=stored)
+
+
 GROUPS: Final[Mapping[str, Group]] = {
-    'stride_32': Group(
-        blocks=lambda one: [
-            one.dark5,
-            *(getattr(one.neck, name) for name in ('lateral5', 'top4', 'down4', 'bottom5')),
-            one.heads[2],
-        ],
-        answer=stride_32,
-        places=('dark4', 'dark5', 'top4', 'out4', 'out5', 'class5', 'boxes5'),
-        head=2,
-        stored=3000,
-    ),
-    'stride_16': Group(
-        blocks=lambda one: [
-            one.dark4,
-            *(getattr(one.neck, name) for name in ('lateral4', 'top3', 'down3', 'bottom4')),
-            one.heads[1],
-        ],
-        answer=stride_16,
-        places=('dark3', 'dark4', 'top4', 'out3', 'out4', 'class4', 'boxes4'),
-        head=1,
-        stored=1800,
-    ),
+    'stride_32': coarse_group(5, 'dark5', 'top4', stored=3000),
+    'stride_16': coarse_group(4, 'top4', 'out3', stored=1800),
     'stride_8': Group(
         blocks=lambda one: [one.dark3, one.heads[0]],
         answer=stride_8,
@@ -187,19 +174,15 @@ class BlockRun:
         seed = [self.learner.steps, list(GROUPS.values()).index(self._group)]
         lessons = Lessons(Examples(collection, teacher, seed), self._group, seed)
         began = saved = time.monotonic()
-        sums: dict[str, float] = {}
-        seen = 0
+        means = Means()
         while (so_far := before + (time.monotonic() - began) / 60) < minutes:
             lessons.renew()
             for _ in range(STEPS):
-                for name, value in self.step(lessons.batch(), so_far / minutes).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                seen += 1
+                means.add(self.step(lessons.batch(), so_far / minutes))
             if time.monotonic() - saved > REPORT:
                 self.learner.save(path, so_far)
-                text = ' '.join(f'{name} {value / seen:.3f}' for name, value in sums.items())
-                log.info('%s, %.1f min, %d steps, %s', path.stem, so_far, self.learner.steps, text)
-                sums, seen, saved = {}, 0, time.monotonic()
+                log.info('%s, %.1f min, %d steps, %s', path.stem, so_far, self.learner.steps, means)
+                means, saved = Means(), time.monotonic()
         self.learner.save(path, so_far)
 
     def step(self, batch: Example, done: float) -> dict[str, float]:

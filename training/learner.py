@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,21 @@ LONGEST_GRADIENT: Final = 10.0
 """Length to which longer gradients are shortened."""
 AVERAGE: Final = 0.998
 """Momentum of the averaged weights."""
+
+
+class Means:
+    """Means of losses over steps; as text, `name 0.123 other 0.456`."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._sums: Counter[str] = Counter()
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        self.steps += 1
+        self._sums.update(losses)
+
+    def __str__(self) -> str:
+        return ' '.join(f'{name} {value / self.steps:.3f}' for name, value in self._sums.items())
 
 
 class Learner:

@@ -143,14 +143,31 @@ class Neck(nn.Module):
 
     def forward(self, stages: Features) -> Features:
         """Return the features of every place of the neck for those of the stages."""
-        own: Features = {}
-        lateral5 = self.lateral5(stages['dark5'])
-        own['top4'] = self.top4(torch.cat([twice(lateral5), stages['dark4']], 1))
-        lateral4 = self.lateral4(own['top4'])
-        own['out3'] = self.top3(torch.cat([twice(lateral4), stages['dark3']], 1))
-        own['out4'] = self.bottom4(torch.cat([self.down3(own['out3']), lateral4], 1))
-        own['out5'] = self.bottom5(torch.cat([self.down4(own['out4']), lateral5], 1))
-        return own
+        lateral5, top4 = self.refined(5, stages['dark5'], stages['dark4'])
+        lateral4, out3 = self.refined(4, top4, stages['dark3'])
+        out4 = self.gathered(4, out3, lateral4)
+        return {'top4': top4, 'out3': out3, 'out4': out4, 'out5': self.gathered(5, out4, lateral5)}
+
+    def refined(self, level: int, coarse: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lateral features of a level, and the features of the next finer level that receives them.
+
+        :param level: 5 or 4; the stride is 2 ** level.
+        :param coarse: features of the level.
+        :param fine: features of the stage of the next finer level.
+        """
+        lateral: Tensor = getattr(self, f'lateral{level}')(coarse)
+        return lateral, getattr(self, f'top{level - 1}')(torch.cat([twice(lateral), fine], 1))
+
+    def gathered(self, level: int, fine: Tensor, lateral: Tensor) -> Tensor:
+        """Return the output of a level.
+
+        :param level: 4 or 5.
+        :param fine: output of the next finer level.
+        :param lateral: lateral features of the level.
+        """
+        down = getattr(self, f'down{level - 1}')(fine)
+        output: Tensor = getattr(self, f'bottom{level}')(torch.cat([down, lateral], 1))
+        return output
 
 
 def twice(x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .blocks import GROUPS, BlockRun, with_blocks
 from .evaluation import Detector, measured
 from .examples import BOXES, PICTURE, SCORES, WEIGHTS, Example, Examples, stacked
 from .grid import Array, Picture, decoded
-from .learner import Learner
+from .learner import Learner, Means
 from .losses import FeatureLoss, RowLoss, feature_losses
 from .network import PLACES, PersonDetector, activated_layers
 from .photographs import Collection
@@ -93,19 +93,15 @@ class Run:
         recipe = self._recipe
         rank = distributed.get_rank() if distributed.is_initialized() else 0
         examples = Examples(self._collection, self._teacher, [self.learner.steps, rank])
-        sums: dict[str, float] = {}
-        reported, seen = time.monotonic(), 0
+        means, reported = Means(), time.monotonic()
         while (done := self._done()) < 1:
             batch = stacked([examples.draw(MOSAICS) for _ in range(recipe.batch)])
-            for name, value in self.step(batch, done).items():
-                sums[name] = sums.get(name, 0.0) + value
-            seen += 1
+            means.add(self.step(batch, done))
             if self._leads and time.monotonic() - reported > recipe.report * 60:
-                speed = seen * recipe.batch * recipe.processes / (time.monotonic() - reported)
-                self._report({name: value / seen for name, value in sums.items()}, speed)
+                speed = means.steps * recipe.batch * recipe.processes / (time.monotonic() - reported)
+                self._report(means, speed)
                 self.learner.save(self._checkpoint, self.minutes)
-                sums = {}
-                reported, seen = time.monotonic(), 0
+                means, reported = Means(), time.monotonic()
         if self._leads:
             self.learner.save(self._checkpoint, self.minutes)
 
@@ -127,9 +123,8 @@ class Run:
             distributed.broadcast(done, 0)
         return done.item()
 
-    def _report(self, losses: dict[str, float], speed: float) -> None:
-        text = ' '.join(f'{name} {value:.3f}' for name, value in losses.items())
-        log.info('%.1f min, %d steps, %.1f pictures a second, %s', self.minutes, self.learner.steps, speed, text)
+    def _report(self, means: Means, speed: float) -> None:
+        log.info('%.1f min, %d steps, %.1f pictures a second, %s', self.minutes, self.learner.steps, speed, means)
         for source in ('coco', 'penn_fudan'):
             some = [one for one in self._collection.by_source.get(source, []) if one.held_out and one.boxes is not None]
             if some:
@@ -142,8 +137,10 @@ class Run:
 def train(collection: Collection, teacher: Path, folder: Path, recipe: Recipe) -> None:
     """Train, or go on from the folder's checkpoints, until the recipe's time is over.
 
-    :raises ValueError: the teacher's structure is not the person detector's.
+    :raises ValueError: the teacher's structure is not the person detector's, or no time is left for the whole network.
     """
+    if not 0 <= recipe.blocks < 1:
+        raise ValueError(f'--blocks {recipe.blocks:g}: a share of the run from 0 to less than 1 is expected')
     opened(teacher)  # refused here instead of in each process
     rendezvous = folder / 'rendezvous'
     rendezvous.unlink(missing_ok=True)

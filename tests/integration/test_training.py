@@ -87,3 +87,11 @@ def test_input_that_cannot_be_used_is_named(python: str, tmp_path: Path) -> None
     assert ended.returncode == 2
     assert 'holidays: not listed' in ended.stderr
     assert 'Traceback' not in ended.stderr
+
+
+def test_a_run_without_time_for_the_whole_network_is_refused(python: str, photographs: Path, tmp_path: Path) -> None:
+    """If blocks learn by themselves to the end, the command names the option and ends with status 2."""
+    command = [python, '-m', 'training', 'run', str(photographs), 't.onnx', str(tmp_path / 'run'), '--blocks', '1']
+    ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 2
+    assert '--blocks 1: a share of the run' in ended.stderr
