@@ -128,8 +128,8 @@ def _mean_score(person: Person, indices: Sequence[int]) -> float | None:
     chosen = np.array(indices)
     scores = person.scores[chosen]
     labelled = person.labelled[chosen]
-    counted = scores[labelled] if labelled.any() else scores
-    known = counted[np.isfinite(counted)]
+    considered = scores[labelled] if labelled.any() else scores
+    known = considered[np.isfinite(considered)]
     return float(known.mean()) if known.size else None
 
 
