@@ -8,7 +8,6 @@ this module reads the file itself, and the file must never be written back throu
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from detector.pose.names import canonical_name
 from detector.pose.similarity import ABSENT, PRESENT
 from detector.pose.skeleton import KEYPOINT_NAMES, PARTS, PERSON, category_id
 from detector.system.durable import write_through
+from detector.system.json_file import fault_of, parse
 
 from .archive import MAX_UNPACKED_BYTES, unpack_archive
 from .embedded import EMBEDDED_NAMES, EMBEDDED_VERSIONS
@@ -295,9 +295,7 @@ def _read_json(path: Path) -> Any:
         if path.parent.is_file():
             raise InvalidPackage(f'{path.parent.name} is a file; unpack the package into a folder first')
         _check_file(path, _MAX_MODEL_JSON_BYTES)
-        content = json.loads(path.read_bytes())
-        json.dumps(content, ensure_ascii=False).encode()  # a lone surrogate cannot be sent to any client
-        return content
+        return parse(path.read_bytes())
     except FileNotFoundError:
         raise InvalidPackage(f'{MODEL_JSON} is missing') from None
     except (OSError, ValueError, RecursionError) as error:
@@ -330,11 +328,8 @@ def _check_hash(path: Path, expected: str) -> None:
 
 def _check_file(path: Path, max_bytes: int) -> None:
     """Raise an error for a file that cannot be read to its end, such as a pipe, and for one that is too large."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise InvalidPackage(f'{path.name} is not a file')
-    if status.st_size > max_bytes:
-        raise InvalidPackage(f'{path.name} is larger than {max_bytes} bytes')
+    if (fault := fault_of(path, max_bytes)) is not None:
+        raise InvalidPackage(f'{path.name} {fault}')
 
 
 def file_sha256(path: Path) -> str:
