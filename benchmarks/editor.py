@@ -22,14 +22,12 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-import numpy as np
 from playwright.sync_api import BrowserContext, sync_playwright
 
-from detector.datasets.person import VISIBLE, Person
 from detector.label_studio.labels.config import Style, generate, parse
 from detector.label_studio.labels.regions import to_results
 
-from .support.cards import CARD, FIGURES
+from .support.cards import CARD, FIGURES, person_of
 from .support.label_studio_api import LabelStudio
 from .support.label_studio_server import running_label_studio
 
@@ -104,22 +102,12 @@ def _task(server: LabelStudio, style: str, count: int) -> _Task:
     xml = generate('parts' if style == EMPTY else style)  # type: ignore[arg-type]
     project = server.create_project(xml, title=style)
     (task_id,) = project.upload([('card.jpg', CARD)])
-    result = to_results([] if style == EMPTY else [_person(number) for number in range(count)], parse(xml), _SIZE)
+    persons = [person_of(FIGURES[number % len(FIGURES)]) for number in range(0 if style == EMPTY else count)]
+    result = to_results(persons, parse(xml), _SIZE)
     if result and project.import_predictions([{'task': task_id, 'result': result, 'model_version': 'v'}]) != 1:
         raise RuntimeError(f'Label Studio refuses the prediction in style {style}')
     address = f'{server.url}/projects/{project.id}/data?task={task_id}'
     return _Task(address=address, regions=len(result))
-
-
-def _person(number: int) -> Person:
-    figure = FIGURES[number % len(FIGURES)]
-    return Person(
-        box=figure.box.astype(np.float32),
-        box_score=0.9,
-        keypoints=figure.keypoints.astype(np.float32),
-        visibility=np.full(133, VISIBLE, dtype=np.int8),
-        scores=np.ones(133, dtype=np.float32),
-    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.datasets.person import VISIBLE, Person
 from detector.pose import images
 from detector.pose.images import Image
 from detector.pose.pose import Pose
@@ -35,6 +36,17 @@ def iou(a: NDArray[Any], b: NDArray[Any]) -> float:
     intersection = float(np.prod(np.clip(high - low, 0, None)))
     areas = [float(np.prod(box[2:] - box[:2])) for box in (a, b)]
     return intersection / (sum(areas) - intersection)
+
+
+def person_of(figure: Figure) -> Person:
+    """Return a figure as a labelled person with a box, all of whose keypoints are visible."""
+    return Person(
+        box=figure.box.astype(np.float32),
+        box_score=0.9,
+        keypoints=figure.keypoints.astype(np.float32),
+        visibility=np.full(KEYPOINT_COUNT, VISIBLE, dtype=np.int8),
+        scores=np.ones(KEYPOINT_COUNT, dtype=np.float32),
+    )
 
 
 def tolerance(figure: Figure) -> float:

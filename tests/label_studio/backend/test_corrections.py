@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from benchmarks.support.cards import CARD, FIGURES
+from benchmarks.support.cards import CARD, FIGURES, person_of
 from benchmarks.support.loops import MockLoopProcess, running_mock_loop
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.studio import Studio, running_studio
@@ -56,18 +56,8 @@ def _clean(loop: MockLoopProcess, studio: Studio) -> None:
     studio.down = False
 
 
-def drawn(figure: Figure) -> Person:
-    return Person(
-        box=figure.box.astype(np.float32),
-        box_score=0.9,
-        keypoints=figure.keypoints.astype(np.float32),
-        visibility=np.full(133, VISIBLE, dtype=np.int8),
-        scores=np.ones(133, dtype=np.float32),
-    )
-
-
 def regions(figures: Sequence[Figure] = FIGURES) -> list[Region]:
-    return to_results([drawn(figure) for figure in figures], parse(generate('keypoints')), SIZE)
+    return to_results([person_of(figure) for figure in figures], parse(generate('keypoints')), SIZE)
 
 
 def tell(node: NodeProcess, *annotations: int, action: str = 'ANNOTATION_UPDATED', project: int = 1) -> None:
