@@ -156,6 +156,9 @@ def test_another_version_a_limit_and_parts(label_studio: LabelStudio) -> None:
     assert '3 of 8 tasks, predictions of m 1.0' in printed
     assert project.settings()['sampling'] == 'Sequential sampling'
     assert scores(project, OLD) == before
+    # the first task never had a rank, and the third has none any more
+    assert ranked(succeed(label_studio, 'queue', '-p', project.id, *options, '--limit', 2)) == tasks[::-1][:2]
+    assert listed(project) == tasks[::-1][:2]
     refused = run(label_studio, 'queue', '-p', project.id, '--stream')
     assert refused.returncode == 2
     succeed(label_studio, 'queue', '-p', project.id, '--by', 'uncertainty', '--stream')

@@ -278,7 +278,8 @@ def _tab() -> dict[str, Any]:
         {'filter': f'filter:tasks:{counted}_annotations', 'operator': 'equal', 'type': 'Number', 'value': 0}
         for counted in ('total', 'cancelled')
     ]
-    filters.append({'filter': f'filter:tasks:data.{COLUMN}', 'operator': 'empty', 'type': 'String', 'value': False})
+    # "not empty" keeps empty texts as soon as the project's first task has no rank at all (Label Studio 1.23)
+    filters.append({'filter': f'filter:tasks:data.{COLUMN}', 'operator': 'regex', 'type': 'String', 'value': '[0-9]'})
     return {
         'title': TAB,
         'type': 'list',
