@@ -21,13 +21,12 @@ from detector.label_studio.labels.tasks import (
     size_of,
     tasks_in_file,
 )
+from detector.label_studio.server.data_manager import ANNOTATED
 from detector.label_studio.server.project import Project
 
 from .agreement import Agreement, Labelled, agreement
 from .evaluation import Evaluated, Evaluation, evaluate
 
-ANNOTATED: Final = {'filter': 'filter:tasks:total_annotations', 'operator': 'greater', 'type': 'Number', 'value': 0}
-"""Filter for tasks with an annotation that was not skipped."""
 _NOWHERE: Final = (1, 1)
 """Size of an image without any region."""
 _UNKNOWN: Final = 'unknown'

@@ -4,12 +4,14 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 from urllib.parse import quote, urlencode
 
 from detector.errors import LabelStudioFault, NotInLabelStudio
 
+from . import data_manager
 from .client import Connection
+from .data_manager import condition, predicted, query
 
 Json = dict[str, Any]
 
@@ -91,29 +93,28 @@ class Project:
         params: dict[str, str | int] = {'page_size': _PAGE_TASKS}
         if full:
             params = {'page_size': _PAGE_FULL_TASKS, 'fields': 'all'}
-        newer = [_filter('id', 'greater', 'Number', after)] if after else []
+        newer = [condition('id', 'greater', 'Number', after)] if after else []
         async for task in self._listed(params, [*newer, *filters]):
             yield task
 
     async def _listed(self, params: Mapping[str, str | int], filters: Sequence[Json]) -> AsyncIterator[Json]:
-        query: Json = {'ordering': ['tasks:id']}
-        if filters:
-            query['filters'] = {'conjunction': 'and', 'items': list(filters)}
-        asked = {'project': self.id, 'query': json.dumps(query), 'resolve_uri': 'false', **params}
+        asked = {'query': query(*filters), 'resolve_uri': 'false', **params}
         page, seen = 1, 0
         while True:
-            answer = await self._object('GET', '/api/tasks/', params=asked | {'page': page})
+            answer = await self._task_page(**asked, page=page)
             for task in answer['tasks']:
                 yield task
             page, seen = page + 1, seen + len(answer['tasks'])
             if seen >= answer['total'] or not answer['tasks']:
                 return
 
+    async def _task_page(self, **params: str | int) -> Json:
+        return await self._object('GET', '/api/tasks/', params={'project': self.id, **params})
+
     async def last_change(self) -> datetime | None:
         """Return the time of the last change of a task or its annotations; None without tasks."""
-        query = json.dumps({'ordering': ['-tasks:updated_at']})
-        asked: dict[str, str | int] = {'project': self.id, 'page_size': 1, 'query': query, **_ONLY_LISTED}
-        tasks = (await self._object('GET', '/api/tasks/', params=asked | {'include': 'id,updated_at'}))['tasks']
+        latest = {'query': query(order='-updated_at'), 'include': 'id,updated_at', **_ONLY_LISTED}
+        tasks = (await self._task_page(**latest, page_size=1))['tasks']
         return datetime.fromisoformat(tasks[0]['updated_at']) if tasks else None
 
     async def annotated_since(self, since: datetime) -> AsyncIterator[list[Json]]:
@@ -122,15 +123,13 @@ class Project:
         A task that is changed meanwhile comes again, and none is passed over. Tasks and their `annotations` have only
         `id`, `updated_at` and `was_cancelled`.
         """
-        asked: dict[str, str | int] = {'project': self.id, 'page_size': _PAGE_TASKS, 'fields': 'all'}
-        asked |= {'include': 'id,updated_at,was_cancelled,annotations', **_ONLY_LISTED}
+        asked = {'fields': 'all', 'include': 'id,updated_at,was_cancelled,annotations', **_ONLY_LISTED}
         page = 1
         while True:
             start = since.astimezone(UTC).strftime(_DATETIME)
-            changed = _filter('updated_at', 'greater_or_equal', 'Datetime', start)
-            query: Json = {'ordering': ['tasks:updated_at'], 'filters': {'conjunction': 'and', 'items': []}}
-            query['filters']['items'] = [changed, _filter('total_annotations', 'greater', 'Number', 0)]
-            answer = await self._object('GET', '/api/tasks/', params=asked | {'page': page, 'query': json.dumps(query)})
+            changed = condition('updated_at', 'greater_or_equal', 'Datetime', start)
+            wanted = query(changed, data_manager.ANNOTATED, order='updated_at')
+            answer = await self._task_page(**asked, page_size=_PAGE_TASKS, page=page, query=wanted)
             tasks: list[Json] = answer['tasks']
             if tasks:
                 yield tasks
@@ -172,18 +171,16 @@ class Project:
 
     async def drafted(self) -> set[int]:
         """Return the ids of tasks with a draft that is not submitted yet."""
-        unfinished = _filter('drafts', 'empty', 'Boolean', False)
+        unfinished = condition('drafts', 'empty', 'Boolean', False)
         return {int(task['id']) async for task in self.tasks(filters=[unfinished])}
 
     async def delete_tasks(self, task_ids: Sequence[int]) -> None:
         """Delete tasks with their annotations and predictions; missing tasks are ignored."""
-        wanted: dict[str, str | int] = {'id': 'delete_tasks', 'project': self.id}
-        body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}}
-        await self.connection.request('POST', '/api/dm/actions', params=wanted, json=body)
+        await self._act('delete_tasks', task_ids)
 
     async def set_data(self, task_ids: Sequence[int], name: str, value: str) -> None:
         """Write one text into a field of many tasks' data; the other fields keep their values."""
-        await self._write_field(task_ids, value_name=name, value_type='String', value=value)
+        await self._act('add_data_field', task_ids, value_name=name, value_type='String', value=value)
 
     async def replace_data(self, task_ids: Sequence[int], name: str, old: str, new: str) -> None:
         """Replace a part of the text in a field of many tasks' data.
@@ -191,12 +188,12 @@ class Project:
         :param old: text without quotes, commas and brackets; so is `new`.
         """
         expression = f'replace({json.dumps(old)}, {json.dumps(new)})'
-        await self._write_field(task_ids, value_name=name, value_type='Expression', value=expression)
+        await self._act('add_data_field', task_ids, value_name=name, value_type='Expression', value=expression)
 
-    async def _write_field(self, task_ids: Sequence[int], **field: str) -> None:
-        """Run the data manager's action for fields, which Label Studio performs although its menu does not show it."""
-        wanted: dict[str, str | int] = {'id': 'add_data_field', 'project': self.id}
-        body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}} | field
+    async def _act(self, action: str, task_ids: Sequence[int], **options: str) -> None:
+        """Run an action of the data manager; Label Studio also performs those that its menu does not show."""
+        wanted: dict[str, str | int] = {'id': action, 'project': self.id}
+        body = {'project': self.id, 'selectedItems': {'all': False, 'included': list(task_ids)}} | options
         await self.connection.request('POST', '/api/dm/actions', params=wanted, json=body)
 
     async def change_task(self, task_id: int, **fields: Any) -> Json:
@@ -224,13 +221,13 @@ class Project:
 
         :param model_version: a name without commas.
         """
-        if _has_longer(model_version, await self.model_versions()):
+        if data_manager.is_confused(model_version, await self.model_versions()):
             having = await self.tasks_with(model_version)
             async for task in self.tasks():
                 if task['id'] not in having:
                     yield task
         else:
-            async for task in self.tasks(filters=[_versions('not_contains', model_version)]):
+            async for task in self.tasks(filters=[predicted('not_contains', model_version)]):
                 yield task
 
     async def tasks_with(self, model_version: str, *, within: tuple[int, int] | None = None) -> set[int]:
@@ -239,24 +236,21 @@ class Project:
         :param model_version: a name without commas.
         :param within: first and last task id to consider; None: all.
         """
-        filters = [_versions('contains', model_version)]
+        filters = [predicted('contains', model_version)]
         if within is not None:
-            filters.append(_filter('id', 'in', 'Number', dict(zip(('min', 'max'), within, strict=True))))
-        params: dict[str, str | int] = {'page_size': _PAGE_TASKS, 'fields': 'all'}
-        params['include'] = 'id,predictions_model_versions'
+            filters.append(condition('id', 'in', 'Number', dict(zip(('min', 'max'), within, strict=True))))
+        versions = {'fields': 'all', 'include': 'id,predictions_model_versions'}
         return {
             int(task['id'])
-            async for task in self._listed(params, filters)
+            async for task in self._listed({'page_size': _PAGE_TASKS, **versions}, filters)
             if model_version in str(task.get('predictions_model_versions') or '').split(',')
         }
 
     async def _count_with(self, model_version: str, known: Iterable[str]) -> int:
         """:param known: all model versions of the project."""
-        if _has_longer(model_version, known):
+        if data_manager.is_confused(model_version, known):
             return len(await self.tasks_with(model_version))
-        query = {'filters': {'conjunction': 'and', 'items': [_versions('contains', model_version)]}}
-        asked: dict[str, str | int] = {'project': self.id, 'page_size': 1, 'query': json.dumps(query)}
-        return int((await self._object('GET', '/api/tasks/', params=asked))['total'])
+        return int((await self._task_page(query=query(predicted('contains', model_version)), page_size=1))['total'])
 
     async def remove_surplus(self, model_version: str) -> int:
         """Delete all but the oldest prediction of a version from each task.
@@ -318,11 +312,7 @@ class Project:
         :param user: user name for the backend's basic auth; None: the backend has none.
         :raises InvalidRequest: Label Studio cannot or may not contact the backend, or the backend refuses it.
         """
-        body: Json = {'project': self.id, 'url': url, 'title': title, 'is_interactive': True}
-        if user is not None:
-            body |= {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}
-        else:
-            body |= {'auth_method': 'NONE'}
+        body: Json = {'project': self.id, 'url': url, 'title': title, 'is_interactive': True, **_login(user, password)}
         return await self._save('/api/ml/', '', with_address(await self.backends(), url), body)
 
     async def rename_backend(self, backend: Json, *, title: str, password: str | None) -> None:
@@ -333,10 +323,8 @@ class Project:
         :param backend: the backend as `backends` lists it.
         :param password: password for its basic auth, which Label Studio does not list.
         """
-        body: Json = {'project': self.id, 'url': backend['url'], 'title': title, 'auth_method': 'NONE'}
-        if backend.get('auth_method') == 'BASIC_AUTH':
-            user = backend.get('basic_auth_user')
-            body |= {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}
+        user = backend.get('basic_auth_user') if backend.get('auth_method') == 'BASIC_AUTH' else None
+        body: Json = {'project': self.id, 'url': backend['url'], 'title': title, **_login(user, password)}
         await self.connection.request('PATCH', f'/api/ml/{backend["id"]}', json=body)
 
     async def delete_backend(self, backend_id: int) -> None:
@@ -400,20 +388,12 @@ class Project:
         return answer
 
 
-def _versions(operator: Literal['contains', 'not_contains'], model_version: str) -> Json:
-    """Return a filter for tasks by the model versions of their predictions; Label Studio compares substrings."""
-    return _filter('predictions_model_versions', operator, 'List', [model_version])
-
-
-def _filter(column: str, operator: str, kind: str, value: object) -> Json:
-    return {'filter': f'filter:tasks:{column}', 'operator': operator, 'type': kind, 'value': value}
-
-
 def with_address(items: Iterable[Json], url: str) -> list[Json]:
     """Return the backends or webhooks with this `url`, with or without a slash at the end."""
     return [item for item in items if str(item.get('url')).rstrip('/') == url.rstrip('/')]
 
 
-def _has_longer(model_version: str, known: Iterable[str]) -> bool:
-    """Return True if another version contains this one, so that Label Studio's filter confuses them."""
-    return any(model_version in other and model_version != other for other in known)
+def _login(user: str | None, password: str | None) -> Json:
+    if user is None:
+        return {'auth_method': 'NONE'}
+    return {'auth_method': 'BASIC_AUTH', 'basic_auth_user': user, 'basic_auth_pass': password}

@@ -32,6 +32,7 @@ from detector.label_studio.labels.tasks import (
     results_of,
     size_of,
 )
+from detector.label_studio.server.data_manager import all_of, condition
 from detector.label_studio.server.project import UNCERTAINTY_SAMPLING, Project
 from detector.outbox.relevance import confidences
 from detector.pose.pose import Pose
@@ -274,17 +275,14 @@ async def _write_ranks(project: Project, ranks: Mapping[int, str]) -> None:
 
 
 def _tab() -> dict[str, Any]:
-    filters = [
-        {'filter': f'filter:tasks:{counted}_annotations', 'operator': 'equal', 'type': 'Number', 'value': 0}
-        for counted in ('total', 'cancelled')
-    ]
+    filters = [condition(f'{counted}_annotations', 'equal', 'Number', 0) for counted in ('total', 'cancelled')]
     # "not empty" keeps empty texts as soon as the project's first task has no rank at all (Label Studio 1.23)
-    filters.append({'filter': f'filter:tasks:data.{COLUMN}', 'operator': 'regex', 'type': 'String', 'value': '[0-9]'})
+    filters.append(condition(f'data.{COLUMN}', 'regex', 'String', '[0-9]'))
     return {
         'title': TAB,
         'type': 'list',
         'target': 'tasks',
         'ordering': [f'tasks:data.{COLUMN}'],
-        'filters': {'conjunction': 'and', 'items': filters},
+        'filters': all_of(filters),
         'hiddenColumns': {'explore': [f'tasks:{name}' for name in _HIDDEN], 'labeling': []},
     }
