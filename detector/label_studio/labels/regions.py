@@ -3,7 +3,6 @@
 Coordinates of regions are in percent of the upright image, from its upper left corner: x_percent = 100 · x / width.
 """
 
-import math
 import uuid
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,20 @@ from detector.wording import counted
 from .config import LabelingConfig
 from .controls import BoxControl, Label, PointControl, SkeletonControl
 from .placing import Piece, claims, place
-from .values import Points, Region, drawable, labels_of, meta_of, place_of, score_field, score_of, size_in
+from .values import (
+    Points,
+    Region,
+    corners_of,
+    drawable,
+    extra_of,
+    labels_of,
+    meta_of,
+    notes_of,
+    place_of,
+    score_field,
+    score_of,
+    size_in,
+)
 from .vertices import read_vertices, to_vertices
 
 _DIGITS: Final = 6
@@ -244,12 +256,12 @@ class _Reader:
 
     def read_box(self, region: Mapping[str, Any]) -> None:
         """Make a person of a box."""
-        corners = _corners(region['value'], self._size_of(region))
+        corners = corners_of(region['value'], self._size_of(region))
         if corners is None:
             self.unread.append(f'a box without coordinates{_of(region)}')
             return
         self._persons[self._new_key(region)] = replace(
-            Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=_extra(region)
+            Person.empty(), box=corners, box_score=drawable(region.get('score')), extra=extra_of(region)
         )
 
     def read_points(self, regions: Sequence[tuple[Mapping[str, Any], Kind | None]], known: Container[str]) -> None:
@@ -334,7 +346,7 @@ class _Reader:
 
     def _point(self, region: Mapping[str, Any]) -> Piece | None:
         control, value = self._config.points, region['value']
-        labels, notes = labels_of(region, 'keypointlabels') or [], _notes(region)
+        labels, notes = labels_of(region, 'keypointlabels') or [], notes_of(region)
         name = ', '.join(labels)[:60]
         indices = set() if control is None else {control.index_of(_label(region, text)) for text in labels}
         if control is not None and control.is_generic:  # the note names the keypoint
@@ -370,7 +382,7 @@ class _Reader:
             points=points,
             is_skeleton=is_skeleton,
             is_chosen=str(region.get('id')) in self._choices,
-            extra=_extra(region),
+            extra=extra_of(region),
         )
 
     def _size_of(self, region: Mapping[str, Any]) -> Size:
@@ -383,28 +395,3 @@ def _of(region: Mapping[str, Any]) -> str:
 
 def _label(region: Mapping[str, Any], text: str) -> Label:
     return Label(str(region.get('from_name')), text)
-
-
-def _notes(region: Mapping[str, Any]) -> list[str]:
-    notes = meta_of(region).get('text')
-    return [str(note) for note in notes] if isinstance(notes, list) else [str(notes)]
-
-
-def _extra(region: Mapping[str, Any]) -> dict[str, Any]:
-    extra = meta_of(region).get('extra')
-    return extra if isinstance(extra, dict) else {}
-
-
-def _corners(value: Mapping[str, Any], size: Size) -> FloatArray | None:
-    """Return the upright box around a rectangle that is turned clockwise about its upper left corner."""
-    numbers = [drawable(value.get(key)) for key in ('x', 'y', 'width', 'height')]
-    if any(side is None for side in numbers):
-        return None
-    x, y, width, height = (side or 0.0 for side in numbers)
-    scale = np.array(size) / 100
-    angle = math.radians(drawable(value.get('rotation')) or 0.0)
-    along = np.array([math.cos(angle), math.sin(angle)]) * width * scale[0]
-    down = np.array([-math.sin(angle), math.cos(angle)]) * height * scale[1]
-    origin = np.array([x, y]) * scale
-    corners = np.stack([origin, origin + along, origin + down, origin + along + down])
-    return np.concatenate([corners.min(axis=0), corners.max(axis=0)]).astype(np.float32)
