@@ -7,18 +7,15 @@ The variables of learning_loop_node, such as `LOOP_*` and `DATA_FOLDER`, are rea
 import os
 import re
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import (
     AliasChoices,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,27 +23,25 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from .environment import is_own_address, variable_read
 from .errors import InvalidSettings
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from .setting_types import (
+    IN_LOWER_CASE,
+    IN_UPPER_CASE,
+    Fraction,
+    HeaderToken,
+    Hosts,
+    HostsOrAny,
+    LoopHost,
+    Moment,
+    Origins,
+)
 
 _LOGIN: Final = re.compile(r'(?<=://)[^\s"\'<>]*@|(?<!\S)[^/\s@:]+:[^\s@]+@')
 """User name and password in an address with or without a scheme."""
-DEFAULT_PORTS: Final = {'http': ':80', 'https': ':443'}
-"""Port that an origin omits, by scheme."""
-_HOST: Final = re.compile(r'(\[[0-9a-f:.]+\]|[a-z0-9]([\w.-]*[a-z0-9])?)(:\d{1,5})?', re.ASCII)
 
 
 def default_data_folder() -> Path:
     """Return the user's data folder for this project, the default of DATA_FOLDER."""
     return user_data_path('wholebody')
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -60,7 +55,7 @@ class Settings(BaseSettings):
     )
 
     # Learning Loop
-    loop_host: str | None = Field(
+    loop_host: LoopHost = Field(
         None,
         validation_alias=AliasChoices('LOOP_HOST', 'HOST'),
         description='Learning Loop to follow and to send images to. Unset: no Loop is contacted and no image is stored',
@@ -82,7 +77,7 @@ class Settings(BaseSettings):
     loop_ssl_cert_path: Path | None = Field(
         None, description="File with the certificate that the Loop's certificate is verified with"
     )
-    version_control_default: Annotated[Literal['follow_loop', 'pause'], BeforeValidator(_lower)] = Field(
+    version_control_default: Annotated[Literal['follow_loop', 'pause'], IN_LOWER_CASE] = Field(
         'follow_loop', description='`follow_loop`: follow the deployment target; `pause`: keep the current model'
     )
     poll_seconds: float = Field(
@@ -133,10 +128,10 @@ class Settings(BaseSettings):
         False,
         description='Log at level DEBUG instead of `LOG_LEVEL`, and log what blocks the event loop for over 0.1 s',
     )
-    log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], BeforeValidator(_upper)] = Field(
+    log_level: Annotated[Literal['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'], IN_UPPER_CASE] = Field(
         'INFO', description='Lowest level of the messages that are logged'
     )
-    log_format: Annotated[Literal['console', 'json'], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal['console', 'json'], IN_LOWER_CASE] = Field(
         'console', description='Form of log lines: `console` for people, `json` for one object per line'
     )
     use_backdoor_controls: bool = Field(
@@ -144,9 +139,7 @@ class Settings(BaseSettings):
     )
 
     # Model and engine
-    mode: Annotated[
-        Literal['starter', 'test-card', 'lightweight', 'balanced', 'performance'], BeforeValidator(_lower)
-    ] = Field(
+    mode: Annotated[Literal['starter', 'test-card', 'lightweight', 'balanced', 'performance'], IN_LOWER_CASE] = Field(
         'starter',
         description='Model to serve if no model is installed. `starter` finds people in photographs, `test-card` reads '
         'test cards; the others are published models, which are downloaded while the starter serves',
@@ -161,13 +154,13 @@ class Settings(BaseSettings):
     trial_seconds: float = Field(
         300, gt=0, description='Time limit for the trial inference of a new model package, in seconds'
     )
-    backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], BeforeValidator(_lower)] = Field(
+    backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], IN_LOWER_CASE] = Field(
         'auto', description='Inference runtime; `auto` takes the fastest one on this machine'
     )
-    precision: Annotated[Literal['auto', 'f32', 'bf16'], BeforeValidator(_lower)] = Field(
+    precision: Annotated[Literal['auto', 'f32', 'bf16'], IN_LOWER_CASE] = Field(
         'auto', description='Precision; `bf16` needs OpenVINO, `auto` takes it if the CPU has matrix units for it'
     )
-    device: Annotated[str, BeforeValidator(_lower)] = Field(
+    device: Annotated[str, IN_LOWER_CASE] = Field(
         'cpu',
         pattern=r'^(cpu|cuda(:\d+)?|tensorrt(:\d+)?|mps|gpu|npu)$',
         description='Device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `tensorrt:N`, `mps` (CoreML), or `gpu`, `npu` '
@@ -221,11 +214,11 @@ class Settings(BaseSettings):
         description='MiB of all requests and Socket.IO events in progress together; further ones are refused with 503. '
         'A single one may always use its own limit',
     )
-    api_token: SecretStr | None = Field(
+    api_token: HeaderToken = Field(
         None,
         description='Token required by all requests that carry images or change something. Unset: no token is required',
     )
-    cors_origins: str = Field(
+    cors_origins: Origins = Field(
         '',
         description='Origins of web pages that may use the node: `https://host:port`, comma separated, or `*`. Needed '
         "for other origins, and for the node's own pages behind a proxy with another name. Unset: only the node's own",
@@ -238,7 +231,7 @@ class Settings(BaseSettings):
     label_studio_api_token: SecretStr | None = Field(
         None, description='API token of Label Studio, legacy or personal access token'
     )
-    label_studio_hostnames: str = Field(
+    label_studio_hostnames: Hosts = Field(
         '',
         description="Other names of Label Studio in tasks' addresses: `host` or `host:port`, comma separated",
     )
@@ -253,7 +246,7 @@ class Settings(BaseSettings):
         description='Interval in seconds for asking Label Studio for annotations that no webhook has reported, for '
         'corrections; 0: never',
     )
-    corrections_since: datetime | None = Field(
+    corrections_since: Moment = Field(
         None,
         description='Annotations of projects that are new to the node are sent if they were changed after this time, '
         'e.g. `2026-01-31T12:00`, in UTC unless it has an offset; unset: if they are changed after the first contact',
@@ -261,7 +254,7 @@ class Settings(BaseSettings):
     predict_seconds: float = Field(
         85, gt=0, le=3600, description='Seconds in which `/predict` answers; Label Studio gives up after 100'
     )
-    image_hosts: str = Field(
+    image_hosts: HostsOrAny = Field(
         '*',
         description='Other hosts that task images may come from: `host`, `host:port`, comma separated; `*` for any '
         'public host (private ones must be listed as well); `none` for no other host',
@@ -276,51 +269,6 @@ class Settings(BaseSettings):
         if 'LOOP_HOST' in os.environ or not host or values.get('LOOP_HOST') != host or not is_own_address(host):
             return values
         return {name: value for name, value in values.items() if name != 'LOOP_HOST'}
-
-    @field_validator('loop_host')
-    @classmethod
-    def _host_with_or_without_scheme(cls, host: str | None) -> str | None:
-        if host is not None and not re.fullmatch(r'(https?://)?[^/?#@\s]+/?', host):
-            raise ValueError('give a host name, optionally with http:// or https:// and a port')
-        return host and host.rstrip('/')
-
-    @field_validator('label_studio_hostnames', 'image_hosts')
-    @classmethod
-    def _hosts(cls, text: str, field: ValidationInfo) -> str:
-        entries = [entry.strip().lower() for entry in text.split(',') if entry.strip()]
-        for entry in entries:
-            if not _HOST.fullmatch(entry) and not (entry == '*' and field.field_name == 'image_hosts'):
-                raise ValueError(f'{entry!r} is neither a host nor host:port')
-        return ','.join(entries)
-
-    @field_validator('corrections_since', mode='before')
-    @classmethod
-    def _moment(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        try:
-            moment = datetime.fromisoformat(value.strip())
-        except ValueError:
-            raise ValueError('give a date in ISO 8601, such as 2026-01-31 or 2026-01-31T12:00+01:00') from None
-        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-    @field_validator('api_token')
-    @classmethod
-    def _fits_into_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        text = '' if token is None else token.get_secret_value()
-        if not text.isascii() or not text.isprintable() or ' ' in text:
-            raise ValueError('use ASCII letters, digits and punctuation only, for instance from `openssl rand -hex 24`')
-        return token
-
-    @field_validator('cors_origins')
-    @classmethod
-    def _origins(cls, text: str) -> str:
-        entries = [entry.strip().lower().rstrip('/') for entry in text.split(',') if entry.strip()]
-        for entry in entries:
-            scheme, _, host = entry.partition('://')
-            if entry != '*' and not (scheme in ('http', 'https') and _HOST.fullmatch(host)):
-                raise ValueError('give origins like https://host:8080, comma separated, or *')
-        return ','.join(entry.removesuffix(DEFAULT_PORTS.get(entry.partition(':')[0], ',')) for entry in entries)
 
     @field_validator('data_folder')
     @classmethod

@@ -26,7 +26,8 @@ from detector.api.error_answers import answer
 from detector.api.route_policy import Access, policy_of
 from detector.errors import ForeignOrigin, Unauthorized, WholebodyError
 from detector.observability.logs import OnceASecond
-from detector.settings import DEFAULT_PORTS, Settings
+from detector.setting_types import DEFAULT_PORTS
+from detector.settings import Settings
 
 log = logging.getLogger('wholebody.access')
 
