@@ -14,7 +14,7 @@ from detector.datasets.fields import read_text
 from detector.errors import ExtraMissing
 from detector.wording import counted
 
-from .common import ConfigOption, FileArgument, ProjectsOption, check_source, in_project
+from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, in_project
 
 if TYPE_CHECKING:
     from detector.label_studio.evaluation.agreement import Agreement
@@ -55,7 +55,8 @@ def evaluate(
 
     The figures cover all tasks with an annotation that is not skipped; the newest one counts. Where several annotators
     have labelled the same tasks, the command also compares them with each other, by OKS per part. A file must contain
-    the predictions themselves, not only their numbers. The command needs the extra `evaluate`.
+    the predictions themselves, not only their numbers. The exit status is 1 if tasks or regions are left out, because
+    they cannot be read. The command needs the extra `evaluate`.
     """
     check_source(file, project, config)
     _check_extra(plots=html is not None)
@@ -79,6 +80,7 @@ def evaluate(
     if html is not None:
         to_html(evaluations, html)
         print(html)
+    end_with(annotated.omissions)
 
 
 def _check_extra(*, plots: bool) -> None:

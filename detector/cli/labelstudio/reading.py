@@ -49,6 +49,8 @@ async def opened(
     """
     async with AsyncExitStack() as stack:
         progress = stack.enter_context(progress_bar())
+        show = line_printer(progress)
+        omissions = Omissions(show)
         connection: Connection | None
         if file is None:
             connection = await stack.enter_async_context(connected(settings))
@@ -58,14 +60,13 @@ async def opened(
             connection = Connection.of(settings, seconds=settings.image_seconds)
             if connection is not None:
                 stack.push_async_callback(connection.close)
-            batches = [_of_file(file, config, choice, progress)]
+            batches = [_of_file(file, config, choice, progress, omissions)]
         images = TaskImages.of(settings, connection)
         stack.push_async_callback(images.close)
-        show = line_printer(progress)
         reader = Reader(
             source=images,
             unlabelled=everything,
-            omissions=Omissions(show),
+            omissions=omissions,
             warn=show,
             max_pixels=settings.max_image_pixels,
         )
@@ -90,8 +91,8 @@ async def _of_project(project: Project, choice: Choice, progress: Progress) -> B
     return _tracked(project.tasks(full=True), progress, bar), parse(await project.label_config()), choice
 
 
-def _of_file(file: Path, config: Path | None, choice: Choice, progress: Progress) -> Batch:
-    tasks = tasks_in_file(file)
+def _of_file(file: Path, config: Path | None, choice: Choice, progress: Progress, omissions: Omissions) -> Batch:
+    tasks = tasks_in_file(file, omissions)
     if choice.predictions and choice.model_version is None:
         version = newest_version(tasks)
         if version is None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detector.cli.common import load_settings
-from detector.errors import LoopFault
 from detector.wording import counted
 
 from .common import ConfigOption, FileArgument, ProjectsOption, check_source, end_with, in_words, print_passed_over
@@ -37,7 +36,7 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
         labels = opened(settings, file=file, config=config, projects=projects, choice=Choice())
         reader, labelled = await stack.enter_async_context(labels)
         loop = stack.enter_context(loop_export.open_export(settings, reader.omissions))
-        reader.wants_images, reader.skip = True, loop.is_known
+        reader.wants_images, reader.skip = True, loop.passes_over
         await loop.outbox.start()
         try:
             await loop.send(labelled)
@@ -46,5 +45,6 @@ async def _send(settings: 'Settings', file: Path | None, projects: Sequence[str]
         print(f'{settings.loop_url}: {counted(loop.sent, "image")}, {in_words(loop.counts)}')
         print_passed_over({'not labelled': reader.not_labelled, 'sent before': loop.known})
         if loop.refused:
-            raise LoopFault(f'the Learning Loop has refused {counted(loop.refused, "image")}; they are set aside')
+            line = f'the Learning Loop has refused {counted(loop.refused, "image")}; they are set aside'
+            reader.omissions.add('image refused by the Learning Loop', line, loop.refused)
         end_with(reader.omissions)

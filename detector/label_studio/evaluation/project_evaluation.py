@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import Size
 from detector.errors import InvalidRequest
 from detector.label_studio.labels.config import LabelingConfig, any_style, parse
@@ -11,6 +12,7 @@ from detector.label_studio.labels.regions import read_results
 from detector.label_studio.labels.tasks import (
     Json,
     annotations_of,
+    check_labels,
     file_of,
     id_of,
     keypoints_of,
@@ -37,11 +39,13 @@ class Annotated:
 
     :ivar tasks: number of tasks with an annotation that was not skipped.
     :ivar warnings: faults of single tasks, each with the task's number.
+    :ivar omissions: counts what is left out, and adds a line for it to the warnings.
     """
 
     def __init__(self) -> None:
         self.tasks = 0
         self.warnings: list[str] = []
+        self.omissions = Omissions(self.warnings.append)
         self._images: dict[str, list[Evaluated]] = {}
         self._labelled: list[list[Labelled]] = []
         self._since: dict[str, str] = {}
@@ -65,17 +69,20 @@ class Annotated:
         if annotation is None:
             return
         self.tasks += 1
+        if not self.omissions.each('task', [(task,)], _check):
+            return
         number, annotated = id_of(task), results_of(annotation)
         predictions, by_annotator = _newest_predictions(task), _by_annotator(task)
         regions = [annotated, *map(results_of, [*by_annotator.values(), *predictions.values()])]
         size = next((size for size in map(size_of, regions) if size is not None), None)
         if size is None and any(regions):
-            self.warnings.append(f'task {number} is left out: no region states the size of its image')
+            self.omissions.add('task', f'task {number} is left out: no region states the size of its image')
             return
         reading = read_results(annotated, config, size or _NOWHERE)
-        self.warnings += [f'task {number} has {phrase}' for phrase in reading.unread]
+        for phrase in reading.unread:
+            self.omissions.add('fault in regions', f'task {number} has {phrase}')
         if reading.is_lost:
-            self.warnings.append(f'task {number} is left out: none of its persons can be read')
+            self.omissions.add('task', f'task {number} is left out: none of its persons can be read')
             return
         name = f'{file_of(task, config)} (task {number})'.strip()
         people = persons_in(annotated, config, size or _NOWHERE)
@@ -121,6 +128,13 @@ class Annotated:
                     f'no annotated task has a prediction of {version!r}, only of {", ".join(self.versions)}'
                 )
         return [evaluate(self._images[version]) for version in dict.fromkeys(versions or self.versions)]
+
+
+def _check(task: Json) -> bool:
+    """:raises InvalidRequest: the regions of an annotation or a prediction cannot be read."""
+    check_labels(task, 'annotations')
+    check_labels(task, 'predictions')
+    return True
 
 
 def _by_annotator(task: Json) -> dict[str, Json]:
@@ -173,7 +187,7 @@ def read_snapshot(path: Path, annotated: Annotated, *, xml: str | None = None) -
         labeling config offers no keypoints.
     """
     config = any_style() if xml is None else with_keypoints(parse(xml))
-    for task in tasks_in_file(path):
+    for task in tasks_in_file(path, annotated.omissions):
         annotated.add(task, config)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.datasets.fields import as_list, as_mapping, read_json
+from detector.datasets.omissions import Omissions
 from detector.datasets.person import NOT_LABELLED, Person, Size
 from detector.errors import InvalidRequest
 from detector.pose.skeleton import KEYPOINT_COUNT
@@ -22,6 +23,7 @@ from .values import size_in
 
 Json = Mapping[str, Any]
 
+_TASK_FIELDS: Final = frozenset(('data', 'annotations'))
 WITHOUT_VERSION: Final = 'undefined'
 """Label Studio's name for the version of a prediction without one."""
 _UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
@@ -29,16 +31,26 @@ _UPLOADED: Final = re.compile(r'[0-9a-f]{8}-(?=.)')
 _IMAGE_KIND: Final = re.compile(r'data:image/(?P<kind>jpe?g|png|webp)\b', re.IGNORECASE)
 
 
-def tasks_in_file(path: Path) -> list[Json]:
+def tasks_in_file(path: Path, omissions: Omissions) -> list[Json]:
     """Read the tasks of a JSON export of Label Studio.
 
-    :raises InvalidRequest: the file cannot be read or is not such an export.
+    :param omissions: receives entries that are not tasks.
+    :raises InvalidRequest: the file cannot be read, or none of its entries is a task.
     """
-    tasks = [as_mapping(task, f'{path}: [{n}]') for n, task in enumerate(as_list(read_json(path), str(path)))]
-    for number, task in enumerate(tasks):
-        if 'data' not in task or 'annotations' not in task:
-            raise InvalidRequest(f'{path}: [{number}] has no data and annotations: export as JSON, not as JSON-MIN')
-    return tasks
+    entries = as_list(read_json(path), str(path))
+    if entries and not any(isinstance(entry, Mapping) and entry.keys() >= _TASK_FIELDS for entry in entries):
+        raise InvalidRequest(f'{path}: [0] has no data and annotations: export as JSON, not as JSON-MIN')
+    return omissions.each('entry', [(entry, f'{path}: [{number}]') for number, entry in enumerate(entries)], _task)
+
+
+def _task(entry: object, where: str) -> Json:
+    task = as_mapping(entry, f'{where} is left out: it')
+    missing = sorted(_TASK_FIELDS - task.keys())
+    if missing:
+        raise InvalidRequest(
+            f'{where} is left out: it has no {" and ".join(missing)}; export the project again as JSON'
+        )
+    return task
 
 
 def id_of(item: Json) -> int:

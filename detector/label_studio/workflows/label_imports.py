@@ -18,7 +18,7 @@ from detector.datasets.omissions import Omissions
 from detector.datasets.person import Person
 from detector.datasets.poses_json import FORMAT, read_poses_json
 from detector.datasets.yolo import read_yolo
-from detector.errors import InvalidRequest, LabelStudioFault
+from detector.errors import InvalidRequest, LabelStudioFault, NotInLabelStudio
 from detector.label_studio.labels.config import LabelingConfig, parse
 from detector.label_studio.labels.regions import from_results, to_results
 from detector.label_studio.labels.task_labels import with_kept
@@ -184,8 +184,12 @@ class Importer:
 
     async def _annotate(self, image: LabelledImage, task: Mapping[str, Any], config: LabelingConfig) -> None:
         for results in self.omissions.each('image', [(image, config)], self._regions):
-            await self.project.annotate(task['id'], results)
-            self.counts['imported'] += 1
+            try:
+                await self.project.annotate(task['id'], results)
+            except (InvalidRequest, NotInLabelStudio) as error:
+                self._report(image, 'refused by Label Studio', str(error))
+            else:
+                self.counts['imported'] += 1
         self.advance(1)
 
     async def _predict(self, pairs: Sequence[Pair], config: LabelingConfig, has_labels: set[int]) -> None:
@@ -195,17 +199,29 @@ class Importer:
             for results in self.omissions.each('image', [(image, config)], self._regions)
         )
         for batch in batches(predictions, lambda pair: len(json.dumps(pair[1]))):
-            sent = [prediction for _, prediction in batch]
-            old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
-            created = await self.project.import_predictions(sent)
-            stored = created if created == len(sent) else await self._name_dropped(batch, old)
-            for prediction_id in (number for numbers in old for number in numbers):
-                await self.project.delete_prediction(prediction_id)
-            self.counts['imported'] += stored
-            self.advance(len(sent))
+            await self._store(batch, has_labels)
+            self.advance(len(batch))
         if pairs:
             assert self.model_version is not None
             await self.project.remove_surplus(self.model_version)
+
+    async def _store(self, batch: Sequence[Pair], has_labels: set[int]) -> None:
+        """Store predictions; if Label Studio refuses them, store halves, until the one that it refuses is found."""
+        sent = [dict(prediction) for _, prediction in batch]
+        old = [await self._predictions(one['task']) if one['task'] in has_labels else [] for one in sent]
+        try:
+            created = await self.project.import_predictions(sent)
+        except InvalidRequest as error:
+            if len(batch) == 1:
+                self._report(batch[0][0], 'refused by Label Studio', str(error))
+                return
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                await self._store(half, has_labels)
+            return
+        stored = created if created == len(sent) else await self._name_dropped(batch, old)
+        for prediction_id in (number for numbers in old for number in numbers):
+            await self.project.delete_prediction(prediction_id)
+        self.counts['imported'] += stored
 
     def _prediction(self, image: LabelledImage, task: Mapping[str, Any], results: Sequence[Region]) -> Json:
         scores = [person.scores[person.labelled] for person in image.persons]

@@ -53,17 +53,21 @@ class LoopExport:
     counts: Counter[str] = field(default_factory=Counter)
     known: int = 0
 
-    def is_known(self, task: TaskLabels) -> bool:
-        """Return True and count the task if this version of its annotation was already sent."""
-        hint = _hint(task)
-        is_known = hint is not None and self.queue.was_sent(hint, str(task.origin.get('updated_at')))
-        self.known += is_known
-        return is_known
+    def passes_over(self, task: TaskLabels) -> bool:
+        """Return True if the image of a task is not needed: its annotation was already sent, or cannot be sent.
+
+        The one is counted, the other reported.
+        """
+        for hint in self.omissions.each('task without ids', [(task,)], _hint):
+            is_known = self.queue.was_sent(hint, str(task.origin['updated_at']))
+            self.known += is_known
+            return is_known
+        return True
 
     async def send(self, labelled: AsyncIterator[Labelled]) -> None:
         """Send annotated images, and return when the Loop has received them.
 
-        :param labelled: labelled images with their files.
+        :param labelled: labelled images with their files, without those that `passes_over` names.
         :raises LoopFault: the Loop accepts nothing; the next run sends the waiting images.
         :raises OutboxFault: the disk is full.
         """
@@ -83,16 +87,15 @@ class LoopExport:
 
     async def _save(self, labelled: Labelled) -> None:
         task, content = labelled.task, labelled.content
+        assert content is not None
         hint = _hint(task)
-        if hint is None or content is None:
-            raise InvalidRequest(f'task {task.task_id} has no annotation id, no project id, or no image')
         pixels = await asyncio.to_thread(partial(images.decode_image, content, max_pixels=self.max_pixels))
         jpeg = await asyncio.to_thread(images.as_jpeg, content, pixels)
         metadata = to_metadata(
             labelled.image.persons, self.category_ids, hint, task=task.task_id, annotator=task.origin.get('annotator')
         )
         await self.outbox.save(jpeg, metadata)
-        await asyncio.to_thread(self.queue.finish, hint, str(task.origin.get('updated_at')))
+        await asyncio.to_thread(self.queue.finish, hint, str(task.origin['updated_at']))
         self.sent += 1
         self.counts += counts_of(labelled.image.persons)
 
@@ -146,8 +149,16 @@ def open_export(settings: Settings, omissions: Omissions) -> Iterator[LoopExport
             queue.close()
 
 
-def _hint(task: TaskLabels) -> Hint | None:
-    annotation, project = task.origin.get('annotation'), task.origin.get('project')
-    if type(annotation) is not int or type(project) is not int:
-        return None
+def _hint(task: TaskLabels) -> Hint:
+    """Return the ids by which the export knows which versions it has sent.
+
+    :raises InvalidRequest: an id or the time of the last change is missing.
+    """
+    annotation, project, changed = (task.origin.get(name) for name in ('annotation', 'project', 'updated_at'))
+    if type(annotation) is not int or type(project) is not int or not isinstance(changed, str):
+        raise InvalidRequest(
+            f'task {task.task_id} is left out: its project is {project!r}, and its annotation has the id '
+            f'{annotation!r} and the updated_at {changed!r}, but all are needed; name the project with --project, or '
+            'export it again'
+        )
     return Hint(annotation=annotation, project=project)

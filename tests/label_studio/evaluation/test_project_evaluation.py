@@ -132,7 +132,8 @@ def test_the_command_takes_a_labeling_config_of_ones_own(tmp_path: Path) -> None
 
 
 def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
-    """The command warns on standard error and in the JSON about images without a size or with two sizes."""
+    """The command warns on standard error and in the JSON about images without a size or with two sizes, and ends with
+    the count of those that it leaves out and exit status 1."""
     person = make_person()
     good, small, unknown = (
         make_task(number, SKELETON, people=[person], predicted={'m': [person]}) for number in (1, 2, 3)
@@ -143,7 +144,8 @@ def test_the_command_warns_with_numbers_of_tasks(tmp_path: Path) -> None:
             del region['original_width']
     figures = tmp_path / 'figures.json'
     result = invoke(app, 'evaluate', snapshot(tmp_path / 's.json', good, small, unknown), '--json', figures)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert result.stdout.endswith('left out: 1 task\n')
     assert 'warning: task 2: its image has 1000 × 800 pixels, but 500 × 400 for m' in result.stderr
     assert 'warning: task 3 is left out' in result.stderr
     found = json.loads(figures.read_text())
@@ -259,7 +261,7 @@ def test_a_labeling_config_without_keypoints_is_refused() -> None:
     [
         ('{', 'is not JSON'),
         ('{}', 'must be a list'),
-        ('[1]', 'must be a mapping'),
+        ('[1]', 'has no data and annotations'),
         ('[{"data": {}, "id": 1}]', 'not as JSON-MIN'),
         (
             '[{"data": {}, "id": 4, "annotations": [{"result": []}], "predictions": [12]}]',
@@ -276,13 +278,26 @@ def test_files_that_are_no_snapshot_are_refused(tmp_path: Path, content: str, te
 
 
 def test_odd_tasks_do_no_harm() -> None:
-    """Malformed tasks raise nothing."""
+    """Malformed tasks are left out with a line, and raise nothing."""
     annotated = Annotated()
     annotated.add({}, SKELETON)
     annotated.add({'annotations': [None, {'result': [None, 3, {}]}], 'predictions': [None, {}]}, SKELETON)
-    assert annotated.warnings == ['task 0 is left out: no region states the size of its image']
+    assert annotated.warnings == ['task 0 is left out: annotations[1].result[0] must be a mapping, not missing or null']
     with pytest.raises(InvalidRequest, match='none of the 1 annotated tasks has a usable prediction'):
         annotated.evaluate()
+
+
+@pytest.mark.parametrize('name', ['data', 'annotations'])
+def test_an_entry_that_is_no_task_does_not_stop_the_others(tmp_path: Path, name: str) -> None:
+    """An entry of a snapshot that is not a task has a line with its place; the other tasks are evaluated."""
+    person = make_person()
+    tasks = [make_task(number, SKELETON, people=[person], predicted={'m': [person]}) for number in (1, 2, 3)]
+    del tasks[1][name]
+    annotated = Annotated()
+    read_snapshot(snapshot(tmp_path / 's.json', *tasks), annotated)
+    (line,) = annotated.warnings
+    assert f'[1] is left out: it has no {name}; export the project again' in line
+    assert len(annotated.evaluate()[0].images) == 2
 
 
 def test_persons_that_cannot_be_read_are_not_counted_as_nobody() -> None:

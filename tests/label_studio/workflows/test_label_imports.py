@@ -13,7 +13,7 @@ from detector.datasets.coco import to_coco
 from detector.datasets.omissions import Omissions
 from detector.datasets.poses_json import to_poses_json
 from detector.datasets.yolo import write_yolo
-from detector.errors import InvalidRequest, InvalidSettings
+from detector.errors import InvalidRequest, InvalidSettings, NotInLabelStudio
 from detector.label_studio.labels.config import generate
 from detector.label_studio.labels.task_labels import kept_of
 from detector.label_studio.server.project import Json, Project
@@ -120,6 +120,39 @@ async def test_what_label_studio_drops_is_named() -> None:
     assert importer.omissions.counts['image refused by Label Studio'] == 1
     assert '0002.jpg is not imported, refused by Label Studio: task 2' in lines
     assert any(line.startswith('0001.jpg: ') and 'keypoints are left out' in line for line in lines)
+    assert sum(done) == 3
+
+
+class RefusingProject(ForgetfulProject):
+    """Refuses the labels of task 2: predictions with 400, together with all others in the request, annotations too."""
+
+    async def import_predictions(self, predictions: Sequence[Json]) -> int:
+        if any(prediction['task'] == 2 for prediction in predictions):
+            raise InvalidRequest('Label Studio refuses them: task 2')
+        return await super().import_predictions(predictions)
+
+    async def annotate(self, task_id: int, result: Sequence[Json]) -> Json:
+        if task_id == 2:
+            raise NotInLabelStudio('Label Studio has no /api/tasks/2')
+        annotation = {'id': 8, 'result': list(result)}
+        self.stored[task_id].append(annotation)
+        return annotation
+
+
+@pytest.mark.parametrize('version', ['v1', None])
+async def test_labels_that_label_studio_refuses_do_not_stop_the_others(version: str | None) -> None:
+    """Predictions or an annotation that Label Studio refuses have a line; those of all other images are imported."""
+    lines: list[str] = []
+    done: list[int] = []
+    project = RefusingProject()
+    importer = Importer(
+        project=cast(Project, project), model_version=version, omissions=Omissions(lines.append), advance=done.append
+    )
+    await importer.run([make_image(1, number) for number in (1, 2, 3)])
+    assert [bool(labels) for labels in project.stored.values()] == [True, False, True]
+    assert importer.counts['imported'] == 2
+    assert importer.omissions.counts['image refused by Label Studio'] == 1
+    assert any(line.startswith('0002.jpg is not imported, refused by Label Studio: Label Studio ') for line in lines)
     assert sum(done) == 3
 
 

@@ -76,6 +76,31 @@ def test_each_version_arrives_once(tmp_path: Path, loop: MockLoopProcess) -> Non
     assert len(loop.images()) == 3
 
 
+@pytest.mark.parametrize(
+    ('place', 'name'),
+    [('task', 'project'), ('annotation', 'id'), ('annotation', 'updated_at'), ('task', 'id'), ('task', 'data')],
+)
+def test_a_task_that_cannot_be_sent_does_not_stop_the_others(
+    tmp_path: Path, loop: MockLoopProcess, place: str, name: str
+) -> None:
+    """A task without the ids that identify its version is left out with a line and the remedy; the others are sent, and
+    the exit status is 1."""
+    labelled = tasks()
+    changed = labelled[0] if place == 'task' else labelled[0]['annotations'][0]
+    changed.pop('created_at', None)
+    del changed[name]
+    file = write_export(tmp_path / 'tasks.json', labelled)
+    result = invoke(app, 'labelstudio', 'send-to-loop', file)
+    assert result.exit_code == 1, result.output
+    assert '1 image, 2 persons' in result.output
+    assert 'left out: 1 ' in result.output
+    assert [image['metadata']['source'] for image in loop.images()] == ['Label Studio, annotation 4']
+    if (place, name) != ('task', 'id'):
+        assert f'{"task 1" if name != "data" else "[0]"} is left out' in result.output
+    if name not in ('id', 'data') or place == 'annotation':
+        assert 'name the project with --project' in result.output
+
+
 def test_what_the_loop_does_not_take_waits(
     tmp_path: Path, loop: MockLoopProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
