@@ -2,19 +2,25 @@
 
 import asyncio
 import shutil
+import ssl
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.processes import free_port
 from benchmarks.support.waiting import PATIENCE, eventually_async
+from detector.errors import NoLearningLoop, OutboxFault
+from detector.observability import request_context
 from detector.outbox import outbox as outbox_module
 from detector.outbox.files import Entry
-from detector.outbox.outbox import Outbox
+from detector.outbox.outbox import Outbox, open_outbox
 from detector.outbox.posting import Answer, Outcome
+from detector.settings import Settings
 from tests.support.outboxes import Script, accept, fill, make_outbox, names, until_empty
 
 
@@ -32,7 +38,7 @@ async def test_a_backlog_goes_in_batches_of_20_without_pauses(script: Script, tm
 
 @pytest.mark.parametrize('status', [413, 422])
 async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
-    script: Script, outbox: Outbox, status: int
+    script: Script, outbox: Outbox, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The refused image is set aside with the Loop's reason in the log; all others arrive once."""
     entries = await fill(outbox, 20)
@@ -48,6 +54,7 @@ async def test_a_refused_batch_is_halved_until_the_culprit_is_alone(
     assert outbox.about() | {'uploaded': 19, 'set_aside': 1, 'waiting': 0} == outbox.about()
     folder = entries[7].folder.parent.parent / 'set_aside' / culprit
     assert {path.name for path in folder.iterdir()} == {entries[7].jpeg.name, entries[7].metadata.name}
+    assert f'{culprit}\' is set aside: the Learning Loop answers {status} {{"detail": "bad"}}' in caplog.text
 
 
 async def test_a_limit_of_the_request_size_is_learned(script: Script, outbox: Outbox) -> None:
@@ -324,6 +331,7 @@ async def test_deleted_images_do_not_hold_up_the_others(script: Script, outbox: 
     await outbox.set_mode('continuous_upload')
     await until_empty(outbox)
     assert outbox.about()['vanished'] == 2
+    assert [] not in script.batches
     left = {path.name for path in entries[0].folder.parent.parent.rglob('*') if path.is_file()}
     assert left == {entries[3].metadata.name}, 'the rest of an incomplete image must be set aside'
 
@@ -372,3 +380,87 @@ async def test_a_fault_inside_is_survived(script: Script, outbox: Outbox, monkey
     await outbox.start()
     await until_empty(outbox)
     assert len(script.taken) == 2
+
+
+async def test_settings_reach_the_outbox(tmp_path: Path) -> None:
+    """Folder, limits, interval, address and certificates come from the settings."""
+    loop: dict[str, Any] = {'loop_host': 'localhost:1', 'loop_organization': 'o', 'loop_project': 'p'}
+    settings = Settings(data_folder=tmp_path, max_outbox_size=2, max_outbox_mib=1, upload_seconds=7, **loop)
+    held = False
+    outbox = open_outbox(settings, held=lambda: held)
+    entries = await fill(outbox, 3)
+    assert (outbox.queue.waiting(), entries[2].priority) == (entries[:0:-1], False)
+    assert entries[2].folder.is_relative_to(settings.outbox_folder)
+    with pytest.raises(OutboxFault, match='the outbox holds 1048576 '):
+        await outbox.save(bytes(1024**2), ImageMetadata())
+    assert outbox._poster.url == f'{settings.loop_url}/api/o/projects/p/images'
+    assert isinstance(outbox._poster._ssl_context, ssl.SSLContext)
+    assert (outbox._interval, outbox._held()) == (7, False)
+    held = True
+    assert outbox._held()
+
+
+async def test_an_image_is_of_normal_priority_and_its_metadata_is_json(outbox: Outbox) -> None:
+    """A number that JSON does not have stores nothing, since the Loop could not read the metadata."""
+    assert not (await outbox.save(b'jpeg', ImageMetadata())).priority
+    with pytest.raises(ValueError, match='not JSON compliant'):
+        await outbox.save(b'jpeg', ImageMetadata(source=float('nan')))  # type: ignore[arg-type]
+    assert outbox.about() | {'mode': 'stopped', 'saved': 1, 'waiting': 1, 'error': None} == outbox.about()
+
+
+async def test_the_disk_is_used_in_threads_of_the_outbox(
+    script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that stalls does not occupy the threads of detections, also while files are read for a request."""
+    threads: list[str] = []
+    read, write = Path.read_bytes, outbox.queue._files.write
+
+    def reading(path: Path) -> bytes:
+        threads.append(threading.current_thread().name)
+        return read(path)
+
+    def writing(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return write(*arguments, **options)
+
+    monkeypatch.setattr(Path, 'read_bytes', reading)
+    monkeypatch.setattr(outbox.queue._files, 'write', writing)
+    await fill(outbox, 1)
+    await outbox.start()
+    await until_empty(outbox)
+    assert len(threads) == 3
+    assert all(name.startswith('outbox') for name in threads)
+
+
+async def test_uploads_belong_to_no_request(script: Script, outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log lines of uploads do not carry the id of the request that set the mode."""
+    ids: list[str | None] = []
+    post: Any = outbox._poster.post
+
+    async def noting(*arguments: Any, **options: Any) -> Any:
+        ids.append(request_context.request_id())
+        return await post(*arguments, **options)
+
+    monkeypatch.setattr(outbox._poster, 'post', noting)
+    await fill(outbox, 1)
+    request_context.begin('a request')
+    await outbox.set_mode('continuous_upload')
+    await until_empty(outbox)
+    assert ids == [None]
+
+
+async def test_without_a_loop_nothing_is_stored_or_sent() -> None:
+    """The outbox of a node without a Loop refuses images and uploads, and can be stopped."""
+    outbox = open_outbox(Settings())
+    await outbox.start()
+    with pytest.raises(NoLearningLoop, match='^The outbox '):
+        await outbox.save(b'jpeg', ImageMetadata())
+    with pytest.raises(NoLearningLoop, match='^The outbox '):
+        _ = outbox.queue
+    with pytest.raises(NoLearningLoop, match='^An upload '):
+        await outbox.set_mode('continuous_upload')
+    with pytest.raises(ValueError, match='sometimes'):
+        await outbox.set_mode('sometimes')
+    await outbox.set_mode('stopped')
+    assert (outbox.count, outbox.about()) == (0, {'mode': 'stopped'})
+    await outbox.close()

@@ -3,7 +3,7 @@
 import shutil
 import threading
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,12 @@ def test_a_batch_is_bounded_in_bytes_but_never_empty(tmp_path: Path) -> None:
     first, second, large = (save(queue, size=size) for size in (100, 100, 5000))
     assert queue.next_batch(20, 250, 0) == [large]
     send(queue, [large])
-    assert queue.next_batch(20, 250, 0) == [second, first]
+    for limit in (250, 200):
+        assert queue.next_batch(20, limit, 0) == [second, first]
     assert queue.next_batch(20, 199, 0) == [second]
+    for entry in (first, second):
+        queue.mark_failing(entry)
+    assert queue.next_batch(20, 199, 0) == [second], 'a batch of failing images is bounded as well'
 
 
 def test_the_oldest_of_normal_priority_are_dropped_first(tmp_path: Path) -> None:
@@ -93,6 +97,45 @@ def test_bytes_are_bounded_and_priority_is_refused_rather_than_dropped(tmp_path:
         with pytest.raises(OutboxFault, match='MAX_OUTBOX_MIB'):
             save(queue, priority=priority, size=250)
     assert_accounts(queue, saved=8, dropped=4, failed=2)
+
+
+def test_several_images_make_room_for_a_large_one(tmp_path: Path) -> None:
+    """As many of the oldest images are dropped as a large one needs, and one of the limit's size is accepted."""
+    queue = make_queue(tmp_path, max_bytes=1000)
+    small = [save(queue, size=200) for _ in range(5)]
+    large = save(queue, priority=True, size=700)
+    assert queue.waiting() == [large, small[4]]
+    assert queue.size == 900
+    send(queue, [large])
+    largest = save(queue, priority=True, size=1000)
+    assert queue.waiting() == [largest]
+    assert_accounts(queue, saved=7, uploaded=1, dropped=5)
+
+
+def test_a_queue_that_was_not_loaded_takes_images(tmp_path: Path) -> None:
+    """A queue whose folder could not be read at the start counts what it accepts from then on, and finds it by name."""
+    queue = OutboxQueue(tmp_path, max_images=10, max_bytes=1000)
+    urgent, normal = save(queue, priority=True, size=30), save(queue, size=40)
+    assert [queue.find(name) for name in (urgent.name, normal.name, 'other')] == [urgent, normal, None]
+    assert queue.waiting() == [urgent, normal]
+    expected = {'waiting': 2, 'waiting_priority': 1, 'bytes': 70, 'saved': 2}
+    assert queue.about() == dict.fromkeys(queue.about(), 0) | expected
+    for entry in (urgent, normal):
+        queue.mark_failing(entry)
+    assert queue.next_batch(2, 1000, 0) == [urgent, normal]
+    assert queue.next_batch(1, 1000, 0) == [urgent]
+    assert queue.retries(urgent) is None
+
+
+def test_a_failing_image_that_leaves_is_no_longer_failing(tmp_path: Path) -> None:
+    """An image that was set aside after a failure does not count when the next one is isolated."""
+    queue = make_queue(tmp_path)
+    gone, failing = save(queue), save(queue)
+    queue.mark_failing(gone)
+    queue.set_aside(gone, 'test')
+    queue.mark_failing(failing)
+    queue.isolate(now=0, pause=10)
+    assert queue.retries(failing) == 0
 
 
 def test_what_is_on_its_way_is_not_dropped(tmp_path: Path) -> None:
@@ -163,7 +206,7 @@ def test_an_isolated_image_is_retried_by_itself_after_growing_pauses(tmp_path: P
     assert queue._failing == set()
 
 
-def test_ends_are_counted(tmp_path: Path) -> None:
+def test_ends_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Uploaded, set aside and vanished images are counted once, even if an event happens twice."""
     queue = make_queue(tmp_path)
     uploaded, aside, vanished, halved, *_ = (save(queue) for _ in range(6))
@@ -176,6 +219,8 @@ def test_ends_are_counted(tmp_path: Path) -> None:
     queue.vanished(halved)
     for entry in (aside, halved):
         assert (tmp_path / 'set_aside' / entry.name / entry.jpeg.name).exists()
+    for entry, why in ((aside, 'test'), (halved, 'one of its files is missing')):
+        assert f"{entry.name}' is set aside: {why}\n" in caplog.text
     assert queue.find(uploaded.name) is None
     assert_accounts(queue, saved=6, uploaded=1, vanished=1, set_aside=2)
 
@@ -233,6 +278,35 @@ def test_names_of_a_clock_gone_wrong_are_not_followed(tmp_path: Path) -> None:
     assert names == sorted(set(names))
     assert names[-1] < '2199'
     assert len(queue.waiting()) == 4
+
+
+@pytest.mark.parametrize(
+    ('ahead', 'followed'), [(timedelta(days=1), False), (timedelta(days=1, microseconds=-1), True)]
+)
+def test_names_continue_from_up_to_a_day_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: timedelta, followed: bool
+) -> None:
+    """A clock that was set back by less than a day continues the names; one set back further begins with its time."""
+    monkeypatch.setattr(outbox_queue, 'datetime', FrozenClock)
+    last = FrozenClock.current + ahead
+    OutboxFiles(tmp_path).write(last.isoformat('_', 'microseconds'), b'jpeg', b'{}', priority=False)
+    expected = last + timedelta(microseconds=1) if followed else FrozenClock.current
+    assert save(make_queue(tmp_path)).name == expected.isoformat('_', 'microseconds')
+
+
+def test_names_that_are_all_taken_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ten names that another process has taken, the image is refused with the reason."""
+    queue = make_queue(tmp_path)
+    tried: list[str] = []
+
+    def taken(name: str, *_: bytes, **__: bool) -> None:
+        tried.append(name)
+
+    monkeypatch.setattr(queue._files, 'write', taken)
+    with pytest.raises(OutboxFault, match='cannot store the image: another process writes the same names, last 2'):
+        save(queue)
+    assert len(set(tried)) == 10
+    assert queue.counters.failed == 1
 
 
 def test_a_name_that_another_process_took_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
