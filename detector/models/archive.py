@@ -28,9 +28,9 @@ _PLAIN_NAME: Final = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 def write_archive(archive: Path, files: Mapping[str, Path | bytes]) -> None:
     """Write files into a flat zip. Its bytes depend only on the names and contents of the files."""
-    with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED) as target:
+    with zipfile.ZipFile(archive, 'w') as target:
         for name, content in files.items():
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(name)  # its date is always the same
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             if isinstance(content, bytes):

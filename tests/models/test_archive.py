@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from detector.errors import InvalidPackage
+from detector.models import archive as archive_module
 from detector.models.archive import unpack_archive, write_archive
 
 
-def unpack(archive: Path, tmp_path: Path) -> list[str]:
-    folder = tmp_path / 'out'
+def unpack(source: Path, tmp_path: Path, name: str = 'out') -> list[str]:
+    folder = tmp_path / name
     folder.mkdir()
-    unpack_archive(archive, folder)
+    unpack_archive(source, folder)
     return sorted(file.name for file in folder.iterdir())
 
 
@@ -34,6 +35,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (tmp_path / 'a.zip').read_bytes() == (tmp_path / 'b.zip').read_bytes()
     assert unpack(tmp_path / 'a.zip', tmp_path) == ['det.onnx', 'model.json']
     assert (tmp_path / 'out' / 'det.onnx').read_bytes() == source.read_bytes()
+    with zipfile.ZipFile(tmp_path / 'a.zip') as archive:
+        assert {entry.external_attr >> 16 for entry in archive.infolist()} == {0o644}, 'what `unzip` gives files'
+        assert sum(entry.compress_size for entry in archive.infolist()) < source.stat().st_size / 10
 
 
 @pytest.mark.parametrize(
@@ -43,12 +47,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('/etc/evil', 'leads out'),
         ('C:/evil', 'leads out'),
         ('..\\evil', 'leads out'),
+        ('\\evil', 'leads out'),
         ('folder/model.json', 'is in a folder'),
         ('folder/', 'is in a folder'),
+        ('folder\\model.json', 'is in a folder'),
         ('.', 'not a plain file name'),
         ('.hidden', 'not a plain file name'),
         ('é.onnx', 'not a plain file name'),
-        (300 * 'a', 'not a plain file name'),
+        (300 * 'a', "^'a{100}' is not a plain file name"),
     ],
 )
 def test_nothing_leads_out_of_the_folder(tmp_path: Path, name: str, message: str) -> None:
@@ -72,17 +78,43 @@ def test_links_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
-    """A zip of 1 MB that would unpack to 1 GiB is refused by its directory; nothing is unpacked."""
+    """A zip of 300 kB that would unpack to 64 MiB is refused by its directory; nothing is unpacked."""
     archive = tmp_path / 'bomb.zip'
     with (
         zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as target,
         target.open('det.onnx', 'w') as sink,
     ):
-        for _ in range(1024):
+        for _ in range(64):
             sink.write(bytes(1024**2))
     with pytest.raises(InvalidPackage, match='times its size'):
         unpack(archive, tmp_path)
     assert not list((tmp_path / 'out').iterdir())
+
+
+def test_limits_may_be_reached_and_not_exceeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a package and the compression ratio of a large file have limits; a small file has no ratio limit."""
+    whole, zeros = zip_of(tmp_path / 'a.zip', 'model.json', 'det.onnx', content=bytes(500)), tmp_path / 'b.zip'
+    monkeypatch.setattr(archive_module, 'RATIO_FREE_BYTES', 500)
+    monkeypatch.setattr(archive_module, 'MAX_UNPACKED_BYTES', 1000)
+    assert unpack(whole, tmp_path, 'fits') == ['det.onnx', 'model.json']
+    monkeypatch.setattr(archive_module, 'MAX_UNPACKED_BYTES', 999)
+    with pytest.raises(InvalidPackage, match='unpacks to 1000 bytes; 999 are allowed'):
+        unpack(whole, tmp_path, 'too large')
+    with pytest.raises(InvalidPackage, match="'det.onnx' unpacks to [1-9][0-9] times its size; 50 is the limit"):
+        unpack(zip_of(zeros, 'det.onnx', content=bytes(900)), tmp_path, 'bomb')
+    monkeypatch.setattr(archive_module, 'MAX_COMPRESSION_RATIO', 1)
+    with zipfile.ZipFile(zeros, 'w', zipfile.ZIP_STORED) as stored:
+        stored.writestr('det.onnx', bytes(900))
+    assert unpack(zeros, tmp_path, 'stored') == ['det.onnx']
+
+
+def test_a_file_without_a_name_is_refused(tmp_path: Path) -> None:
+    """Such an entry stands for the folder itself."""
+    nameless = tmp_path / 'nameless.zip'
+    with zipfile.ZipFile(nameless, 'w') as target:
+        target.writestr(zipfile.ZipInfo(''), b'x')
+    with pytest.raises(InvalidPackage, match='an entry of the zip has no name'):
+        unpack(nameless, tmp_path)
 
 
 def test_a_directory_that_lies_about_a_size_is_refused(tmp_path: Path) -> None:
@@ -127,6 +159,7 @@ def test_other_compressions_are_refused(tmp_path: Path) -> None:
 
 def test_too_many_or_doubled_files_are_refused(tmp_path: Path) -> None:
     """A package with too many files, or with one file twice, is refused."""
+    assert len(unpack(zip_of(tmp_path / 'most.zip', *(f'f{i}' for i in range(32))), tmp_path, 'most')) == 32
     with pytest.raises(InvalidPackage, match='33 files'):
         unpack(zip_of(tmp_path / 'many.zip', *(f'f{i}' for i in range(33))), tmp_path)
     with pytest.warns(UserWarning, match='Duplicate'):

@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
@@ -16,11 +18,11 @@ from benchmarks.support.packages import altered, make_package
 from benchmarks.support.processes import PROJECT, clean_environment, running_node
 from detector.engine.pose_engine import PoseEngine
 from detector.engine.verification import verify
-from detector.errors import InvalidPackage
+from detector.errors import FolderInUse, InvalidPackage
 from detector.models import package as model_package
 from detector.models import store as model_store
-from detector.models.package import OfferedModel, file_sha256, open_package
-from detector.models.store import ModelStore
+from detector.models.package import ModelPackage, OfferedModel, file_sha256, open_package
+from detector.models.store import ModelStore, embedded_package, installed_package
 from detector.system import durable
 
 
@@ -49,6 +51,68 @@ def test_a_damaged_test_card_model_is_unpacked_again(store: ModelStore, caplog: 
     assert caplog.text.count('the test card model is damaged') == 2
 
 
+def test_the_public_functions_use_the_users_data_folder(
+    tmp_path: Path, starter: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a data folder the user's is used; the starter stands for the current model until one is installed."""
+    monkeypatch.setattr(model_store, 'default_data_folder', lambda: tmp_path / 'user')
+    archive = make_package(tmp_path / 'a.zip')
+    for folder in (None, tmp_path / 'other'):
+        home = folder or tmp_path / 'user'
+        assert open_package(embedded_package(folder)).name == 'test-card'
+        assert embedded_package(folder).is_relative_to(home)
+        assert installed_package(folder) == home / 'starter'
+        store = ModelStore(home)
+        store.select(store.add(archive).version)
+        assert installed_package(folder) == store.folder('1.0').resolve()
+    assert starter == [tmp_path / 'user', tmp_path / 'other']
+
+
+def test_the_test_card_model_is_unpacked_beside_its_place(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is moved there as a whole, readable for all users; a folder for temporary files is not needed."""
+    monkeypatch.setattr(tempfile, 'tempdir', str(store.data_folder / 'missing'))
+    folder = store.embedded('test-card').folder
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize('is_overtaken', [True, False])
+def test_a_test_card_model_that_cannot_be_put_in_place_leaves_nothing(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch, is_overtaken: bool
+) -> None:
+    """If another process was faster, its folder is taken; without one, the error is reported."""
+    unpack = model_package.unpack_package
+    parent = store.embedded('test-card').folder.parent
+    (folder,) = parent.iterdir()
+    shutil.rmtree(folder)
+
+    def overtaken(archive: Path, target: Path) -> object:
+        if is_overtaken:
+            shutil.copytree(target, folder)
+            return unpack(archive, folder)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(model_package, 'unpack_package', overtaken)
+    if is_overtaken:
+        monkeypatch.setattr(Path, 'rename', lambda *_: os.rmdir(parent))  # the place is not empty
+        assert store.embedded('test-card').folder == folder
+    else:
+        with pytest.raises(OSError, match='No space left'):
+            store.embedded('test-card')
+    assert list(parent.iterdir()) == ([folder] if is_overtaken else [])
+
+
+def test_a_command_opens_what_it_is_given(store: ModelStore, tmp_path: Path, starter: list[Path]) -> None:
+    """A zip is unpacked into the scratch folder, a folder is opened; None means the current or embedded model."""
+    scratch = tmp_path / 'scratch'
+    scratch.mkdir()
+    assert store.open(None, scratch, mode='test-card').name == 'test-card'
+    archive = make_package(tmp_path / 'a.zip', name='given')
+    package = store.open(archive, scratch, mode='starter')
+    assert (package.name, package.folder) == ('given', scratch)
+    assert store.open(scratch, tmp_path, mode='starter') == package
+    assert starter == []
+
+
 def test_an_embedded_model_is_reported_by_its_name(store: ModelStore, starter: list[Path], tmp_path: Path) -> None:
     """The Loop sees `starter`, not a version that could be one of its own; a model of the Loop is not embedded."""
     assert store.embedded('starter').reported_version == 'starter'
@@ -71,6 +135,45 @@ def test_an_installed_model_is_never_covered_up(store: ModelStore, starter: list
     assert starter == []
 
 
+def make_versions(store: ModelStore, *versions: str) -> None:
+    """Make folders of versions, the latest first."""
+    for age, version in enumerate(versions):
+        store.folder(version).mkdir(parents=True)
+        os.utime(store.folder(version), (9000 - age, 9000 - age))
+
+
+def test_the_latest_model_is_tried_first(store: ModelStore) -> None:
+    """After the current model, the others are tried in the order of their installation, whatever their versions."""
+    make_versions(store, '1.9', '1.2', '1.10')
+    assert [folder.name for folder in store.to_start_with()] == ['1.9', '1.2', '1.10']
+    with pytest.raises(InvalidPackage, match='none of the models 1.2, 1.9, 1.10 in'):
+        store.current()
+    store.select('1.2')
+    assert [folder.name for folder in store.to_start_with()] == ['1.2', '1.9', '1.10']
+
+
+def test_pruning_keeps_the_latest_models_and_the_current_one(store: ModelStore) -> None:
+    """The oldest go first, whatever their versions; the current one stays even if it is the oldest."""
+    make_versions(store, '1.1', '1.3', '1.4', '1.2')
+    store.select('1.2')
+    store.prune(5)
+    store.prune(4)
+    assert store.versions() == ['1.1', '1.2', '1.3', '1.4']
+    store.prune(3)
+    assert store.versions() == ['1.1', '1.2', '1.3']
+    store.prune(1)
+    assert store.versions() == ['1.2']
+    store.remove('1.9')
+    assert store.versions() == ['1.2']
+
+
+def test_a_download_has_its_place_in_the_data_folder(store: ModelStore) -> None:
+    """The folder for downloads is made when it is first needed."""
+    for name in ('a', 'b'):
+        assert store.download_path(name) == store.data_folder / 'downloads' / f'{name}.zip'
+        assert store.download_path(name).parent.is_dir()
+
+
 def test_installing_makes_a_version_current(store: ModelStore, tmp_path: Path) -> None:
     """An installed version becomes current in the layout of learning_loop_node: models/<version>, current_model."""
     store.install(make_package(tmp_path / 'a.zip', version='1.9'), verify=verify)
@@ -90,6 +193,76 @@ def test_a_version_is_replaced_only_on_request(store: ModelStore, tmp_path: Path
     with pytest.raises(InvalidPackage, match='already installed'):
         store.install(make_package(tmp_path / 'b.zip', name='two'), verify=verify)
     assert store.install(tmp_path / 'b.zip', verify=verify, replace=True).name == 'two'
+
+
+def test_the_loop_decides_on_the_version_and_a_model_is_tried_before_it_replaces_another(
+    store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A package that names another version than the Loop is logged; the one to replace sees the whole new package."""
+    archive = make_package(tmp_path / 'a.zip', version='1.0')
+    tried: list[ModelPackage] = []
+    offered = OfferedModel(version='1.0', model_id='loop-model')
+    store.add(archive, offered, before_replacing=tried.append)
+    assert caplog.text == ''
+    assert tried == []
+    store.add(archive, offered, before_replacing=tried.append)
+    assert [(package.version, package.id) for package in tried] == [('1.0', 'loop-model')]
+    store.add(archive, OfferedModel(version='2.0', model_id='loop-model'))
+    assert 'the package of model 2.0 names the version 1.0' in caplog.text
+
+
+def test_a_folder_that_cannot_be_emptied_hinders_no_change(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk keeps the folders of removed models, models are replaced and removed; the next start empties them."""
+    old, new = make_package(tmp_path / 'a.zip', name='old'), make_package(tmp_path / 'b.zip', name='new')
+    store.add(old)
+    store.folder('1.1').mkdir()
+
+    def keep(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, 'Input/output error')
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, 'rmdir', keep)
+        store.select(store.add(new).version)
+        store.remove('1.1')
+    assert store.current_or_embedded('starter').name == 'new'
+    assert store.versions() == ['1.0']
+    assert len(list(store.models.iterdir())) > 1
+    store.mend()
+    assert [folder.name for folder in store.models.iterdir()] == ['1.0']
+
+
+def test_a_start_waits_for_another_process_only_if_its_model_is_missing(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process may be replacing a missing model; a start with its model in place is not delayed."""
+    waited = []
+
+    def locked(_: Path, *, seconds: float) -> AbstractContextManager[None]:
+        waited.append(seconds)
+        raise FolderInUse('in use by process 7')
+
+    monkeypatch.setattr(model_store, 'locked', locked)
+    store.mend()
+    store.folder('1.0').mkdir(parents=True)
+    store.select('1.0')
+    store.mend()
+    with pytest.raises(FolderInUse):
+        store.add(tmp_path / 'a.zip')
+    assert waited == [10, 0, 10]
+    assert caplog.text.count('in use by process 7') == 2
+
+
+def test_without_an_exchange_a_model_is_replaced_in_two_steps(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that cannot exchange two folders, the new model is in the place of the old one as well."""
+    monkeypatch.setattr(model_store, 'exchange', lambda *_: False)
+    for name in ('old', 'new'):
+        assert store.add(make_package(tmp_path / 'a.zip', name=name)).name == name
+        assert open_package(store.folder('1.0')).name == name
+    assert [folder.name for folder in store.models.iterdir()] == ['1.0']
 
 
 def test_a_bad_package_leaves_everything_as_it_was(store: ModelStore, tmp_path: Path) -> None:
@@ -312,6 +485,26 @@ def test_a_folder_in_place_of_the_link_becomes_a_link(store: ModelStore, tmp_pat
         assert store.current_or_embedded('starter').version == '1.9'
         assert store.versions() == ['1.9']
         assert sorted(entry.name for entry in store.models.iterdir()) == ['1.9']
+
+
+def test_a_sound_store_is_not_touched(store: ModelStore, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the first model and with a current one, a start finds nothing to put right."""
+    store.mend()
+    store.select(store.add(make_package(tmp_path / 'a.zip')).version)
+    store.mend()
+    assert store.is_linked
+    assert [entry.name for entry in store.models.iterdir()] == ['1.0']
+    assert caplog.text == ''
+
+
+def test_a_folder_in_place_of_the_link_is_kept_if_its_version_is_broken(store: ModelStore, tmp_path: Path) -> None:
+    """The only sound copy of a model is not removed in favour of a damaged one of the same version."""
+    store.select(store.add(make_package(tmp_path / 'a.zip')).version)
+    store.link.unlink()
+    shutil.copytree(store.folder('1.0'), store.link)
+    (store.folder('1.0') / 'pose.onnx').write_bytes(b'damaged')
+    store.mend()
+    assert open_package(store.link).version == '1.0'
 
 
 def test_a_folder_that_is_another_model_of_a_version_is_kept(
