@@ -87,7 +87,7 @@ def serving(content: bytes) -> Iterator[FileServer]:
 
     with Server(('127.0.0.1', 0), Handler) as server:
         state.port = server.server_port
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)  # ends soon after the test
         thread.start()
         yield state
         server.shutdown()
