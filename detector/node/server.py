@@ -38,6 +38,9 @@ _LOCK_SECONDS: Final = 0.2
 """Time to wait for the lock of DATA_FOLDER, which commands hold for a moment to see if a node runs, in seconds."""
 _TICKS_PER_SECOND: Final = 10
 """Number of times that uvicorn calls `on_tick` in a second."""
+_SWITCH_SECONDS: Final = 0.001
+"""Time after which a thread gives the interpreter to another one, in seconds. An inference takes the interpreter some
+fifty times; with Python's 5 ms it waits a quarter of a second beside a client that keeps the event loop busy."""
 _LOCK_CHECK_SECONDS: Final = 2.0
 """Interval between two checks of the lock of DATA_FOLDER, in seconds."""
 SAME_SIGNAL_SECONDS: Final = 0.2
@@ -67,6 +70,7 @@ def serve(settings: Settings) -> None:
     node = WholebodyNode(settings, lock)
     install_page(node, node.parts)
     gc.collect()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.freeze()  # modules are permanent; traversing them stops a busy node for 70 ms every few seconds
     connections = _connections(settings, node.parts.metrics)
     config = uvicorn.Config(
