@@ -104,8 +104,8 @@ class PoseEngine:
     >>> engine = PoseEngine(open_package(embedded_package()))
     >>> for pose in engine.poses(read_image('photo.jpg')):
     ...     print(pose.box.round(), f'{pose.box_confidence:.0%}')
-    [ 61.  40. 480. 598.] 84%
     [621. 210. 950. 648.] 84%
+    [ 61.  40. 480. 598.] 82%
     """
 
     def __init__(self, package: ModelPackage, options: EngineOptions | None = None) -> None:
