@@ -25,6 +25,8 @@ CARD = images.encode_jpeg(make_card(), quality=92)
 SECONDS_TO_OPEN = 3.0
 _VERTICES = 'count => (window.Htx.annotationStore.selected.regions[0]?.vertices.length ?? 0) >= count'
 """True once the first region has a number of vertices."""
+_HIDDEN = 'window.Htx.annotationStore.selected.regions.filter(region => region.hidden).map(region => region.id)'
+"""Ids of the regions that the editor does not draw."""
 WRIST, KNEE = KEYPOINT_NAMES.index('left_wrist'), KEYPOINT_NAMES.index('right_knee')
 
 
@@ -99,6 +101,28 @@ def test_a_key_hides_a_point(label_studio: LabelStudio, browser: Browser, tmp_pa
     (person,) = exported(project, xml, tmp_path)
     assert (person.visibility[WRIST], person.visibility[KNEE]) == (HIDDEN, NOT_LABELLED)
     assert (np.delete(person.visibility, [WRIST, KNEE]) == VISIBLE).all()
+
+
+def test_keys_hide_regions(label_studio: LabelStudio, browser: Browser) -> None:
+    """Alt+H hides the selected region and shows it again, Ctrl+H all regions; what is submitted stays the same."""
+    project, task_id = project_with(label_studio, generate('parts'), 'hide regions', [a_person()])
+    editor = browser.open(project, task_id, regions=6)
+    editor.fit()
+    before = editor.result()
+
+    def hidden_after(key: str) -> list[str]:
+        editor.page.keyboard.press(key)
+        return [str(region) for region in editor.page.evaluate(_HIDDEN)]
+
+    every = hidden_after('Control+h')
+    assert len(every) == 6
+    editor.screenshot('hidden-regions')
+    assert hidden_after('Control+h') == []
+    click(editor, WRIST)
+    (one,) = hidden_after('Alt+h')
+    assert one in every
+    assert hidden_after('Alt+h') == []
+    assert editor.result() == before
 
 
 @pytest.mark.parametrize('style', ['skeleton', 'parts'])
