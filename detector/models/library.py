@@ -221,7 +221,13 @@ class ModelLibrary:
                 from_rtmlib=request.from_rtmlib,
                 on_fetched=on_fetched,
             )
-            return package if archive else await asyncio.to_thread(self.store.add, target)
+            if archive is not None:
+                return package
+
+            def check(_: ModelPackage) -> None:  # the Loop may have installed this version during the download
+                self._check_free(request.mode, version)
+
+            return await asyncio.to_thread(self.store.add, target, before_replacing=check)
 
     def _check_free(self, mode: str, version: str) -> None:
         """Raise an error if a model of another name is installed under a version: pulling would overwrite it."""

@@ -84,11 +84,11 @@ async def test_two_processes_pull_the_same_model(
     other = ModelLibrary(ModelStore(tmp_path / 'data'), tmp_path / 'catalogue.json')
     add, archives = ModelStore.add, []
 
-    def adding(store: ModelStore, archive: Path, *arguments: Any) -> ModelPackage:
+    def adding(store: ModelStore, archive: Path, **options: Any) -> ModelPackage:
         archives.append(archive)
         if len(archives) == 1:
             asyncio.run(other.pull(PullRequest(mode='small'), verify=verify))
-        return add(store, archive, *arguments)
+        return add(store, archive, **options)
 
     monkeypatch.setattr(ModelStore, 'add', adding)
     assert (await library.pull(PullRequest(mode='small'), verify=verify)).version == '1.0.1'

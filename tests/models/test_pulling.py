@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.support.packages import make_package
 from benchmarks.support.processes import free_port
 from detector.engine.verification import verify
 from detector.errors import FolderInUse, InvalidPackage, InvalidRequest
@@ -102,6 +103,24 @@ async def test_one_pull_at_a_time(node: Node, servers: tuple[FileServer, FileSer
         node.pull.start(SMALL)
     await node.until('installed')
     node.pull.start(SMALL)
+
+
+async def test_a_model_that_is_installed_during_the_download_stays(
+    node: Node, servers: tuple[FileServer, FileServer], tmp_path: Path
+) -> None:
+    """If the Loop's model gets the same version during a download, it stays, and the pull fails with the remedy."""
+    servers[1].chunk_seconds = 0.02
+    node.pull.start(SMALL)
+    await node.until('downloading')
+    archive = make_package(tmp_path / 'loop.zip', version='1.0.1', name='of the Loop')
+    await asyncio.to_thread(node.library.store.install, archive, verify=verify)
+    assert node.pull.state is not None
+    assert node.pull.state.stage == 'downloading'
+    error = (await node.until('failed')).error
+    assert error is not None
+    assert 'of the Loop is installed as version 1.0.1, which small would overwrite: remove it with' in error
+    assert [model.name for model in node.library.installed()] == ['of the Loop']
+    assert node.used == []
 
 
 async def test_a_cancelled_download_is_continued(node: Node, servers: tuple[FileServer, FileServer]) -> None:

@@ -18,7 +18,7 @@ from detector.engine.verification import verify
 from detector.errors import DownloadFailed, RuntimeUnavailable, StarterUnavailable
 from detector.models import catalogue
 from detector.models import starter as starter_model
-from detector.models.library import ModelLibrary
+from detector.models.library import ModelLibrary, PullRequest
 from detector.models.package import ModelPackage
 from detector.models.pulling import ModelPull
 from detector.models.store import ModelStore
@@ -30,6 +30,7 @@ from detector.serving.first_model import MAX_PAUSE_SECONDS, FirstModel
 from detector.serving.model_serving import ModelServing, ServingModel
 from detector.settings import Settings
 from tests.support.photographs import portrait
+from tests.support.published_models import catalogue_of, published_networks
 from tests.support.starter import needs_starter
 
 PATIENCE = 20
@@ -286,6 +287,33 @@ async def test_another_installed_model_ends_the_wait(
     await bench.until(lambda: 'the next try' in str(bench.first.awaited))
     install(tmp_path, '3.0', 'chosen')
     assert bench.first.awaited is None
+
+
+@pytest.mark.usefixtures('no_starter')
+async def test_a_download_that_comes_due_during_another_one_lets_it_finish(
+    make_bench: MakeBench, tmp_path: Path
+) -> None:
+    """While a client's download runs, that of the awaited model does not begin, and says why; each file comes once."""
+    with published_networks() as servers:
+        servers[1].chunk_seconds = 0.05
+        entries: dict[str, dict[str, Any]] = {'balanced': {'version': '1.0.1'}, 'lightweight': {'version': '1.0.2'}}
+        catalogue_file = catalogue_of(tmp_path, servers, entries=entries)
+        bench = make_bench(mode='balanced', model_catalogue=catalogue_file)
+
+        async def use(version: str) -> None:
+            bench.store.select(version)
+
+        bench.pull.start(PullRequest(mode='lightweight'), use=use)
+        await bench.start()
+        await bench.until(lambda: bench.first.awaited and bench.first.awaited.error)
+        assert 'lightweight is being downloaded; wait until it is installed' in str(bench.first.awaited)
+        assert bench.pull.state is not None
+        assert (bench.pull.state.mode, bench.pull.state.stage) == ('lightweight', 'downloading')
+        await bench.until(lambda: bench.pull.state is not None and not bench.pull.state.running)
+        assert bench.pull.state.stage == 'installed'
+        assert [server.ranges for server in servers] == [[None], [None]]
+        assert bench.store.versions() == ['1.0.2']
+        assert bench.first.awaited is None
 
 
 async def test_attempts_come_later_each_time(
