@@ -26,6 +26,8 @@ _CLOSE_SECONDS: Final = 1
 _MAX_OPEN: Final = 50
 """Maximum number of open pages. NiceGUI keeps a page for a minute after the browser has gone."""
 _RETRY_SECONDS: Final = 10
+_MAX_MESSAGE_BYTES: Final = 64 * 1024
+"""Size limit of a message from a browser. Images arrive by REST, and clicks take a few hundred bytes."""
 
 
 class LazyPage:
@@ -104,6 +106,8 @@ class LazyPage:
         from nicegui import core, ui
 
         core.sio.eio.cors_allowed_origins = [] if self._may_connect is None else self._admits  # by default: '*'
+        core.sio.eio.max_http_buffer_size = _MAX_MESSAGE_BYTES  # by default: 1 MB
+        core.app.storage.max_tab_storage_age = 0  # by default 30 days; the page stores nothing for a browser's tab
         core.app.add_exception_handler(404, _not_found)  # NiceGUI's own makes a page, and logs the raw path
         self._build(self)
         ui.run_with(

@@ -12,6 +12,7 @@ import socketio
 
 from benchmarks.support.cards import CARD, FIGURES, assert_read
 from benchmarks.support.processes import NodeProcess, clean_environment, running_node
+from benchmarks.support.waiting import eventually
 from detector.pose.pose import Pose
 from tests.support.extras import without_nicegui
 
@@ -98,10 +99,12 @@ def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
     ):
         browser.post('/login', data={'token': 'correct-horse'})
         session = {'Cookie': '; '.join('='.join(item) for item in browser.cookies.items())}
-        opened = browser.get('/ui/').text
-        found = re.search(r"'client_id': '([0-9a-f-]+)'|\"client_id\": ?\"([0-9a-f-]+)\"", opened)
-        assert found is not None, opened
-        query = {'client_id': found[1] or found[2], 'tab_id': 't', 'document_id': 'd', 'next_message_id': 0}
+        query = {
+            'client_id': client_in(browser.get('/ui/').text),
+            'tab_id': 't',
+            'document_id': 'd',
+            'next_message_id': 0,
+        }
         address = f'{node.url}?{urlencode(query | {"implicit_handshake": "true"})}'
         page.connect(address, headers=session, socketio_path='/ui/_nicegui_ws/socket.io', transports=['websocket'])
         wait_for(page, 'serves')
@@ -111,6 +114,54 @@ def test_logging_out_ends_open_pages(tmp_path: Path) -> None:
         with pytest.raises(socketio.exceptions.TimeoutError):
             page.receive(timeout=1.5)
     assert 'Traceback' not in node.log.read_text()
+
+
+def test_tabs_of_browsers_are_forgotten(tmp_path: Path) -> None:
+    """NiceGUI's next cleaning forgets what it keeps for a browser's tab; by default it keeps that for 30 days."""
+    program = """
+import asyncio
+from fastapi import FastAPI
+from detector.page.lazy import LazyPage
+async def main():
+    page = LazyPage(lambda _: None, title='page')
+    assert await page._load() is None
+    from nicegui import core
+    from nicegui.app.app import prune_tab_storage
+    for number in range(100):
+        await core.app.storage._create_tab_storage(str(number))
+    assert len(core.app.storage._tabs) == 100
+    await asyncio.sleep(0.01)
+    await prune_tab_storage()
+    assert not core.app.storage._tabs
+    await page._close()
+asyncio.run(main())
+"""
+    environment = clean_environment(PYTHONPATH=':'.join(sys.path))
+    subprocess.run([sys.executable, '-c', program], env=environment, cwd=tmp_path, check=True, timeout=60)
+
+
+@pytest.mark.integration
+def test_long_messages_to_the_page_end_the_connection(tmp_path: Path) -> None:
+    """A message of 100 KB, such as a tab's id that the node would keep, ends its connection; 1 KB is answered."""
+    with running_node(tmp_path / 'node') as node:
+        for size, accepted in ((1000, True), (100_000, False)):
+            with socketio.SimpleClient() as page:
+                page.connect(node.url, socketio_path='/ui/_nicegui_ws/socket.io', transports=['websocket'])
+                client_id = client_in(httpx.get(f'{node.url}/ui/', timeout=30).text)
+                tab = {'client_id': client_id, 'tab_id': 't' * size, 'document_id': 'd', 'next_message_id': 0}
+                if accepted:
+                    assert page.call('handshake', tab, timeout=10) is True
+                else:
+                    page.emit('handshake', tab)
+                    eventually(lambda: not page.client.connected)
+    assert 'Traceback' not in node.log.read_text()
+
+
+def client_in(page: str) -> str:
+    """Return the id that NiceGUI has given to a page."""
+    found = re.search(r"'client_id': '([0-9a-f-]+)'|\"client_id\": ?\"([0-9a-f-]+)\"", page)
+    assert found is not None, page
+    return found[1] or found[2]
 
 
 def wait_for(page: socketio.SimpleClient, text: str) -> None:
