@@ -30,7 +30,7 @@ class Pose:
     >>> pose = PoseEngine(open_package(embedded_package())).poses(read_image('photo.jpg'))[0]
     >>> nose = KEYPOINT_NAMES.index('nose')
     >>> pose.keypoints[nose].round().tolist(), bool(pose.confidences[nose] > 0.5)
-    ([270.0, 213.0], True)
+    ([785.0, 346.0], True)
     """
 
     box: FloatArray
