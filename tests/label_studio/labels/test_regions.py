@@ -10,7 +10,7 @@ import pytest
 
 from detector.datasets.person import HIDDEN, NOT_LABELLED, VISIBLE, Person
 from detector.label_studio.labels.config import LabelingConfig, Style, generate, parse
-from detector.label_studio.labels.regions import from_results, read_results, to_results
+from detector.label_studio.labels.regions import from_results, kind_of, read_results, to_results
 from detector.pose.pose import Pose
 from detector.pose.skeleton import KEYPOINT_NAMES, PART_BY_NAME
 from tests.support.label_studio.regions import (
@@ -83,6 +83,60 @@ def test_nothing_is_lost_on_the_way(style: str, count: int) -> None:
     indices = hands if style == 'hands' else list(range(133))
     found = from_results(results, config)
     assert_equal(found, persons, indices=indices, boxes=config.boxes is not None)
+
+
+def test_a_region_has_the_fields_of_the_editor() -> None:
+    """A point and a box state where they are drawn, on which image, and which label and score they have."""
+    person = replace(
+        Person.empty(),
+        box=np.array([64, 48, 320, 240], dtype=np.float32),
+        box_score=0.75,
+        keypoints=np.full((133, 2), (160, 120), dtype=np.float32),
+        visibility=np.array([VISIBLE, *[NOT_LABELLED] * 132], dtype=np.int8),
+        scores=np.full(133, 0.5, dtype=np.float32),
+    )
+    point, box = to_results([person], config_of('keypoints'), SIZE)
+    common = {'to_name': 'image', 'original_width': 640, 'original_height': 480, 'image_rotation': 0}
+    assert point == common | {
+        'id': f'{box["id"]}-0',
+        'parentID': box['id'],
+        'from_name': 'kp',
+        'type': 'keypointlabels',
+        'value': {'x': 25, 'y': 25, 'width': 0.5, 'keypointlabels': ['nose']},
+        'score': 0.5,
+    }
+    value = {'x': 10, 'y': 10, 'width': 40, 'height': 40, 'rotation': 0, 'rectanglelabels': ['person']}
+    assert box == common | {
+        'id': box['id'],
+        'from_name': 'bbox',
+        'type': 'rectanglelabels',
+        'value': value,
+        'score': 0.75,
+    }
+
+
+@pytest.mark.parametrize(
+    ('style', 'name', 'value', 'kind'),
+    [
+        ('keypoints', 'bbox', {'rectanglelabels': ['person']}, 'box'),
+        ('keypoints', 'bbox', {'rectanglelabels': ['car', 'Person']}, 'box'),
+        ('keypoints', 'bbox', {}, 'box'),
+        ('keypoints', 'bbox', {'rectanglelabels': ['car']}, None),
+        ('keypoints', 'bbox', {'rectanglelabels': []}, None),
+        ('skeleton without choices', 'b', {'rectanglelabels': ['Mensch']}, 'box'),
+        ('skeleton without choices', 'b', {'rectanglelabels': ['Auto']}, None),
+        ('keypoints', 'kp', {'keypointlabels': ['tail']}, 'point'),
+        ('keypoints', 'skeleton', {'vectorlabels': ['pose']}, None),
+        ('skeleton', 'skeleton', {'vectorlabels': ['tail']}, 'skeleton'),
+        ('skeleton', 'kp', {'keypointlabels': ['nose']}, None),
+        ('keypoints', 'visibility', {'choices': ['hidden']}, 'choice'),
+        ('keypoints', 'quality', {'choices': ['good']}, None),
+        ('skeleton without choices', 'visibility', {'choices': ['hidden']}, None),
+    ],
+)
+def test_a_region_is_known_by_its_control(style: str, name: str, value: dict[str, Any], kind: str | None) -> None:
+    """Points and skeletons with unknown labels belong to poses, boxes of other things do not."""
+    assert kind_of({'from_name': name, 'value': value}, config_of(style)) == kind
 
 
 @pytest.mark.parametrize('style', CONFIGS)
@@ -263,7 +317,48 @@ def test_a_choice_that_says_nothing_is_reported(fault: str) -> None:
     else:
         choice['id'] = 'other'
     (complaint,) = read_results(results, config, SIZE).unread
-    assert complaint.startswith('the choice ')
+    where = f'(region {choice["id"]})'
+    assert (
+        complaint
+        == {
+            'no choice': f'the choice of nothing {where}, which is no visibility',
+            'no region': f'the choice hidden {where} for a region that is not there',
+        }[fault]
+    )
+    choice['value']['choices'] = ['hidden', 'visible']
+    assert f'the choice hidden, visible {where}, which is no visibility' in read_results(results, config, SIZE).unread
+
+
+def test_a_point_below_another_belongs_to_the_box_above_both() -> None:
+    """The parent of a region's parent counts, although the place alone would allow two boxes."""
+    boxes = [box_region('a', 0, 0, 40, 40), box_region('b', 0, 0, 40, 40)]
+    eye = keypoint_region('left_eye', 20, 20, id='eye', parentID='a')
+    nose = keypoint_region('nose', 21, 20, parentID='eye')
+    reading = read_results([*boxes, eye, nose], config_of('keypoints'), SIZE)
+    assert reading.unread == []
+    assert [np.flatnonzero(person.visibility).tolist() for person in reading.persons] == [[0, 1], []]
+
+
+def test_single_points_below_missing_regions_join_the_box_around_them() -> None:
+    """Each of several such points is given to the box, beside points without a parent; none is lost."""
+    points = [
+        keypoint_region('nose', 20, 20),
+        keypoint_region('left_eye', 21, 20, parentID='gone'),
+        keypoint_region('right_eye', 22, 20, parentID='gone too'),
+    ]
+    reading = read_results([box_region('a', 0, 0, 40, 40), *points], config_of('keypoints'), SIZE)
+    assert reading.unread == []
+    assert [np.flatnonzero(person.visibility).tolist() for person in reading.persons] == [[0, 1, 2]]
+
+
+def test_a_point_that_cannot_be_read_is_named() -> None:
+    """The phrase says what is missing: its coordinates, or a keypoint of its label."""
+    nowhere, tail = keypoint_region('nose', 5, 5, id='n'), keypoint_region('tail', 5, 5, id='t')
+    del nowhere['value']['x']
+    assert read_results([nowhere, tail], config_of('keypoints'), SIZE).unread == [
+        'a point nose (region n) without coordinates',
+        'a point tail (region t) of no known keypoint',
+    ]
 
 
 def test_contradicting_choices_are_reported() -> None:
