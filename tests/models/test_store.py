@@ -144,12 +144,12 @@ def make_versions(store: ModelStore, *versions: str) -> None:
 
 def test_the_latest_model_is_tried_first(store: ModelStore) -> None:
     """After the current model, the others are tried in the order of their installation, whatever their versions."""
-    make_versions(store, '1.9', '1.2', '1.10')
-    assert [folder.name for folder in store.to_start_with()] == ['1.9', '1.2', '1.10']
+    make_versions(store, '1.2', '1.9', '1.10')
+    assert [folder.name for folder in store.to_start_with()] == ['1.2', '1.9', '1.10']
     with pytest.raises(InvalidPackage, match='none of the models 1.2, 1.9, 1.10 in'):
         store.current()
-    store.select('1.2')
-    assert [folder.name for folder in store.to_start_with()] == ['1.2', '1.9', '1.10']
+    store.select('1.10')
+    assert [folder.name for folder in store.to_start_with()] == ['1.10', '1.2', '1.9']
 
 
 def test_pruning_keeps_the_latest_models_and_the_current_one(store: ModelStore) -> None:
