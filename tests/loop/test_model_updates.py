@@ -218,16 +218,20 @@ async def test_an_installed_model_that_cannot_run_here_is_never_removed(bench: B
 INVALID = InvalidPackage('pose.onnx: outputs are [(1, 17, 384)]')
 
 
-async def test_an_installed_model_that_is_not_valid_is_never_removed(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize('is_current', [True, False])
+async def test_an_installed_model_that_is_not_valid_is_never_removed(
+    bench: Bench, tmp_path: Path, is_current: bool
+) -> None:
     """This holds for a model of the Loop too, which may be the only one; a client's command leads to a new attempt."""
     bench.store.install(make_package(tmp_path / 'own.zip', version='1.5', name='own'), verify=verify)
     (own,) = bench.store.installed()
+    served = [] if is_current else [bench.store.install(make_package(tmp_path / 'a.zip', version='1.6'), verify=verify)]
     bench.fault = INVALID
     for model_id in (INSTALLED, getattr(own, 'id', '')):
         target = Target(version='1.5', model_id=model_id)
         for _ in range(2):
             assert await bench.cycle(target) == str(INVALID)
-        assert bench.store.versions() == ['1.5']
+        assert bench.store.versions() == ['1.5', *(package.version for package in served)]
     assert bench.attempts == 2
     bench.fault = None
     bench.updater.forget()
