@@ -6,17 +6,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from benchmarks.support.cards import CARD
 from benchmarks.support.processes import NodeProcess, running_node
-from detector.api.middleware import access
 from detector.api.route_policy import OPEN_PATHS
 from detector.cli.main import app
-from detector.settings import load_settings
 from tests.support.access import ALLOWED, TOKEN, handshake
 from tests.support.commands import invoke, succeed
 
@@ -264,23 +261,6 @@ def test_a_strange_host_is_no_fault_of_the_node(closed: NodeProcess, host: str) 
             head = f'GET /outbox?x HTTP/1.1\r\nHost: {host}\r\n{origin}Accept: text/html\r\nConnection: close\r\n\r\n'
             connection.sendall(head.encode())
             assert connection.recv(65536).split()[1] in (b'303', b'400', b'403')
-
-
-def test_sessions_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A session counts for its time and no longer, and the oldest of too many is forgotten."""
-    now = [1000.0]
-    monkeypatch.setattr(access, 'time', SimpleNamespace(monotonic=lambda: now[0]))
-    policy = access.AccessPolicy(load_settings(api_token=TOKEN))
-    first = policy.sessions.open()
-    now[0] += access.SESSION_SECONDS - 1
-    assert policy.sessions.knows(first)
-    now[0] += 2
-    assert not policy.sessions.knows(first)
-    values = [policy.sessions.open() for _ in range(access._MAX_SESSIONS)]
-    assert all(policy.sessions.knows(value) for value in values)
-    last = policy.sessions.open()
-    assert policy.sessions.knows(last)
-    assert [policy.sessions.knows(value) for value in values[:2]] == [False, True]
 
 
 @pytest.mark.parametrize('path', ['/ws/x', '/ws/socket.iox', '/ui/x', '/ui/_nicegui/x', '/detect', '/', '/outbox/x'])

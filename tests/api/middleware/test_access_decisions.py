@@ -2,6 +2,7 @@
 
 import base64
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -152,6 +153,23 @@ async def test_a_session_counts_in_the_nodes_own_pages_only() -> None:
     assert (await ask(**asked, headers={'Cookie': cookie, 'Origin': 'http://robot:8005'})).status_code == 403
     policy.sessions.close(value)
     assert (await ask(**asked, headers={'Cookie': cookie})).status_code == 401
+
+
+def test_sessions_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session counts for its time and no longer, and the oldest of too many is forgotten."""
+    now = [1000.0]
+    monkeypatch.setattr(access, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+    policy = access.AccessPolicy(load_settings(api_token=TOKEN))
+    first = policy.sessions.open()
+    now[0] += access.SESSION_SECONDS - 1
+    assert policy.sessions.knows(first)
+    now[0] += 2
+    assert not policy.sessions.knows(first)
+    values = [policy.sessions.open() for _ in range(access._MAX_SESSIONS)]
+    assert all(policy.sessions.knows(value) for value in values)
+    last = policy.sessions.open()
+    assert policy.sessions.knows(last)
+    assert [policy.sessions.knows(value) for value in values[:2]] == [False, True]
 
 
 @pytest.mark.parametrize(
