@@ -69,6 +69,7 @@ def test_interrupted_saves_and_removals_are_cleaned_up(files: OutboxFiles) -> No
     for name in ('.saving', '.removing'):
         (files.folder / name / NAMES[1]).mkdir()
         (files.folder / name / NAMES[1] / f'image_{NAMES[1]}.json').write_text('{')
+        (files.folder / name / 'a file').write_text('{')
     files.prepare()
     assert files.scan() == ([kept], [])
     assert len(all_files(files.folder)) == 2
@@ -84,6 +85,8 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
     empty.metadata.write_bytes(b'')
     (normal / 'notes.txt').write_text('hello')
     (normal / 'link').symlink_to(kept.folder)
+    folder_in_place = normal / '2026-01-01_00:00:00.000004'
+    (folder_in_place / f'image_{folder_in_place.name}.json').mkdir(parents=True)
     renamed = '2026-01-01_00:00:00.000009'
     kept.folder.with_name(renamed).mkdir()
     (normal / renamed / kept.jpeg.name).write_bytes(b'jpeg')
@@ -96,6 +99,7 @@ def test_what_is_no_image_is_found_with_the_reason(files: OutboxFiles) -> None:
     assert {path.name: reason for path, reason in bad} == {
         NAMES[0]: f'image_{NAMES[0]}.jpg: No such file or directory',
         NAMES[2]: f'image_{NAMES[2]}.json is empty',
+        folder_in_place.name: f'image_{folder_in_place.name}.json is empty',
         'notes.txt': 'it is not a folder',
         'link': 'it is not a folder',
         renamed: f'image_{renamed}.json: No such file or directory',
@@ -177,9 +181,9 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
     """A file in place of the queue's folder raises OSError."""
     files = OutboxFiles(tmp_path)
     (tmp_path / 'normal').write_text('')
-    with pytest.raises(OSError, match='exists'):
+    with pytest.raises(FileExistsError):
         files.prepare()
-    with pytest.raises(OSError, match='[Dd]irectory|exists'):
+    with pytest.raises(FileExistsError):
         files.write(NAMES[0], b'jpeg', b'{}', priority=False)
     assert OutboxFiles(tmp_path / 'nowhere').scan() == ([], [])
 

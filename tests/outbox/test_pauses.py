@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from detector.outbox import outbox as outbox_module
+from detector.outbox.files import Entry
 from detector.outbox.outbox import BATCH_IMAGES, BATCH_SECONDS, MAX_BATCH_SECONDS, MAX_PAUSE_SECONDS, Outbox
 from detector.outbox.posting import Answer, Outcome
 from tests.support.outboxes import Script, fill, make_outbox, names
@@ -120,7 +121,9 @@ async def test_an_isolated_image_waits_for_four_intervals(
     assert outbox.queue._in_flight == set()
 
 
-async def test_a_refused_size_halves_the_batches_that_follow(outbox: Outbox, script: Script) -> None:
+async def test_a_refused_size_halves_the_batches_that_follow(
+    outbox: Outbox, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
     """A request that is too large is sent in halves, and the next batches begin with that size."""
 
     async def answer(received: list[str]) -> web.Response:
@@ -131,19 +134,25 @@ async def test_a_refused_size_halves_the_batches_that_follow(outbox: Outbox, scr
     while outbox.queue.count:
         await outbox._upload_once()
     assert [len(batch) for batch in script.batches] == [20, 10, 10, 11, 5, 6, 6, 3]
+    assert 'disappeared' not in caplog.text, 'the halves have no image in common'
     assert sorted(script.taken) == sorted(names(entries))
 
 
-async def test_a_loop_that_takes_single_images_gets_them(outbox: Outbox, script: Script) -> None:
-    """Batches shrink to one image."""
+async def test_a_loop_that_takes_single_images_gets_them(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches shrink to one image, and each request has the whole time limit."""
+    requests: list[tuple[int, float]] = []
 
-    async def answer(received: list[str]) -> web.Response:
-        return web.json_response({}, status=413 if len(received) > 1 else 200)
+    async def post(batch: list[Entry], *, timeout: float, executor: object) -> Answer:
+        requests.append((len(batch), timeout))
+        return Answer(outcome=Outcome.TOO_LARGE if len(batch) > 1 else Outcome.TAKEN)
 
-    script.answer = answer
+    monkeypatch.setattr(outbox._poster, 'post', post)
     await fill(outbox, 5)
-    await outbox._upload_once()
-    assert [len(batch) for batch in script.batches] == [5, 2, 1, 1, 3, 1, 2, 1, 1]
+    outbox._batch_images = 3
+    for _ in range(2):
+        await outbox._upload_once()
+    sizes = [3, 1, 2, 1, 1, 2, 1, 1]
+    assert requests == [(size, BATCH_SECONDS) for size in sizes]
     assert outbox._batch_images == 2
 
 

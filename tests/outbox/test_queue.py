@@ -120,10 +120,10 @@ def test_a_queue_that_was_not_loaded_takes_images(tmp_path: Path) -> None:
     assert queue.waiting() == [urgent, normal]
     expected = {'waiting': 2, 'waiting_priority': 1, 'bytes': 70, 'saved': 2}
     assert queue.about() == dict.fromkeys(queue.about(), 0) | expected
-    for entry in (urgent, normal):
-        queue.mark_failing(entry)
-    assert queue.next_batch(2, 1000, 0) == [urgent, normal]
-    assert queue.next_batch(1, 1000, 0) == [urgent]
+    for count in (2, 1):
+        for entry in (urgent, normal):
+            queue.mark_failing(entry)
+        assert queue.next_batch(count, 1000, 0) == [urgent, normal][:count]
     assert queue.retries(urgent) is None
 
 
@@ -236,13 +236,14 @@ def test_room_of_deleted_images_is_freed(tmp_path: Path) -> None:
         save(queue, size=1001)
 
 
-def test_a_start_counts_what_it_finds(tmp_path: Path) -> None:
-    """Good images and stray files count, and stray files are set aside."""
+def test_a_start_counts_what_it_finds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Good images and stray files count, and stray files are set aside with the reason in the log."""
     save(make_queue(tmp_path))
     (tmp_path / 'priority' / 'stray').write_text('')
     queue = make_queue(tmp_path)
     counters = queue.about()
     assert (counters['found'], counters['set_aside'], counters['waiting']) == (2, 1, 1)
+    assert "stray' is set aside: it is not a folder" in caplog.text
 
 
 class FrozenClock(datetime):

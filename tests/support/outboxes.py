@@ -36,27 +36,33 @@ class Script:
     """A Learning Loop with prepared answers.
 
     :param batches: names of the images of each request, and its time of arrival.
-    :param answer: function that answers the next requests; by default, it accepts them.
-    :param parts: file name and content type of each received part.
+    :param answer: function that answers the next requests, or raises ConnectionResetError to break the connection; by
+        default, it accepts them.
+    :param parts: file name, content type and content of each received part.
     """
 
     url: str = ''
     batches: list[list[str]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
-    parts: list[tuple[str, str]] = field(default_factory=list)
+    parts: list[tuple[str, str, bytes]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     answer: Answer = accept
 
     async def handle(self, request: web.Request) -> web.Response:
         form = await request.post()
         files = [part for part in form.getall('files') if isinstance(part, web.FileField)]
-        self.parts += [(part.filename, part.content_type) for part in files]
+        self.parts += [(part.filename, part.content_type, part.file.read()) for part in files]
         for part in files:
             part.file.close()
         names = [unquote(part.filename)[6:-4] for part in files if part.filename.endswith('.jpg')]
         self.batches.append(names)
         self.times.append(time.monotonic())
-        response = await self.answer(names)
+        try:
+            response = await self.answer(names)
+        except ConnectionResetError:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response(status=500)
         if response.status == 200 and response.content_type == 'application/json':
             self.taken += names
         return response
