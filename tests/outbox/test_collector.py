@@ -10,10 +10,11 @@ import pytest
 from learning_loop_node.data_classes import ImageMetadata
 
 from benchmarks.support.waiting import PATIENCE
-from detector.errors import Busy, OutboxFault, RequestTooLarge
+from detector.errors import Busy, DeadlineExceeded, InvalidImage, NoLearningLoop, OutboxFault, RequestTooLarge
 from detector.loop.metadata import to_metadata
 from detector.models.package import ModelPackage
 from detector.outbox import collector as collector_module
+from detector.outbox import relevance as relevance_module
 from detector.outbox.collector import MAX_SAVING, Collector, make_collector
 from detector.outbox.outbox import Outbox, open_outbox
 from detector.pose import images
@@ -113,10 +114,12 @@ async def test_a_failed_save_fails_no_detection(
         raise error
 
     monkeypatch.setattr(outbox, 'save', failing)
+    reason = 'disk full' if isinstance(error, OutboxFault) else "RuntimeError('unforeseen')"
     for _ in range(2 * MAX_SAVING):
         assert await collect(collector, embedded)
         await collector.close(seconds=2)
-    assert caplog.text.count('was not saved and will not reach the Learning Loop') == 2 * MAX_SAVING
+    assert caplog.text.count("an image of camera 'c', source ") == 2 * MAX_SAVING
+    assert caplog.text.count(f'was not saved and will not reach the Learning Loop: {reason}') == 2 * MAX_SAVING
     assert outbox.queue.counters.failed == (0 if isinstance(error, OutboxFault) else 2 * MAX_SAVING), (
         'the outbox counts'
     )
@@ -159,6 +162,89 @@ async def test_a_disk_that_is_behind_holds_a_batch_back_once(
     assert outbox.queue.count == MAX_SAVING + 1
 
 
+async def test_the_first_image_without_a_slot_waits_for_one(
+    collector: Collector, outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image for which the disk gets ready in time is stored."""
+    monkeypatch.setattr(collector_module, 'WAIT_SECONDS', PATIENCE)
+    disk = Slow(outbox, monkeypatch)
+    for _ in range(MAX_SAVING):
+        await collect(collector, embedded, filtered=False)
+    asyncio.get_running_loop().call_later(0.05, disk.go.set)
+    await collect(collector, embedded, filtered=False)
+    await collector.close(seconds=PATIENCE)
+    assert (outbox.queue.count, outbox.queue.counters.failed) == (MAX_SAVING + 1, 0)
+    assert collector._saving == set(), 'finished tasks must not take memory'
+
+
+async def test_cameras_are_judged_by_themselves(
+    outbox: Outbox, embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thresholds, the random share and the reset time are the settings'; each camera has a history and a budget."""
+    monkeypatch.setattr(relevance_module, 'BURST', 1)
+    settings = Settings(
+        min_uncertain_threshold=0.4,
+        max_uncertain_threshold=0.5,
+        relevance_reset_seconds=50,
+        random_upload_share=0.25,
+        loop_host='l',
+        loop_organization='o',
+        loop_project='p',
+    )
+    collector = make_collector(outbox, settings)
+    relevance = collector.relevance
+    assert (relevance._min, relevance._max, relevance._reset_seconds, relevance._random_share) == (0.4, 0.5, 50, 0.25)
+    monkeypatch.setattr(relevance, '_random_share', 0)
+    for camera_id in ('c', 'd'):
+        assert collector.judges(camera_id)
+        for _ in range(2):
+            estimate = Estimate(image=FRAME, poses=[person(face=0.45)], package=embedded, timing={})
+            await collector.collect(JPEG, estimate, ImageMetadata(), camera_id=camera_id, filtered=True)
+        assert not collector.judges(camera_id)
+    await collector.close(seconds=PATIENCE)
+    entries = outbox.queue.waiting()
+    assert [entry.jpeg.read_bytes() for entry in entries] == [JPEG, JPEG], 'the received file is stored unchanged'
+
+
+async def test_uploads_are_stored_as_they_are_asked_for(outbox: Outbox) -> None:
+    """Names, tag and priority are those of the upload, and an image beyond MAX_IMAGE_PIXELS is refused."""
+    collector = Collector(outbox, Settings(max_image_pixels=256))
+    names = await collector.accept([(JPEG, ImageMetadata(tags=['mine'])), (JPEG, ImageMetadata())], priority=True)
+    entries = outbox.queue.waiting()
+    assert [entry.name for entry in entries] == names
+    assert [(entry.priority, entry.describe().tags) for entry in entries] == [
+        (True, ['mine', 'picked_by_system']),
+        (True, ['picked_by_system']),
+    ]
+    large = images.encode_jpeg(np.zeros((16, 17, 3), dtype=np.uint8))
+    with pytest.raises(InvalidImage, match='17×16 pixels; the limit is 256'):
+        await collector.accept([(JPEG, ImageMetadata()), (large, ImageMetadata())], priority=True)
+    assert outbox.queue.count == 2
+
+
+async def test_an_upload_waits_for_its_turn_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that does not get its turn in time is refused."""
+    monkeypatch.setattr(collector_module, 'UPLOAD_DEADLINE', 0.1)
+    collector = Collector(outbox, Settings())
+    disk = Slow(outbox, monkeypatch)
+    first = asyncio.create_task(collector.accept([(JPEG, ImageMetadata())], priority=False))
+    await asyncio.wait_for(disk.begun.wait(), PATIENCE)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(collector.accept([(JPEG, ImageMetadata())], priority=False), PATIENCE)
+    disk.go.set()
+    assert len(await first) == 1
+
+
+async def test_without_a_loop_nothing_is_collected(outbox: Outbox, embedded: ModelPackage, tmp_path: Path) -> None:
+    """An upload is refused with the remedy, and a detected image is not stored."""
+    collector = make_collector(outbox, Settings(data_folder=tmp_path))
+    with pytest.raises(NoLearningLoop, match='^An upload '):
+        await collector.accept([(JPEG, ImageMetadata())], priority=False)
+    assert await collect(collector, embedded) == []
+    await collector.close(seconds=PATIENCE)
+    assert outbox.queue.count == 0
+
+
 async def test_uploads_queue_up_to_a_limit(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Uploads are decoded and stored one at a time; those beyond the limit are refused at once."""
     collector = Collector(outbox, Settings(max_waiting=2))
@@ -176,12 +262,13 @@ async def test_an_upload_may_not_take_minutes(
     collector: Collector, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload with too many pixels in all is refused before any image is decoded, and stores nothing."""
-    monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1000)
+    monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1023)
     uploads = [(JPEG, ImageMetadata()) for _ in range(3)] + [(np.zeros((16, 16, 3), dtype=np.uint8), ImageMetadata())]
-    with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1000'):
+    with pytest.raises(RequestTooLarge, match='1024 pixels together; the limit is 1023'):
         await collector.accept(uploads, priority=False)
     assert outbox.queue.count == 0
-    assert len(await collector.accept(uploads[1:], priority=False)) == 3
+    monkeypatch.setattr(collector_module, 'MAX_UPLOAD_PIXELS', 1024)
+    assert len(await collector.accept(uploads, priority=False)) == 4
 
 
 async def test_everything_can_be_wanted(collector: Collector, outbox: Outbox, embedded: ModelPackage) -> None:
