@@ -374,6 +374,7 @@ class About:
         return {
             'model_version': model.package.model_version,
             'runtime': model.engine.runtime,
+            'runtime_reason': model.engine.runtime_reason,
             'since': self._life.model_since,
             'embedded': model.package.is_embedded,
             'thresholds': model.engine.thresholds.about(),

@@ -157,8 +157,15 @@ class Settings(BaseSettings):
     backend_type: Annotated[Literal['auto', 'onnxruntime', 'openvino', 'opencv'], IN_LOWER_CASE] = Field(
         'auto', description='Inference runtime; `auto` takes the fastest one on this machine'
     )
-    precision: Annotated[Literal['auto', 'f32', 'bf16'], IN_LOWER_CASE] = Field(
-        'auto', description='Precision; `bf16` needs OpenVINO, `auto` takes it if the CPU has matrix units for it'
+    precision: Annotated[Literal['auto', 'f32', 'bf16', 'f16'], IN_LOWER_CASE] = Field(
+        'auto',
+        description='Precision; `auto` takes the fastest one whose keypoints agree with those of f32. `bf16` and `f16` '
+        'need OpenVINO and a device that supports them',
+    )
+    precision_agreement: Fraction = Field(
+        0.99,
+        description='Mean OKS to f32 on photographs from which `PRECISION=auto` takes a lower precision. A single '
+        'person may fall short of 1 by five times as much',
     )
     device: Annotated[str, IN_LOWER_CASE] = Field(
         'cpu',

@@ -130,7 +130,7 @@ def _model(settings: Settings) -> str:
     engine = PoseEngine(package, EngineOptions.of(settings))
     engine.check()
     note = f'. {embedded_notice(package.name, INSTALL_HINT)}' if package.is_embedded else ''
-    return f'{package.model_version} works with {engine.runtime}{note}'
+    return f'{package.model_version} works with {engine.runtime} ({engine.runtime_reason}){note}'
 
 
 def _learning_loop(settings: Settings) -> str:

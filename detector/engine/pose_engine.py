@@ -17,7 +17,7 @@ from detector.settings import Settings
 
 from . import runtime_choice
 from .person_detector import PersonDetector, clip_boxes
-from .pose_estimator import Crop, PoseEstimator
+from .pose_estimator import Crop, PoseEstimator, confidences_of
 from .runtime_choice import BackendType, PrecisionSetting
 from .runtimes import reason_of
 from .thresholds import Thresholds
@@ -34,15 +34,16 @@ class EngineOptions:
 
     :param backend_type: inference runtime: `onnxruntime`, `openvino`, `opencv`, or `auto` for the fastest one.
     :param device: `cpu`, `cuda`, `cuda:N`, `tensorrt`, `mps`, `gpu` or `npu`.
-    :param precision: `f32`, `bf16`, or `auto` for bf16 if the CPU has matrix units for it.
+    :param precision: `f32`, `bf16`, `f16`, or `auto` for the fastest one whose keypoints agree with those of f32.
+    :param precision_agreement: mean OKS to f32 on photographs from which `auto` takes a lower precision.
     :param max_persons: largest number of persons per image; the ones with the most certain boxes are kept.
     :param person_threshold: confidence from which a box is answered; None: the package's.
     :param nms_threshold: IoU above which the less certain of two boxes is dropped; None: the package's.
     :param min_uncertain_threshold: lowest confidence of a box that counts as uncertain.
     :param max_uncertain_threshold: highest confidence of a box that counts as uncertain.
     :param trial_seconds: time limit for the trial of a package, in seconds.
-    :param cache: folder that keeps measured speeds of runtimes and passed trials. With it, compiled networks are kept
-        in the folder of the package. None: nothing is kept.
+    :param cache: folder that keeps passed trials and what was measured of runtimes and precisions. With it, compiled
+        networks are kept in the folder of the package. None: nothing is kept.
 
     >>> options = EngineOptions(backend_type='openvino', max_persons=1)
     >>> engine = PoseEngine(open_package(embedded_package()), options)
@@ -53,6 +54,7 @@ class EngineOptions:
     backend_type: BackendType = 'auto'
     device: str = 'cpu'
     precision: PrecisionSetting = 'auto'
+    precision_agreement: float = 0.99
     max_persons: int = 50
     person_threshold: float | None = None
     nms_threshold: float | None = None
@@ -68,6 +70,7 @@ class EngineOptions:
             backend_type=settings.backend_type,
             device=settings.device,
             precision=settings.precision,
+            precision_agreement=settings.precision_agreement,
             max_persons=settings.max_persons,
             person_threshold=settings.person_threshold,
             nms_threshold=settings.nms_threshold,
@@ -125,14 +128,17 @@ class PoseEngine:
             backend_type=options.backend_type,
             device=options.device,
             precision=options.precision,
+            agreement=options.precision_agreement,
+            thresholds=Thresholds.of(package, EngineOptions()),  # the package's own, for the same result in each node
             cache=options.cache,
         )
+        self.runtime_reason = choice.reason
+        """The reason for the runtime and the precision, with what was measured."""
         log.info('%s runs on %s in %s: %s', package.model_version, choice.backend_type, choice.precision, choice.reason)
         self.detector = PersonDetector(choice.open(package.detector_path), wholebody.detector, self.thresholds)
         self.estimator = PoseEstimator(
             choice.open(package.estimator_path), wholebody.estimator, largest_batch=choice.largest_batch
         )
-        self._score_mapping = np.array(wholebody.score_mapping, dtype=np.float64).T
 
     @property
     def runtime(self) -> str:
@@ -215,8 +221,7 @@ class PoseEngine:
 
     def confidences(self, scores: FloatArray) -> FloatArray:
         """Map raw SimCC scores of any shape to confidences, 0..1, with the mapping of the package."""
-        mapped = np.interp(np.nan_to_num(scores), *self._score_mapping)
-        return np.clip(mapped, 0, 1).astype(np.float32)
+        return confidences_of(scores, self.package.wholebody)
 
     def check(self) -> None:
         """Run both networks once and check their outputs. After that, persons are batched.

@@ -11,7 +11,7 @@ from rtmlib.tools.pose_estimation.post_processings import get_simcc_maximum
 from rtmlib.tools.pose_estimation.pre_processings import bbox_xyxy2cs, top_down_affine
 
 from detector.errors import InvalidPackage
-from detector.models.package import Estimator
+from detector.models.package import Estimator, Wholebody
 from detector.pose.images import Image
 from detector.pose.pose import FloatArray
 from detector.pose.skeleton import KEYPOINT_COUNT
@@ -27,11 +27,17 @@ PADDING: Final = 1.25
 """Side of the crop in sides of the box, as in the training of RTMPose."""
 _BINS_PER_PIXEL: Final = 2
 """SimCC bins per input pixel (Li et al., 2022), the same in every published whole-body model."""
-_TOLERANCES: Final[dict[Precision, float]] = {'f32': 1e-3, 'bf16': 5e-2}
+_TOLERANCES: Final[dict[Precision, float]] = {'f32': 1e-3, 'bf16': 5e-2, 'f16': 1e-2}
 """Accepted difference of the outputs of a batch from those of single persons, relative to the largest output."""
 
 Crop = tuple[Image, FloatArray]
 """An image (RGB uint8, H×W×3) and a box in it: x1, y1, x2, y2 in pixels."""
+
+
+def confidences_of(scores: FloatArray, wholebody: Wholebody) -> FloatArray:
+    """Map raw SimCC scores of any shape to confidences, 0..1, with the mapping of the package."""
+    mapped = np.interp(np.nan_to_num(scores), *np.array(wholebody.score_mapping, dtype=np.float64).T)
+    return np.clip(mapped, 0, 1).astype(np.float32)
 
 
 class PoseEstimator:

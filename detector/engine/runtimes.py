@@ -18,8 +18,10 @@ from detector.errors import InferenceFailed, RuntimeUnavailable
 from detector.pose.pose import FloatArray
 
 Backend = Literal['onnxruntime', 'openvino', 'opencv']
-Precision = Literal['f32', 'bf16']
+Precision = Literal['f32', 'bf16', 'f16']
 
+_CAPABILITIES: Final[dict[Precision, str]] = {'f32': 'FP32', 'bf16': 'BF16', 'f16': 'FP16'}
+"""Precisions by OpenVINO's names."""
 _PACKAGES: Final[dict[Backend, str]] = {'onnxruntime': 'onnxruntime', 'openvino': 'openvino', 'opencv': 'cv2'}
 _DISTRIBUTIONS: Final[dict[Backend, tuple[str, ...]]] = {
     'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),  # one package under two names: without and with CUDA
@@ -150,6 +152,20 @@ def openvino_capabilities(device: str) -> list[str]:
     return list(openvino.Core().get_property(device.upper(), 'OPTIMIZATION_CAPABILITIES'))
 
 
+def precisions(backend_type: Backend, device: str) -> list[Precision]:
+    """Return the precisions in which a runtime computes on a device, f32 first.
+
+    :raises RuntimeUnavailable: OpenVINO does not know the device.
+    """
+    if backend_type != 'openvino':
+        return ['f32']
+    try:
+        capabilities = openvino_capabilities(device)
+    except Exception as error:  # OpenVINO raises its own types
+        raise RuntimeUnavailable(f'DEVICE={device}: openvino cannot use it: {reason_of(error)}') from error
+    return [precision for precision, name in _CAPABILITIES.items() if name in capabilities]
+
+
 def cpu_flags() -> frozenset[str]:
     """Return the features of the CPU by Linux's names, e.g. `amx_bf16`; an empty set if they cannot be read."""
     try:
@@ -236,7 +252,7 @@ class _OpenVino(Runtime):
             raise RuntimeUnavailable(f'DEVICE={device}: openvino supports cpu, gpu and npu')
         core = openvino.Core()
         capabilities = openvino_capabilities(device)
-        if precision.upper().replace('F32', 'FP32') not in capabilities:
+        if _CAPABILITIES[precision] not in capabilities:
             raise RuntimeUnavailable(f'PRECISION={precision}: this {device} supports {", ".join(capabilities)}')
         # Stated explicitly, since OpenVINO defaults to bfloat16 on CPUs that have it.
         config = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision}

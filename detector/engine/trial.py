@@ -17,8 +17,8 @@ from detector.system import child_process, memory
 from detector.system.child_process import ChildFailed
 from detector.system.json_file import read_object, write_object
 
+from .measurement import processor
 from .pose_engine import EngineOptions, PoseEngine
-from .runtime_choice import processor
 from .runtimes import installed_versions
 
 log = logging.getLogger('wholebody.engine')
@@ -92,7 +92,7 @@ def _max_bytes() -> int:
 
 def _key(package: ModelPackage, options: EngineOptions) -> str:
     """Return a hash of everything that the outcome of a trial depends on."""
-    demanded = (options.backend_type, options.device, options.precision)
+    demanded = (options.backend_type, options.device, options.precision, options.precision_agreement)
     parts = (package.wholebody.model_dump_json(), demanded, processor(), *installed_versions())
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -79,7 +79,8 @@ def test_a_fresh_installation_is_healthy(tmp_path: Path) -> None:
     assert not [check for check in checks.values() if check.state == 'failed']
     assert {'runtime onnxruntime', 'runtime openvino', 'runtime opencv'} <= set(checks)
     assert 'learning-loop-node 0.27.0' in checks['packages'].detail
-    assert 'test-card 0.0 works with' in checks['model'].detail
+    runtime = 'onnxruntime on CPUExecutionProvider, f32 (the default; the package requires f32)'
+    assert f'test-card 0.0 works with {runtime}' in checks['model'].detail
     assert 'wholebody model pull' in checks['model'].detail
 
 

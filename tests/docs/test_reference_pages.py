@@ -40,7 +40,7 @@ def test_every_setting_has_a_row_with_its_default_and_its_description(pages: dic
     shown = dict(row.strip('| ').split(' | ', 1) for row in rows)
     assert shown['`KEEP_MODELS`'].endswith('<br>Default: `3`. Values: whole number ≥ 1.')
     assert shown['`LOOP_HOST` or `HOST`'].endswith('<br>Default: unset. Values: text.')
-    assert shown['`PRECISION`'].endswith('<br>Default: `auto`. Values: `auto`, `f32`, `bf16`.')
+    assert shown['`PRECISION`'].endswith('<br>Default: `auto`. Values: `auto`, `f32`, `bf16`, `f16`.')
 
 
 def test_every_group_of_settings_begins_with_a_setting(pages: dict[str, str]) -> None:

@@ -1,23 +1,28 @@
 """The choice of runtime and precision for a package."""
 
-import json
 import subprocess
 import sys
-import weakref
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from benchmarks.support.cards import assert_read, make_card
 from detector.engine import runtime_choice
+from detector.engine.agreement import Agreement
+from detector.engine.measurement import Measured, Pair
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.engine.runtime_choice import Choice, choose
-from detector.engine.runtimes import Backend, installed_for, open_runtime
+from detector.engine.runtimes import Backend
 from detector.errors import RuntimeUnavailable
 from detector.models.embedded import EMBEDDED_PACKAGE
 from detector.models.package import ModelPackage, unpack_package
 from detector.system import memory
+from tests.support.networks import make_thresholds
 from tests.support.starter import needs_starter
+
+AGREEING: Final = Agreement(mean=0.995, worst=0.98, persons=6)
 
 
 @pytest.fixture
@@ -38,35 +43,102 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_choice, '_MEASURED_BYTES', 0)
 
 
-def flags(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    monkeypatch.setattr(runtime_choice, 'cpu_flags', lambda: frozenset(names))
-
-
 def chosen(package: ModelPackage, **options: object) -> tuple[str, str]:
-    choice = choose(package, **{'backend_type': 'auto', 'device': 'cpu', 'precision': 'auto'} | options)  # type: ignore[arg-type]
+    choice = choosing(package, **options)
     return choice.backend_type, choice.precision
 
 
-def test_bf16_is_chosen_on_cpus_with_matrix_units(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 is chosen on CPUs with AMX if the package allows it and no setting demands otherwise."""
-    flags(monkeypatch, 'avx512_bf16')
-    assert chosen(real_model) == ('onnxruntime', 'f32')
-    flags(monkeypatch, 'amx_bf16', 'amx_tile')
-    assert chosen(real_model) == ('openvino', 'bf16')
+def choosing(package: ModelPackage, **options: object) -> Choice:
+    usual = {
+        'backend_type': 'auto',
+        'device': 'cpu',
+        'precision': 'auto',
+        'agreement': 0.99,
+        'thresholds': make_thresholds(),
+    }
+    return choose(package, **usual | options)  # type: ignore[arg-type]
+
+
+def measuring(
+    monkeypatch: pytest.MonkeyPatch, *, agreement: Agreement | None = AGREEING, **milliseconds: float
+) -> list[Any]:
+    """Replace the measurement on all supported pairs, and return what is asked of it.
+
+    :param milliseconds: times of ONNX Runtime (`ort`), and of OpenVINO in `f32`, `bf16` and `f16`.
+    :param agreement: agreement of the lower precisions.
+    """
+    asked: list[Any] = []
+
+    def measured(package: ModelPackage, backends: Sequence[Backend], **options: Any) -> list[Measured]:
+        asked.append((list(backends), options['reduced']))
+        names = ['ort', 'f32', *(('bf16', 'f16') if options['reduced'] else ())]
+        pairs = {name: Pair('onnxruntime', 'f32') if name == 'ort' else Pair('openvino', name) for name in names}
+        return [
+            Measured(
+                pair=pair,
+                milliseconds=milliseconds[name],
+                agreement=None if pair.precision == 'f32' else agreement,
+            )
+            for name, pair in pairs.items()
+            if pair.backend_type in backends and name in milliseconds
+        ]
+
+    monkeypatch.setattr(runtime_choice, 'recalled_or_measured', measured)
+    return asked
+
+
+@pytest.mark.usefixtures('large')
+def test_the_fastest_precision_that_agrees_is_chosen(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest pair is chosen among those that compute in f32 or agree with it, and the reason has the figures."""
+    asked = measuring(monkeypatch, ort=100, f32=90, bf16=45, f16=50)
+    choice = choosing(real_model)
+    assert (choice.backend_type, choice.precision) == ('openvino', 'bf16')
+    assert choice.reason.startswith(
+        'measured: onnxruntime f32 100 ms, openvino f32 90 ms, openvino bf16 45 ms, openvino f16 50 ms per frame of '
+        'two persons; openvino bf16 agrees with f32 (OKS 0.9950, at worst 0.9800, of 6 persons)'
+    )
     assert chosen(real_model, backend_type='openvino') == ('openvino', 'bf16')
+    assert chosen(real_model, precision='f32') == ('openvino', 'f32')
     assert chosen(real_model, backend_type='onnxruntime') == ('onnxruntime', 'f32')
-    assert chosen(real_model, precision='f32') == ('onnxruntime', 'f32')
+    both, only = ['onnxruntime', 'openvino'], ['openvino']
+    assert asked == [(both, True), (only, True), (both, False)]
 
 
+@pytest.mark.usefixtures('large')
+def test_a_precision_that_differs_is_not_chosen(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A faster precision that differs from f32 or was not compared is not chosen, and the reason says so."""
+    differing = Agreement(mean=0.985, worst=0.93, persons=6)
+    measuring(monkeypatch, agreement=differing, ort=100, f32=90, bf16=45)
+    choice = choosing(real_model)
+    assert (choice.backend_type, choice.precision) == ('openvino', 'f32')
+    assert choice.reason.endswith(
+        '; openvino bf16 differs from f32 (OKS 0.9850, at worst 0.9300, of 6 persons; PRECISION_AGREEMENT=0.99 allows '
+        '0.95 at worst)'
+    )
+    assert chosen(real_model, agreement=0.98) == ('openvino', 'bf16')
+    measuring(monkeypatch, agreement=Agreement(mean=0, worst=0, persons=0), ort=100, f32=90, bf16=45)
+    choice = choosing(real_model)
+    assert (choice.backend_type, choice.precision) == ('openvino', 'f32')
+    assert 'openvino bf16 is not compared with f32, since this model finds no person' in choice.reason
+    measuring(monkeypatch, agreement=None, ort=100, f32=90, bf16=89)
+    assert chosen(real_model) == ('openvino', 'f32')
+
+
+@pytest.mark.usefixtures('large')
 def test_a_package_that_needs_f32_gets_it(
     embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A package that requires f32 gets it on every CPU and with every setting; the log says so."""
-    flags(monkeypatch, 'amx_bf16')
-    assert chosen(embedded)[1] == 'f32'
+    """A package that requires f32 gets it on every CPU and with every setting; reason and log say so."""
+    asked = measuring(monkeypatch, ort=100, f32=90, bf16=45)
+    choice = choosing(embedded)
+    assert (choice.backend_type, choice.precision) == ('openvino', 'f32')
+    assert choice.reason.endswith('; the package requires f32')
+    assert asked == [(['onnxruntime', 'openvino'], False)]
     assert caplog.text == ''
-    assert chosen(embedded, precision='bf16', backend_type='openvino') == ('openvino', 'f32')
-    assert 'requires f32' in caplog.text
+    for precision in ('bf16', 'f16'):
+        caplog.clear()
+        assert chosen(embedded, precision=precision, backend_type='openvino') == ('openvino', 'f32')
+        assert f'PRECISION={precision} is ignored: {embedded.model_version} requires f32' in caplog.text
 
 
 def test_unsupported_bf16_is_an_error(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,70 +158,9 @@ def test_unsupported_bf16_is_an_error(real_model: ModelPackage, monkeypatch: pyt
 
 def test_small_packages_are_not_measured(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The embedded package starts at once on the default runtime."""
-    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured'))
+    monkeypatch.setattr(runtime_choice, 'recalled_or_measured', lambda *_, **__: pytest.fail('measured'))
+    assert choosing(embedded).reason == 'the default; the package requires f32'
     assert chosen(embedded) == ('onnxruntime', 'f32')
-
-
-@pytest.mark.usefixtures('large')
-def test_the_fastest_is_measured_once_and_remembered(
-    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A measurement, which the log announces, is reused until the package or the machine changes."""
-    caplog.set_level('INFO', 'wholebody.engine')
-    first = choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path)
-    assert caplog.messages == [
-        f'{embedded.model_version}: measuring which is the fastest of {", ".join(installed_for("cpu")[:2])}'
-    ]
-    assert 'measured: ' in first.reason
-    assert 'onnxruntime' in first.reason
-    assert 'openvino' in first.reason
-    (outcome,) = json.loads((tmp_path / 'runtimes.json').read_text()).values()
-    assert set(outcome) == {'onnxruntime', 'openvino'}
-    measure = runtime_choice._measure
-    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured again'))
-    assert choose(embedded, backend_type='auto', device='cpu', precision='auto', cache=tmp_path) == first
-    monkeypatch.setattr(runtime_choice, '_measure', measure)
-    monkeypatch.setattr(runtime_choice, 'usable_cpus', lambda: 64)
-    chosen(embedded, cache=tmp_path)
-    assert len(json.loads((tmp_path / 'runtimes.json').read_text())) == 2
-
-
-@pytest.mark.usefixtures('large')
-@pytest.mark.parametrize(('seconds', 'rounds'), [(60.0, 3), (0.0, 1)])
-def test_a_slow_machine_measures_one_round(
-    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int
-) -> None:
-    """Once the time for measuring is over, no further round delays the first answer."""
-    runs: list[object] = []
-
-    class Counting:
-        def run(self, batch: object) -> None:
-            runs.append(batch)
-
-    monkeypatch.setattr(runtime_choice, 'open_runtime', lambda *_, **__: Counting())
-    monkeypatch.setattr(runtime_choice, '_MEASURING_SECONDS', seconds)
-    assert set(runtime_choice._measure(embedded, ['onnxruntime', 'openvino'])) == {'onnxruntime', 'openvino'}
-    warm_up, round_of_both = 2 * 2, 2 * 3
-    assert len(runs) == warm_up + rounds * round_of_both
-
-
-@pytest.mark.usefixtures('large')
-def test_only_one_runtime_at_a_time_holds_the_networks(embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runtimes are measured one after the other, and the first one is freed before the second one is opened."""
-    alive: dict[str, weakref.WeakSet[object]] = {}
-
-    class Fake:
-        def run(self, batch: object) -> None: ...
-
-    def opening(path: Path, *, backend_type: Backend) -> object:
-        assert not any(runtimes for name, runtimes in alive.items() if name != backend_type)
-        runtime = Fake()
-        alive.setdefault(backend_type, weakref.WeakSet()).add(runtime)
-        return runtime
-
-    monkeypatch.setattr(runtime_choice, 'open_runtime', opening)
-    runtime_choice._measure(embedded, ['onnxruntime', 'openvino'])
-    assert set(alive) == {'onnxruntime', 'openvino'}
 
 
 def little(monkeypatch: pytest.MonkeyPatch, mebibytes: int | None) -> None:
@@ -161,8 +172,7 @@ def test_with_little_memory_onnxruntime_is_chosen(
     real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With too little memory for OpenVINO nothing is measured, ONNX Runtime runs, and one line in the log says why."""
-    flags(monkeypatch, 'amx_bf16')
-    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: pytest.fail('measured'))
+    monkeypatch.setattr(runtime_choice, 'recalled_or_measured', lambda *_, **__: pytest.fail('measured'))
     little(monkeypatch, 512)
     caplog.set_level('INFO', 'wholebody.engine')
     engine = PoseEngine(real_model)
@@ -178,26 +188,29 @@ def test_with_little_memory_onnxruntime_is_chosen(
 def test_settings_count_with_little_memory(real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime or precision that the settings name is used, with few persons per inference on the CPU."""
     little(monkeypatch, 512)
-    for options in ({'backend_type': 'openvino', 'precision': 'f32'}, {'precision': 'bf16'}):
+    for options in ({'backend_type': 'openvino', 'precision': 'f32'}, {'precision': 'bf16'}, {'precision': 'f16'}):
         assert chosen(real_model, **options)[0] == 'openvino'
     plain = {'backend_type': 'openvino', 'precision': 'f32'}
-    assert choose(real_model, device='cpu', **plain).largest_batch == 2  # type: ignore[arg-type]
-    assert choose(real_model, device='gpu', **plain).largest_batch is None  # type: ignore[arg-type]
+    assert choosing(real_model, device='cpu', **plain).largest_batch == 2
+    assert choosing(real_model, device='gpu', **plain).largest_batch is None
 
 
+@pytest.mark.usefixtures('large')
 @pytest.mark.parametrize('mebibytes', [1536, None])
 def test_enough_or_unknown_memory_changes_nothing(
     real_model: ModelPackage, monkeypatch: pytest.MonkeyPatch, mebibytes: int | None
 ) -> None:
     """With enough memory, or where the system does not say how much there is, the speed decides."""
-    flags(monkeypatch, 'amx_bf16')
     little(monkeypatch, mebibytes)
+    measuring(monkeypatch, ort=100, f32=90, bf16=45)
     assert chosen(real_model) == ('openvino', 'bf16')
 
 
 LOADING = """
 import numpy as np
 import detector.node.server
+from detector.engine.agreement import Agreement
+from detector.engine.measurement import Measured, Pair
 from detector.engine.pose_engine import EngineOptions, PoseEngine
 from detector.models.store import ModelStore
 from detector.system import memory
@@ -220,58 +233,6 @@ def test_the_starter_fits_into_512_mib(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, '-c', LOADING], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert int(ended.stdout.split()[-1]) / 1024 < 420
-
-
-@pytest.mark.usefixtures('large')
-@pytest.mark.parametrize(
-    ('milliseconds', 'backend'),
-    [
-        ({'onnxruntime': 100, 'openvino': 90}, 'openvino'),
-        ({'onnxruntime': 100, 'openvino': 97}, 'onnxruntime'),
-        ({'onnxruntime': 100, 'openvino': 110}, 'onnxruntime'),
-        ({'openvino': 110}, 'openvino'),
-    ],
-)
-def test_another_runtime_must_be_clearly_faster(
-    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch, milliseconds: dict[Backend, float], backend: str
-) -> None:
-    """Another runtime is chosen only if it is clearly faster or the only one that works."""
-    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: milliseconds)
-    assert chosen(embedded) == (backend, 'f32')
-
-
-@pytest.mark.usefixtures('large')
-def test_a_runtime_that_rejects_the_networks_is_skipped(
-    embedded: ModelPackage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A runtime that rejects the networks is skipped; if all do, the error gives all reasons."""
-    real = open_runtime
-
-    def opening(path: Path, *, backend_type: Backend, **options: object) -> object:
-        if backend_type in rejecting:
-            raise RuntimeUnavailable(f'{backend_type} knows no such operator')
-        return real(path, backend_type=backend_type, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(runtime_choice, 'open_runtime', opening)
-    rejecting = ['onnxruntime']
-    assert chosen(embedded) == ('openvino', 'f32')
-    rejecting = ['onnxruntime', 'openvino']
-    with pytest.raises(RuntimeUnavailable, match='onnxruntime knows no such operator.*openvino knows no such'):
-        chosen(embedded)
-
-
-@pytest.mark.usefixtures('large')
-def test_an_unusable_cache_does_no_harm(
-    embedded: ModelPackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """With a damaged cache file or an unwritable folder, the runtimes are measured again."""
-    monkeypatch.setattr(runtime_choice, '_measure', lambda *_: {'onnxruntime': 1})
-    for content in ('{', '[]', '{"x": 5}'):
-        (tmp_path / 'runtimes.json').write_text(content)
-        assert chosen(embedded, cache=tmp_path)[0] == 'onnxruntime'
-    (tmp_path / 'file').write_text('')
-    assert chosen(embedded, cache=tmp_path / 'file')[0] == 'onnxruntime'
-    assert 'cannot be written' in caplog.text
 
 
 def test_compiled_networks_are_kept_with_their_package(tmp_path: Path) -> None:

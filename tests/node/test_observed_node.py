@@ -264,6 +264,13 @@ def failed_uploads(node: NodeProcess) -> list[dict[str, Any]]:
     return [line for line in lines(node) if line['logger'] == 'wholebody.outbox' and 'stay in' in line['message']]
 
 
+def test_about_tells_why_the_runtime_was_chosen(logging_node: NodeProcess) -> None:
+    """`/about` has the runtime, its precision and the reason for both."""
+    model = httpx.get(f'{logging_node.url}/about').json()['wholebody']
+    assert model['runtime'] == 'onnxruntime on CPUExecutionProvider, f32'
+    assert model['runtime_reason'] == 'the default; the package requires f32'
+
+
 def test_about_tells_since_when(logging_node: NodeProcess) -> None:
     """`/about` has the start of the process, the start of the model, and the version of the software."""
     about = httpx.get(f'{logging_node.url}/about').json()
