@@ -23,6 +23,7 @@ from detector.pose import images
 from detector.service import MAX_BATCH, DetectRequest, Service, UploadRequest, encoded
 from detector.settings import Settings
 
+from .engineio_guard import EngineIoGuard
 from .event_access import ConnectionGuard, HandshakeMiddleware
 from .in_flight import InFlight
 from .middleware.access import AccessPolicy
@@ -205,7 +206,7 @@ class EventServer:
             json=TolerantJson,
         )
         self.guard = ConnectionGuard(self.sio, access_policy, max_clients=settings.max_clients, seconds=seconds)
-        asgi = socketio.ASGIApp(self.sio, socketio_path=SOCKETIO_PATH)
+        asgi = EngineIoGuard(socketio.ASGIApp(self.sio, socketio_path=SOCKETIO_PATH))
         self.app = HandshakeMiddleware(asgi, self.guard, seconds=seconds)
         """The ASGI app to mount at `/ws`."""
         self._drain = drain

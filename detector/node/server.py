@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import uvicorn
 
 from detector.errors import FolderInUse, InvalidSettings
-from detector.observability.logs import ConsoleFormatter, JsonFormatter, log_uncaught_errors
+from detector.observability.logs import ClientFaults, ConsoleFormatter, JsonFormatter, log_uncaught_errors
 from detector.observability.secrecy import hide_secrets
 from detector.settings import Settings
 from detector.system.folder_lock import NODE_LOCK, FolderLock
@@ -200,7 +200,7 @@ def configure_logging(settings: Settings) -> None:
             'version': 1,
             'disable_existing_loggers': False,
             'formatters': {'console': {'()': ConsoleFormatter}, 'json': {'()': JsonFormatter}},
-            'filters': {'detector': {'()': _DetectorOnly}},
+            'filters': {'detector': {'()': _DetectorOnly}, 'clients': {'()': ClientFaults}},
             'handlers': {
                 'stderr': {'class': 'logging.StreamHandler', 'formatter': settings.log_format, 'filters': ['detector']}
             },
@@ -209,7 +209,12 @@ def configure_logging(settings: Settings) -> None:
                 'wholebody': {'level': level},
                 'uvicorn': {'level': level},
                 # the DEBUG lines of uvicorn.error contain headers and frames
-                'uvicorn.error': {'level': 'INFO' if level == 'DEBUG' else level},
+                'uvicorn.error': {'level': 'INFO' if level == 'DEBUG' else level, 'filters': ['clients']},
+                # with a level of their own, the libraries add no handlers, whose lines have another format
+                'engineio.server': {'level': 'ERROR', 'filters': ['clients']},
+                'engineio.client': {'level': 'ERROR'},
+                'socketio.server': {'level': 'ERROR'},
+                'socketio.client': {'level': 'ERROR'},
                 'Node': {'level': chatter, 'handlers': [], 'propagate': True},
                 'loop_communication': {'level': chatter},
                 'uvicorn.access': {'level': 'DEBUG' if settings.debug else 'WARNING'},

@@ -37,6 +37,35 @@ class OnceASecond:
         return True
 
 
+class ClientFaults(logging.Filter):
+    """Shortens the tracebacks that libraries log about messages of clients to one line a second.
+
+    Otherwise every client could fill the log. The filter belongs to the loggers `engineio.server` and `uvicorn.error`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = OnceASecond()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or not str(record.msg).startswith(_ABOUT_MESSAGES):
+            return True
+        record.msg, record.args = 'a message of a client is ignored: %s: %s', (type(error).__name__, error)
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, 'WARNING'
+        return self._lines.due()
+
+
+_ABOUT_MESSAGES: Final = (
+    'post request handler error',
+    'message async handler error',
+    'Unknown receive error',
+    'Invalid UTF-8 sequence received',
+)
+"""Beginnings of the log lines of Engine.IO and uvicorn for a message that cannot be read."""
+
+
 class ConsoleFormatter(logging.Formatter):
     """Formats time, level, logger, message, and the id of the request in brackets."""
 

@@ -16,11 +16,14 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from detector.api import error_answers
+from detector.api.engineio_guard import EngineIoGuard
 from detector.errors import Busy, ExtraMissing, NotFound
 
 log = logging.getLogger('wholebody.page')
 
 PATH: Final = '/ui'
+_SOCKETS: Final = '/_nicegui_ws/'
+"""Path below `/ui` of NiceGUI's Socket.IO server."""
 _CLOSE_SECONDS: Final = 1
 """Time limit for NiceGUI to end, in seconds."""
 _MAX_OPEN: Final = 50
@@ -48,6 +51,7 @@ class LazyPage:
         may_connect: Callable[[HTTPConnection], bool] | None = None,
     ) -> None:
         self.app = FastAPI(openapi_url=None)
+        self._sockets = EngineIoGuard(self.app)
         error_answers.install(self.app)
         self._build = build
         self._title = title
@@ -78,7 +82,8 @@ class LazyPage:
         missing = await self._load()
         if missing is None:
             full = scope['type'] == 'http' and _is_page(scope) and _open_pages() >= _MAX_OPEN
-            await (_too_many() if full else self.app)(scope, receive, send)
+            app = self._sockets if _is_socket(scope) else self.app
+            await (_too_many() if full else app)(scope, receive, send)
         elif scope['type'] == 'http':
             await missing(scope, receive, send)
         else:
@@ -136,6 +141,10 @@ class LazyPage:
 
 def _is_page(scope: Scope) -> bool:
     return str(scope['path']).removeprefix(scope.get('root_path', '')) == '/'
+
+
+def _is_socket(scope: Scope) -> bool:
+    return str(scope['path']).removeprefix(scope.get('root_path', '')).startswith(_SOCKETS)
 
 
 def _open_pages() -> int:
