@@ -1,5 +1,6 @@
 """Exclusive use of a folder by one process. The operating system releases the lock when the process ends."""
 
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,8 @@ log = logging.getLogger('wholebody.folders')
 NODE_LOCK: Final = 'node.lock'
 """Lock file in DATA_FOLDER, which a running node holds."""
 
+_DEAD_ENDS: Final = (errno.ELOOP, errno.ENOENT, errno.ENOTDIR)
+"""Errors of a link through which no process can have locked a file."""
 _without_locks: set[Path] = set()
 
 
@@ -44,7 +47,7 @@ class FolderLock:
         :raises OSError: the file cannot be created.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()  # later errors concern the lock
+        self._create()  # later errors concern the lock
         try:
             self._lock.acquire(timeout=seconds, poll_interval=0.05)
         except Timeout:
@@ -60,6 +63,16 @@ class FolderLock:
             return
         self._file = _identity(self.path)
         self._sign()
+
+    def _create(self) -> None:
+        try:
+            self.path.touch()
+        except OSError as error:
+            if error.errno not in _DEAD_ENDS or not self.path.is_symlink():
+                raise
+            log.warning('%s is replaced: it is a link that leads nowhere', self.path)
+            self.path.unlink()
+            self.path.touch()
 
     def is_lost(self) -> bool:
         """Return True if the file that this process has locked is no longer the one at the path.

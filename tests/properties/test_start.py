@@ -25,11 +25,14 @@ from detector.models.store import ModelStore
 from detector.node.server import _lock
 from detector.node.wholebody_node import WholebodyNode
 from detector.settings import Settings
+from tests.support.fuzz_budget import FUZZ_SECONDS
 from tests.support.strategies import JSON, damaged
 
 Change = Callable[[Path], object]
 
 START_SECONDS: Final = 60
+few = settings(deadline=None) if FUZZ_SECONDS else settings(deadline=None, max_examples=8)
+"""Settings of tests whose examples each start a node."""
 WRITTEN: Final = {'node.lock', 'models.lock', 'uuids.json', 'cache/trials.json', 'cache/runtimes.json'}
 """Files of a data folder beside models, outbox and corrections."""
 
@@ -151,6 +154,7 @@ CHANGES: Final[dict[str, Change]] = {
     'pipe': replaced_by(os.mkfifo),
     'link to itself': replaced_by(lambda path: path.symlink_to(path)),
     'link to nothing': replaced_by(lambda path: path.symlink_to('nothing')),
+    'link into nothing': replaced_by(lambda path: path.symlink_to('nothing/below')),
     'no permission': without_permission,
     'empty': with_content(b''),
     'nothing but NUL': with_content(bytes(5000)),
@@ -198,16 +202,30 @@ def test_a_node_starts_after_each_change_of_each_file(name: str) -> None:
     assert found == {}
 
 
-@settings(deadline=None)
+@few
 @given(st.data())
 def test_a_node_starts_after_any_change_of_any_file(data: st.DataObject) -> None:
-    """Whatever becomes of a file, folder or link, the node serves a good model."""
+    """Whatever becomes of a file, folder or link, the node serves a good model; the nightly test takes all changes."""
     place = data.draw(st.sampled_from(places()))
     change = CHANGES[data.draw(st.sampled_from(sorted(CHANGES)))]
     check(place, asyncio.run(start_after(place, change)))
 
 
-@settings(deadline=None)
+@pytest.mark.parametrize(
+    ('place', 'name'),
+    [
+        ('node.lock', 'link to itself'),
+        ('node.lock', 'link into nothing'),
+        ('outbox/normal', 'pipe'),
+        ('cache/trials.json', 'nested'),
+    ],
+)
+def test_a_node_starts_after_a_change_that_once_stopped_it(place: str, name: str) -> None:
+    """Changes that the nightly test has found stay without effect."""
+    check(place, asyncio.run(start_after(place, CHANGES[name])))
+
+
+@few
 @given(st.data())
 def test_a_node_starts_with_any_content_of_any_file(data: st.DataObject) -> None:
     """Bytes and JSON of any kind, and damaged copies of the content, lead to a good model."""

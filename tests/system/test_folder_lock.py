@@ -40,6 +40,25 @@ def held_by_another(path: Path, seconds: float = 60) -> Iterator[subprocess.Pope
             process.kill()
 
 
+@pytest.mark.parametrize('target', ['lock', 'nothing/below', 'file/below'])
+def test_a_link_that_leads_nowhere_is_replaced(tmp_path: Path, target: str) -> None:
+    """A damaged link in place of the lock file does not stop the start; a link to a file is locked as that file."""
+    (tmp_path / 'file').touch()
+    (tmp_path / 'lock').symlink_to(target)
+    lock = FolderLock(tmp_path / 'lock')
+    lock.acquire()
+    assert lock.is_held
+    assert not lock.path.is_symlink()
+    with pytest.raises(FolderInUse):
+        FolderLock(tmp_path / 'lock').acquire()
+    lock.release()
+    lock.path.unlink()
+    lock.path.symlink_to('file')
+    lock.acquire()
+    assert lock.path.is_symlink()
+    lock.release()
+
+
 def test_a_second_node_does_not_start(tmp_path: Path) -> None:
     """A second node on a folder exits with status 2 and names the first one; a killed node leaves the folder free."""
     with running_node(tmp_path) as first:
