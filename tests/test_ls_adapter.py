@@ -298,7 +298,7 @@ def test_when_the_time_is_spent_a_repeated_request_continues(tmp_path: Path, stu
     quick = studio.add_image('quick.jpg', CARD)
     slow = [studio.add_image(f'slow-{number}.jpg', CARD, seconds=8) for number in range(4)]
     tasks = [task(1, quick), *(task(2 + number, address) for number, address in enumerate(slow)), task(9, quick)]
-    with running_node(tmp_path, PREDICT_SECONDS=3, IMAGE_SECONDS=30, **studio.settings) as node:
+    with running_node(tmp_path, PREDICT_SECONDS=2, IMAGE_SECONDS=30, **studio.settings) as node:
         results = predict(node, tasks)
         assert_drawn(persons_in(results[0]))
         assert_drawn(persons_in(results[5]))

@@ -31,8 +31,8 @@ def with_estimator(folder: Path, make: Callable[[Path], Path]) -> ModelPackage:
 def test_a_graph_that_loops_for_ever_is_refused(tmp_path: Path) -> None:
     """The child is killed when its time is up, and the error names the networks."""
     package = with_estimator(tmp_path, lambda path: hostile_network(path, grows=False))
-    with pytest.raises(RuntimeUnavailable, match=r'of det.onnx and pose.onnx has not ended within 8 seconds'):
-        trial.run(package, replace(OPTIONS, trial_seconds=8))
+    with pytest.raises(RuntimeUnavailable, match=r'of det.onnx and pose.onnx has not ended within 3 seconds'):
+        trial.run(package, replace(OPTIONS, trial_seconds=3))
 
 
 @pytest.mark.usefixtures('child_processes')

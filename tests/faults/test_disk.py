@@ -12,7 +12,7 @@ import pytest
 from tests.faults.scenarios import SCENARIOS, Scenario, download_scenario
 from tests.support.disk_faults import Fault, Note, Outcome, run
 
-SAMPLE: Final = 5
+SAMPLE: Final = 10
 """Number of points of which the plain suite takes one; the end of the operation is always among them."""
 forks = pytest.mark.filterwarnings('ignore:.* is multi-threaded, use of fork:DeprecationWarning')
 steps = pytest.mark.parametrize(

@@ -92,10 +92,10 @@ def test_an_endless_model_does_not_keep_a_node_from_serving_another(tmp_path: Pa
     """At the start it is refused when its time is up, stays installed and current, and the other one serves."""
     store = _install_sound_and_endless(tmp_path)
     store.select('9.9')
-    with running_node(tmp_path, BACKEND_TYPE='onnxruntime', TRIAL_SECONDS=5) as node:
+    with running_node(tmp_path, BACKEND_TYPE='onnxruntime', TRIAL_SECONDS=2) as node:
         assert httpx.get(f'{node.url}/ready').json()['model_version'] == 'sound 1.0'
         log = node.log.read_text()
-        assert 'models/9.9 cannot serve: a trial inference of det.onnx and pose.onnx has not ended within 5' in log
+        assert 'models/9.9 cannot serve: a trial inference of det.onnx and pose.onnx has not ended within 2' in log
         assert not _children(node)
     assert store.versions() == ['1.0', '9.9']
     assert store.current() == store.folder('9.9').resolve()
