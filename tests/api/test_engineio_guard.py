@@ -15,7 +15,7 @@ from benchmarks.support.waiting import PATIENCE, eventually
 
 POLLING: Final = '/ws/socket.io/?EIO=4&transport=polling'
 WEBSOCKET: Final = '/ws/socket.io/?EIO=4&transport=websocket'
-HOSTILE: Final = [
+HOSTILE: Final[list[str | bytes]] = [
     *('', 'x', '9', 'é', '²', 'd=', 'd=5', 'b===', 'bé', '\x1e'),  # Engine.IO
     *('4', '4x', '49', '44', '40{', '40[1', '4[1]', '451-["a"]', '461-7[]', '40\x1e4{'),  # Socket.IO
     *(b'', b'\xff\xfe', b'abc'),
