@@ -6,11 +6,12 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import httpx
 import pytest
 import socketio
 
+from benchmarks.support.attackers import connections, health_seconds, open_files
 from benchmarks.support.cards import CARD, assert_read, poses_of
 from benchmarks.support.packages import make_package
 from benchmarks.support.processes import PROJECT, NodeProcess, free_port, running_node
@@ -39,13 +41,21 @@ def haproxy() -> Path:
 
 
 @contextmanager
-def running_proxy(haproxy: Path, folder: Path, first: int, second: int) -> Iterator[str]:
-    """Start HAProxy in front of two ports, and yield its address. Its configuration gets other addresses only."""
+def running_proxy(
+    haproxy: Path, folder: Path, first: int, second: int, *, changes: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Start HAProxy in front of two ports, and yield its address. Its configuration gets other addresses only.
+
+    :param changes: further texts of the configuration to replace, for shorter times.
+    """
     port = free_port()
     text = (PROJECT / 'deploy' / 'proxy' / 'haproxy.cfg').read_text()
     for old, new in ((' node:8004', first), (' node-2:8004', second), ('bind :8080', port)):
         assert old in text
         text = text.replace(old, f'{old[: -len(old.lstrip())]}{"bind " if "bind" in old else ""}127.0.0.1:{new}')
+    for old, replacement in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, replacement)
     configuration = folder / 'haproxy.cfg'
     configuration.write_text(text)
     checked = subprocess.run([haproxy, '-c', '-f', configuration], capture_output=True, text=True, check=False)
@@ -141,6 +151,25 @@ def test_the_nodes_limits_apply_through_it(proxy: str) -> None:
     assert 'limit' in answer.json()['detail']
 
 
+@pytest.mark.parametrize(
+    ('count', 'sent'),
+    [(1100, b''), (1000, b'GET /health HTTP/1.1\r\nX: '), (300, b'GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n')],
+    ids=['silent', 'half a header', 'unread answers'],
+)
+def test_connections_that_hold_the_proxy_do_not_keep_others_out(
+    proxy: str, replicas: tuple[NodeProcess, NodeProcess], count: int, sent: bytes
+) -> None:
+    """While connections send nothing, half a header, or read no answer, others are answered within seconds."""
+    front = replace(replicas[0], port=int(proxy.rpartition(':')[2]))
+    with open_files(4096), connections(front, count, small=True) as attackers:
+        for connection in attackers:
+            connection.sendall(sent)
+        for _ in range(5):
+            assert health_seconds(front) < 5
+            answer = httpx.post(f'{proxy}/detect', files={'file': CARD}, timeout=9)  # before the proxy gives them up
+            assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize('transport', ['websocket', 'polling'])
 def test_socketio_goes_through_it(proxy: str, transport: str) -> None:
     """All requests of a Socket.IO client reach the same node, with either transport."""
@@ -217,12 +246,14 @@ class Echo:
     """A server that answers with its name and records the requested paths except `/ready`.
 
     :param status: status of the answers; 0 closes the connection without an answer.
+    :param seconds: time until the answers begin.
     :param ready: status of the answer to `/ready`.
     :param asked: requested paths so far.
     """
 
     name: str
     status: int = 200
+    seconds: float = 0
     ready: int = 200
     asked: list[str] = field(default_factory=list)
     port: int = 0
@@ -241,6 +272,7 @@ class Echo:
                 else:
                     status = echo.status
                     echo.asked.append(self.path)
+                    time.sleep(echo.seconds)
                 if not status:
                     self.close_connection = True
                     return
@@ -316,6 +348,19 @@ def test_requests_that_cannot_be_sent_again_end_with_an_answer(echoes: tuple[str
         lost = [answer.json() for answer in answers if answer.status_code == 502]
         assert lost == [{'detail': 'the node closed the connection: try again'}] * 2, path
     assert second.asked.count('/detect') == 2
+
+
+def test_a_client_may_wait_longer_for_an_answer_than_it_may_pause(haproxy: Path, tmp_path: Path) -> None:
+    """The time limit for a pause of the client does not count while it waits for the node, as Label Studio does."""
+    with (
+        Echo('first', seconds=3).running() as first,
+        Echo('second', seconds=3).running() as second,
+        running_proxy(
+            haproxy, tmp_path, first.port, second.port, changes={'timeout client 120s': 'timeout client 1s'}
+        ) as proxy,
+    ):
+        for path in ('/predict', '/detect', '/ws/socket.io/?EIO=4&transport=polling'):
+            assert httpx.post(proxy + path, content=b'x', timeout=20).status_code == 200, path
 
 
 def test_a_node_without_a_model_is_asked_nothing(echoes: tuple[str, Echo, Echo]) -> None:
