@@ -170,10 +170,15 @@ def assert_ends(websocket: ClientConnection) -> None:
 def test_unauthenticated_clients_send_little_and_do_not_stay(closed: NodeProcess) -> None:
     """Before authentication a connection may send only small messages, and only for a short time."""
     url = closed.url.replace('http', 'ws') + '/ws/socket.io/?EIO=4&transport=websocket'
+    polling = f'{POLLING}&sid={session_of(httpx.get(closed.url + POLLING))}'
+    assert httpx.post(closed.url + polling, content='3').status_code == 200
     start = time.monotonic()
     with connect(url, proxy=None) as websocket:
         assert_ends(websocket)
     assert time.monotonic() - start > 1.9, 'BODY_SECONDS'
+    eventually(
+        lambda: httpx.post(closed.url + polling, content='3').status_code == 400, 'the polling client is forgotten'
+    )
     session = session_of(httpx.get(closed.url + POLLING))
     large = httpx.post(f'{closed.url}{POLLING}&sid={session}', content=20_000 * b' ')
     assert large.status_code == 413
