@@ -45,7 +45,7 @@ DOT_GAIN: Final = 1.6
 """Match of a cell in exactly the colour of a dot, before it is clipped to 1."""
 BIN_SIGMA: Final = 2.0
 """Sigma of the peaks in the SimCC rows, in pixels."""
-PEAK_GAIN: Final = 0.308
+PEAK_GAIN: Final = 0.302
 """Peak of a dot that fills one cell of its column. It scales the peaks of full-size dots to 0.75 … 1; the value varies
 with the dot's place in the cells."""
 MIN_FRAME_SIZE: Final = 36.0
@@ -115,11 +115,12 @@ def build_estimator() -> onnx.ModelProto:
         std=IMAGENET_STD,
         prefix='dot',
     )
-    rows, columns = (bottom - top) // DOT_CELL, (right - left) // DOT_CELL
+    high, wide = (bottom - top) // DOT_CELL, (right - left) // DOT_CELL
     outputs = []
-    for axis, cells, size, name in ((2, rows, width, 'simcc_x'), (3, columns, height, 'simcc_y')):
+    for axis, cells, size, name in ((2, high, width, 'simcc_x'), (3, wide, height, 'simcc_y')):
         profile = graph.profile(match, axis, cells, KEYPOINT_COUNT, prefix=name)
-        graph.add('MatMul', profile, graph.constant(f'{name}_bins', cells * _bins(size)), output=name)
+        rows = graph.add('MatMul', profile, graph.constant(f'{name}_bins', cells * _bins(size)), output=f'{name}_rows')
+        graph.clip(rows, output=name)
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ['batch', KEYPOINT_COUNT, 2 * size]))
     return graph.model(
         'test_card_estimator',
