@@ -276,6 +276,14 @@ def test_without_a_body_the_place_decides(visible: int, is_news: bool) -> None:
     assert bool(judge([moved], size=SIZE).tags) is is_news
 
 
+@pytest.mark.parametrize(('x', 'y'), [(345, 200), (255, 200), (300, 290), (300, 110)])
+def test_a_step_in_any_direction_keeps_the_posture(x: float, y: float) -> None:
+    """A pose that has moved by less than a third of its box is known, since postures are relative to the box."""
+    judge = make_relevance().judge
+    assert judge([person(face=0.45)], size=SIZE).tags
+    assert not judge([person(x, y, face=0.45)], size=SIZE).tags
+
+
 def test_a_pose_is_known_until_the_time_has_passed() -> None:
     """A pose that was last seen an hour ago to the second is known, and forgetting makes every pose relevant."""
     clock = Clock()

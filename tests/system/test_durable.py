@@ -75,6 +75,21 @@ def test_new_folders_are_synced_from_the_top(tmp_path: Path, monkeypatch: pytest
     assert synced == [f"{tmp_path.name} ['a']", "a ['b']"]
 
 
+def test_a_folder_that_another_process_creates_first_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that appears between the check and its creation is not an error."""
+    folder, is_dir = tmp_path / 'folder', Path.is_dir
+
+    def late(path: Path) -> bool:
+        if path == folder and not is_dir(path):
+            folder.mkdir()
+            return False
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, 'is_dir', late)
+    make_folder(folder)
+    assert folder.exists()
+
+
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose new content cannot be written keeps its old content."""
     path = tmp_path / 'file.json'
