@@ -169,6 +169,7 @@ def test_forged_and_skipped_annotations_ship_nothing(node: NodeProcess, loop: Mo
         {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 'x'}, 'project': {'id': 1}},
         {'action': 'ANNOTATION_CREATED', 'annotation': {'id': True}, 'project': {'id': 1}},
         {'action': 'ANNOTATION_CREATED', 'annotation': {'id': -1}, 'project': {'id': 1}},
+        {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 0}, 'project': {'id': 1}},
         {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 2**70}, 'project': {'id': 1}},
         {'action': 'ANNOTATION_CREATED', 'annotation': {'id': 1}, 'project': 1},
         {'action': 'ANNOTATION_CREATED', 'annotation': 'x', 'project': {'id': 1}},
