@@ -14,7 +14,7 @@ class OneAnnotation:
     """Answers each annotation, its task, its project and its image; the annotation shows no person."""
 
     async def annotation(self, number: int) -> dict[str, Any]:
-        return {'id': number, 'task': 3, 'result': [], 'updated_at': 'v1'}
+        return {'id': number, 'task': 3, 'result': [], 'created_at': 'v0', 'updated_at': 'v1'}
 
     async def task(self, number: int) -> dict[str, Any]:
         return {'id': number, 'project': 1, 'data': {'image': 'image.jpg'}}

@@ -23,7 +23,7 @@ from detector.label_studio.labels.regions import to_results
 from detector.label_studio.labels.values import Region
 from detector.pose.skeleton import KEYPOINT_INDEX, KEYPOINT_NAMES, category_id
 from mock.test_card.cards import Figure
-from tests.support.one_annotation import make_corrections
+from tests.support.one_annotation import OneAnnotation, make_corrections
 
 SIZE = (720, 480)
 
@@ -255,7 +255,28 @@ async def test_a_clock_that_was_set_back_keeps_nothing_waiting(tmp_path: Path, a
     corrections.start()
     if handled_now:
         await eventually_async(lambda: queue.about()['sent'] == 1)
+        assert queue.was_sent(Hint(annotation=71, project=1), 'v1'), 'the time of the last change is the version'
     else:
         await asyncio.sleep(0.3)
         assert queue.about() == {'waiting': 1, 'sent': 0, 'given_up': 0, 'missed': 0}
+    await corrections.close()
+
+
+async def test_regions_of_an_unknown_control_are_not_sent_as_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An annotation with regions of a control that the labeling config lacks is given up, and its log line names it."""
+
+    async def drawn(_: OneAnnotation, number: int) -> dict[str, Any]:
+        region = {'from_name': 'older', 'type': 'rectanglelabels', 'value': {'rectanglelabels': ['person']}}
+        return {'id': number, 'task': 3, 'result': [region], 'updated_at': 'v1'}
+
+    monkeypatch.setattr(OneAnnotation, 'annotation', drawn)
+    queue = CorrectionQueue(tmp_path / 'corrections.sqlite')
+    queue.add([Hint(annotation=72, project=1)], time.time())
+    corrections = make_corrections(tmp_path, queue)
+    corrections.start()
+    await eventually_async(lambda: queue.about()['waiting'] == 0)
+    assert queue.about() == {'waiting': 0, 'sent': 0, 'given_up': 1, 'missed': 0}
+    assert "the labeling config has no 'older'" in caplog.text
     await corrections.close()
