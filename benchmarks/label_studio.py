@@ -4,8 +4,9 @@
 
 Linux only, since it reads /proc. The backends take turns: one gets a POST /predict with all tasks while the others are
 idle. Each image takes 50 ms to fetch and has a new URL each time, so that it is not cached. Our node runs in f32, and
-also in bf16 if the CPU has AMX. During its turns a prober requests `/health`. The usual backend loops over the tasks
-with rtmlib and the same weights; `label_studio_backends` describes it. The exit status is 1 if a goal is missed.
+also in bf16 if OpenVINO reports it for the CPU. During its turns a prober requests `/health`. The usual backend loops
+over the tasks with rtmlib and the same weights; `label_studio_backends` describes it. The exit status is 1 if a goal is
+missed.
 """
 
 import argparse

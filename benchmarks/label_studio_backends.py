@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import httpx
 
-from detector.engine.runtimes import cpu_flags, is_installed, openvino_capabilities
+from detector.engine.runtimes import is_installed
+from detector.engine.runtimes import precisions as supported
 from detector.label_studio.labels import config
 from detector.models.package import ModelPackage
 from detector.models.store import ModelStore
@@ -189,5 +190,5 @@ def _wait(backend: Backend, process: subprocess.Popen[bytes], log: Path) -> None
 
 def precisions(package: ModelPackage) -> list[str]:
     """Return the precisions in which to measure our node on this machine."""
-    wants_bf16 = 'amx_bf16' in cpu_flags() and package.wholebody.precision == 'any' and is_installed('openvino')
-    return ['f32', 'bf16'] if wants_bf16 and 'BF16' in openvino_capabilities('cpu') else ['f32']
+    may_be_lower = package.wholebody.precision == 'any' and is_installed('openvino')
+    return [one for one in supported('openvino', 'cpu') if one != 'f16'] if may_be_lower else ['f32']

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.models.embedded import PHOTOGRAPHS
 from detector.models.package import ModelPackage
 from detector.pose.images import Image, read_image
 from detector.pose.pose import FloatArray
@@ -19,6 +19,12 @@ from .pose_estimator import PoseEstimator, confidences_of
 from .runtimes import Runtime
 from .thresholds import Thresholds
 
+PHOTOGRAPHS: Final = Path(__file__).with_name('photographs.jpg')
+"""Three photographs of a person each, side by side.
+
+The portrait of Grace Hopper is a work of the US Navy, the portrait of Eileen Collins one of NASA; both are in the
+public domain. The man behind the camera is CC0.
+"""
 _SAME_BOX_IOU: Final = 0.5
 """IoU from which two boxes show the same person."""
 _WORST_FACTOR: Final = 5

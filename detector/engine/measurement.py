@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from detector.errors import RuntimeUnavailable
-from detector.models.package import ModelPackage
+from detector.models.package import ModelPackage, file_sha256
 from detector.system import memory
 from detector.system.json_file import read_object, write_object
 
-from .agreement import Agreement, People, compare, find_people, photographs
+from .agreement import PHOTOGRAPHS, Agreement, People, compare, find_people, photographs
 from .runtimes import (
     Backend,
     Precision,
@@ -195,12 +195,13 @@ def _noise(size: tuple[int, int]) -> Any:
 
 
 def _key(package: ModelPackage, backends: Sequence[Backend], device: str, reduced: bool) -> str:
-    """Return a hash of everything that a measurement depends on: package, machine, CPUs, versions."""
+    """Return a hash of everything that a measurement depends on: package, photographs, machine, CPUs, versions."""
     # of the CPU, the flags tell; loading OpenVINO only to ask takes long
     capabilities = openvino_capabilities(device) if device != 'cpu' and 'openvino' in backends else []
     parts = [
         package.wholebody.model_dump_json(),
         package.conf_threshold,
+        file_sha256(PHOTOGRAPHS),
         device,
         capabilities,
         processor(),

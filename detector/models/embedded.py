@@ -10,12 +10,6 @@ MODEL_FILES: Final = next(
 """Folder of these files: inside the package in a wheel, beside it in a checkout."""
 EMBEDDED_PACKAGE: Final = MODEL_FILES / 'test-card.zip'
 EXAMPLE_CARD: Final = MODEL_FILES / 'test-card.jpg'
-PHOTOGRAPHS: Final = MODEL_FILES / 'photographs.jpg'
-"""Three photographs of a person each, side by side, on which precisions are compared.
-
-The portrait of Grace Hopper is a work of the US Navy, the portrait of Eileen Collins one of NASA; both are in the
-public domain. The man behind the camera is CC0.
-"""
 CATALOGUE: Final = MODEL_FILES / 'catalogue.json'
 """Catalogue of the published models: addresses, input sizes, colour orders, and hashes if known."""
 Mode = Literal['lightweight', 'balanced', 'performance']
