@@ -354,12 +354,11 @@ class About:
 
     def about(self) -> dict[str, Any]:
         """Return upstream's description of a node, the sections, and `wholebody`: the active model and its state."""
-        target = self._following.target
         answer = AboutResponse(
             operation_mode=self._following.operation_mode.value,
             state=NodeState.Online,
             model_info=None if self._serving.current() is None else self._serving.active().information,
-            target_model=None if target is None else target.version,
+            target_model=None if (target := self._following.target) is None else target.version,
             version_control=self._following.version_control.value,
         )
         sections = {name: section() for name, section in self._sections.items()}
