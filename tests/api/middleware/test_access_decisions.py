@@ -28,7 +28,8 @@ def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def ok(request: Request) -> PlainTextResponse:
-    return PlainTextResponse(str(request.scope[AUTHORIZED]))
+    body = await request.body()
+    return PlainTextResponse(body or str(request.scope[AUTHORIZED]))
 
 
 async def ask(
@@ -38,14 +39,15 @@ async def ask(
     *,
     policy: AccessPolicy | None = None,
     headers: dict[str, str] | None = None,
+    body: bytes = b'',
 ) -> httpx.Response:
-    """Send a request to an app whose every route answers if it is reached, with True if the request is authorized."""
+    """Send a request to an app whose routes answer with its body, or with True if an empty request is authorized."""
     read = load_settings(**settings)
     app = Starlette(routes=[Route('/{path:path}', ok, methods=['GET', 'HEAD', 'POST', 'PUT', 'OPTIONS'])])
     install(app, read, policy or AccessPolicy(read))
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url='http://robot') as client:
-        return await client.request(method, path, headers={'Host': 'robot'} | (headers or {}))
+        return await client.request(method, path, headers={'Host': 'robot'} | (headers or {}), content=body)
 
 
 def basic(user: str, password: str, encoding: str = 'utf-8') -> str:
@@ -71,7 +73,7 @@ async def test_only_the_whole_token_opens_a_route(authorization: str, status: in
     assert answer.status_code == status
     if status == 401:
         assert answer.headers['WWW-Authenticate'] == 'Bearer realm="wholebody"'
-        assert 'the token is wrong' in answer.json()['detail']
+        assert answer.json()['detail'] == 'the token is wrong, or not sent as a bearer token (API_TOKEN)'
 
 
 @pytest.mark.parametrize(
@@ -83,10 +85,15 @@ async def test_only_the_whole_token_opens_a_route(authorization: str, status: in
         ({'api_token': TOKEN}, basic('any', TOKEN), 200),
         ({'api_token': TOKEN}, basic('', TOKEN), 200),
         ({'api_token': TOKEN}, basic(TOKEN, ''), 401),
+        ({'api_token': TOKEN}, basic('any', TOKEN).upper()[:5] + f'  {basic("any", TOKEN)[6:]} ', 200),
+        ({'api_token': TOKEN}, basic('any', f'{TOKEN}:'), 401),
         ({'api_token': TOKEN}, 'Basic %%%', 401),
+        ({'api_token': TOKEN}, basic('any', TOKEN).replace(' ', ' %'), 401),
         ({'api_token': TOKEN}, basic('any', TOKEN).replace('Basic', 'Digest'), 401),
         (NAMED, basic('ann', 'sésame'), 200),
         (NAMED, basic('ann', 'sésame', 'latin-1'), 200),
+        (NAMED, basic('ann', 'sésame').replace(' ', '  ') + ' ', 200),
+        (NAMED | {'basic_auth_user': '安'}, basic('安', 'sésame'), 200),
         (NAMED, basic('ann', 'sesame'), 401),
         (NAMED, basic('bob', 'sésame'), 401),
         (NAMED, '', 401),
@@ -113,6 +120,25 @@ def test_without_a_token_the_password_is_required_as_well() -> None:
     for authorization, expected in ((basic('ann', 'sésame'), True), (basic('ann', 'x'), False), ('Bearer x', False)):
         headers = [(b'authorization', authorization.encode())]
         assert policy.allows_label_studio(HTTPConnection({'type': 'http', 'headers': headers})) is expected
+    assert AccessPolicy(load_settings()).allows_label_studio(HTTPConnection({'type': 'http', 'headers': []}))
+
+
+@pytest.mark.parametrize(
+    ('method', 'path', 'settings', 'headers'),
+    [
+        ('GET', '/health', {'api_token': TOKEN}, {}),
+        ('POST', '/login', {'api_token': TOKEN}, {}),
+        ('POST', '/detect', {}, {}),
+        ('POST', '/detect', {'api_token': TOKEN}, BEARER),
+        ('POST', '/predict', NAMED, {'Authorization': basic('ann', 'sésame')}),
+    ],
+)
+async def test_the_app_reads_the_body(
+    method: str, path: str, settings: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """A request that may pass reaches the app with its body."""
+    answer = await ask(settings, path, method, headers=headers, body=b'an image')
+    assert answer.content == b'an image'
 
 
 @pytest.mark.parametrize(
@@ -134,7 +160,10 @@ async def test_some_routes_need_no_token(method: str, path: str, status: int) ->
     assert answer.status_code == status
     assert answer.headers['x-content-type-options'] == 'nosniff'
     assert answer.headers['content-security-policy'] == "frame-ancestors 'none'"
-    if status == 200 and method != 'HEAD':
+    if status == 401:
+        scheme = 'Basic' if path == '/health' else 'Bearer'
+        assert answer.headers['WWW-Authenticate'] == f'{scheme} realm="wholebody"'
+    elif method != 'HEAD':
         assert answer.text == 'False', 'the route sees that the request carries no token'
 
 
@@ -151,8 +180,9 @@ async def test_a_session_counts_in_the_nodes_own_pages_only() -> None:
     assert (await ask(**asked, headers={'Cookie': f'wholebody_8005={value}'})).status_code == 401
     assert (await ask(**asked, headers={'Cookie': cookie, 'Origin': ALLOWED})).status_code == 401
     assert (await ask(**asked, headers={'Cookie': cookie, 'Origin': 'http://robot:8005'})).status_code == 403
-    policy.sessions.close(value)
-    assert (await ask(**asked, headers={'Cookie': cookie})).status_code == 401
+    for _ in range(2):  # a second logout changes nothing
+        policy.sessions.close(value)
+        assert (await ask(**asked, headers={'Cookie': cookie})).status_code == 401
 
 
 def test_sessions_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +210,7 @@ def test_sessions_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
         ('https://robot', {'Host': 'Robot:443'}, 200),
         ('http://robot:443', {'Host': 'robot'}, 403),
         ('https://10.1.2.3', {'X-Forwarded-Host': '10.1.2.3, proxy'}, 200),
+        ('https://10.1.2.3', {'X-Forwarded-Host': '10.1.2.3 ,proxy'}, 200),
         ('https://proxy', {'X-Forwarded-Host': '10.1.2.3, proxy'}, 403),
         ('http://robot:8004', {'Host': 'robot'}, 403),
         ('null', {}, 403),
@@ -195,7 +226,8 @@ async def test_a_page_of_another_origin_is_refused(origin: str, headers: dict[st
     answer = await ask({'cors_origins': ALLOWED}, headers={'Origin': origin} | headers)
     assert answer.status_code == status
     if status == 403:
-        assert 'a page of another origin may not use this node' in answer.json()['detail']
+        remedy = 'CORS_ORIGINS lists the allowed ones'
+        assert answer.json()['detail'] == f'a page of another origin may not use this node; {remedy}'
 
 
 @pytest.mark.parametrize(
@@ -224,7 +256,42 @@ async def test_a_name_that_a_stranger_controls_is_refused(
     settings: dict[str, Any], path: str, headers: dict[str, str], status: int
 ) -> None:
     """Without a token, images are shown and pages served only under an address or a local or listed name."""
-    assert (await ask(settings, path, 'GET', headers=headers)).status_code == status
+    answer = await ask(settings, path, 'GET', headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        detail = answer.json()['detail']
+        assert detail.startswith('without API_TOKEN, pages may use this node by its IP address, a name without a dot')
+        assert detail.endswith('; CORS_ORIGINS lists other names, such as https://node.example')
+
+
+@pytest.mark.parametrize('origin', [ALLOWED, 'https://other.example', 'https://evil.example'])
+@pytest.mark.parametrize('cors', [f'{ALLOWED},https://other.example', '*'])
+@pytest.mark.parametrize('token', [None, TOKEN])
+async def test_each_of_several_origins_may_use_the_node(origin: str, cors: str, token: str | None) -> None:
+    """A page of a listed origin may send any method and header and read Retry-After; `*` lists all origins."""
+    settings: dict[str, Any] = {'cors_origins': cors, 'api_token': token}
+    asked = {'Access-Control-Request-Method': 'PUT', 'Access-Control-Request-Headers': 'authorization, x-camera'}
+    preflight = await ask(settings, method='OPTIONS', headers=asked | {'Origin': origin})
+    answer = await ask(settings, headers={'Origin': origin} | (BEARER if token else {}))
+    if cors != '*' and origin not in cors:
+        assert (preflight.status_code, answer.status_code) == (400, 403)
+        assert 'access-control-allow-origin' not in preflight.headers
+        return
+    assert (preflight.status_code, answer.status_code) == (200, 200)
+    assert {'DELETE', 'GET', 'PATCH', 'POST', 'PUT'} <= set(
+        preflight.headers['access-control-allow-methods'].split(', ')
+    )
+    assert {'authorization', 'x-camera'} <= set(preflight.headers['access-control-allow-headers'].split(', '))
+    assert answer.headers['access-control-allow-origin'] == ('*' if cors == '*' else origin)
+    assert answer.headers['access-control-expose-headers'] == 'Retry-After'
+
+
+async def test_without_cors_origins_a_preflight_is_refused() -> None:
+    """A browser that asks for another origin's page learns nothing but that the origin is foreign."""
+    headers = {'Origin': ALLOWED, 'Access-Control-Request-Method': 'PUT'}
+    answer = await ask({}, method='OPTIONS', headers=headers)
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith('access-control')]
 
 
 async def test_a_machine_may_be_named_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +316,10 @@ async def test_a_browser_is_led_to_the_login_page(method: str, headers: dict[str
     assert answer.status_code == status
     assert answer.headers.get('location') == ('/login?next=/outbox%3Flimit%3D5' if status == 303 else None)
     if 'Authorization' not in headers and status == 401:
-        assert 'this node requires its token' in answer.json()['detail']
+        assert answer.json()['detail'].startswith('this node requires its token')
+    if status == 303:
+        answer = await ask({'api_token': TOKEN}, '/outbox/é', method, headers=headers)
+        assert answer.headers['location'] == '/login?next=/outbox/%C3%A9', 'without a query'
 
 
 async def test_a_wrong_token_is_answered_late_and_logged_once_a_second(
@@ -257,6 +327,8 @@ async def test_a_wrong_token_is_answered_late_and_logged_once_a_second(
 ) -> None:
     """The answer to a guess is delayed; the log names the address and the number of guesses, and no guess."""
     monkeypatch.setattr(access, '_ATTEMPT_SECONDS', 0.1)
+    clock = [0.0]
+    monkeypatch.setattr('detector.observability.logs.time', SimpleNamespace(monotonic=lambda: clock[-1]))
     policy = AccessPolicy(load_settings(api_token=TOKEN))
     asked: dict[str, Any] = {'settings': {'api_token': TOKEN}, 'policy': policy}
     start = time.monotonic()
@@ -266,7 +338,12 @@ async def test_a_wrong_token_is_answered_late_and_logged_once_a_second(
     assert caplog.text.count('a wrong token or password from 127.0.0.1 (1 since the last such line)') == 1
     assert caplog.text.count('a wrong token') == 1
     assert 'guess' not in caplog.text
+    clock.append(1.5)
+    assert (await ask(**asked, headers={'Authorization': 'Bearer guess-3'})).status_code == 401
+    assert caplog.text.count('(2 since the last such line)') == 1
     assert policy.accepts_token(TOKEN)
+    assert not policy.accepts_token('\ud800'), 'JSON may contain half a character'
+    assert not policy.sessions.knows('\ud800')
     assert not policy.accepts_token(None)
     assert AccessPolicy(load_settings()).accepts_token(None), 'a node without a token'
 
@@ -279,25 +356,30 @@ async def test_a_webhook_without_credentials_names_the_remedy(caplog: pytest.Log
     assert '`wholebody labelstudio init` adds them' in caplog.text
 
 
-async def websocket(settings: Settings, path: str, *headers: tuple[bytes, bytes], answers: bool) -> list[Message]:
+async def websocket(
+    settings: Settings, path: str, *headers: tuple[bytes, bytes], extensions: dict[str, Any] | None
+) -> list[Message]:
     """Return what is sent to a WebSocket.
 
-    :param answers: True if the server can answer a handshake with an HTTP response.
+    :param extensions: what the server can do, such as answering a handshake with an HTTP response; None: not said.
     """
     sent: list[Message] = []
+    received: list[Message] = [{'type': 'websocket.connect'}]
 
     async def accept(_: Scope, receive: Any, send: Any) -> None:
         await receive()
         await send({'type': 'websocket.accept'})
 
     async def receive() -> Message:
-        return {'type': 'websocket.connect'}
+        return received.pop()
 
     async def send(message: Message) -> None:
+        assert not received or message.get('code') == 1000, 'a refusal follows the handshake'
         sent.append(message)
 
     scope: Scope = {'type': 'websocket', 'path': path, 'headers': list(headers), 'query_string': b'', 'client': None}
-    scope['extensions'] = {'websocket.http.response': {}} if answers else {}
+    if extensions is not None:
+        scope['extensions'] = extensions
     await AccessControl(accept, settings=settings, access_policy=AccessPolicy(settings))(scope, receive, send)
     return sent
 
@@ -307,35 +389,78 @@ async def websocket(settings: Settings, path: str, *headers: tuple[bytes, bytes]
     [
         ('/ws/socket.io/', '', 101),
         ('/ui/_nicegui_ws/socket.io/', '', 401),
+        ('/ui/_nicegui_ws/socket.io/', 'wrong', 401),
         ('/ui/_nicegui_ws/socket.io/', TOKEN, 101),
         ('/health', '', 401),
         ('/health', TOKEN, 403),
         ('/detect', TOKEN, 403),
     ],
 )
-async def test_a_websocket_needs_the_token_and_an_endpoint(path: str, token: str, status: int) -> None:
+async def test_a_websocket_needs_the_token_and_an_endpoint(
+    path: str, token: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Socket.IO checks the tokens of its clients itself; other paths need the token, and most take no WebSocket."""
     settings = load_settings(api_token=TOKEN)
-    headers = [(b'authorization', f'Bearer {token}'.encode())] if token else []
-    first, *_ = await websocket(settings, path, *headers, answers=True)
-    if status == 401:
-        assert (first['type'], first['status']) == ('websocket.http.response.start', 401)
-    else:
+    headers = [(b'accept', b'text/html'), *([(b'authorization', f'Bearer {token}'.encode())] if token else [])]
+    first, *_ = await websocket(settings, path, *headers, extensions={'websocket.http.response': {}})
+    if status != 401:
         assert first['type'] == ('websocket.accept' if status == 101 else 'websocket.close')
-    if status == 401:
-        (closed,) = await websocket(settings, path, *headers, answers=False)
+        return
+    assert (first['type'], first['status']) == ('websocket.http.response.start', 401)
+    silent: tuple[dict[str, Any] | None, ...] = ({}, None)
+    for extensions in silent:
+        (closed,) = await websocket(settings, path, *headers, extensions=extensions)
         assert (closed['type'], closed['code']) == ('websocket.close', 1008)
-        assert 'this node requires its token' in closed['reason'] or 'user name or password' in closed['reason']
+        reason = {'': 'this node requires its token: ', 'wrong': 'the token is wrong, or not sent as a bearer token'}
+        assert closed['reason'].startswith('user name or' if path == '/health' else reason[token])
+    assert ('a wrong token or password from an unknown address' in caplog.text) == bool(token)
+
+
+async def test_the_reason_of_a_closed_websocket_fits_into_its_frame() -> None:
+    """A control frame has room for 123 bytes, so a longer reason is cut."""
+    headers = [(b'host', b'evil.example'), (b'origin', b'http://evil.example')]
+    (closed,) = await websocket(load_settings(), '/ws/socket.io/', *headers, extensions={})
+    assert closed['reason'].startswith('without API_TOKEN, pages may use this node by its IP address')
+    assert len(closed['reason']) == 100
+
+
+async def test_an_answer_keeps_its_own_protection() -> None:
+    """A header of the answer is not sent twice, whatever its case; an answer may have no headers at all."""
+    sent: list[Message] = []
+    starts: list[Message] = [{}, {'headers': [(b'Content-Security-Policy', b'sandbox'), (b'x-other', b'1')]}]
+
+    async def app(_scope: Scope, _receive: Any, send: Any) -> None:
+        await send({'type': 'http.response.start', 'status': 200} | dict(starts[len(sent) // 2]))
+        await send({'type': 'http.response.body', 'body': b'x'})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    settings = load_settings()
+    control = AccessControl(app, settings=settings, access_policy=AccessPolicy(settings))
+    for _ in starts:
+        await control({'type': 'http', 'path': '/health', 'method': 'GET', 'headers': []}, None, send)  # type: ignore[arg-type]
+    guard = (b'content-security-policy', b"frame-ancestors 'none'")
+    nosniff = (b'x-content-type-options', b'nosniff')
+    body = {'type': 'http.response.body', 'body': b'x'}
+    start = {'type': 'http.response.start', 'status': 200}
+    assert sent == [
+        start | {'headers': [guard, nosniff]},
+        body,
+        start | {'headers': [*starts[1]['headers'], nosniff]},
+        body,
+    ]
 
 
 async def test_a_part_that_is_no_request_passes() -> None:
     """The start and end of the app are not requests."""
-    seen: list[str] = []
+    seen: list[Any] = []
 
-    async def app(scope: Scope, *_: Any) -> None:
-        seen.append(scope['type'])
+    async def app(*given: Any) -> None:
+        seen.extend(given)
 
     settings = load_settings(api_token=TOKEN)
     control = AccessControl(app, settings=settings, access_policy=AccessPolicy(settings))
-    await control({'type': 'lifespan'}, None, None)  # type: ignore[arg-type]
-    assert seen == ['lifespan']
+    lifespan: tuple[Any, ...] = ({'type': 'lifespan'}, object(), object())
+    await control(*lifespan)
+    assert tuple(seen) == lifespan
