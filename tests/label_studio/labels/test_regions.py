@@ -115,6 +115,38 @@ def test_a_region_has_the_fields_of_the_editor() -> None:
     }
 
 
+def test_a_skeleton_has_the_fields_of_the_editor() -> None:
+    """A skeleton is an open line with a label, on the image and below the box of its person."""
+    skeleton, box = to_results(make_persons(1), config_of('skeleton'), SIZE)
+    assert len(skeleton['value'].pop('vertices')) == 133
+    assert 0 <= skeleton.pop('score') <= 1
+    common = {'to_name': 'image', 'original_width': 640, 'original_height': 480, 'image_rotation': 0}
+    assert skeleton == common | {
+        'id': f'{box["id"]}-0',
+        'parentID': box['id'],
+        'from_name': 'skeleton',
+        'type': 'vectorlabels',
+        'value': {'closed': False, 'vectorlabels': ['pose']},
+    }
+
+
+def test_a_note_names_what_the_config_cannot() -> None:
+    """The note of a point names its keypoint if the label does not, and `v=1` if it is hidden."""
+    hidden = replace(make_persons(1)[0], visibility=np.full(133, HIDDEN, dtype=np.int8))
+    for style, notes in (('no boxes', ['v=1']), ('generic', ['nose', 'v=1'])):
+        assert to_results([hidden], config_of(style), SIZE)[0]['meta']['text'] == notes
+    assert all('meta' not in region for region in to_results([hidden], config_of('keypoints'), SIZE))
+
+
+def test_without_a_size_coordinates_stay_in_percent() -> None:
+    """Points of regions that state no image size are read in an image of 100 x 100 pixels."""
+    points = [keypoint_region('nose', 50, 25), keypoint_region('left_eye', 20, 80)]
+    for point in points:
+        del point['original_width'], point['original_height']
+    (person,) = from_results(points, config_of('no boxes'))
+    assert person.keypoints[:2].tolist() == [[50, 25], [20, 80]]
+
+
 @pytest.mark.parametrize(
     ('style', 'name', 'value', 'kind'),
     [
@@ -358,6 +390,18 @@ def test_a_point_that_cannot_be_read_is_named() -> None:
     assert read_results([nowhere, tail], config_of('keypoints'), SIZE).unread == [
         'a point nose (region n) without coordinates',
         'a point tail (region t) of no known keypoint',
+    ]
+
+
+def test_a_skeleton_that_cannot_be_read_is_named() -> None:
+    """A skeleton of no single known label is reported once, with all of its labels, and so is an empty one."""
+    empty, two, tail = (drawn_skeleton('body', 0, id=name) for name in ('e', 'b', 't'))
+    for region, labels in ((empty, ['body']), (two, ['body', 'face']), (tail, ['tail'])):
+        region['value'] |= {'vertices': [], 'vectorlabels': labels}
+    assert read_results([empty, two, tail], config_of('parts'), SIZE).unread == [
+        'a skeleton body (region e) with 0 points drawn by hand instead of 17 of its label',
+        'a skeleton body, face (region b) without points',
+        'a skeleton tail (region t) without points',
     ]
 
 
