@@ -232,7 +232,9 @@ async def _body(request: Request) -> AsyncIterator[dict[str, Any]]:
     :raises InvalidRequest: the body is not a JSON object.
     :raises RequestTooLarge: the body has too many values.
     """
-    received = await request.body()
+    received = bytearray()  # joining the parts of a large body at its end would stop the event loop
+    async for part in request.stream():
+        received += part
     is_large = len(received) > _LARGE_BODY
     body: dict[str, Any] = {}
     try:

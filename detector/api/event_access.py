@@ -5,6 +5,7 @@ A connection exists before its client has authenticated. Until then it may only 
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,10 @@ _MAX_UNANSWERED: Final = 64
 """Number of events of a client that may run or whose answers may wait to be sent, before the node reads no more."""
 _PAUSE_SECONDS: Final = 0.05
 """Interval between two checks of a client that is behind, in seconds."""
+_AT_ONCE: Final = 8
+"""Number of messages of a connection that are handled without a rest."""
+_REST_SECONDS: Final = 0.01
+"""Time after which the next ones are handled, in seconds. A frame is two messages, so 400 of them pass in a second."""
 _MAX_HANDSHAKE_BYTES: Final = 16 * 1024
 """Size limit of a message from an unauthenticated connection, in bytes."""
 
@@ -157,7 +162,8 @@ class HandshakeMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] == 'websocket':
-            await self._app(scope, lambda: self._next_message(scope, receive), send)
+            paced = _paced(receive)
+            await self._app(scope, lambda: self._next_message(scope, paced), send)
         elif scope['type'] == 'http' and scope['method'] == 'POST':
             await self._post(scope, receive, send)
         else:
@@ -215,6 +221,26 @@ class HandshakeMiddleware:
 
     def _is_unauthenticated(self, scope: Scope) -> bool:
         return not scope[AUTHORIZED] and not self._guard.knows_connection(scope)
+
+
+def _paced(receive: Receive) -> Receive:
+    """Spread the messages of a connection over time, so that a flood of them leaves the event loop to other clients."""
+    begun = 0.0
+    count = 0
+
+    async def next_message() -> Message:
+        nonlocal begun, count
+        message = await receive()
+        now = time.monotonic()
+        if now - begun >= _REST_SECONDS:
+            begun, count = now, 0
+        elif count >= _AT_ONCE:
+            await asyncio.sleep(begun + _REST_SECONDS - now)
+            begun, count = time.monotonic(), 0
+        count += 1
+        return message
+
+    return next_message
 
 
 def _session_of(scope: Scope) -> str:

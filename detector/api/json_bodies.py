@@ -5,7 +5,6 @@ Label Studio sends tasks with all their annotations and predictions. In a large 
 
 import json
 from collections.abc import Iterable
-from io import BytesIO
 from typing import Any, Final
 
 import ijson
@@ -28,11 +27,13 @@ _UNUSED: Final = frozenset(
 _MAX_DEPTH: Final = 200
 """Maximum depth of nesting in a large body."""
 _MARKS: Final = '{[,:'
-_SLICE: Final = 4 * 1024**2
+_COUNTED: Final = 256 * 1024
 """Number of characters that are counted at a time, since counting blocks the interpreter."""
+_PARSED: Final = 8 * 1024
+"""Number of bytes that are parsed at a time, since that blocks it too."""
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
+def parse_object(body: bytes | bytearray) -> dict[str, Any]:
     """Return the JSON object of a body. The unused parts of a large one are null.
 
     :raises InvalidRequest: the body is not a JSON object.
@@ -47,14 +48,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def has_few_values(text: str | bytes, limit: int) -> bool:
+def has_few_values(text: str | bytes | bytearray, limit: int) -> bool:
     """Return True if a JSON text has at most so many values, keys included.
 
     Punctuation within strings counts too, so that the answer may be False for a text with fewer.
     """
     found = 0
-    for start in range(0, len(text), _SLICE):
-        end = start + _SLICE
+    for start in range(0, len(text), _COUNTED):
+        end = start + _COUNTED
         if isinstance(text, str):
             found += sum(text.count(mark, start, end) for mark in _MARKS)
         else:
@@ -64,15 +65,31 @@ def has_few_values(text: str | bytes, limit: int) -> bool:
     return True
 
 
-def _parse_large(body: bytes) -> Any:
-    builder = ijson.ObjectBuilder()
+def _parse_large(body: bytes | bytearray) -> Any:
     kept = 0
-    for event, value in _used(ijson.basic_parse(BytesIO(body), use_float=True)):
+    for event, _ in _used_events(body):  # without keeping any: freeing a million values stops all threads for 50 ms
         kept += event not in ('end_map', 'end_array')
         if kept > MAX_VALUES:
             raise RequestTooLarge(f'the JSON body has more than {MAX_VALUES} values; send them in several requests')
+    builder = ijson.ObjectBuilder()
+    for event, value in _used_events(body):
         builder.event(event, value)
     return builder.value
+
+
+def _used_events(body: bytes | bytearray) -> Iterable[tuple[str, Any]]:
+    return _used(ijson.basic_parse(_Reader(body), use_float=True, buf_size=_PARSED))
+
+
+class _Reader:
+    """Reads a body in parts; `io.BytesIO` would copy it first."""
+
+    def __init__(self, body: bytes | bytearray) -> None:
+        self._left = memoryview(body)
+
+    def read(self, size: int) -> bytes:
+        part, self._left = self._left[:size], self._left[size:]
+        return bytes(part)
 
 
 def _used(events: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, Any]]:

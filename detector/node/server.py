@@ -38,9 +38,9 @@ _LOCK_SECONDS: Final = 0.2
 """Time to wait for the lock of DATA_FOLDER, which commands hold for a moment to see if a node runs, in seconds."""
 _TICKS_PER_SECOND: Final = 10
 """Number of times that uvicorn calls `on_tick` in a second."""
-_SWITCH_SECONDS: Final = 0.001
+_SWITCH_SECONDS: Final = 0.0002
 """Time after which a thread gives the interpreter to another one, in seconds. An inference takes the interpreter some
-fifty times; with Python's 5 ms it waits a quarter of a second beside a client that keeps the event loop busy."""
+sixty times; with Python's 5 ms it could wait 0.3 seconds beside a flood of events or the parsing of a large body."""
 _LOCK_CHECK_SECONDS: Final = 2.0
 """Interval between two checks of the lock of DATA_FOLDER, in seconds."""
 SAME_SIGNAL_SECONDS: Final = 0.2

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from benchmarks.support.processes import NodeProcess, running_node
 from benchmarks.support.waiting import PATIENCE, eventually
+from detector.api import event_access
 
 TOKEN = 'correct-horse-battery-staple'
 POLLING = '/ws/socket.io/?EIO=4&transport=polling'
@@ -274,3 +276,26 @@ def test_a_polling_client_reads_before_it_sends_more(patient: NodeProcess) -> No
         assert statuses[-1] == 503, statuses
         client.get(address)
         assert client.post(address, content=events).status_code == 200
+
+
+async def test_a_flood_of_messages_is_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most eight messages of a connection are handled in ten milliseconds, and messages after a silence at once."""
+    clock = [100.0]
+    rests: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+        clock[0] += seconds
+
+    async def receive() -> dict[str, Any]:
+        return {'type': 'websocket.receive', 'text': '2'}
+
+    monkeypatch.setattr(event_access, 'asyncio', SimpleNamespace(sleep=rest))
+    monkeypatch.setattr(event_access, 'time', SimpleNamespace(monotonic=lambda: clock[0]))
+    next_message = event_access._paced(receive)
+    for _ in range(24):
+        await next_message()
+    assert rests == [pytest.approx(0.01)] * 2
+    clock[0] += 1
+    await next_message()
+    assert len(rests) == 2

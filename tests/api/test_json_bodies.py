@@ -94,7 +94,7 @@ def test_what_is_no_object_is_refused(text: str, monkeypatch: pytest.MonkeyPatch
 
 def test_values_are_counted_across_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The count does not depend on where a slice ends, for bytes and for text."""
-    monkeypatch.setattr(json_bodies, '_SLICE', 3)
+    monkeypatch.setattr(json_bodies, '_COUNTED', 3)
     text = '{"a": [1, 2, {"b": 3}]}'
     assert has_few_values(text, 7)
     assert not has_few_values(text, 6)
