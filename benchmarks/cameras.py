@@ -31,6 +31,7 @@ from detector.models.store import ModelStore
 from detector.pose import images
 
 from .idle_memory import resident_mib
+from .label_studio_backends import cpu_seconds
 from .load import Times
 from .network_layers import random_pictures
 from .support.processes import NodeProcess, running_node
@@ -162,22 +163,17 @@ def run(
         cameras = [(kind, nodes[number % replicas].port) for number, kind in enumerate(kinds)]
         pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context('spawn')))
         pool.submit(film, cameras, 2, time.monotonic() + 10).result()
-        before, spent = [lags(node) for node in nodes], sum(map(_cpu_seconds, nodes))
+        before, spent = [lags(node) for node in nodes], sum(cpu_seconds(node.process.pid) for node in nodes)
         begun = time.monotonic()
         filming = pool.submit(film, cameras, seconds, begun + 5)
         memory = [0.0] * replicas
         while not filming.done():
             memory = [max(most, resident_mib(node.process.pid)) for most, node in zip(memory, nodes, strict=True)]
             time.sleep(0.2)
-        used = (sum(map(_cpu_seconds, nodes)) - spent) / seconds
+        used = (sum(cpu_seconds(node.process.pid) for node in nodes) - spent) / seconds
         found = [lag_p99(*pair) for pair in zip(before, map(lags, nodes), strict=True)]
     figures = {'lag_p99': found, 'memory': [round(most) for most in memory], 'cores': round(used, 2)}
     return filming.result(), figures
-
-
-def _cpu_seconds(node: NodeProcess) -> float:
-    fields = Path(f'/proc/{node.process.pid}/stat').read_text().rpartition(')')[2].split()
-    return sum(map(int, fields[11:13])) / 100
 
 
 def main() -> int:

@@ -249,14 +249,7 @@ async def test_batches_that_are_too_slow_are_made_smaller(
 
 async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -> None:
     """Stopping cuts a hanging request within rosys' 5 seconds, and the next start sends the image."""
-    hanging, answered = asyncio.Event(), asyncio.Event()
-
-    async def answer(_: list[str]) -> web.Response:
-        hanging.set()
-        await answered.wait()
-        return web.json_response({})
-
-    script.answer = answer
+    hanging, answered = script.hold()
     await fill(outbox, 3)
     await outbox.start()
     await hanging.wait()
@@ -273,14 +266,7 @@ async def test_stopping_cuts_a_hanging_request(script: Script, outbox: Outbox) -
 
 async def test_a_request_that_is_under_way_may_end(script: Script, outbox: Outbox) -> None:
     """Stopping waits for a request in progress, so that nothing is sent twice."""
-    begun, go = asyncio.Event(), asyncio.Event()
-
-    async def answer(_: list[str]) -> web.Response:
-        begun.set()
-        await go.wait()
-        return web.json_response({})
-
-    script.answer = answer
+    begun, go = script.hold()
     await fill(outbox, 3)
     await outbox.start()
     await begun.wait()

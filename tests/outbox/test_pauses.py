@@ -226,14 +226,7 @@ async def test_a_fault_inside_is_the_error_of_the_upload(outbox: Outbox, monkeyp
 
 async def test_closing_cuts_a_hanging_request(outbox: Outbox, script: Script) -> None:
     """The time limit of closing holds for a request that is under way."""
-    hanging, answered = asyncio.Event(), asyncio.Event()
-
-    async def answer(_: list[str]) -> web.Response:
-        hanging.set()
-        await answered.wait()
-        return web.json_response({})
-
-    script.answer = answer
+    hanging, answered = script.hold()
     await fill(outbox, 1)
     await outbox.start()
     await hanging.wait()

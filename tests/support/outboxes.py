@@ -1,5 +1,6 @@
 """Outboxes and a scripted Learning Loop for tests."""
 
+import asyncio
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -47,6 +48,21 @@ class Script:
     parts: list[tuple[str, str, bytes]] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
     answer: Answer = accept
+
+    def hold(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """Keep the next requests without an answer.
+
+        :return: an event that the first of them sets, and an event that lets them be answered.
+        """
+        begun, go = asyncio.Event(), asyncio.Event()
+
+        async def answer(_: list[str]) -> web.Response:
+            begun.set()
+            await go.wait()
+            return web.json_response({})
+
+        self.answer = answer
+        return begun, go
 
     async def handle(self, request: web.Request) -> web.Response:
         form = await request.post()
